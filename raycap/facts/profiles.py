@@ -1,0 +1,176 @@
+"""People as integer arrays: what a profile holds (Schema), and who there is (Profiles).
+
+    names       (N, 3)  first, middle, last: indices into the schema's name pools
+    attributes  (N, 4)  indices into the values of each attribute
+    relations   (N, R)  the person each relation points to
+"""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
+from raycap.results import PopulationFacts
+from raycap.spec import NamePools
+
+IntArray = NDArray[np.int32]
+
+FIRST_YEAR, LAST_YEAR, DAYS_PER_MONTH = 1900, 2099, 28
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute and the distribution it is drawn from: value i with probability weights[i] / sum(weights).
+
+    Sampler and entropy read these same integers, so they cannot disagree.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    weights: NDArray[np.int64]
+
+    @classmethod
+    def uniform(cls, name: str, values: tuple[str, ...]) -> "Attribute":
+        """Every value equally likely."""
+        return cls(name, values, np.ones(len(values), np.int64))
+
+    @property
+    def entropy_bits(self) -> float:
+        """H = log2 T - sum_i w_i log2 w_i / T with T = sum_i w_i."""
+        total = int(self.weights.sum())
+        return float(np.log2(total) - (self.weights * np.log2(self.weights)).sum() / total)
+
+    def sample(self, num: int, *, rng: np.random.Generator) -> IntArray:
+        """Indices of `num` independent draws, shape (num,)."""
+        cumulated = np.cumsum(self.weights)
+        return np.searchsorted(cumulated, rng.integers(cumulated[-1], size=num), side="right").astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What every profile holds: name pools (first, middle, last), attributes, and the relations in order."""
+
+    name_pools: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    attributes: tuple[Attribute, ...]
+    relations: tuple[str, ...]
+
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
+        """What can be asked about a person: the attributes, then the relations."""
+        return (*(attribute.name for attribute in self.attributes), *self.relations)
+
+    @property
+    def num_names(self) -> int:
+        """M, the number of possible full names."""
+        first, middle, last = map(len, self.name_pools)
+        return first * middle * last
+
+    def facts(self, num_profiles: int) -> PopulationFacts:
+        """The numbers that code lengths are computed from, for a population of this schema."""
+        entropies = {attribute.name: attribute.entropy_bits for attribute in self.attributes}
+        return PopulationFacts(
+            num_profiles=num_profiles, num_names=self.num_names, attribute_entropies_bits=entropies, relations=self.relations
+        )
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """A population. Rows of all arrays are people, in the order of their index."""
+
+    schema: Schema
+    names: IntArray
+    attributes: IntArray
+    relations: IntArray
+
+    @property
+    def num_profiles(self) -> int:
+        """N."""
+        return len(self.names)
+
+    @property
+    def facts(self) -> PopulationFacts:
+        """The numbers that code lengths are computed from."""
+        return self.schema.facts(self.num_profiles)
+
+    def name_parts(self, person: int) -> tuple[str, ...]:
+        """First, middle and last name of a person."""
+        return tuple(pool[index] for pool, index in zip(self.schema.name_pools, self.names[person], strict=True))
+
+    def full_name(self, person: int) -> str:
+        """Full name of a person."""
+        return " ".join(self.name_parts(person))
+
+    def attribute_value(self, person: int, attribute: int) -> str:
+        """Value of an attribute, as text."""
+        return self.schema.attributes[attribute].values[self.attributes[person, attribute]]
+
+
+@cache
+def birth_dates() -> Attribute:
+    """Birth dates as the reference draws them, so that populations compare (SCIENCE, Data).
+
+    A day in 1900-01-01 .. 2099-12-30 uniformly, then the day of the month clipped to 28: 67,200 values, 15.95 bits.
+    Value index = 336 (year - 1900) + 28 (month - 1) + (day - 1).
+    """
+    days = np.arange(np.datetime64("1900-01-01"), np.datetime64("2099-12-31"))
+    years = days.astype("datetime64[Y]").astype(int) + 1970 - FIRST_YEAR
+    months = days.astype("datetime64[M]").astype(int) % 12
+    day_of_month = (days - days.astype("datetime64[M]")).astype(int)
+    index = (years * 12 + months) * DAYS_PER_MONTH + np.minimum(day_of_month, DAYS_PER_MONTH - 1)
+    values = tuple(
+        f"{year}-{month:02}-{day:02}"
+        for year in range(FIRST_YEAR, LAST_YEAR + 1)
+        for month in range(1, 13)
+        for day in range(1, DAYS_PER_MONTH + 1)
+    )
+    return Attribute("birth_date", values, np.bincount(index, minlength=len(values)))
+
+
+def census_schema(pools: NamePools, num_relations: int) -> Schema:
+    """The schema of generated populations: the most frequent census names, the four attributes, R relations."""
+    attributes = (
+        birth_dates(),
+        Attribute.uniform("birth_city", BIRTH_CITIES),
+        Attribute.uniform("university", UNIVERSITIES),
+        Attribute.uniform("employer", EMPLOYERS),
+    )
+    first_names = census_first_names()
+    name_pools = (first_names[: pools.first], first_names[: pools.middle], census_last_names()[: pools.last])
+    return Schema(name_pools, attributes, RELATIONS[:num_relations])
+
+
+def generate(schema: Schema, num_profiles: int, *, seed: int) -> Profiles:
+    """Draw a population: unique full names, independent attributes, uniform relations (self allowed).
+
+    Names, each attribute and each relation have random streams of their own, so adding a relation changes nothing else.
+    Raises ValueError if there are fewer possible names than people.
+    """
+    if num_profiles > schema.num_names:
+        raise ValueError(f"num_profiles must not exceed the {schema.num_names} possible names, got {num_profiles}")
+
+    def stream(purpose: str) -> np.random.Generator:
+        return np.random.default_rng([seed, *purpose.encode()])
+
+    name_ids = _distinct(schema.num_names, num_profiles, rng=stream("names"))
+    names = np.stack(np.unravel_index(name_ids, [len(pool) for pool in schema.name_pools]), axis=1).astype(np.int32)
+    attributes = [attribute.sample(num_profiles, rng=stream(attribute.name)) for attribute in schema.attributes]
+    relations = [
+        stream(relation).integers(num_profiles, size=num_profiles, dtype=np.int32) for relation in schema.relations
+    ]
+    empty = np.empty((num_profiles, 0), np.int32)
+    return Profiles(schema, names, np.stack(attributes, axis=1), np.stack(relations, axis=1) if relations else empty)
+
+
+def _distinct(num_values: int, num: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`num` different integers below `num_values`, every ordered choice equally likely, shape (num,)."""
+    if num_values <= 4 * num:
+        return rng.permutation(num_values)[:num]
+    # The first `num` distinct values of a sequence of independent draws are a uniform draw without replacement.
+    drawn = np.empty(0, np.int64)
+    while True:
+        drawn = np.concatenate([drawn, rng.integers(num_values, size=num, dtype=np.int64)])
+        first_places = np.sort(np.unique(drawn, return_index=True)[1])
+        if len(first_places) >= num:
+            return drawn[first_places[:num]]

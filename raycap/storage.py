@@ -1,0 +1,92 @@
+"""Files of a sweep in a folder or object store: atomic writes, and where everything lies.
+
+    storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there
+    storage/trials/<trial_id>/failure.json   the cause, if its last run failed
+    storage/trials/<trial_id>/model/         the trained model and tokenizer
+    storage/trials/<trial_id>/checkpoint_*   Ray Train's
+    storage/<sweep>/                         the list of trials, and what the analysis made of them
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A root folder, local or by URI (s3://, gs://); paths are relative to it, with forward slashes."""
+
+    filesystem: fs.FileSystem
+    root: str
+
+    @classmethod
+    def at(cls, location: str) -> "Storage":
+        """The storage at a folder (relative to the working directory) or URI. Raises ValueError for unknown schemes."""
+        if "://" not in location:
+            return cls(fs.LocalFileSystem(), Path(location).absolute().as_posix())
+        try:
+            filesystem, root = fs.FileSystem.from_uri(location)
+        except Exception as error:
+            raise ValueError(f"storage {location!r} is neither a folder nor a known URI: {error}") from error
+        return cls(filesystem, root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in this machine's file system."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, relative: str) -> str:
+        """Absolute path inside the file system."""
+        return f"{self.root}/{relative}"
+
+    def exists(self, relative: str) -> bool:
+        """Whether there is a file or folder."""
+        return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+
+    def folders(self, relative: str) -> dict[str, list[str]]:
+        """Names of the files and folders in each sub-folder of `relative`; empty where that is missing."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False))
+        names: dict[str, list[str]] = {}
+        for info in found:
+            if info.type == fs.FileType.Directory:
+                inside = self.filesystem.get_file_info(fs.FileSelector(info.path, recursive=False))
+                names[info.base_name] = [entry.base_name for entry in inside]
+        return names
+
+    def read_text(self, relative: str) -> str:
+        """A file's text. Raises FileNotFoundError."""
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return stream.read().decode("utf-8")
+
+    def write(self, relative: str, content: str | bytes) -> None:
+        """Write a file whole or not at all."""
+        data = content.encode("utf-8") if isinstance(content, str) else content
+        target = self.path(relative)
+        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+        if not self.is_local:  # object stores put a file whole or not at all
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        unfinished = f"{target}.{os.getpid()}.tmp"
+        with open(unfinished, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+
+    def write_folder(self, relative: str, local_folder: Path) -> None:
+        """Copy every file directly inside a local folder."""
+        for file in sorted(local_folder.iterdir()):
+            self.write(f"{relative}/{file.name}", file.read_bytes())
+
+    def delete(self, relative: str) -> None:
+        """Delete a file if it is there."""
+        if self.exists(relative):
+            self.filesystem.delete_file(self.path(relative))
+
+
+def trial_folder(trial_id: str) -> str:
+    """Folder of a trial, relative to the storage."""
+    return f"trials/{trial_id}"
