@@ -4,12 +4,15 @@ Measurements are stored, estimates are derived: every capacity under every schem
 afterwards, without retraining.
 """
 
+import importlib.metadata
 import math
-from typing import Self
+import subprocess
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from raycap.spec import TrialSpec
+from raycap.spec import SweepSpec, TrialSpec
 
 SCHEMA_VERSION = 1
 
@@ -153,6 +156,19 @@ class Provenance(Record):
     device: str
 
 
+def source_commit() -> str:
+    """Commit of the source tree raycap runs from ("+changes" if it is dirty), or the installed version without one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return f"raycap {importlib.metadata.version('raycap')}"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    commit = git("rev-parse", "HEAD").strip()
+    return f"{commit}+changes" if git("status", "--porcelain", "--", "raycap").strip() else commit
+
+
 class TrialResult(Record):
     """Everything a finished trial leaves behind."""
 
@@ -171,3 +187,52 @@ class TrialResult(Record):
     def final(self) -> Evaluation:
         """The evaluation at the last step."""
         return self.evaluations[-1]
+
+
+class PlannedTrial(Record):
+    """A resolved trial and what is known of it before training; counted and computed, not measured."""
+
+    trial_id: str
+    label: str
+    """For people to read; nothing parses it."""
+    coordinates: dict[str, Any]
+    """Dotted path -> value along the grid's axes."""
+    spec: TrialSpec
+    population: PopulationFacts
+    parameters: ParameterCounts
+    dataset_bits: dict[str, float]
+    """Code length by selection scheme, under the first encoding scheme of the sweep, for the most hops asked."""
+    tokens: int
+    steps: int
+    tokens_exact: bool
+    """False for BPE, whose token count (and steps, where length is in tokens) is estimated on part of the population."""
+    warnings: tuple[str, ...]
+
+    def demanded_bits_per_param(self, selection: str) -> float:
+        """Code length over all parameters."""
+        return self.dataset_bits[selection] / self.parameters.total
+
+
+class SweepRecord(Record):
+    """What a sweep is: its spec, its question, and its trials in order. Stored as sweep.json."""
+
+    spec: SweepSpec
+    question: str
+    trials: tuple[PlannedTrial, ...]
+
+
+class RunRecord(Record):
+    """How the last run of a sweep went. Stored as run.json."""
+
+    wall_seconds: float
+    slots: int
+    """Trials that could run at once."""
+
+
+class Failure(Record):
+    """Why the last run of a trial failed. Stored as failure.json beside its checkpoints."""
+
+    trial_id: str
+    cause: str
+    """The root exception, type and message in one line."""
+    traceback: str

@@ -442,6 +442,12 @@ class AnalysisSpec(Spec):
             raise _error("must name at least one, each once, got {got}", got=str([str(m) for m in members]))
         return members
 
+    @property
+    def headline(self) -> tuple[EncodingScheme, SelectionScheme]:
+        """The reading shown first: the first scheme, with the names enumerated if that is asked for."""
+        enumerated = SelectionScheme.ENUMERATE in self.selections
+        return self.schemes[0], SelectionScheme.ENUMERATE if enumerated else self.selections[0]
+
 
 class ExecutionSpec(Spec):
     """Where and how trials run; never part of a trial's identity."""

@@ -90,3 +90,13 @@ class Storage:
 def trial_folder(trial_id: str) -> str:
     """Folder of a trial, relative to the storage."""
     return f"trials/{trial_id}"
+
+
+def result_path(trial_id: str) -> str:
+    """The file that makes a trial finished."""
+    return f"{trial_folder(trial_id)}/result.json"
+
+
+def failure_path(trial_id: str) -> str:
+    """The file that says why a trial's last run failed."""
+    return f"{trial_folder(trial_id)}/failure.json"

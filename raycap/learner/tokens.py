@@ -55,6 +55,13 @@ class Rows:
     input_ids: IntArray  # (n, length)
     answer_mask: NDArray[np.bool_]  # (n, length), true at the answer's tokens and the end token after it
 
+    @classmethod
+    def concatenate(cls, parts: list["Rows"]) -> "Rows":
+        """Rows of one length, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(np.concatenate([p.input_ids for p in parts]), np.concatenate([p.answer_mask for p in parts]))
+
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------
 

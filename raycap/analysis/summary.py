@@ -1,0 +1,152 @@
+"""The whole analysis of a sweep as one pure function of what is stored, and summary.json as its outcome."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raycap.analysis.capacity import TOTAL, capacity_table, exclusion
+from raycap.analysis.laws import Point, ProportionalLaw, fit_proportional
+from raycap.results import Failure, RunRecord, SweepRecord, TrialResult
+from raycap.spec import EncodingScheme, SelectionScheme
+
+HOPS_NAMES = {1: "one_hop", 2: "two_hop"}
+BOOTSTRAP_SEED = 0
+
+LawKey = tuple[EncodingScheme, SelectionScheme]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A sweep read under its analysis spec. Laws and headline numbers are of the questions with the most hops."""
+
+    sweep: SweepRecord
+    run: RunRecord
+    results: dict[str, TrialResult]
+    failures: dict[str, Failure]
+    capacities: pd.DataFrame
+    laws: dict[LawKey, ProportionalLaw]
+
+    @property
+    def headline(self) -> LawKey:
+        """The reading shown first."""
+        return self.sweep.spec.analysis.headline
+
+    @property
+    def hops(self) -> int:
+        """The most hops any trial was evaluated on; 1 while there is none."""
+        return max((max(result.final.losses.hops) for result in self.results.values()), default=1)
+
+    def totals(self, scheme: EncodingScheme, selection: SelectionScheme) -> pd.DataFrame:
+        """The capacity table's totals under one reading, every evaluation, each trial's most hops."""
+        table = self.capacities
+        if table.empty:
+            return table
+        most = table.groupby("trial_id")["hops"].transform("max")
+        return table[
+            (table["subject"] == TOTAL)
+            & (table["scheme"] == str(scheme))
+            & (table["selection"] == str(selection))
+            & (table["hops"] == most)
+        ]
+
+
+def analyse(
+    sweep: SweepRecord, run: RunRecord, results: dict[str, TrialResult], failures: dict[str, Failure]
+) -> Analysis:
+    """Capacities of every trial and a law per scheme and selection. The same records give the same analysis."""
+    ordered = {trial.trial_id: results[trial.trial_id] for trial in sweep.trials if trial.trial_id in results}
+    spec = sweep.spec.analysis
+    table = capacity_table(list(ordered.values()), spec)
+    analysis = Analysis(sweep, run, ordered, failures, table, {})
+    for scheme in spec.schemes:
+        for selection in spec.selections:
+            totals = analysis.totals(scheme, selection)
+            finals = {row.trial_id: row for row in totals[totals["final"]].itertuples()} if len(totals) else {}
+            reasons = {trial_id: exclusion(result, scheme, selection) for trial_id, result in ordered.items()}
+            points = [
+                Point(trial_id, row.num_params, row.learned_bits)
+                for trial_id, row in finals.items()
+                if reasons[trial_id] is None
+            ]
+            excluded = {trial_id: str(reason) for trial_id, reason in reasons.items() if reason is not None}
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            analysis.laws[scheme, selection] = fit_proportional(points, excluded, rng=rng)
+    return analysis
+
+
+def summary(analysis: Analysis) -> dict[str, Any]:
+    """summary.json: every trial and every law in plain numbers, null where there is none."""
+    spec = analysis.sweep.spec.analysis
+    finals = {key: _finals(analysis, *key) for key in analysis.laws}
+
+    def by_reading(trial_id: str, column: str) -> dict[str, dict[str, float | None]]:
+        return {
+            str(scheme): {
+                str(selection): finals[scheme, selection].get(trial_id, {}).get(column) for selection in spec.selections
+            }
+            for scheme in spec.schemes
+        }
+
+    trials = []
+    train_seconds = 0.0
+    for planned in analysis.sweep.trials:
+        result = analysis.results.get(planned.trial_id)
+        state = "finished" if result else "failed" if planned.trial_id in analysis.failures else "missing"
+        trial: dict[str, Any] = {
+            "trial_id": planned.trial_id,
+            "label": planned.label,
+            "state": state,
+            "num_params": planned.parameters.total,
+            "num_non_embedding_params": planned.parameters.non_embedding,
+            "dataset_bits": planned.dataset_bits,
+        }
+        if result:
+            final = result.final
+            train_seconds += final.train_seconds
+            trial |= {
+                "learned_bits": by_reading(planned.trial_id, "learned_bits"),
+                "bits_per_param": by_reading(planned.trial_id, "bits_per_param"),
+                "bits_per_non_embedding_param": by_reading(planned.trial_id, "bits_per_non_embedding_param"),
+                "loss_bits": {HOPS_NAMES[hops]: final.losses.mean_bits(hops) for hops in final.losses.hops},
+                "exposures": final.exposures,
+                "train_seconds": final.train_seconds,
+                "capacity_limited": exclusion(result, *analysis.headline) is None,
+            }
+        trials.append(trial)
+    return {
+        "sweep": analysis.sweep.spec.name,
+        "question": analysis.sweep.question,
+        "trials": trials,
+        "laws": {
+            str(scheme): {
+                str(selection): _law_entry(analysis.laws[scheme, selection]) for selection in spec.selections
+            }
+            for scheme in spec.schemes
+        },
+        "wall_seconds": analysis.run.wall_seconds,
+        "train_seconds_ideal": train_seconds / analysis.run.slots,
+    }
+
+
+def _finals(analysis: Analysis, scheme: EncodingScheme, selection: SelectionScheme) -> dict[str, dict[str, float]]:
+    totals = analysis.totals(scheme, selection)
+    if totals.empty:
+        return {}
+    return totals[totals["final"]].set_index("trial_id").to_dict("index")
+
+
+def _law_entry(law: ProportionalLaw) -> dict[str, Any]:
+    numbers = {
+        name: value if math.isfinite(value := getattr(law, name)) else None
+        for name in ("alpha", "low", "high", "gamma", "gamma_low", "gamma_high")
+    }
+    return numbers | {"num_trials": law.num_trials, "status": str(law.status), "excluded": law.excluded}
+
+
+def summary_json(analysis: Analysis) -> str:
+    """summary() as text."""
+    return json.dumps(summary(analysis), indent=2, allow_nan=False)

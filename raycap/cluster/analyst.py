@@ -1,0 +1,158 @@
+"""The capacity-analysis actor: takes measurements as they are made, keeps the capacity table, refits, redraws, logs.
+
+What it writes is `analysis` applied to the stored results, so that `raycap report` gives the same files without Ray.
+"""
+
+import time
+from collections.abc import Mapping
+
+import ray
+
+from raycap.analysis.capacity import TOTAL, capacities
+from raycap.analysis.report import answer, files
+from raycap.analysis.summary import HOPS_NAMES, Analysis, analyse, summary
+from raycap.cluster.tracking import Tracker
+from raycap.results import Evaluation, Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
+from raycap.storage import Storage
+
+DRAWING_SHARE = 0.1
+"""At most this share of the time goes into redrawing while trials still run."""
+
+
+class Analyst:
+    """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
+
+    def __init__(self, sweep_json: str, storage_location: str, results_json: list[str]) -> None:
+        """Starts from the trials that were finished before. Raises TrackingError if MLflow cannot be used."""
+        self._sweep = SweepRecord.model_validate_json(sweep_json)
+        self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
+        self._storage = Storage.at(storage_location)
+        self._results = {r.trial_id: r for r in map(TrialResult.model_validate_json, results_json)}
+        self._failures: dict[str, Failure] = {}
+        self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
+        self._began, self._slots = time.monotonic(), 1
+        self._next_drawing = 0.0
+        for result in self._results.values():
+            if not self._tracker.is_finished(result.trial_id):
+                self._log_result(result)
+
+    def ready(self) -> tuple[str, str]:
+        """MLflow's experiment id and the id of the sweep's run, once both are there."""
+        return self._tracker.experiment_id, self._tracker.parent_id
+
+    def begin(self, slots: int) -> None:
+        """Trials begin, so many at once."""
+        self._slots = slots
+
+    def start_trial(self, trial_id: str) -> None:
+        """A trial is placed."""
+        self._tracker.start_trial(trial_id)
+
+    def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
+        """A trial was evaluated: log its losses and capacities."""
+        evaluation = Evaluation.model_validate_json(evaluation_json)
+        metrics = self._metrics(self._planned[trial_id], evaluation)
+        self._tracker.log_evaluation(trial_id, evaluation.step, metrics)
+
+    def record_result(self, result_json: str) -> None:
+        """A trial finished: log it, refit the laws, and redraw unless that was done a moment ago."""
+        result = TrialResult.model_validate_json(result_json)
+        self._results[result.trial_id] = result
+        self._failures.pop(result.trial_id, None)
+        self._log_result(result)
+        if time.monotonic() >= self._next_drawing:
+            began = time.monotonic()
+            self._publish(RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots))
+            spent = time.monotonic() - began
+            self._next_drawing = time.monotonic() + spent / DRAWING_SHARE
+
+    def record_failure(self, failure_json: str) -> None:
+        """A trial failed."""
+        failure = Failure.model_validate_json(failure_json)
+        self._failures[failure.trial_id] = failure
+        self._tracker.fail_trial(failure.trial_id, failure.cause)
+
+    def conclude(self, run_json: str, status: str) -> str:
+        """The sweep is over: write everything once more. Returns the law as a sentence."""
+        run = RunRecord.model_validate_json(run_json)
+        self._storage.write(f"{self._sweep.spec.name}/run.json", run_json)
+        analysis = self._publish(run)
+        self._tracker.close(status)
+        return answer(analysis)
+
+    def _publish(self, run: RunRecord) -> Analysis:
+        analysis = analyse(self._sweep, run, self._results, self._failures)
+        contents = files(analysis)
+        for name, content in contents.items():
+            self._storage.write(f"{self._sweep.spec.name}/{name}", content)
+        laws = summary(analysis)["laws"]
+        metrics = {
+            f"law/{scheme}/{selection}/{name}": value
+            for scheme, by_selection in laws.items()
+            for selection, law in by_selection.items()
+            for name in ("alpha", "low", "high", "gamma", "num_trials")
+            if (value := law[name]) is not None
+        }
+        shown = {name: content for name, content in contents.items() if not name.endswith(".parquet")}
+        shown["sweep.json"] = self._sweep.model_dump_json(indent=1).encode()
+        self._tracker.log_sweep(metrics, description(analysis), shown)
+        return analysis
+
+    def _log_result(self, result: TrialResult) -> None:
+        planned = self._planned[result.trial_id]
+        for evaluation in result.evaluations:
+            self._tracker.log_evaluation(result.trial_id, evaluation.step, self._metrics(planned, evaluation))
+        final = self._metrics(planned, result.final)
+        self._tracker.finish_trial(result.trial_id, {f"final/{name}": value for name, value in final.items()})
+
+    def _metrics(self, planned: PlannedTrial, evaluation: Evaluation) -> Mapping[str, float]:
+        """One evaluation as MLflow metrics, capacities under the sweep's first scheme."""
+        metrics = {
+            "train/loss_bits": evaluation.train_loss_bits,
+            "train/exposures": evaluation.exposures,
+            "train/tokens": evaluation.tokens,
+            "train/tokens_per_s": evaluation.tokens / evaluation.train_seconds,
+            "train/learning_rate": evaluation.learning_rate,
+        }
+        losses = evaluation.losses
+        for hops in losses.hops:
+            metrics[f"loss/{HOPS_NAMES[hops]}_bits"] = losses.mean_bits(hops)
+            for row in losses.of_hops(hops):
+                metrics[f"loss_{HOPS_NAMES[hops]}/{row.subject}_bits"] = row.mean_bits
+        analysis = self._sweep.spec.analysis
+        scheme, headline = analysis.headline
+        parameters = planned.parameters
+        for estimate in capacities(
+            planned.trial_id, planned.population, parameters.total, parameters.non_embedding, evaluation, analysis
+        ):
+            if estimate.subject != TOTAL or estimate.scheme != scheme or estimate.hops != max(losses.hops):
+                continue
+            metrics[f"capacity/{estimate.selection}_bits_per_param"] = estimate.bits_per_param
+            if estimate.selection == headline:
+                metrics["capacity/learned_bits"] = estimate.learned_bits
+                metrics["capacity/bits_per_param"] = estimate.bits_per_param
+                metrics["capacity/bits_per_non_embedding_param"] = estimate.bits_per_non_embedding_param
+        return metrics
+
+
+AnalystActor = ray.remote(num_cpus=0)(Analyst)
+
+
+def description(analysis: Analysis) -> str:
+    """The parent run's description in Markdown: question, law, table of trials."""
+    scheme, selection = analysis.headline
+    lines = [
+        f"**{analysis.sweep.question}**" if analysis.sweep.question else f"**{analysis.sweep.spec.name}**",
+        "",
+        answer(analysis),
+        "",
+        f"| trial | parameters | learned bits ({selection}) | bits/param | state |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for trial in summary(analysis)["trials"]:
+        bits = ("", "")
+        if trial["state"] == "finished":
+            values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
+            bits = (f"{values[0]:,.0f}", f"{values[1]:.3f}")
+        lines.append(f"| {trial['label']} | {trial['num_params']:,} | {bits[0]} | {bits[1]} | {trial['state']} |")
+    return "\n".join([*lines, "", "Figures: `capacity.png`, `exposures.png`, `subjects.png` and `report.html` below."])

@@ -1,0 +1,154 @@
+"""A sweep on Ray: start or join a cluster, run the missing trials under the analyst's eyes, and leave it in order."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
+from raycap.storage import Storage, failure_path, result_path
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+WORKER_ENVIRONMENT = QUIET | {
+    # Ray Train's controller looks at its workers this often; reports wait for it (2 s by default).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
+"""`ray up` leaves this file on the head of the clusters it starts."""
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray, quiet: the cluster RAY_ADDRESS names or whose head this is, else one of our own for as long as we run.
+
+    A session that is there already (tests, notebooks) is used and left alone.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    on_head = CLUSTER_HEAD_MARKER.expanduser().exists()
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if on_head else "local")
+    # Without the dashboard's agent, trials that are killed leave their placement groups behind and retries hang.
+    own = {"include_dashboard": True} if address == "local" else {}
+    ray.init(
+        address=address,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        **own,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_sweep(
+    sweep: SweepRecord,
+    missing: list[PlannedTrial],
+    results_json: list[str],
+    storage_location: str,
+    console: Console,
+    began: float,
+) -> tuple[str, tuple[str, str], bool]:
+    """Run the missing trials and bring the sweep's folder and MLflow up to date.
+
+    Returns the law as a sentence, MLflow's (experiment id, parent run id), and whether the run was interrupted.
+    Raises TrackingError or ResourceError before any trial starts.
+    """
+    from raycap.cluster.analyst import Analyst
+
+    if not missing:
+        analyst = Analyst(sweep.model_dump_json(), storage_location, results_json)
+        slots = _slots_before(Storage.at(storage_location), sweep)
+        run = RunRecord(wall_seconds=time.time() - began, slots=slots)
+        return analyst.conclude(run.model_dump_json(), "FINISHED"), analyst.ready(), False
+    with ray_session():
+        return _run_on_ray(sweep, missing, results_json, storage_location, console, began)
+
+
+def _run_on_ray(
+    sweep: SweepRecord,
+    missing: list[PlannedTrial],
+    results_json: list[str],
+    storage_location: str,
+    console: Console,
+    began: float,
+) -> tuple[str, tuple[str, str], bool]:
+    import ray
+
+    from raycap.cluster.analyst import AnalystActor
+    from raycap.cluster.progress import Progress
+    from raycap.cluster.tuner import concurrent_slots, run_trials
+
+    slots = concurrent_slots(sweep.spec.execution)
+    analyst = AnalystActor.remote(sweep.model_dump_json(), storage_location, results_json)
+    tracked = _unwrapped(analyst.ready.remote())
+    ray.get(analyst.begin.remote(slots))
+    progress = Progress(missing, len(results_json), console)
+    progress.start()
+    with _terminate_like_interrupt():
+        try:
+            run_trials(
+                # The longest first, so that no slot stands empty while the last one runs.
+                sorted(missing, key=lambda trial: -trial.parameters.total * trial.tokens),
+                sweep.spec.execution,
+                storage_location,
+                source_commit(),
+                analyst,
+                slots=slots,
+                callbacks=[progress],
+            )
+        finally:
+            progress.stop()
+    storage = Storage.at(storage_location)
+    left = [trial for trial in missing if not storage.exists(result_path(trial.trial_id))]
+    interrupted = any(not storage.exists(failure_path(trial.trial_id)) for trial in left)
+    status = "KILLED" if interrupted else "FAILED" if left else "FINISHED"
+    run = RunRecord(wall_seconds=time.time() - began, slots=slots)
+    law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
+    ray.kill(analyst)
+    return law, tracked, interrupted
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: Ray Tune stops its trials and returns as if all were well."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _unwrapped(reference: Any) -> Any:
+    """The value of a reference; an actor that could not start raises its own exception instead of Ray's wrapper."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        raise getattr(error, "cause", None) or error from None
+
+
+def _slots_before(storage: Storage, sweep: SweepRecord) -> int:
+    run = f"{sweep.spec.name}/run.json"
+    return RunRecord.model_validate_json(storage.read_text(run)).slots if storage.exists(run) else 1

@@ -1,0 +1,179 @@
+"""MLflow: parent run = sweep, child run = trial. One process, the analyst, does all the logging.
+
+Runs are found again by tags (sweep, trial_id), and a point that a run already has is not logged again, so restarts leave
+neither duplicates nor gaps.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import TrackingSpec
+
+SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = "raycap.sweep", "raycap.trial_id", "mlflow.parentRunId", "mlflow.note.content"
+STEP_METRIC = "train/exposures"
+"""Logged at every evaluation: its history tells which steps a run already has."""
+METRICS_PER_CALL = 900
+
+
+class TrackingError(ConnectionError):
+    """MLflow cannot be reached or used."""
+
+
+def absolute_uri(uri: str) -> str:
+    """The same URI with a relative sqlite path made absolute: Ray's workers change directory."""
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + Path(uri.removeprefix(prefix)).absolute().as_posix()
+    return uri
+
+
+class Tracker:
+    """The runs of one sweep. Raises TrackingError from the start if MLflow cannot be used."""
+
+    def __init__(self, sweep: SweepRecord, tracking: TrackingSpec) -> None:
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._uri = absolute_uri(tracking.uri)
+        self._planned = {trial.trial_id: trial for trial in sweep.trials}
+        try:
+            self._client = MlflowClient(self._uri)
+            self.experiment_id = self._experiment(tracking.experiment)
+            self.parent_id = self._open_parent(sweep)
+        except (MlflowException, OSError) as error:
+            raise TrackingError(f"tracking.uri {tracking.uri}: MLflow cannot be used: {error}") from error
+        self._children: dict[str, str] = {}
+        self._logged_steps: dict[str, set[int]] = {}
+
+    def _experiment(self, name: str) -> str:
+        existing = self._client.get_experiment_by_name(name)
+        if existing is not None:
+            return existing.experiment_id
+        if self._uri.startswith("sqlite:///"):
+            # Without this, artifacts would go to ./mlruns of whatever directory the actor happens to be in.
+            beside = Path(self._uri.removeprefix("sqlite:///")).parent / "mlartifacts"
+            return self._client.create_experiment(name, artifact_location=beside.as_uri())
+        return self._client.create_experiment(name)
+
+    def _open_parent(self, sweep: SweepRecord) -> str:
+        name = sweep.spec.name
+        run = self._find(f"tags.`{SWEEP_TAG}` = '{name}'")
+        if run is None:
+            run = self._client.create_run(self.experiment_id, run_name=name, tags={SWEEP_TAG: name})
+        self._client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id
+
+    def _find(self, filter_string: str) -> Run | None:
+        found = self._client.search_runs([self.experiment_id], filter_string, max_results=1)
+        return found[0] if found else None
+
+    def _child(self, trial_id: str) -> str:
+        """The run of a trial under this sweep's parent, made or found once."""
+        if trial_id not in self._children:
+            run = self._find(f"tags.`{TRIAL_TAG}` = '{trial_id}' and tags.`{PARENT_TAG}` = '{self.parent_id}'")
+            planned = self._planned[trial_id]
+            if run is None:
+                tags = {TRIAL_TAG: trial_id, PARENT_TAG: self.parent_id}
+                run = self._client.create_run(self.experiment_id, run_name=planned.label, tags=tags)
+                parameters = [Param(key, str(value)[:6000]) for key, value in flat_params(planned).items()]
+                self._client.log_batch(run.info.run_id, params=parameters)
+            run_id = run.info.run_id
+            history = self._client.get_metric_history(run_id, STEP_METRIC)
+            self._children[trial_id], self._logged_steps[trial_id] = run_id, {point.step for point in history}
+        return self._children[trial_id]
+
+    def log_evaluation(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one evaluation of a trial, unless its run has it already."""
+        run_id = self._child(trial_id)
+        if step not in self._logged_steps[trial_id]:
+            self._log_metrics(run_id, metrics, step)
+            self._logged_steps[trial_id].add(step)
+
+    def finish_trial(self, trial_id: str, metrics: Mapping[str, float]) -> None:
+        """Set a trial's final metrics and mark it finished."""
+        run_id = self._child(trial_id)
+        self._log_metrics(run_id, metrics, step=0)
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def is_finished(self, trial_id: str) -> bool:
+        """Whether a trial's run is marked finished."""
+        return self._client.get_run(self._child(trial_id)).info.status == "FINISHED"
+
+    def fail_trial(self, trial_id: str, cause: str) -> None:
+        """Mark a trial failed, with the cause as its description."""
+        run_id = self._child(trial_id)
+        self._client.set_tag(run_id, NOTE_TAG, cause[:5000])
+        self._client.set_terminated(run_id, "FAILED")
+
+    def start_trial(self, trial_id: str) -> None:
+        """Mark a trial running."""
+        self._client.update_run(self._child(trial_id), status="RUNNING")
+
+    def log_sweep(self, metrics: Mapping[str, float], description: str, artifacts: Mapping[str, bytes]) -> None:
+        """Refresh the parent run: law metrics, description, and files as artifacts."""
+        self._log_metrics(self.parent_id, metrics, step=0)
+        self._client.set_tag(self.parent_id, NOTE_TAG, description)
+        with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
+            for name, content in artifacts.items():
+                (Path(folder) / name).write_bytes(content)
+            self._client.log_artifacts(self.parent_id, folder)
+
+    def close(self, status: str) -> None:
+        """Mark the sweep FINISHED, FAILED or KILLED; trials still running then are KILLED."""
+        for run_id in self._children.values():
+            if self._client.get_run(run_id).info.status == "RUNNING":
+                self._client.set_terminated(run_id, "KILLED")
+        self._client.set_terminated(self.parent_id, status)
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        for begin in range(0, len(points), METRICS_PER_CALL):  # MLflow takes at most 1000 metrics at once
+            self._client.log_batch(run_id, metrics=points[begin : begin + METRICS_PER_CALL])
+
+
+def flat_params(planned: PlannedTrial) -> dict[str, Any]:
+    """The trial's spec and what the plan knows of it as flat, scalar params."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, child in node.items():
+                walk(f"{prefix}.{key}" if prefix else key, child)
+        else:
+            flat[prefix] = ",".join(map(str, node)) if isinstance(node, list) else node
+
+    walk("", planned.spec.model_dump(mode="json"))
+    flat |= {"plan.num_params": planned.parameters.total, "plan.num_steps": planned.steps}
+    return flat | {f"plan.dataset_bits.{selection}": round(bits, 1) for selection, bits in planned.dataset_bits.items()}
+
+
+def comparison_link(base_url: str, experiment_id: str, parent_id: str) -> str:
+    """Address of the page that shows a sweep's trials side by side; without the filter MLflow hides nested runs."""
+    search = quote(f"tags.mlflow.parentRunId = '{parent_id}'", safe="")
+    page = f"{base_url}/#/experiments/{experiment_id}/runs"
+    return f"{page}?searchFilter={search}&compareRunsMode=CHART&workflowType=machine_learning"
+
+
+def find_sweep(tracking: TrackingSpec, sweep_name: str) -> tuple[str, str]:
+    """(experiment_id, parent run id) of a sweep. Raises TrackingError where there is none."""
+    client = MlflowClient(absolute_uri(tracking.uri))
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep_name}'") if experiment else []
+    if not experiment or not runs:
+        raise TrackingError(f"no sweep {sweep_name!r} in experiment {tracking.experiment!r} of {tracking.uri}")
+    return experiment.experiment_id, runs[0].info.run_id
+
+

@@ -1,0 +1,213 @@
+"""python -m raycap.sweep SPEC: the main job, end to end.
+
+    spec -> plan -> trials on Ray -> losses in bits -> capacities -> laws -> report
+
+Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings cannot run, 130 interrupted.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from raycap.plan import expand
+from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
+from raycap.spec import SweepSpec
+from raycap.spec_file import SpecError, load_sweep
+from raycap.storage import Storage, failure_path, result_path
+
+EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
+PLAN_ROWS_SHOWN = 60
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+def run(spec: str, overrides: tuple[str, ...], console: Console) -> int:
+    """Load, plan, run what is missing, analyse. Returns the exit code; SpecError passes through."""
+    from raycap.cluster.session import run_sweep
+
+    began = time.time()
+    sweep, storage = prepare(spec, overrides)
+    results, failures = stored(sweep, storage)
+    missing = [trial for trial in sweep.trials if trial.trial_id not in results]
+    console.print(plan_table(sweep, states(sweep, storage)))
+    storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
+    results_json = [result.model_dump_json() for result in results.values()]
+    try:
+        law, tracked, interrupted = run_sweep(sweep, missing, results_json, sweep.spec.storage, console, began)
+    except (ConnectionError, ValueError) as error:  # MLflow out of reach, or resources that can never be had
+        raise SpecError([f"{spec}: {error}"]) from error
+
+    results, failures = stored(sweep, storage)
+    console.print()
+    console.print(law, style="bold", highlight=False)
+    console.print(f"Report: {storage.path(sweep.spec.name)}/report.html", highlight=False, soft_wrap=True)
+    console.print(f"Compare the trials: raycap ui {spec}", highlight=False, soft_wrap=True)
+    if interrupted:
+        left = len(sweep.trials) - len(results)
+        console.print(f"Interrupted with {left} trials left. To go on: python -m raycap.sweep {_command(spec, overrides)}")
+        return EXIT_INTERRUPTED
+    if failures:
+        _digest(sweep, failures, _command(spec, overrides), storage, console)
+        return EXIT_FAILED
+    return 0
+
+
+def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
+    """The planned sweep and its storage. Raises SpecError."""
+    loaded = load_sweep(spec, overrides)
+    trials = expand(loaded)
+    try:
+        storage = Storage.at(loaded.spec.storage)
+    except ValueError as error:
+        raise SpecError([f"{spec}: {error}"]) from error
+    # Workers and actors live in other directories and processes: from here on the place is absolute.
+    absolute = loaded.spec.model_copy(update={"storage": storage.root if storage.is_local else loaded.spec.storage})
+    return SweepRecord(spec=absolute, question=loaded.question, trials=tuple(trials)), storage
+
+
+def stored(sweep: SweepRecord, storage: Storage) -> tuple[dict[str, TrialResult], dict[str, Failure]]:
+    """Results and failures of the sweep's trials, as far as there are any."""
+    results, failures = {}, {}
+    for trial in sweep.trials:
+        if storage.exists(result_path(trial.trial_id)):
+            text = storage.read_text(result_path(trial.trial_id))
+            results[trial.trial_id] = TrialResult.model_validate_json(text)
+        elif storage.exists(failure_path(trial.trial_id)):
+            failures[trial.trial_id] = Failure.model_validate_json(storage.read_text(failure_path(trial.trial_id)))
+    return results, failures
+
+
+def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
+    """finished, failed before, resumable or new, by trial_id."""
+    inside = storage.folders("trials")
+
+    def state(trial: PlannedTrial) -> str:
+        names = inside.get(trial.trial_id, [])
+        if "result.json" in names:
+            return "finished"
+        if "failure.json" in names:
+            return "failed before"
+        return "resumable" if any(name.startswith("checkpoint_") for name in names) else "new"
+
+    return {trial.trial_id: state(trial) for trial in sweep.trials}
+
+
+def report(sweep_folder: Storage, storage: Storage) -> dict[str, bytes]:
+    """Analyse a sweep again from what is stored, and write its files; no Ray, no MLflow."""
+    from raycap.analysis.report import files
+    from raycap.analysis.summary import analyse
+
+    sweep = SweepRecord.model_validate_json(sweep_folder.read_text("sweep.json"))
+    run_record = RunRecord.model_validate_json(sweep_folder.read_text("run.json"))
+    contents = files(analyse(sweep, run_record, *stored(sweep, storage)))
+    for name, content in contents.items():
+        sweep_folder.write(name, content)
+    return contents
+
+
+def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
+    """The plan for people."""
+    _, selection = sweep.spec.analysis.headline
+    table = Table(title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name, title_justify="left", box=SIMPLE, caption_justify="left")
+    right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"}
+    for column in ("trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "state"):
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
+    for trial in sweep.trials[:PLAN_ROWS_SHOWN]:
+        about = "" if trial.tokens_exact else "~"
+        table.add_row(
+            trial.label,
+            trial.trial_id,
+            f"{trial.parameters.total:,}",
+            f"{trial.parameters.non_embedding:,}",
+            f"{trial.dataset_bits[selection]:,.0f}",
+            f"{trial.demanded_bits_per_param(selection):.2f}",
+            f"{about}{trial.tokens:,}",
+            f"{trial.steps:,}",
+            "; ".join([state[trial.trial_id], *(f"[yellow]{warning}[/]" for warning in trial.warnings)]),
+        )
+    total = sum(trial.tokens for trial in sweep.trials)
+    more = f" ({len(sweep.trials) - PLAN_ROWS_SHOWN} more not shown)" if len(sweep.trials) > PLAN_ROWS_SHOWN else ""
+    table.caption = f"{len(sweep.trials)} trials{more}, {total:,} tokens; data bits with names as '{selection}'"
+    return table
+
+
+def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:
+    """The plan for programs."""
+    selections = [str(selection) for selection in sweep.spec.analysis.selections]
+    trials: list[dict[str, Any]] = [
+        {
+            "trial_id": trial.trial_id,
+            "label": trial.label,
+            "coordinates": trial.coordinates,
+            "state": state[trial.trial_id],
+            "num_params": trial.parameters.total,
+            "num_non_embedding_params": trial.parameters.non_embedding,
+            "dataset_bits": trial.dataset_bits,
+            "demanded_bits_per_param": {name: trial.demanded_bits_per_param(name) for name in selections},
+            "tokens": trial.tokens,
+            "tokens_exact": trial.tokens_exact,
+            "steps": trial.steps,
+            "warnings": list(trial.warnings),
+        }
+        for trial in sweep.trials
+    ]
+    return json.dumps({"sweep": sweep.spec.name, "question": sweep.question, "trials": trials}, indent=2)
+
+
+def _digest(
+    sweep: SweepRecord, failures: dict[str, Failure], command: str, storage: Storage, console: Console
+) -> None:
+    """Failed trials, cause first, grouped by it."""
+    labels = {trial.trial_id: trial.label for trial in sweep.trials}
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for failure in failures.values():
+        by_cause[failure.cause].append(failure.trial_id)
+    console.print(f"\n{len(failures)} of {len(sweep.trials)} trials failed", style="bold red")
+    for cause, trial_ids in sorted(by_cause.items(), key=lambda item: -len(item[1])):
+        console.print(f"  {cause}", style="red", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"    {', '.join(labels[trial_id] for trial_id in trial_ids)}", highlight=False, soft_wrap=True)
+        where = storage.path(failure_path(trial_ids[0]))
+        console.print(f"    traceback: {where}", highlight=False, soft_wrap=True)
+    console.print(f"To run them again: python -m raycap.sweep {command}", highlight=False, soft_wrap=True)
+
+
+def _command(spec: str, overrides: tuple[str, ...]) -> str:
+    return " ".join([spec, *(f"'{override}'" for override in overrides)])
+
+
+def main(
+    spec: Annotated[str, typer.Argument(help="Sweep file, as given or under sweeps/.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. trial.training.seed=3.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+) -> None:
+    """Run a sweep: train the trials that are missing, then fit the laws and write the report."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
+    changes = tuple(overrides or ())
+    try:
+        if plan:
+            sweep, storage = prepare(spec, changes)
+            state = states(sweep, storage)
+            print(plan_json(sweep, state)) if as_json else console.print(plan_table(sweep, state))
+            return
+        code = run(spec, changes, console)
+    except SpecError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(EXIT_BAD_SPEC) from None
+    except KeyboardInterrupt:
+        print("Interrupted before the trials had begun; nothing is lost.", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
