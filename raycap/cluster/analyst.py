@@ -5,6 +5,7 @@ What it writes is `analysis` applied to the stored results, so that `raycap repo
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import ray
 
@@ -17,6 +18,18 @@ from raycap.storage import Storage
 
 DRAWING_SHARE = 0.1
 """At most this share of the time goes into redrawing while trials still run."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a trial did: started, evaluated, finished or failed. Numbers belong to evaluations."""
+
+    trial_id: str
+    what: str
+    exposures: float = 0.0
+    loss_bits: float = 0.0
+    bits_per_param: float = 0.0
+    tokens_per_s: float = 0.0
 
 
 class Analyst:
@@ -32,6 +45,7 @@ class Analyst:
         self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing = 0.0
+        self._events: list[Event] = []
         for result in self._results.values():
             if not self._tracker.is_finished(result.trial_id):
                 self._log_result(result)
@@ -47,12 +61,20 @@ class Analyst:
     def start_trial(self, trial_id: str) -> None:
         """A trial is placed."""
         self._tracker.start_trial(trial_id)
+        self._events.append(Event(trial_id, "started"))
+
+    def events(self, since: int) -> list[Event]:
+        """What has happened after the first `since` events."""
+        return self._events[since:]
 
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
         """A trial was evaluated: log its losses and capacities."""
         evaluation = Evaluation.model_validate_json(evaluation_json)
         metrics = self._metrics(self._planned[trial_id], evaluation)
         self._tracker.log_evaluation(trial_id, evaluation.step, metrics)
+        bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
+        loss = evaluation.losses.mean_bits(max(evaluation.losses.hops))
+        self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
         """A trial finished: log it, refit the laws, and redraw unless that was done a moment ago."""
@@ -60,6 +82,7 @@ class Analyst:
         self._results[result.trial_id] = result
         self._failures.pop(result.trial_id, None)
         self._log_result(result)
+        self._events.append(Event(result.trial_id, "finished"))
         if time.monotonic() >= self._next_drawing:
             began = time.monotonic()
             self._publish(RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots))
@@ -71,6 +94,7 @@ class Analyst:
         failure = Failure.model_validate_json(failure_json)
         self._failures[failure.trial_id] = failure
         self._tracker.fail_trial(failure.trial_id, failure.cause)
+        self._events.append(Event(failure.trial_id, "failed"))
 
     def conclude(self, run_json: str, status: str) -> str:
         """The sweep is over: write everything once more. Returns the law as a sentence."""

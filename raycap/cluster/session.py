@@ -24,6 +24,8 @@ QUIET = {
 WORKER_ENVIRONMENT = QUIET | {
     # Ray Train's controller looks at its workers this often; reports wait for it (2 s by default).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Relative paths in a spec are relative to where the sweep was started.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves this file on the head of the clusters it starts."""
@@ -44,12 +46,14 @@ def ray_session() -> Iterator[None]:
     on_head = CLUSTER_HEAD_MARKER.expanduser().exists()
     address = os.environ.get("RAY_ADDRESS") or ("auto" if on_head else "local")
     # Without the dashboard's agent, trials that are killed leave their placement groups behind and retries hang.
-    own = {"include_dashboard": True} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": True} if address == "local" else {}
+    # One machine is not preempted in parts; elsewhere the watcher of each trial is worth its process.
+    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if address == "local" else {}
     ray.init(
         address=address,
         logging_level="ERROR",
         log_to_driver=False,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        runtime_env={"env_vars": WORKER_ENVIRONMENT | watcher},
         **own,
     )
     try:
@@ -100,7 +104,7 @@ def _run_on_ray(
     analyst = AnalystActor.remote(sweep.model_dump_json(), storage_location, results_json)
     tracked = _unwrapped(analyst.ready.remote())
     ray.get(analyst.begin.remote(slots))
-    progress = Progress(missing, len(results_json), console)
+    progress = Progress(missing, len(results_json), analyst, console)
     progress.start()
     with _terminate_like_interrupt():
         try:
@@ -112,7 +116,6 @@ def _run_on_ray(
                 source_commit(),
                 analyst,
                 slots=slots,
-                callbacks=[progress],
             )
         finally:
             progress.stop()

@@ -13,12 +13,10 @@ from ray.data import DataContext, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
+from raycap.learner.rows import RowSource
 from raycap.learner.tokens import Rows
-from raycap.learner.trial import RowSource
 
 BLOCK_BYTES = 8 * 2**20
-READER_CPUS = 0.25
-"""CPUs reserved for the read task of a worker, out of the worker's own share."""
 BLOCKS_AHEAD = 2
 
 
@@ -53,8 +51,8 @@ class QuestionStream(Datasource):
         return [ReadTask(read, metadata)]
 
 
-def ray_rows(source: RowSource, start_step: int) -> Iterator[Rows]:
-    """One batch of rows a step, as RowSource.rows_from gives them, but read ahead in another process."""
+def ray_rows(source: RowSource, start_step: int, *, num_cpus: float) -> Iterator[Rows]:
+    """One batch of rows a step, as RowSource.rows_from gives them, but read ahead by a task of `num_cpus`."""
     if start_step >= source.num_steps:
         return
     context = DataContext.get_current()
@@ -62,7 +60,7 @@ def ray_rows(source: RowSource, start_step: int) -> Iterator[Rows]:
     context.print_on_execution_start = False
     context.target_max_block_size = 4 * BLOCK_BYTES
     dataset = ray.data.read_datasource(
-        QuestionStream(source, start_step), concurrency=1, num_cpus=READER_CPUS, override_num_blocks=1
+        QuestionStream(source, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
     )
     step = start_step
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=BLOCKS_AHEAD):

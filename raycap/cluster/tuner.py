@@ -54,38 +54,25 @@ def run_trials(
     analyst: ActorHandle,
     *,
     slots: int,
-    callbacks: list[ray.tune.Callback],
 ) -> None:
-    """Run trials to their result.json or failure.json; returns early if interrupted.
+    """Run trials in order to their result.json or failure.json; returns early if interrupted.
 
     Drivers hold no CPU: with one each they could fill a small cluster and wait for ever for their own workers.
     """
     with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:  # Tune's own notes; relaunching never reads them
-        _tuner(trials, execution, storage_location, source_commit, analyst, slots, callbacks, folder).fit()
-
-
-def _tuner(
-    trials: list[PlannedTrial],
-    execution: ExecutionSpec,
-    storage_location: str,
-    source_commit: str,
-    analyst: ActorHandle,
-    slots: int,
-    callbacks: list[ray.tune.Callback],
-    folder: str,
-) -> ray.tune.Tuner:
-    return ray.tune.Tuner(
-        ray.tune.with_resources(_drive_trial, {"node:__internal_head__": 0.001}),
-        param_space={
-            "spec": ray.tune.grid_search([trial.spec.model_dump_json() for trial in trials]),
-            "execution": execution.model_dump_json(),
-            "storage": storage_location,
-            "source_commit": source_commit,
-            "analyst": analyst,
-        },
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
-        run_config=ray.tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=callbacks),
-    )
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(_drive_trial, {"node:__internal_head__": 0.001}),
+            param_space={
+                "spec": ray.tune.grid_search([trial.spec.model_dump_json() for trial in trials]),
+                "execution": execution.model_dump_json(),
+                "storage": storage_location,
+                "source_commit": source_commit,
+                "analyst": analyst,
+            },
+            tune_config=ray.tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
+            run_config=ray.tune.RunConfig(name="tune", storage_path=folder, verbose=0),
+        )
+        tuner.fit()
 
 
 def _drive_trial(config: dict[str, Any]) -> None:

@@ -1,23 +1,23 @@
-"""Ray Train: the TorchTrainer of one trial, and what each of its workers does."""
+"""Ray Train: the TorchTrainer of one trial, and what each of its workers does.
+
+The driver and the controller of every trial import this module too, so what only a worker needs is imported in it.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 
-from raycap.cluster.stream import READER_CPUS, ray_rows
-from raycap.learner.training import DivergedError
-from raycap.learner.trial import Place, run_trial
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ExecutionSpec, TrialSpec
 from raycap.storage import Storage, trial_folder
 
 CONTROLLER_FAILURE_LIMIT = 10
+READER_CPUS = 0.25
+"""CPUs reserved for the Ray Data read task of a worker, out of the worker's own share."""
 
 
 class TrialError(RuntimeError):
@@ -58,7 +58,6 @@ def fit(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[TuneReportCallback()],
         ),
     )
     outcome: dict[str, str] = trainer.fit().return_value
@@ -69,6 +68,12 @@ def fit(
 
 def _train_worker(config: dict[str, Any]) -> dict[str, str]:
     """What every worker runs. Returns {"result": JSON}, or {"error": why} where trying again would not help."""
+    import torch
+
+    from raycap.cluster.stream import ray_rows
+    from raycap.learner.training import DivergedError
+    from raycap.learner.trial import Place, run_trial
+
     spec = TrialSpec.model_validate_json(config["spec"])
     execution = ExecutionSpec.model_validate_json(config["execution"])
     context = ray.train.get_context()
@@ -78,24 +83,16 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
     device = torch.device("cuda", torch.cuda.current_device()) if execution.gpus_per_worker > 0 else torch.device("cpu")
 
     def report(evaluation: Evaluation | None, folder: Path | None) -> None:
-        metrics: dict[str, Any] = {"trial_id": spec.trial_id}
-        if evaluation is not None:
-            metrics |= {
-                "exposures": evaluation.exposures,
-                "train_loss_bits": evaluation.train_loss_bits,
-                "loss_bits": {str(hops): evaluation.losses.mean_bits(hops) for hops in evaluation.losses.hops},
-                "tokens_per_s": evaluation.tokens / evaluation.train_seconds,
-            }
-            if rank == 0:
-                config["analyst"].record_evaluation.remote(spec.trial_id, evaluation.model_dump_json())
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if folder else None)
+        if evaluation is not None and rank == 0:
+            config["analyst"].record_evaluation.remote(spec.trial_id, evaluation.model_dump_json())
+        ray.train.report({"step": evaluation.step} if evaluation else {}, checkpoint=Checkpoint.from_directory(folder) if folder else None)
 
     def run(resume_from: Path | None) -> dict[str, str]:
         try:
             trained = run_trial(
                 spec,
                 source_commit=config["source_commit"],
-                open_rows=ray_rows,
+                open_rows=lambda source, start_step: ray_rows(source, start_step, num_cpus=READER_CPUS),
                 report=report,
                 resume_from=resume_from,
                 checkpoint_every=execution.checkpoint_every_steps,

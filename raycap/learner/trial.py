@@ -14,10 +14,11 @@ import torch.distributed as dist
 
 from raycap.facts.hosted import profiles_of
 from raycap.facts.order import QuestionOrder, num_steps
-from raycap.facts.questions import num_questions, unpack
+from raycap.facts.questions import num_questions
 from raycap.learner import model as llama
 from raycap.learner import optim
 from raycap.learner.evaluation import answer_losses
+from raycap.learner.rows import RowSource
 from raycap.learner.tokens import Composer, Rows, build_tokenizer, num_embeddings, save_tokenizer
 from raycap.learner.training import Snapshot, pause_steps, train
 from raycap.results import Evaluation, LossTable, ParameterCounts, Provenance, TrialResult
@@ -35,38 +36,6 @@ class Place:
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class RowSource:
-    """Everything a stream of training rows follows from; rows_from(step) is the plain way, Ray Data another."""
-
-    composer: Composer
-    order: QuestionOrder
-    num_steps: int
-    rank: int
-    world_size: int
-
-    @property
-    def row_length(self) -> int:
-        """Tokens per row, padding included."""
-        hops = [k for k, share in ((1, self.order.one_hop_share), (2, 1 - self.order.one_hop_share)) if share > 0]
-        return max(self.composer.row_length(k) for k in hops)
-
-    def num_rows(self, step: int) -> int:
-        """How many rows this worker has in a step; they differ by one where workers do not divide the batch."""
-        return sum(map(len, self.order.step_ids(step, self.rank, self.world_size).values()))
-
-    def step_rows(self, step: int) -> list[Rows]:
-        """This worker's rows of one step, by number of hops."""
-        ids = self.order.step_ids(step, self.rank, self.world_size)
-        profiles = self.composer.profiles
-        return [self.composer.compose(unpack(profiles, k, i), self.row_length) for k, i in ids.items() if len(i)]
-
-    def rows_from(self, start_step: int) -> Iterator[Rows]:
-        """This worker's rows, one batch a step, from `start_step` to the last."""
-        for step in range(start_step, self.num_steps):
-            yield Rows.concatenate(self.step_rows(step))
 
 
 @dataclass(frozen=True)
