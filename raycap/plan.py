@@ -116,17 +116,17 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep) -> P
         tokens_exact=not isinstance(spec.tokenizer, BpeTokenizer),
         warnings=(),
     )
-    return planned.model_copy(update={"warnings": tuple(_warnings(planned, num_facts))})
+    demanded = planned.demanded_bits_per_param(sweep.spec.analysis.headline[1])
+    return planned.model_copy(update={"warnings": tuple(_warnings(planned, demanded, num_facts))})
 
 
-def _warnings(planned: PlannedTrial, num_facts: int) -> list[str]:
-    demanded = max(planned.dataset_bits.values()) / planned.parameters.total
+def _warnings(planned: PlannedTrial, demanded: float, num_facts: int) -> list[str]:
     uses = planned.steps * planned.spec.training.batch_size
     warnings = []
     if demanded < TRIVIAL_BITS_PER_PARAM:
-        warnings.append(f"trivially small: the data hold {demanded:.2f} bits per parameter")
+        warnings.append(f"trivially small, {demanded:.2f} bits/param")
     elif demanded < SATURATION_BITS_PER_PARAM:
-        warnings.append(f"cannot saturate: the data hold {demanded:.2f} bits per parameter, a model stores about 2")
+        warnings.append(f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param")
     if uses < num_facts:
         warnings.append(f"sees only {uses:,} questions about {num_facts:,} facts")
     return warnings
@@ -169,11 +169,15 @@ def _population_of(profiles: ProfilesSpec) -> tuple[PopulationFacts, int]:
 _census_schema = cache(census_schema)
 
 
-@_cached_by_json
 def _tokens_of(profiles: ProfilesSpec, tokenizer: TokenizerSpec) -> tuple[int, dict[int, float]]:
     """Rows of the embedding, and mean tokens of a question by number of hops."""
     if isinstance(profiles, ProfilesByCount) and isinstance(tokenizer, BpeTokenizer):
         profiles = profiles.model_copy(update={"num_profiles": min(profiles.num_profiles, ESTIMATE_PROFILES)})
+    return _tokens_of_whole(profiles, tokenizer)
+
+
+@_cached_by_json
+def _tokens_of_whole(profiles: ProfilesSpec, tokenizer: TokenizerSpec) -> tuple[int, dict[int, float]]:
     population = profiles_of(profiles)
     built = build_tokenizer(tokenizer, population)
     composer = Composer.build(population, built)
