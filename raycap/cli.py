@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from raycap import sweep as sweeps
-from raycap.spec_file import SpecError
+from raycap.spec.file import SpecError
 from raycap.storage import Storage
 
 app = typer.Typer(

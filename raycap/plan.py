@@ -26,7 +26,7 @@ from raycap.spec import (
     TokenizerSpec,
     TrialSpec,
 )
-from raycap.spec_file import LoadedSweep, SpecError
+from raycap.spec.file import LoadedSweep, SpecError
 
 SATURATION_BITS_PER_PARAM = 2.0
 """What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""
@@ -85,7 +85,9 @@ def _profiles_for_bits(profiles: ProfilesByBits) -> ProfilesByCount:
     if low == 0:
         raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
     if low == schema.num_names:
-        raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} needs more than the {low} names of profiles.names")
+        raise ValueError(
+            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {low} names of profiles.names"
+        )
     shared = profiles.model_dump(exclude={"target_bits", "scheme", "selection", "names"})
     return ProfilesByCount(names=profiles.names, num_profiles=low, **shared)
 
@@ -183,5 +185,3 @@ def _tokens_of_whole(profiles: ProfilesSpec, tokenizer: TokenizerSpec) -> tuple[
     composer = Composer.build(population, built)
     hops = (1, 2) if population.schema.relations else (1,)
     return num_embeddings(tokenizer, built), {k: composer.mean_tokens(k)[0] for k in hops}
-
-

@@ -1,10 +1,10 @@
 """Files of a sweep in a folder or object store: atomic writes, and where everything lies.
 
-    storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there
-    storage/trials/<trial_id>/failure.json   the cause, if its last run failed
-    storage/trials/<trial_id>/model/         the trained model and tokenizer
-    storage/trials/<trial_id>/checkpoint_*   Ray Train's
-    storage/<sweep>/                         the list of trials, and what the analysis made of them
+storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there
+storage/trials/<trial_id>/failure.json   the cause, if its last run failed
+storage/trials/<trial_id>/model/         the trained model and tokenizer
+storage/trials/<trial_id>/checkpoint_*   Ray Train's
+storage/<sweep>/                         the list of trials, and what the analysis made of them
 """
 
 import os
@@ -47,7 +47,9 @@ class Storage:
 
     def folders(self, relative: str) -> dict[str, list[str]]:
         """Names of the files and folders in each sub-folder of `relative`; empty where that is missing."""
-        found = self.filesystem.get_file_info(fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False))
+        found = self.filesystem.get_file_info(
+            fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
+        )
         names: dict[str, list[str]] = {}
         for info in found:
             if info.type == fs.FileType.Directory:

@@ -18,8 +18,7 @@ from rich.table import Table
 
 from raycap.plan import expand
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
-from raycap.spec import SweepSpec
-from raycap.spec_file import SpecError, load_sweep
+from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage, failure_path, result_path
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
@@ -39,7 +38,7 @@ def run(spec: str, overrides: tuple[str, ...], console: Console) -> int:
     storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
     results_json = [result.model_dump_json() for result in results.values()]
     try:
-        law, tracked, interrupted = run_sweep(sweep, missing, results_json, sweep.spec.storage, console, began)
+        law, interrupted = run_sweep(sweep, missing, results_json, sweep.spec.storage, console, began)
     except (ConnectionError, ValueError) as error:  # MLflow out of reach, or resources that can never be had
         raise SpecError([f"{spec}: {error}"]) from error
 
@@ -50,7 +49,9 @@ def run(spec: str, overrides: tuple[str, ...], console: Console) -> int:
     console.print(f"Compare the trials: raycap ui {spec}", highlight=False, soft_wrap=True)
     if interrupted:
         left = len(sweep.trials) - len(results)
-        console.print(f"Interrupted with {left} trials left. To go on: python -m raycap.sweep {_command(spec, overrides)}")
+        console.print(
+            f"Interrupted with {left} trials left. To go on: python -m raycap.sweep {_command(spec, overrides)}"
+        )
         return EXIT_INTERRUPTED
     if failures:
         _digest(sweep, failures, _command(spec, overrides), storage, console)
@@ -114,7 +115,12 @@ def report(sweep_folder: Storage, storage: Storage) -> dict[str, bytes]:
 def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
     """The plan for people."""
     _, selection = sweep.spec.analysis.headline
-    table = Table(title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name, title_justify="left", box=SIMPLE, caption_justify="left")
+    table = Table(
+        title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
+        title_justify="left",
+        box=SIMPLE,
+        caption_justify="left",
+    )
     right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"}
     for column in ("trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "state"):
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
@@ -160,9 +166,7 @@ def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:
     return json.dumps({"sweep": sweep.spec.name, "question": sweep.question, "trials": trials}, indent=2)
 
 
-def _digest(
-    sweep: SweepRecord, failures: dict[str, Failure], command: str, storage: Storage, console: Console
-) -> None:
+def _digest(sweep: SweepRecord, failures: dict[str, Failure], command: str, storage: Storage, console: Console) -> None:
     """Failed trials, cause first, grouped by it."""
     labels = {trial.trial_id: trial.label for trial in sweep.trials}
     by_cause: dict[str, list[str]] = defaultdict(list)

@@ -61,7 +61,12 @@ class CapacityEstimate:
 
 
 def capacities(
-    trial_id: str, population: PopulationFacts, num_params: int, num_non_embedding: int, evaluation: Evaluation, analysis: AnalysisSpec
+    trial_id: str,
+    population: PopulationFacts,
+    num_params: int,
+    num_non_embedding: int,
+    evaluation: Evaluation,
+    analysis: AnalysisSpec,
 ) -> Iterator[CapacityEstimate]:
     """Every estimate that one evaluation allows: hops x scheme x selection x (total, names, each subject)."""
     for hops in evaluation.losses.hops:
@@ -99,7 +104,9 @@ def _by_subject(
             loss, slope = hop_loss_bits(row.mean_bits, uniform)
         is_relation = row.subject in population.relations
         weight = population.num_profiles * (times.relation if is_relation else times.attribute)
-        rows.append((row.subject, weight * entropy, weight * (entropy - loss), weight * slope * row.standard_error_bits))
+        rows.append(
+            (row.subject, weight * entropy, weight * (entropy - loss), weight * slope * row.standard_error_bits)
+        )
     names = name_set_bits(population, selection)
     rows.append((NAMES, names, names, 0.0))
     total_error = math.sqrt(sum(error**2 for *_, error in rows))

@@ -4,18 +4,20 @@ import io
 from collections.abc import Callable
 from functools import wraps
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.summary import HOPS_NAMES, Analysis
 from raycap.facts.entropy import answer_bits
 from raycap.spec import SelectionScheme
 
-STYLE = {
+STYLE: Any = {
     "figure.figsize": (6.4, 4.4),
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
@@ -37,6 +39,8 @@ SELECTION_LOOKS = {
     SelectionScheme.INDEPENDENT: (ORANGE, "^"),
 }
 REFERENCE_BITS_PER_PARAM = 2.0
+LOWEST_SHOWN = -0.5
+"""Bits per parameter at which learning curves are cut off below."""
 
 
 def _styled(draw: Callable[[Analysis], Figure]) -> Callable[[Analysis], Figure]:
@@ -68,10 +72,23 @@ def capacity_vs_params(analysis: Analysis) -> Figure:
         first = selection is headline
         if len(kept):
             axes.scatter(
-                kept["num_params"], kept["learned_bits"], color=colour, marker=marker, s=34 if first else 20, zorder=3, label=f"{selection}"
+                kept["num_params"],
+                kept["learned_bits"],
+                color=colour,
+                marker=marker,
+                s=34 if first else 20,
+                zorder=3,
+                label=f"{selection}",
             )
         if len(left_out):
-            axes.scatter(left_out["num_params"], left_out["learned_bits"], facecolors="none", edgecolors=colour, marker=marker, zorder=3)
+            axes.scatter(
+                left_out["num_params"],
+                left_out["learned_bits"],
+                facecolors="none",
+                edgecolors=colour,
+                marker=marker,
+                zorder=3,
+            )
         if first and law.num_trials:
             label = f"law: {law.alpha:.2f} bits/param"
             if law.status is FitStatus.OK:
@@ -83,7 +100,7 @@ def capacity_vs_params(analysis: Analysis) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="parameters (embeddings included)", ylabel="learned bits")
     _plain_ticks(axes, sizes)
     axes.set_title(f"Capacity of {len(analysis.results)} trials, {scheme} encoding")
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     if excluded_count:
         _caption(figure, "Open markers are left out of the law: " + _reasons(analysis))
     return figure
@@ -95,7 +112,7 @@ def _draw_levels(axes: Axes, analysis: Analysis) -> None:
     if len(populations) != 1:
         return
     (planned,) = populations.values()
-    scheme, selection = analysis.headline
+    _, selection = analysis.headline
     bits = planned.dataset_bits[str(selection)]
     answers = answer_bits(planned.population, selection)
     baseline = bits - planned.population.num_profiles * sum(answers.values())
@@ -124,9 +141,11 @@ def bits_vs_exposures(analysis: Analysis) -> Figure:
     axes.set(xscale="log", xlabel="exposures per fact", ylabel=f"learned bits per parameter ({selection})")
     if len(totals):
         shown = totals["bits_per_param"]
-        axes.set_ylim(max(shown.min(), -0.5) - 0.1, max(shown.max(), REFERENCE_BITS_PER_PARAM) + 0.15)
-        _caption(figure, "Evaluations below the axis are early ones, where a model is worse than one that knows the names."
-                 if shown.min() < -0.5 else "")  # fmt: skip
+        floor = max(shown.min(), LOWEST_SHOWN)
+        axes.set_ylim(floor - 0.1, max(shown.max(), REFERENCE_BITS_PER_PARAM) + 0.15)
+        axes.set_xlim(left=totals["exposures"][shown >= floor].min() / 1.5)
+        if shown.min() < floor:
+            _caption(figure, "Earlier evaluations are not shown: models then lost more than one that knows just the names.")
     axes.set_title(f"What {len(analysis.results)} trials had learned when, {scheme} encoding")
     axes.legend(loc="lower right", reverse=True)
     return figure
@@ -194,8 +213,11 @@ def _caption(figure: Figure, text: str) -> None:
 
 
 def _plain_ticks(axes: Axes, sizes: list[int]) -> None:
-    """Parameter counts as people write them, where there are few enough to tick each."""
+    """Numbers as people write them: each parameter count where they are few, and bits in thousands."""
     ticks = sorted(set(sizes))
     if 0 < len(ticks) <= 6:
         axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

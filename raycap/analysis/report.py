@@ -110,7 +110,17 @@ def _trial_table(analysis: Analysis) -> str:
         else:
             cells += ["", "", "", "", "", f'<span class="failed">{trial["state"]}</span>']
         rows.append(cells)
-    header = ["trial", "parameters", "non-embedding", "exposures", "loss (bits)", "learned bits", "bits/param", "seconds", "excluded"]
+    header = [
+        "trial",
+        "parameters",
+        "non-embedding",
+        "exposures",
+        "loss (bits)",
+        "learned bits",
+        "bits/param",
+        "seconds",
+        "excluded",
+    ]
     return _table(header, rows)
 
 

@@ -53,6 +53,14 @@ class Analysis:
             & (table["hops"] == most)
         ]
 
+    def finals(self, scheme: EncodingScheme, selection: SelectionScheme) -> dict[str, dict[str, Any]]:
+        """The rows of `totals` at each trial's last evaluation, by trial_id."""
+        totals = self.totals(scheme, selection)
+        if totals.empty:
+            return {}
+        rows = totals[totals["final"]].to_dict("records")
+        return {str(row["trial_id"]): {str(name): value for name, value in row.items()} for row in rows}
+
 
 def analyse(
     sweep: SweepRecord, run: RunRecord, results: dict[str, TrialResult], failures: dict[str, Failure]
@@ -64,12 +72,11 @@ def analyse(
     analysis = Analysis(sweep, run, ordered, failures, table, {})
     for scheme in spec.schemes:
         for selection in spec.selections:
-            totals = analysis.totals(scheme, selection)
-            finals = {row.trial_id: row for row in totals[totals["final"]].itertuples()} if len(totals) else {}
+            finals = analysis.finals(scheme, selection)
             reasons = {trial_id: exclusion(result, scheme, selection) for trial_id, result in ordered.items()}
             points = [
-                Point(trial_id, row.num_params, row.learned_bits)
-                for trial_id, row in finals.items()
+                Point(trial_id, final["num_params"], final["learned_bits"])
+                for trial_id, final in finals.items()
                 if reasons[trial_id] is None
             ]
             excluded = {trial_id: str(reason) for trial_id, reason in reasons.items() if reason is not None}
@@ -81,7 +88,7 @@ def analyse(
 def summary(analysis: Analysis) -> dict[str, Any]:
     """summary.json: every trial and every law in plain numbers, null where there is none."""
     spec = analysis.sweep.spec.analysis
-    finals = {key: _finals(analysis, *key) for key in analysis.laws}
+    finals = {key: analysis.finals(*key) for key in analysis.laws}
 
     def by_reading(trial_id: str, column: str) -> dict[str, dict[str, float | None]]:
         return {
@@ -122,21 +129,12 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "question": analysis.sweep.question,
         "trials": trials,
         "laws": {
-            str(scheme): {
-                str(selection): _law_entry(analysis.laws[scheme, selection]) for selection in spec.selections
-            }
+            str(scheme): {str(selection): _law_entry(analysis.laws[scheme, selection]) for selection in spec.selections}
             for scheme in spec.schemes
         },
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
-
-
-def _finals(analysis: Analysis, scheme: EncodingScheme, selection: SelectionScheme) -> dict[str, dict[str, float]]:
-    totals = analysis.totals(scheme, selection)
-    if totals.empty:
-        return {}
-    return totals[totals["final"]].set_index("trial_id").to_dict("index")
 
 
 def _law_entry(law: ProportionalLaw) -> dict[str, Any]:

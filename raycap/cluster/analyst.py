@@ -50,9 +50,8 @@ class Analyst:
             if not self._tracker.is_finished(result.trial_id):
                 self._log_result(result)
 
-    def ready(self) -> tuple[str, str]:
-        """MLflow's experiment id and the id of the sweep's run, once both are there."""
-        return self._tracker.experiment_id, self._tracker.parent_id
+    def ready(self) -> None:
+        """Returns once MLflow's experiment and the sweep's run are there."""
 
     def begin(self, slots: int) -> None:
         """Trials begin, so many at once."""

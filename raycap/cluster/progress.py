@@ -34,7 +34,9 @@ class Progress:
     def __init__(self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle, console: Console) -> None:
         self._rows = {trial.trial_id: _Row(trial) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
+        )
         self._num_seen = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="raycap-progress", daemon=True)
@@ -91,7 +93,12 @@ class Progress:
         for row in rows[:ROWS_SHOWN]:
             last = row.last
             numbers = (
-                [f"{last.exposures:,.1f}", f"{last.loss_bits:.2f}", f"{last.bits_per_param:.2f}", f"{last.tokens_per_s:,.0f}"]
+                [
+                    f"{last.exposures:,.1f}",
+                    f"{last.loss_bits:.2f}",
+                    f"{last.bits_per_param:.2f}",
+                    f"{last.tokens_per_s:,.0f}",
+                ]
                 if last
                 else []
             )

@@ -69,10 +69,10 @@ def run_sweep(
     storage_location: str,
     console: Console,
     began: float,
-) -> tuple[str, tuple[str, str], bool]:
+) -> tuple[str, bool]:
     """Run the missing trials and bring the sweep's folder and MLflow up to date.
 
-    Returns the law as a sentence, MLflow's (experiment id, parent run id), and whether the run was interrupted.
+    Returns the law as a sentence, and whether the run was interrupted.
     Raises TrackingError or ResourceError before any trial starts.
     """
     from raycap.cluster.analyst import Analyst
@@ -81,7 +81,7 @@ def run_sweep(
         analyst = Analyst(sweep.model_dump_json(), storage_location, results_json)
         slots = _slots_before(Storage.at(storage_location), sweep)
         run = RunRecord(wall_seconds=time.time() - began, slots=slots)
-        return analyst.conclude(run.model_dump_json(), "FINISHED"), analyst.ready(), False
+        return analyst.conclude(run.model_dump_json(), "FINISHED"), False
     with ray_session():
         return _run_on_ray(sweep, missing, results_json, storage_location, console, began)
 
@@ -93,7 +93,7 @@ def _run_on_ray(
     storage_location: str,
     console: Console,
     began: float,
-) -> tuple[str, tuple[str, str], bool]:
+) -> tuple[str, bool]:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
@@ -102,7 +102,7 @@ def _run_on_ray(
 
     slots = concurrent_slots(sweep.spec.execution)
     analyst = AnalystActor.remote(sweep.model_dump_json(), storage_location, results_json)
-    tracked = _unwrapped(analyst.ready.remote())
+    _unwrapped(analyst.ready.remote())
     ray.get(analyst.begin.remote(slots))
     progress = Progress(missing, len(results_json), analyst, console)
     progress.start()
@@ -126,7 +126,7 @@ def _run_on_ray(
     run = RunRecord(wall_seconds=time.time() - began, slots=slots)
     law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
     ray.kill(analyst)
-    return law, tracked, interrupted
+    return law, interrupted
 
 
 @contextmanager

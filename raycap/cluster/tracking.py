@@ -22,7 +22,12 @@ from mlflow.exceptions import MlflowException
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import TrackingSpec
 
-SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = "raycap.sweep", "raycap.trial_id", "mlflow.parentRunId", "mlflow.note.content"
+SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
+    "raycap.sweep",
+    "raycap.trial_id",
+    "mlflow.parentRunId",
+    "mlflow.note.content",
+)
 STEP_METRIC = "train/exposures"
 """Logged at every evaluation: its history tells which steps a run already has."""
 METRICS_PER_CALL = 900
@@ -175,5 +180,3 @@ def find_sweep(tracking: TrackingSpec, sweep_name: str) -> tuple[str, str]:
     if not experiment or not runs:
         raise TrackingError(f"no sweep {sweep_name!r} in experiment {tracking.experiment!r} of {tracking.uri}")
     return experiment.experiment_id, runs[0].info.run_id
-
-

@@ -47,9 +47,7 @@ def fit(
             "analyst": analyst,
         },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=execution.num_workers, use_gpu=on_gpu, resources_per_worker=resources
-        ),
+        scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=trial_id,
             storage_path=storage.path("trials"),
@@ -85,7 +83,10 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
     def report(evaluation: Evaluation | None, folder: Path | None) -> None:
         if evaluation is not None and rank == 0:
             config["analyst"].record_evaluation.remote(spec.trial_id, evaluation.model_dump_json())
-        ray.train.report({"step": evaluation.step} if evaluation else {}, checkpoint=Checkpoint.from_directory(folder) if folder else None)
+        ray.train.report(
+            {"step": evaluation.step} if evaluation else {},
+            checkpoint=Checkpoint.from_directory(folder) if folder else None,
+        )
 
     def run(resume_from: Path | None) -> dict[str, str]:
         try:

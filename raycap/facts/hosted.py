@@ -99,7 +99,9 @@ def _targets(values: list[dict[str, Any]], names: list[str], relation: str) -> A
         if not 0 <= index < len(names):
             raise ValueError(f"column {relation}, row {row}: index {index} is outside 0..{len(names) - 1}")
         if value["name"] != names[index]:
-            raise ValueError(f"column {relation}, row {row}: {value['name']!r} is not the name at index {index}, {names[index]!r}")
+            raise ValueError(
+                f"column {relation}, row {row}: {value['name']!r} is not the name at index {index}, {names[index]!r}"
+            )
     return np.array([value["index"] for value in values], np.int32)
 
 
@@ -125,5 +127,5 @@ def _features(relations: tuple[str, ...]) -> "Features":
     text = {column: Value("string") for column in TEXT_ATTRIBUTES}
     return Features(
         {"name": Value("string"), "index": Value("int32"), "birth_date": Value("timestamp[s]"), **text}
-        | {relation: person for relation in relations}
+        | dict.fromkeys(relations, person)
     )

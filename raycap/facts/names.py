@@ -66,7 +66,9 @@ Montreal; Mumbai; Munich; Muscat; Nagoya; Nashville; Nicosia; Osaka; Oslo; Paler
 Porto; Prague; Quito; Rabat; Recife; Reykjavik; Rome; Rotterdam; Samarkand; Santiago; Sapporo; Sarajevo; Seattle;
 Seoul; Seville; Sofia; Stockholm; Tallinn; Tbilisi; Tokyo; Toronto; Toulouse; Trieste; Tripoli; Tunis; Turin;
 Ulaanbaatar; Utrecht; Valencia; Vancouver; Venice; Vienna; Vilnius; Warsaw; Wroclaw; Yerevan; Zagreb; Zurich
-""".replace("\n", " ").strip().split("; ")
+""".replace("\n", " ")
+    .strip()
+    .split("; ")
 )
 """223 cities; no value of an attribute is a prefix of another, so that an answer's end carries no information."""
 
@@ -93,7 +95,9 @@ Quill Street College; Ravensmoor University; Redcliff University; Rosewood Colle
 Saltmarsh University; Sandpiper College; Silver Birch University; Snowfield University; Stonewater Polytechnic;
 Summerlea College; Sunward University; Tamarack University; Thistledown College; Thornbury Gate University;
 Umberland University; Violet Hills University; Westerly University; Willowmere College; Yarrow Bank University
-""".replace("\n", " ").strip().split("; ")
+""".replace("\n", " ")
+    .strip()
+    .split("; ")
 )
 """100 invented universities."""
 
@@ -111,6 +115,8 @@ Mosaic Tiles; Nectar Beverages; Nimbus Computing; Oak and Iron; Onyx Semiconduct
 Osmosis Filters; Paragon Law; Pelican Petroleum; Pepper Restaurants; Pinwheel Studios; Quartz Watches;
 Raven Analytics; Saffron Spices; Sparrow Bicycles; Tangerine Records; Tundra Outfitters; Velvet Upholstery;
 Walnut Consulting; Zephyr Turbines
-""".replace("\n", " ").strip().split("; ")
+""".replace("\n", " ")
+    .strip()
+    .split("; ")
 )
 """73 invented employers."""

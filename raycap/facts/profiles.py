@@ -1,8 +1,8 @@
 """People as integer arrays: what a profile holds (Schema), and who there is (Profiles).
 
-    names       (N, 3)  first, middle, last: indices into the schema's name pools
-    attributes  (N, 4)  indices into the values of each attribute
-    relations   (N, R)  the person each relation points to
+names       (N, 3)  first, middle, last: indices into the schema's name pools
+attributes  (N, 4)  indices into the values of each attribute
+relations   (N, R)  the person each relation points to
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,10 @@ class Schema:
         """The numbers that code lengths are computed from, for a population of this schema."""
         entropies = {attribute.name: attribute.entropy_bits for attribute in self.attributes}
         return PopulationFacts(
-            num_profiles=num_profiles, num_names=self.num_names, attribute_entropies_bits=entropies, relations=self.relations
+            num_profiles=num_profiles,
+            num_names=self.num_names,
+            attribute_entropies_bits=entropies,
+            relations=self.relations,
         )
 
 

@@ -81,7 +81,9 @@ def render(profiles: Profiles, questions: Questions) -> list[tuple[str, str]]:
     for row in range(len(found)):
         chain = "".join(possessive(schema.relations[r]) for r in questions.relations[row])
         subject = questions.subject[row]
-        prompt = f"{PROMPT_START} {profiles.full_name(questions.person[row])}{chain}{possessive(schema.subjects[subject])}"
+        prompt = (
+            f"{PROMPT_START} {profiles.full_name(questions.person[row])}{chain}{possessive(schema.subjects[subject])}"
+        )
         if subject < len(schema.attributes):
             answer = schema.attributes[subject].values[found[row]]
         else:

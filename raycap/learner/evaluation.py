@@ -36,8 +36,8 @@ class Batch:
     @classmethod
     def of(cls, rows: Rows, device: torch.device) -> Self:
         """Rows on a device, cut to the longest of them."""
-        length = int(rows.answer_mask.any(axis=0).nonzero()[0][-1])  # columns before the last target
         row, column = rows.answer_mask.nonzero()
+        length = int(column.max())  # columns before the last target
         targets = rows.input_ids[row, column].astype(np.int64)
         arrays = (np.ascontiguousarray(rows.input_ids[:, :length]), row * length + column - 1, targets, row)
         return cls(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
@@ -116,4 +116,4 @@ def _question_losses(
             nats = answer_token_losses(model, batch)
         per_question = torch.zeros(len(questions.person), dtype=torch.float64, device=device)
         per_question.index_add_(0, batch.row_of, nats.double())
-        yield to_bits(per_question.cpu().numpy())
+        yield per_question.cpu().numpy() * BITS_PER_NAT

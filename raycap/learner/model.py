@@ -148,7 +148,10 @@ def transformers_weights(model: Llama) -> dict[str, Tensor]:
         pieces = {name: tensor}
         for fused, parts in FUSED.items():
             if fused in name:
-                pieces = {name.replace(fused, part): piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
+                pieces = {
+                    name.replace(fused, part): piece
+                    for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)
+                }
         for piece_name, piece in pieces.items():
             prefix = "" if piece_name.startswith("lm_head") else "model."
             weights[prefix + piece_name] = piece.detach().cpu().contiguous()

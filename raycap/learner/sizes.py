@@ -22,12 +22,16 @@ def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:
     shape = model.model_dump(exclude={"num_params"})
 
     def at(multiple: int) -> ModelByWidth:
-        return ModelByWidth(hidden_size=multiple * step, heads=model.heads, **{k: v for k, v in shape.items() if k != "heads"})
+        return ModelByWidth(
+            hidden_size=multiple * step, heads=model.heads, **{k: v for k, v in shape.items() if k != "heads"}
+        )
 
     def distance(multiple: int) -> int:
         return abs(parameter_counts(at(multiple), vocab_size).total - model.num_params)
 
     multiple = 1
-    while distance(multiple + 1) < distance(multiple):  # the count grows with the width, so the distance has one minimum
+    while distance(multiple + 1) < distance(
+        multiple
+    ):  # the count grows with the width, so the distance has one minimum
         multiple += 1
     return at(multiple)

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from raycap.facts.profiles import Attribute, IntArray, Profiles
-from raycap.facts.questions import END, PROMPT_END, PROMPT_START, Questions, answers, num_questions, possessive, render, unpack
+from raycap.facts.questions import (
+    END,
+    PROMPT_END,
+    PROMPT_START,
+    Questions,
+    asked_person,
+    num_questions,
+    possessive,
+    render,
+    unpack,
+)
 from raycap.spec import TokenizerSpec, WordTokenizer
 
 END_ID = 0
@@ -89,7 +99,9 @@ def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
 def _word_tokenizer(profiles: Profiles) -> Tokenizer:
     schema = profiles.schema
     subjects = [possessive(subject) for subject in schema.subjects]
-    values = {word for attribute in schema.attributes for value in attribute.values for word in value_words(attribute, value)}
+    values = {
+        word for attribute in schema.attributes for value in attribute.values for word in value_words(attribute, value)
+    }
     names = {part for pool in schema.name_pools for part in pool}
     vocabulary = [END, PROMPT_START, PROMPT_END, *subjects, *sorted(values | names)]
 
@@ -164,9 +176,9 @@ class Composer:
     subjects: PieceTable
     prompt_end: PieceTable
     answers: PieceTable
-    """Answers with their end token: the values of every attribute one after the other, then all people."""
-    answer_offsets: IntArray
-    """Where the answers to each subject begin in `answers`."""
+    """Every answer that occurs, with its end token."""
+    answer_of: IntArray
+    """(N, subjects): the row of `answers` that answers each one-hop question."""
 
     @classmethod
     def build(cls, profiles: Profiles, tokenizer: Tokenizer) -> "Composer":
@@ -189,20 +201,21 @@ class Composer:
             [token for table, index in zip(part_ids, person, strict=True) for token in table[index]]
             for person in people.tolist()
         ]
-        values = [
-            encode([value_words(attribute, value) if whole_words else (f" {value}",) for value in attribute.values])
-            for attribute in schema.attributes
-        ]
-        sizes = [len(attribute.values) for attribute in schema.attributes]
-        offsets = [sum(sizes[:i]) for i in range(len(sizes))] + [sum(sizes)] * len(schema.relations)
+        answers, answer_of = [[*name, END_ID] for name in names], [profiles.relations]
+        for attribute, column in zip(schema.attributes, profiles.attributes.T, strict=True):
+            used, which = np.unique(column, return_inverse=True)  # there are 67,200 dates, and few of them occur
+            values = [attribute.values[index] for index in used]
+            pieces = encode([value_words(attribute, value) if whole_words else (f" {value}",) for value in values])
+            answer_of.insert(-1, (len(answers) + which[:, None]).astype(np.int32))
+            answers += [[*piece, END_ID] for piece in pieces]
         return cls(
             profiles=profiles,
             start=PieceTable.of(encode([(PROMPT_START,)])),
             names=PieceTable.of(names),
             subjects=PieceTable.of(encode([(possessive(subject),) for subject in schema.subjects])),
             prompt_end=PieceTable.of(encode([(PROMPT_END,)])),
-            answers=PieceTable.of([[*piece, END_ID] for pieces in [*values, names] for piece in pieces]),
-            answer_offsets=np.array(offsets, np.int32),
+            answers=PieceTable.of(answers),
+            answer_of=np.concatenate(answer_of, axis=1),
         )
 
     def row_length(self, hops: int) -> int:
@@ -217,7 +230,7 @@ class Composer:
         pieces = [(self.start, zeros), (self.names, questions.person)]
         pieces += [(self.subjects, num_attributes + relation) for relation in questions.relations.T]
         pieces += [(self.subjects, questions.subject), (self.prompt_end, zeros)]
-        answer = answers(self.profiles, questions) + self.answer_offsets[questions.subject]
+        answer = self.answer_of[asked_person(self.profiles, questions), questions.subject]
 
         input_ids = np.full((len(zeros), length), END_ID, np.int32)
         cursor: int | IntArray = 0  # where the next piece goes; one number as long as it is the same in every row
@@ -233,14 +246,16 @@ class Composer:
         num_attributes, relations = len(self.profiles.schema.attributes), self.profiles.relations
         asked = np.full(self.profiles.num_profiles, 1.0)  # how many chains of relations end at each person
         for _ in range(hops - 1):
-            asked = sum(
-                np.bincount(relations[:, r], weights=asked, minlength=len(asked)) for r in range(relations.shape[1])
-            )
-        facts = np.concatenate([self.profiles.attributes, relations], axis=1)
-        answer_lengths = self.answers.lengths[facts + self.answer_offsets]
-        mean_answer = float((answer_lengths.mean(axis=1) * asked).sum() / asked.sum())
+            asked = np.bincount(relations.ravel(), np.repeat(asked, relations.shape[1]), minlength=len(asked))
+        answer_lengths = self.answers.lengths[self.answer_of].mean(axis=1)
+        mean_answer = float((answer_lengths * asked).sum() / asked.sum())
         mean_relation = self.subjects.lengths[num_attributes:].mean() * (hops - 1) if hops > 1 else 0.0
-        fixed = self.start.lengths[0] + self.prompt_end.lengths[0] + self.subjects.lengths.mean() + self.names.lengths.mean()
+        fixed = (
+            self.start.lengths[0]
+            + self.prompt_end.lengths[0]
+            + self.subjects.lengths.mean()
+            + self.names.lengths.mean()
+        )
         return float(fixed + mean_relation) + mean_answer, mean_answer
 
 

@@ -86,7 +86,9 @@ def train(
         first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step))
         done = step + 1
         if (done % CHECK_FINITE_EVERY == 0 or done in pause_set) and (bad := int(first_bad)) < num_steps:
-            raise DivergedError(f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr")
+            raise DivergedError(
+                f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
+            )
         if done in pause_set:
             bits = to_bits(float(loss_sum))
             assert math.isfinite(bits)

@@ -29,13 +29,16 @@ STATE_FILE = "state.pt"
 STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where this worker stands among the workers of its trial, and what it computes on."""
 
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def run_trial(
     report: Report = lambda evaluation, checkpoint: None,
     resume_from: Path | None = None,
     checkpoint_every: int = 5_000,
-    place: Place = Place(),  # noqa: B008 (frozen)
+    place: Place = Place(),
 ) -> TrainedTrial:
     """Train and measure one resolved trial; continues from the checkpoint in `resume_from` if there is one.
 

@@ -76,7 +76,11 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
         problems += _describe(error, SweepSpec, (), document)
     tree_trial, tree_grid = document.tree.get("trial", {}), document.tree.get("grid", {})
     points: list[GridPoint] = []
-    if isinstance(tree_trial, dict) and isinstance(tree_grid, dict) and all(isinstance(v, list) for v in tree_grid.values()):
+    if (
+        isinstance(tree_trial, dict)
+        and isinstance(tree_grid, dict)
+        and all(isinstance(v, list) for v in tree_grid.values())
+    ):
         points = _check_grid(tree_trial, tree_grid, document, problems)
     if problems or spec is None:
         raise SpecError(list(dict.fromkeys(problems)))
@@ -109,7 +113,9 @@ class _Document:
             where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
             raise SpecError([f"{where}: not valid YAML: {error.problem or error.context}"]) from None
         if not isinstance(raw, CommentedMap):
-            raise SpecError([f"{source}:1:1: a sweep file is a mapping (name:, trial:, grid:, ...), got {type(raw).__name__}"])
+            raise SpecError(
+                [f"{source}:1:1: a sweep file is a mapping (name:, trial:, grid:, ...), got {type(raw).__name__}"]
+            )
         positions: dict[Place, Position] = {(): (source, 1, 1)}
         _record_positions(raw, (), source, positions)
         return cls(_plain(raw), positions)
@@ -173,11 +179,15 @@ def _plain(node: Any) -> Any:
     return node if node is None else str(node)
 
 
-def _check_grid(trial: dict[str, Any], grid: dict[str, list[Any]], document: _Document, problems: list[str]) -> list[GridPoint]:
+def _check_grid(
+    trial: dict[str, Any], grid: dict[str, list[Any]], document: _Document, problems: list[str]
+) -> list[GridPoint]:
     num_points = math.prod(len(values) for values in grid.values())
     if num_points > MAX_GRID_POINTS:
         counts = " x ".join(str(len(values)) for values in grid.values())
-        problems.append(f"{document.locate(('grid',))}: grid: {counts} = {num_points} points, more than {MAX_GRID_POINTS}")
+        problems.append(
+            f"{document.locate(('grid',))}: grid: {counts} = {num_points} points, more than {MAX_GRID_POINTS}"
+        )
         return []
     points = []
     for raw, coordinates, indices in _grid_trees(trial, grid):
@@ -220,8 +230,10 @@ def _describe(
         place = document_place = (*prefix, *names)
         for path, index in (indices or {}).items():
             axis = ("trial", *path.split("."))
-            if place[: len(axis)] == axis or (len(place) < len(axis) and axis[: len(place)] == place and fault["type"] == "raycap_rule"):
-                document_place = ("grid", path, index)
+            if place[: len(axis)] == axis or (
+                len(place) < len(axis) and axis[: len(place)] == place and fault["type"] == "raycap_rule"
+            ):
+                document_place = ("grid", path) if fault["type"] == "extra_forbidden" else ("grid", path, index)
         lines.append(f"{document.locate(document_place)}: {'.'.join(map(str, place))}: {_rule(fault, model)}")
     return lines
 

@@ -1,0 +1,113 @@
+"""What learns: the specs of tokenizer and model."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from raycap.spec.base import Spec, broken_rule
+
+
+class WordTokenizer(Spec):
+    """One token per name part, attribute value and subject (dates: year, month, day); vocabulary = the pools."""
+
+    kind: Literal["word"] = "word"
+    """Whole words, known in advance, so that the vocabulary tells nothing about the people."""
+
+
+class BpeTokenizer(Spec):
+    """Byte-level BPE trained on the questions, as the reference does."""
+
+    kind: Literal["bpe"]
+    """Byte-level byte-pair encoding."""
+    vocab_size: int = Field(default=3000, ge=300)
+    """Number of tokens, and rows of the embedding."""
+
+
+TokenizerSpec = Annotated[WordTokenizer | BpeTokenizer, Field(discriminator="kind")]
+
+
+class HeadSize(Spec):
+    """Attention heads of a fixed size; their number follows the width."""
+
+    head_size: int = Field(default=16, ge=2, multiple_of=2)
+    """Size of a head; even, for rotary positions; must divide hidden_size."""
+
+
+class NumHeads(Spec):
+    """A fixed number of attention heads; their size follows the width."""
+
+    num_heads: int = Field(ge=1)
+    """Number of heads; must divide hidden_size into even sizes."""
+
+
+HeadsSpec = Annotated[
+    Annotated[HeadSize, Tag("<size>")] | Annotated[NumHeads, Tag("<num>")],
+    Discriminator(
+        lambda v: "<num>" if isinstance(v, NumHeads) or (isinstance(v, dict) and "num_heads" in v) else "<size>"
+    ),
+]
+
+
+class _Llama(Spec):
+    num_layers: int = Field(default=4, ge=1)
+    """L: number of transformer blocks; the MLP is 4 times as wide as the model."""
+    tie_embeddings: bool = False
+    """Use the embedding as the output layer too."""
+    heads: HeadsSpec = HeadSize()
+    """How the width is cut into attention heads."""
+
+    def head_size_at(self, hidden_size: int) -> int:
+        """Size of an attention head at a width; raises where heads do not divide it evenly."""
+        if isinstance(self.heads, HeadSize):
+            if hidden_size % self.heads.head_size:
+                raise broken_rule(
+                    "heads of size {size} do not divide hidden_size {h}; choose a multiple of {size}, or give num_heads "
+                    "instead of head_size under model.heads",
+                    size=self.heads.head_size,
+                    h=hidden_size,
+                )
+            return self.heads.head_size
+        if hidden_size % (2 * self.heads.num_heads):
+            raise broken_rule(
+                "{k} heads do not divide hidden_size {h} into even sizes; choose a multiple of {m}",
+                k=self.heads.num_heads,
+                h=hidden_size,
+                m=2 * self.heads.num_heads,
+            )
+        return hidden_size // self.heads.num_heads
+
+
+class ModelByWidth(_Llama):
+    """A Llama of a given width."""
+
+    hidden_size: int = Field(default=64, ge=2)
+    """h: width of the residual stream."""
+
+    @field_validator("hidden_size")
+    @classmethod
+    def _heads_divide(cls, hidden_size: int, info: Any) -> int:
+        if "heads" in info.data:
+            _Llama(heads=info.data["heads"]).head_size_at(hidden_size)
+        return hidden_size
+
+    @property
+    def head_size(self) -> int:
+        """Size of an attention head."""
+        return self.head_size_at(self.hidden_size)
+
+
+class ModelByParams(_Llama):
+    """A Llama of about a given size; the plan solves for the width and reports the real count."""
+
+    num_params: int = Field(gt=0)
+    """Target number of parameters, embeddings included; the nearest possible width is taken."""
+
+
+ModelSpec = Annotated[
+    Annotated[ModelByWidth, Tag("<width>")] | Annotated[ModelByParams, Tag("<params>")],
+    Discriminator(
+        lambda v: (
+            "<params>" if isinstance(v, ModelByParams) or (isinstance(v, dict) and "num_params" in v) else "<width>"
+        )
+    ),
+]

@@ -1,0 +1,95 @@
+"""Around the trials: how losses are read, where trials run, where results go, and the SweepSpec itself."""
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from raycap.spec.base import EncodingScheme, SelectionScheme, Spec, broken_rule
+
+
+class AnalysisSpec(Spec):
+    """How the losses are read. Changing it retrains nothing."""
+
+    schemes: tuple[EncodingScheme, ...] = (EncodingScheme.OPTIMAL,)
+    """Encoding schemes to compute capacities for."""
+    selections: tuple[SelectionScheme, ...] = tuple(SelectionScheme)
+    """Selection schemes to compute capacities for."""
+
+    @field_validator("schemes", "selections")
+    @classmethod
+    def _unique(cls, members: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not members or len(set(members)) != len(members):
+            raise broken_rule("must name at least one, each once, got {got}", got=str([str(m) for m in members]))
+        return members
+
+    @property
+    def headline(self) -> tuple[EncodingScheme, SelectionScheme]:
+        """The reading shown first: the first scheme, with the names enumerated if that is asked for."""
+        enumerated = SelectionScheme.ENUMERATE in self.selections
+        return self.schemes[0], SelectionScheme.ENUMERATE if enumerated else self.selections[0]
+
+
+class ExecutionSpec(Spec):
+    """Where and how trials run; never part of a trial's identity."""
+
+    num_workers: int = Field(default=1, ge=1)
+    """Workers per trial; each takes its share of every batch."""
+    cpus_per_worker: float = Field(default=1.0, gt=0.25)
+    """CPUs a worker takes, the quarter of one included that its Ray Data reader takes."""
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    """GPUs a worker takes; a fraction shares a GPU between trials and needs num_workers: 1."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often a trial is restarted from its last checkpoint before it counts as failed."""
+    max_concurrent_trials: int = Field(default=1024, ge=1)
+    """At most this many trials at once, even where more would fit."""
+    checkpoint_every_steps: int = Field(default=5_000, ge=1)
+    """Steps between checkpoints, beside those at evaluations."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _fraction_is_alone(cls, gpus: float, info: Any) -> float:
+        if gpus != int(gpus) and (gpus > 1 or info.data.get("num_workers", 1) > 1):
+            raise broken_rule(
+                "a fraction of a GPU needs num_workers: 1 and stays below 1 (one worker per GPU), got {got}", got=gpus
+            )
+        return gpus
+
+
+class TrackingSpec(Spec):
+    """Where MLflow keeps the runs."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """An MLflow tracking URI; a relative sqlite path is taken from the working directory."""
+    experiment: str = "raycap"
+    """Name of the MLflow experiment."""
+
+
+class SweepSpec(Spec):
+    """A sweep: one question, asked of many trials."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """Name of the sweep and of its folder under storage."""
+    trial: dict[str, Any] = {}
+    """The TrialSpec that every trial starts from; checked together with the grid, point by point."""
+    grid: dict[str, list[Any]] = {}
+    """Dotted path into trial -> values; the sweep is their cartesian product."""
+    analysis: AnalysisSpec = AnalysisSpec()
+    execution: ExecutionSpec = ExecutionSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    storage: str = "runs"
+    """Folder or URI (s3://, gs://) that holds trials and sweeps."""
+
+    @field_validator("name")
+    @classmethod
+    def _not_the_trials_folder(cls, name: str) -> str:
+        if name == "trials":
+            raise broken_rule("'trials' is the folder of the trials themselves; choose another name")
+        return name
+
+    @field_validator("grid")
+    @classmethod
+    def _axes_have_values(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for path, values in grid.items():
+            if not values:
+                raise broken_rule("grid axis {path} has no values", path=path)
+        return grid

@@ -1,0 +1,28 @@
+"""One Ray instance for the whole session; specs small enough to train in a second."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each on two cores are many times slower
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def ray_instance() -> Iterator[None]:
+    from raycap.cluster.session import ray_session
+
+    with ray_session():
+        yield
+
+
+@pytest.fixture
+def shared_profiles() -> Path:
+    path = SHARED_DATA / "profiles_1000_uniform_r17.parquet"
+    if not path.exists():
+        pytest.skip("no test material beside the project")
+    return path

@@ -1,0 +1,65 @@
+"""Code lengths against brute force and against the formulas written out."""
+
+import math
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.facts.entropy import code_length_bits, name_set_bits
+from raycap.facts.names import RELATIONS
+from raycap.results import PopulationFacts
+from raycap.spec import EncodingScheme, SelectionScheme
+
+
+def population(num_profiles: int, num_names: int, num_relations: int = 3) -> PopulationFacts:
+    return PopulationFacts(
+        num_profiles=num_profiles,
+        num_names=num_names,
+        attribute_entropies_bits={"birth_date": 15.95, "employer": 6.25},
+        relations=RELATIONS[:num_relations],
+    )
+
+
+@pytest.mark.parametrize(("num_profiles", "num_names"), [(1, 5), (3, 7), (6, 12), (5, 5)])
+def test_the_set_of_names_costs_log2_of_the_number_of_sets(num_profiles: int, num_names: int) -> None:
+    num_sets = sum(1 for _ in combinations(range(num_names), num_profiles))
+    bits = name_set_bits(population(num_profiles, num_names), SelectionScheme.SET)
+    assert bits == pytest.approx(math.log2(num_sets), rel=1e-12)
+
+
+def test_the_set_of_names_is_exact_for_the_census_pool() -> None:
+    num_names, num_profiles = 5163 * 5163 * 88_799, 2_000
+    exact = math.log2(math.comb(num_names, num_profiles))  # integers without end
+    assert name_set_bits(population(num_profiles, num_names), SelectionScheme.SET) == pytest.approx(exact, rel=1e-13)
+    textbook = num_profiles * (math.log2(num_names) - math.log2(num_profiles))
+    assert exact - textbook == pytest.approx(num_profiles / math.log(2), rel=0.01)  # what the reference left out
+
+
+@given(st.integers(2, 500), st.integers(0, 17), st.sampled_from(SelectionScheme))
+def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, selection: SelectionScheme) -> None:
+    facts = population(num_profiles, 10_000, num_relations)
+    names = name_set_bits(facts, selection)
+    a = sum(facts.attribute_entropies_bits.values())
+    per_name = math.log2(10_000 if selection is SelectionScheme.INDEPENDENT else num_profiles)
+    once = names + num_profiles * (a + num_relations * per_name)
+    for scheme in EncodingScheme:
+        assert code_length_bits(facts, scheme, selection, hops=1) == pytest.approx(once)
+    two_hop = {
+        EncodingScheme.OPTIMAL: once,
+        EncodingScheme.TWO_HOP_DOUBLE: names + num_profiles * (a + 2 * num_relations * per_name),
+        EncodingScheme.TWO_HOP_BIG_HASH: names + 0.5 * num_profiles * num_relations * (a + num_relations * per_name),
+    }
+    for scheme, bits in two_hop.items():
+        assert code_length_bits(facts, scheme, selection, hops=2, trained_share=0.5) == pytest.approx(bits)
+
+
+@given(st.integers(1, 400))
+def test_a_list_costs_more_than_a_set_by_the_order(num_profiles: int) -> None:
+    facts = population(num_profiles, 1_000)
+    listed, unordered = (name_set_bits(facts, s) for s in (SelectionScheme.ENUMERATE, SelectionScheme.SET))
+    with_repeats = num_profiles * math.log2(1_000)
+    without_repeats = sum(math.log2(1_000 - i) for i in range(num_profiles))
+    order = math.lgamma(num_profiles + 1) / math.log(2)
+    assert listed - unordered == pytest.approx(order + with_repeats - without_repeats, rel=1e-9, abs=1e-9)

@@ -1,0 +1,95 @@
+"""Trial results with a planted truth: chosen bits per parameter, or chosen losses."""
+
+from raycap.facts.entropy import answer_bits, code_length_bits
+from raycap.plan import expand
+from raycap.results import (
+    Evaluation,
+    LossRow,
+    LossTable,
+    PopulationFacts,
+    Provenance,
+    RunRecord,
+    SweepRecord,
+    TrialResult,
+)
+from raycap.spec import EncodingScheme, SelectionScheme, SweepSpec, TrialSpec
+from raycap.spec.file import GridPoint, LoadedSweep
+
+ATTRIBUTES = {"birth_date": 15.95, "employer": 6.0}
+POPULATION = PopulationFacts(
+    num_profiles=1000, num_names=16_000, attribute_entropies_bits=ATTRIBUTES, relations=("parent", "child")
+)
+
+
+def table(population: PopulationFacts, share_lost: float, hops: int = 1) -> LossTable:
+    """Every answer of one number of hops loses the same share of its entropy, the names being known."""
+    entropies = answer_bits(population, SelectionScheme.SET)
+    count = population.num_profiles * (len(population.relations) if hops == 2 else 1)
+    return LossTable(
+        rows=tuple(
+            LossRow(
+                hops=hops,
+                subject=subject,
+                sum_bits=share_lost * bits * count,
+                sum_squares_bits2=(share_lost * bits) ** 2 * count,
+                num_evaluated=count,
+                num_questions=count,
+            )
+            for subject, bits in entropies.items()
+        )
+    )
+
+
+def sweep(widths: list[int], seeds: list[int] = [0], name: str = "planted") -> SweepRecord:  # noqa: B006
+    """A planned sweep over widths and seeds."""
+    base = {"names": {"first": 20, "middle": 20, "last": 40}, "num_profiles": 1000, "num_relations": 2}
+    points = [
+        GridPoint(
+            {"model.hidden_size": width, "training.seed": seed},
+            TrialSpec.model_validate_json(
+                f'{{"profiles": {str(base).replace(chr(39), chr(34))}, "model": {{"hidden_size": {width}}}, '
+                f'"training": {{"seed": {seed}}}}}'
+            ),
+        )
+        for width in widths
+        for seed in seeds
+    ]
+    spec = SweepSpec(name=name)
+    return SweepRecord(spec=spec, question="Is two planted?", trials=tuple(expand(LoadedSweep(spec, points, "", ""))))
+
+
+def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult]:
+    """Results whose enumerate bits per parameter are exactly as planted."""
+    found = {}
+    for planned in record.trials:
+        population = planned.population
+        scheme, selection = EncodingScheme.OPTIMAL, SelectionScheme.ENUMERATE
+        code_length = code_length_bits(population, scheme, selection)
+        answers = population.num_profiles * sum(answer_bits(population, SelectionScheme.SET).values())
+        share_lost = (code_length - bits_per_param * planned.parameters.total) / answers
+        found[planned.trial_id] = TrialResult(
+            trial_id=planned.trial_id,
+            spec=planned.spec,
+            population=population,
+            parameters=planned.parameters,
+            vocab_size=700,
+            num_steps=100,
+            num_workers=1,
+            evaluations=tuple(
+                Evaluation(
+                    step=step,
+                    exposures=float(step),
+                    tokens=step * 1000,
+                    learning_rate=0.01,
+                    train_loss_bits=5.0,
+                    train_seconds=step / 10,
+                    losses=table(population, share),
+                )
+                for step, share in ((10, 1.0), (100, share_lost))
+            ),
+            provenance=Provenance(git_commit="planted", versions={}, host="here", device="cpu"),
+        )
+    return found
+
+
+RUN = RunRecord(wall_seconds=20.0, slots=2)
