@@ -51,11 +51,11 @@ def ui(
     port: Annotated[int, typer.Option(help="Port of the page, on this machine alone.")] = 5000,
 ) -> None:
     """Start MLflow's page, light, and print the link that opens this sweep's trials side by side."""
-    from raycap.cluster.tracking import TrackingError, absolute_uri, comparison_link, find_sweep
+    from raycap.cluster.tracking import TrackingError, comparison_link, find_sweep
 
     sweep, _ = sweeps.prepare(spec, tuple(overrides or ()))
     tracking = sweep.spec.tracking
-    uri = absolute_uri(tracking.uri)
+    uri = tracking.uri
     try:
         experiment_id, parent_id = find_sweep(tracking, sweep.spec.name)
     except TrackingError as error:

@@ -89,6 +89,14 @@ class Storage:
             self.filesystem.delete_file(self.path(relative))
 
 
+def absolute_uri(uri: str) -> str:
+    """The same database URI with a relative sqlite path made absolute from the working directory."""
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
+        return prefix + Path(uri.removeprefix(prefix)).absolute().as_posix()
+    return uri
+
+
 def trial_folder(trial_id: str) -> str:
     """Folder of a trial, relative to the storage."""
     return f"trials/{trial_id}"

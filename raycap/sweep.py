@@ -19,7 +19,7 @@ from rich.table import Table
 from raycap.plan import expand
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
 from raycap.spec.file import SpecError, load_sweep
-from raycap.storage import Storage, failure_path, result_path
+from raycap.storage import Storage, absolute_uri, failure_path, result_path
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
 PLAN_ROWS_SHOWN = 60
@@ -67,8 +67,10 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
         raise SpecError([f"{spec}: {error}"]) from error
-    # Workers and actors live in other directories and processes: from here on the place is absolute.
-    absolute = loaded.spec.model_copy(update={"storage": storage.root if storage.is_local else loaded.spec.storage})
+    # Workers and actors live in other directories and processes: from here on all places are absolute.
+    tracking = loaded.spec.tracking.model_copy(update={"uri": absolute_uri(loaded.spec.tracking.uri)})
+    place = storage.root if storage.is_local else loaded.spec.storage
+    absolute = loaded.spec.model_copy(update={"storage": place, "tracking": tracking})
     return SweepRecord(spec=absolute, question=loaded.question, trials=tuple(trials)), storage
 
 

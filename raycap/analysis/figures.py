@@ -145,7 +145,9 @@ def bits_vs_exposures(analysis: Analysis) -> Figure:
         axes.set_ylim(floor - 0.1, max(shown.max(), REFERENCE_BITS_PER_PARAM) + 0.15)
         axes.set_xlim(left=totals["exposures"][shown >= floor].min() / 1.5)
         if shown.min() < floor:
-            _caption(figure, "Earlier evaluations are not shown: models then lost more than one that knows just the names.")
+            _caption(
+                figure, "Earlier evaluations are not shown: models then lost more than one that knows just the names."
+            )
     axes.set_title(f"What {len(analysis.results)} trials had learned when, {scheme} encoding")
     axes.legend(loc="lower right", reverse=True)
     return figure

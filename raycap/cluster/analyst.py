@@ -158,7 +158,8 @@ class Analyst:
         return metrics
 
 
-AnalystActor = ray.remote(num_cpus=0)(Analyst)
+# On the head, where a sqlite database is, and where nobody preempts it.
+AnalystActor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(Analyst)
 
 
 def description(analysis: Analysis) -> str:

@@ -37,21 +37,13 @@ class TrackingError(ConnectionError):
     """MLflow cannot be reached or used."""
 
 
-def absolute_uri(uri: str) -> str:
-    """The same URI with a relative sqlite path made absolute: Ray's workers change directory."""
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + Path(uri.removeprefix(prefix)).absolute().as_posix()
-    return uri
-
-
 class Tracker:
     """The runs of one sweep. Raises TrackingError from the start if MLflow cannot be used."""
 
     def __init__(self, sweep: SweepRecord, tracking: TrackingSpec) -> None:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._uri = absolute_uri(tracking.uri)
+        self._uri = tracking.uri
         self._planned = {trial.trial_id: trial for trial in sweep.trials}
         try:
             self._client = MlflowClient(self._uri)
@@ -174,7 +166,7 @@ def comparison_link(base_url: str, experiment_id: str, parent_id: str) -> str:
 
 def find_sweep(tracking: TrackingSpec, sweep_name: str) -> tuple[str, str]:
     """(experiment_id, parent run id) of a sweep. Raises TrackingError where there is none."""
-    client = MlflowClient(absolute_uri(tracking.uri))
+    client = MlflowClient(tracking.uri)
     experiment = client.get_experiment_by_name(tracking.experiment)
     runs = client.search_runs([experiment.experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep_name}'") if experiment else []
     if not experiment or not runs:

@@ -1,0 +1,167 @@
+"""Whole sweeps through Tune, Train, Data and MLflow: small, real, and only what is missing."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.entities import Run
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from raycap import cli, sweep
+from raycap.results import TrialResult
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
+
+SPEC = """\
+# Does it all hold together?
+name: small
+trial:
+  profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
+  model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
+  training:
+    length: {steps: 60}
+    batch_size: 32
+    num_evaluations: 3
+    optimizer: {lr: 0.02, warmup_steps: 5}
+grid:
+  training.seed: [0, 1]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*overrides: str) -> int:
+    return sweep.run("spec.yaml", overrides, Console(width=160))
+
+
+def stored_results(folder: Path) -> dict[str, TrialResult]:
+    files = folder.glob("runs/trials/*/result.json")
+    return {path.parent.name: TrialResult.model_validate_json(path.read_text()) for path in files}
+
+
+def read_summary(folder: Path, name: str = "small") -> dict:
+    return json.loads((folder / "runs" / name / "summary.json").read_text())
+
+
+def mlflow_runs(folder: Path) -> tuple[Run, dict[str, Run]]:
+    """The parent run, and the children by trial_id."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
+    parents = [r for r in found if "raycap.sweep" in r.data.tags]
+    children = {r.data.tags["raycap.trial_id"]: r for r in found if "mlflow.parentRunId" in r.data.tags}
+    assert len(parents) == 1
+    assert len(children) == len(found) - 1, "a trial has two runs"
+    assert all(r.data.tags["mlflow.parentRunId"] == parents[0].info.run_id for r in children.values())
+    return parents[0], children
+
+
+def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -> None:
+    assert run() == 0
+    first = stored_results(folder)
+    summary = read_summary(folder)
+    assert {trial["trial_id"] for trial in summary["trials"]} == set(first)
+    assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 2
+    for trial in summary["trials"]:
+        result = first[trial["trial_id"]]
+        assert trial["loss_bits"] == {"one_hop": result.final.losses.mean_bits(1)}
+        assert len(result.evaluations) == 3
+        assert result.final.step == 60
+    for name in ("capacity.png", "exposures.svg", "report.html", "capacity.csv", "capacity.parquet"):
+        assert (folder / "runs" / "small" / name).stat().st_size > 0
+    assert not list((folder / "runs").rglob("*.tmp"))
+
+    parent, children = mlflow_runs(folder)
+    assert parent.info.status == "FINISHED"
+    assert "Does it all hold together?" in parent.data.tags["mlflow.note.content"]
+    assert set(children) == set(first)
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    assert {"report.html", "capacity.png", "summary.json", "sweep.json"} <= {
+        artifact.path for artifact in client.list_artifacts(parent.info.run_id)
+    }
+    for trial_id, child in children.items():
+        assert child.info.status == "FINISHED"
+        assert child.data.params["model.hidden_size"] == "8"
+        history = client.get_metric_history(child.info.run_id, "loss/one_hop_bits")
+        assert [(point.step, point.value) for point in history] == [
+            (e.step, pytest.approx(e.losses.mean_bits(1))) for e in first[trial_id].evaluations
+        ]
+        assert "final/capacity/bits_per_param" in child.data.metrics
+
+    model_folder = folder / "runs" / "trials" / next(iter(first)) / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    assert model.num_parameters() == next(iter(first.values())).parameters.total
+    assert tokenizer("Question: What was James John Smith's parent? Answer:")["input_ids"]
+
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/trials/*/result.json")}
+    assert run() == 0  # nothing is missing
+    assert run("grid.training.seed=[0, 1, 2]") == 0  # one trial is
+    assert len(stored_results(folder)) == 3
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    _, children = mlflow_runs(folder)
+    assert len(children) == 3
+    for child in children.values():
+        assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
+
+    before = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
+    cli.report(folder / "runs" / "small")
+    after = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
+    assert before == after  # the actor and the report command give the same files
+
+
+def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ("grid.training.optimizer.lr=[0.02, 1e30]", "grid.training.seed=[0]", "trial.training.optimizer.grad_clip=1e30",
+              "trial.training.optimizer.warmup_steps=0")  # fmt: skip
+    assert run(*broken) == 1
+    output = capsys.readouterr().out
+    assert "1 of 2 trials failed" in output
+    assert "DivergedError: the training loss is not finite at step" in output
+    states = {trial["state"] for trial in read_summary(folder)["trials"]}
+    assert states == {"finished", "failed"}
+    parent, children = mlflow_runs(folder)
+    assert parent.info.status == "FAILED"
+    assert sorted(child.info.status for child in children.values()) == ["FAILED", "FINISHED"]
+    sweep_record, storage = sweep.prepare("spec.yaml", broken)
+    assert sorted(sweep.states(sweep_record, storage).values()) == ["failed before", "finished"]
+
+
+def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) -> None:
+    two_hop = ("name=two", "trial.questions={hops: [1, 2], one_hop_share: 0.25}", "trial.profiles.num_profiles=200",
+               "trial.profiles.num_relations=4", "grid.training.seed=[0]", "analysis.schemes=[optimal, 2-hop-double, 2-hop-big-hash]")  # fmt: skip
+    assert run(*two_hop, "storage=alone") == 0
+    assert run(*two_hop, "storage=runs", "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
+    (together,) = stored_results(folder).values()
+    alone = TrialResult.model_validate_json(next(folder.glob("alone/trials/*/result.json")).read_text())
+    assert (alone.num_workers, together.num_workers) == (1, 2)
+    assert alone.trial_id == together.trial_id  # how it runs is not what it is
+    for a, b in zip(alone.evaluations, together.evaluations, strict=True):
+        assert b.train_loss_bits == pytest.approx(a.train_loss_bits, rel=1e-3)
+        for row, other in zip(a.losses.rows, b.losses.rows, strict=True):
+            assert (row.hops, row.subject, row.num_evaluated) == (other.hops, other.subject, other.num_evaluated)
+            assert other.mean_bits == pytest.approx(row.mean_bits, rel=2e-2)
+    assert together.final.losses.hops == (1, 2)
+    assert sum(row.num_questions for row in together.final.losses.of_hops(2)) == 200 * 4 * 8
+    trial = read_summary(folder, "two")["trials"][0]
+    assert set(trial["loss_bits"]) == {"one_hop", "two_hop"}
+    assert set(trial["learned_bits"]) == {"optimal", "2-hop-double", "2-hop-big-hash"}
+    assert np.isfinite(trial["learned_bits"]["2-hop-big-hash"]["set"])
+
+
+def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder: Path) -> None:
+    with pytest.raises(sweep.SpecError, match=r"needs 512 CPUs and 0 GPUs \(8 workers x 64 CPUs.*has at most"):
+        run("execution={num_workers: 8, cpus_per_worker: 64}")
+    assert not (folder / "runs" / "trials").exists()
+
+
+def test_mlflow_that_cannot_be_used_is_told_before_anything_starts(folder: Path) -> None:
+    (folder / "file").write_text("not a folder")
+    with pytest.raises(sweep.SpecError, match="MLflow cannot be used"):
+        run("tracking.uri=sqlite:///file/mlflow.db")
+    assert not (folder / "runs" / "trials").exists()

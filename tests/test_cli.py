@@ -1,0 +1,88 @@
+"""The raycap command: the same main job, and told errors."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "trial.training.length={steps: 5}",
+    "trial.profiles={num_profiles: 20, num_relations: 1, names: {first: 5, middle: 5, last: 5}}",
+    "grid.model.hidden_size=[8]",
+]
+
+
+def raycap(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from raycap.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_help_names_the_commands() -> None:
+    output = raycap("--help").stdout
+    assert all(command in output for command in ("run", "plan", "report", "ui", "trial"))
+
+
+def test_plan_is_the_same_as_the_sweeps_own() -> None:
+    sweep = [sys.executable, "-m", "raycap.sweep", "specs/grid.yaml", "--plan", "--json"]
+    assert raycap("plan", "specs/grid.yaml", "--json").stdout == subprocess.check_output(sweep, text=True, cwd=ROOT)
+
+
+def test_one_trial_runs_without_ray() -> None:
+    output = raycap("trial", "specs/grid.yaml", *TINY, "--index", "0")
+    assert output.returncode == 0, output.stderr
+    assert "step 5:" in output.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["plan", "specs/gird.yaml"], "there are: sweeps/specs/grid.yaml"),
+        (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..3, got 99"),
+        (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
+        (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),
+    ],
+)
+def test_errors_are_told_in_a_line_with_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+    output = raycap(*arguments, *(["tracking.uri=sqlite:///" + str(tmp_path / "m.db")] if arguments[0] == "ui" else []))
+    assert output.returncode == 2, output.stderr
+    assert told in output.stderr
+    assert "Traceback" not in output.stderr
+
+
+@pytest.mark.ray
+def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
+    from raycap.cluster.tracking import Tracker
+    from tests.planted import sweep
+
+    record = sweep([12], name="grid")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    Tracker(record, record.spec.tracking.model_copy(update={"uri": uri}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from raycap.cli import main; main()", "ui", "specs/grid.yaml"]
+    server = subprocess.Popen(
+        [*command, f"tracking.uri={uri}", "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert f"http://127.0.0.1:{port}/#/experiments/" in server.stdout.readline()
+        deadline = time.time() + 60
+        while time.time() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                    assert answer.read() == b"OK"
+                    break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            raise AssertionError("the page never answered")
+    finally:
+        server.send_signal(2)
+        server.wait(20)
+        server.stdout.close()
