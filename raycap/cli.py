@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from raycap import sweep as sweeps
+from raycap.cluster.errors import CannotRunError
 from raycap.spec.file import SpecError
 from raycap.storage import Storage
 
@@ -51,18 +52,18 @@ def ui(
     port: Annotated[int, typer.Option(help="Port of the page, on this machine alone.")] = 5000,
 ) -> None:
     """Start MLflow's page, light, and print the link that opens this sweep's trials side by side."""
-    from raycap.cluster.tracking import TrackingError, comparison_link, find_sweep
+    from raycap.cluster.tracking import comparison_link, find_sweep, sweep_link
 
     sweep, _ = sweeps.prepare(spec, tuple(overrides or ()))
     tracking = sweep.spec.tracking
     uri = tracking.uri
     try:
         experiment_id, parent_id = find_sweep(tracking, sweep.spec.name)
-    except TrackingError as error:
+    except CannotRunError as error:
         raise SpecError([f"{spec}: {error}; run the sweep first"]) from error
     base = uri if uri.startswith("http") else f"http://127.0.0.1:{port}"
     print(f"Compare the trials: {comparison_link(base, experiment_id, parent_id)}")
-    print(f"The sweep itself:   {base}/#/experiments/{experiment_id}/runs/{parent_id}", flush=True)
+    print(f"The sweep itself:   {sweep_link(base, experiment_id, parent_id)}", flush=True)
     if uri.startswith("http"):  # somebody else's server
         return
     # One worker and no job runner: 0.5 GiB instead of 2.4.

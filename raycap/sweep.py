@@ -16,6 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from raycap.cluster.errors import CannotRunError
 from raycap.plan import expand
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
 from raycap.spec.file import SpecError, load_sweep
@@ -39,7 +40,7 @@ def run(spec: str, overrides: tuple[str, ...], console: Console) -> int:
     results_json = [result.model_dump_json() for result in results.values()]
     try:
         law, interrupted = run_sweep(sweep, missing, results_json, sweep.spec.storage, console, began)
-    except (ConnectionError, ValueError) as error:  # MLflow out of reach, or resources that can never be had
+    except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
 
     results, failures = stored(sweep, storage)
@@ -194,7 +195,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
 ) -> None:
     """Run a sweep: train the trials that are missing, then fit the laws and write the report."""
-    console = Console()
+    console = Console(file=sys.stdout)
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
     changes = tuple(overrides or ())

@@ -12,7 +12,17 @@ from raycap.results import (
     SweepRecord,
     TrialResult,
 )
-from raycap.spec import EncodingScheme, SelectionScheme, SweepSpec, TrialSpec
+from raycap.spec import (
+    EncodingScheme,
+    ModelByWidth,
+    NamePools,
+    NumHeads,
+    ProfilesByCount,
+    SelectionScheme,
+    SweepSpec,
+    TrainingSpec,
+    TrialSpec,
+)
 from raycap.spec.file import GridPoint, LoadedSweep
 
 ATTRIBUTES = {"birth_date": 15.95, "employer": 6.0}
@@ -40,15 +50,16 @@ def table(population: PopulationFacts, share_lost: float, hops: int = 1) -> Loss
     )
 
 
-def sweep(widths: list[int], seeds: list[int] = [0], name: str = "planted") -> SweepRecord:  # noqa: B006
+def sweep(widths: list[int], seeds: tuple[int, ...] = (0,), name: str = "planted") -> SweepRecord:
     """A planned sweep over widths and seeds."""
-    base = {"names": {"first": 20, "middle": 20, "last": 40}, "num_profiles": 1000, "num_relations": 2}
+    pools = NamePools(first=20, middle=20, last=40)
     points = [
         GridPoint(
             {"model.hidden_size": width, "training.seed": seed},
-            TrialSpec.model_validate_json(
-                f'{{"profiles": {str(base).replace(chr(39), chr(34))}, "model": {{"hidden_size": {width}}}, '
-                f'"training": {{"seed": {seed}}}}}'
+            TrialSpec(
+                profiles=ProfilesByCount(num_profiles=1000, num_relations=2, names=pools),
+                model=ModelByWidth(hidden_size=width, num_layers=2, tie_embeddings=True, heads=NumHeads(num_heads=1)),
+                training=TrainingSpec(seed=seed),
             ),
         )
         for width in widths

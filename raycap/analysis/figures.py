@@ -18,7 +18,7 @@ from raycap.facts.entropy import answer_bits
 from raycap.spec import SelectionScheme
 
 STYLE: Any = {
-    "figure.figsize": (6.4, 4.4),
+    "figure.figsize": (6.4, 4.6),
     "figure.constrained_layout.use": True,
     "figure.dpi": 150,
     "font.size": 10,
@@ -100,7 +100,7 @@ def capacity_vs_params(analysis: Analysis) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="parameters (embeddings included)", ylabel="learned bits")
     _plain_ticks(axes, sizes)
     axes.set_title(f"Capacity of {len(analysis.results)} trials, {scheme} encoding")
-    axes.legend(loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     if excluded_count:
         _caption(figure, "Open markers are left out of the law: " + _reasons(analysis))
     return figure
@@ -141,7 +141,7 @@ def bits_vs_exposures(analysis: Analysis) -> Figure:
     axes.set(xscale="log", xlabel="exposures per fact", ylabel=f"learned bits per parameter ({selection})")
     if len(totals):
         shown = totals["bits_per_param"]
-        floor = max(shown.min(), LOWEST_SHOWN)
+        floor = max(shown.min(), min(LOWEST_SHOWN, shown.max()))
         axes.set_ylim(floor - 0.1, max(shown.max(), REFERENCE_BITS_PER_PARAM) + 0.15)
         axes.set_xlim(left=totals["exposures"][shown >= floor].min() / 1.5)
         if shown.min() < floor:
@@ -149,7 +149,8 @@ def bits_vs_exposures(analysis: Analysis) -> Figure:
                 figure, "Earlier evaluations are not shown: models then lost more than one that knows just the names."
             )
     axes.set_title(f"What {len(analysis.results)} trials had learned when, {scheme} encoding")
-    axes.legend(loc="lower right", reverse=True)
+    if labelled:
+        axes.legend(loc="lower right", reverse=True)
     return figure
 
 
@@ -182,9 +183,9 @@ def loss_per_subject(analysis: Analysis) -> Figure:
         axes.set_yticks(places, [s.replace("_", " ") for s in subjects])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     axes.set(xlabel="loss per question (bits)")
     axes.set_title(f"What is left to learn, {HOPS_NAMES[hops].replace('_', '-')} questions")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -16,10 +16,11 @@ from raycap.storage import Storage, failure_path, result_path
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A trial is a dozen small processes; on two cores Ray would warn of each new one.
+    "RAY_worker_maximum_startup_concurrency": "16",
 }
 WORKER_ENVIRONMENT = QUIET | {
     # Ray Train's controller looks at its workers this often; reports wait for it (2 s by default).

@@ -26,28 +26,26 @@ class QuestionStream(Datasource):
     def __init__(self, source: RowSource, start_step: int) -> None:
         super().__init__()
         self.source, self.start_step = source, start_step
-        rows_per_step = -(-source.order.batch_size // source.world_size)
-        self.step_bytes = rows_per_step * source.row_length * (np.int32().nbytes + np.bool_().nbytes)
+        self.step_bytes = source.rows_per_step * source.row_length * (np.int32().nbytes + np.bool_().nbytes)
 
-    def estimate_inmemory_data_size(self) -> int:
-        """Bytes of the whole stream, which never exists at once."""
-        return self.step_bytes * (self.source.num_steps - self.start_step)
+    def estimate_inmemory_data_size(self) -> None:
+        """Unknown: given a size, Ray Data would cut the blocks of a single task into more and smaller ones."""
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         """One task, whatever the parallelism asked for: the order of the rows is part of the experiment."""
-        source, start_step, steps_per_block = self.source, self.start_step, max(1, BLOCK_BYTES // self.step_bytes)
+        start_step, steps_per_block = self.start_step, max(1, BLOCK_BYTES // self.step_bytes)
+        shared = ray.put(self.source)  # a population is too large to travel inside the task
 
         def read() -> Iterable[Block]:
+            source: RowSource = ray.get(shared)
             for first in range(start_step, source.num_steps, steps_per_block):
                 steps = range(first, min(first + steps_per_block, source.num_steps))
                 rows = Rows.concatenate([part for step in steps for part in source.step_rows(step)])
                 yield BlockAccessor.batch_to_arrow_block({"input_ids": rows.input_ids, "answer_mask": rows.answer_mask})
 
-        metadata = BlockMetadata(
-            num_rows=None, size_bytes=self.estimate_inmemory_data_size(), input_files=None, exec_stats=None
-        )
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(read, metadata)]
 
 
@@ -57,16 +55,20 @@ def ray_rows(source: RowSource, start_step: int, *, num_cpus: float) -> Iterator
         return
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
     context.print_on_execution_start = False
     context.target_max_block_size = 4 * BLOCK_BYTES
     dataset = ray.data.read_datasource(
         QuestionStream(source, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
     )
-    step = start_step
+    step, rest = start_step, None
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=BLOCKS_AHEAD):
-        begin, num_rows = 0, len(block["input_ids"])
-        while begin < num_rows:
-            end = begin + source.num_rows(step)
-            yield Rows(block["input_ids"][begin:end], block["answer_mask"][begin:end])
-            begin, step = end, step + 1
-    assert step == source.num_steps, f"the stream ended at step {step} of {source.num_steps}"
+        rows = Rows(block["input_ids"], block["answer_mask"])
+        if rest is not None:  # Ray Data may cut and join blocks as it likes; the order of rows is all we rely on
+            rows = Rows.concatenate([rest, rows])
+        begin = 0
+        while step < source.num_steps and begin + source.rows_per_step <= len(rows):
+            yield rows[begin : begin + source.rows_per_step]
+            begin, step = begin + source.rows_per_step, step + 1
+        rest = rows[begin:] if begin < len(rows) else None
+    assert (step, rest) == (source.num_steps, None), f"the stream ended in step {step} of {source.num_steps}"

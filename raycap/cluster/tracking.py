@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
+from raycap.cluster.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import TrackingSpec
 
@@ -31,10 +32,6 @@ SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
 STEP_METRIC = "train/exposures"
 """Logged at every evaluation: its history tells which steps a run already has."""
 METRICS_PER_CALL = 900
-
-
-class TrackingError(ConnectionError):
-    """MLflow cannot be reached or used."""
 
 
 class Tracker:
@@ -158,10 +155,24 @@ def flat_params(planned: PlannedTrial) -> dict[str, Any]:
 
 
 def comparison_link(base_url: str, experiment_id: str, parent_id: str) -> str:
-    """Address of the page that shows a sweep's trials side by side; without the filter MLflow hides nested runs."""
-    search = quote(f"tags.mlflow.parentRunId = '{parent_id}'", safe="")
-    page = f"{base_url}/#/experiments/{experiment_id}/runs"
-    return f"{page}?searchFilter={search}&compareRunsMode=CHART&workflowType=machine_learning"
+    """Address of the page that shows a sweep's trials side by side, with charts.
+
+    MLflow hides nested runs without a filter, and folds them under their parent unless they are sorted by something
+    other than their date.
+    """
+    query = {
+        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
+        "orderByKey": "metrics.`capacity/bits_per_param`",
+        "orderByAsc": "false",
+        "compareRunsMode": "CHART",
+        "workflowType": "machine_learning",
+    }
+    return f"{base_url}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+
+
+def sweep_link(base_url: str, experiment_id: str, parent_id: str) -> str:
+    """Address of the page of the sweep itself: its law, figures and report."""
+    return f"{base_url}/#/experiments/{experiment_id}/runs/{parent_id}?workflowType=machine_learning"
 
 
 def find_sweep(tracking: TrackingSpec, sweep_name: str) -> tuple[str, str]:

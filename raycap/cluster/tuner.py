@@ -1,5 +1,7 @@
 """Ray Tune: one Tune trial per TrialSpec, as many at once as the cluster holds, and only those not finished yet."""
 
+import contextlib
+import io
 import math
 import tempfile
 import traceback
@@ -10,14 +12,11 @@ import ray.tune
 from ray._private.state import state as cluster_state
 from ray.actor import ActorHandle
 
+from raycap.cluster.errors import ResourceError
 from raycap.cluster.worker import TrialError, fit
 from raycap.results import Failure, PlannedTrial
 from raycap.spec import ExecutionSpec, TrialSpec
 from raycap.storage import Storage, failure_path, result_path
-
-
-class ResourceError(ValueError):
-    """The cluster can never hold a single trial of the sweep."""
 
 
 def concurrent_slots(execution: ExecutionSpec) -> int:
@@ -72,7 +71,8 @@ def run_trials(
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
             run_config=ray.tune.RunConfig(name="tune", storage_path=folder, verbose=0),
         )
-        tuner.fit()
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune talks whatever its verbosity; Progress says it better
+            tuner.fit()
 
 
 def _drive_trial(config: dict[str, Any]) -> None:

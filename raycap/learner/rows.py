@@ -24,9 +24,10 @@ class RowSource:
         hops = [k for k, share in ((1, self.order.one_hop_share), (2, 1 - self.order.one_hop_share)) if share > 0]
         return max(self.composer.row_length(k) for k in hops)
 
-    def num_rows(self, step: int) -> int:
-        """How many rows this worker has in a step; they differ by one where workers do not divide the batch."""
-        return sum(map(len, self.order.step_ids(step, self.rank, self.world_size).values()))
+    @property
+    def rows_per_step(self) -> int:
+        """How many rows this worker has in a step; workers differ by one where they do not divide the batch."""
+        return -(-(self.order.batch_size - self.rank) // self.world_size)
 
     def step_rows(self, step: int) -> list[Rows]:
         """This worker's rows of one step, by number of hops."""

@@ -65,6 +65,12 @@ class Rows:
     input_ids: IntArray  # (n, length)
     answer_mask: NDArray[np.bool_]  # (n, length), true at the answer's tokens and the end token after it
 
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, part: slice) -> "Rows":
+        return Rows(self.input_ids[part], self.answer_mask[part])
+
     @classmethod
     def concatenate(cls, parts: list["Rows"]) -> "Rows":
         """Rows of one length, one after the other."""

@@ -36,9 +36,8 @@ class Snapshot:
 
 
 def pause_steps(num_steps: int, num_evaluations: int, checkpoint_every: int) -> tuple[list[int], list[int]]:
-    """Steps after which to evaluate (log-spaced, the last at the end), and all steps to pause after."""
-    spaced = (round(num_steps ** (i / num_evaluations)) for i in range(1, num_evaluations + 1))
-    evaluations = sorted(set(spaced) | {num_steps})
+    """Steps after which to evaluate (each twice the one before, the last at the end), and all steps to pause after."""
+    evaluations = sorted({max(1, round(num_steps / 2**i)) for i in range(num_evaluations)})
     return evaluations, sorted({*evaluations, *range(checkpoint_every, num_steps, checkpoint_every)})
 
 

@@ -230,9 +230,7 @@ def _describe(
         place = document_place = (*prefix, *names)
         for path, index in (indices or {}).items():
             axis = ("trial", *path.split("."))
-            if place[: len(axis)] == axis or (
-                len(place) < len(axis) and axis[: len(place)] == place and fault["type"] == "raycap_rule"
-            ):
+            if place[: len(axis)] == axis:
                 document_place = ("grid", path) if fault["type"] == "extra_forbidden" else ("grid", path, index)
         lines.append(f"{document.locate(document_place)}: {'.'.join(map(str, place))}: {_rule(fault, model)}")
     return lines

@@ -103,7 +103,7 @@ class TrainingSpec(Spec):
     precision: Precision = Precision.FP32
     """Arithmetic of the forward and backward pass."""
     num_evaluations: int = Field(default=8, ge=1)
-    """How often the whole population is evaluated, at log-spaced steps, the last at the end."""
+    """How often the whole population is evaluated: at the end, at half the steps, at a quarter, and so on."""
     evaluation_sample: int = Field(default=100_000, ge=100)
     """Two-hop questions beyond this number are evaluated on a seeded sample of this size, with its standard error."""
     seed: int = Field(default=0, ge=0)

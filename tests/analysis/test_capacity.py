@@ -86,7 +86,7 @@ def test_the_two_hop_inversion_inverts(p: float, num_values: int) -> None:
     p2 = p * p + (1 - p) / num_values
     loss, slope = hop_loss_bits(-math.log2(p2), math.log2(num_values))
     assert loss == pytest.approx(-math.log2(p), abs=1e-6)
-    if 0.05 < p < 0.999:
+    if 1 / num_values + 0.02 < p < 0.999:  # away from chance, where the inversion has a corner
         step = 1e-5
         nudged, _ = hop_loss_bits(-math.log2(p2) + step, math.log2(num_values))
         assert slope == pytest.approx((nudged - loss) / step, rel=0.02, abs=1e-3)

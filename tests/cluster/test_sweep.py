@@ -133,8 +133,14 @@ def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytes
 
 
 def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) -> None:
-    two_hop = ("name=two", "trial.questions={hops: [1, 2], one_hop_share: 0.25}", "trial.profiles.num_profiles=200",
-               "trial.profiles.num_relations=4", "grid.training.seed=[0]", "analysis.schemes=[optimal, 2-hop-double, 2-hop-big-hash]")  # fmt: skip
+    two_hop = (
+        "name=two",
+        "trial.questions={hops: [1, 2], one_hop_share: 0.25}",
+        "trial.profiles.num_profiles=200",
+        "trial.profiles.num_relations=4",
+        "grid.training.seed=[0]",
+        "analysis.schemes=[optimal, 2-hop-double, 2-hop-big-hash]",
+    )
     assert run(*two_hop, "storage=alone") == 0
     assert run(*two_hop, "storage=runs", "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
     (together,) = stored_results(folder).values()
