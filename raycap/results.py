@@ -218,6 +218,8 @@ class SweepRecord(Record):
 
     spec: SweepSpec
     question: str
+    spec_yaml: str
+    """The sweep file as it was written, overrides not included."""
     trials: tuple[PlannedTrial, ...]
 
 

@@ -72,7 +72,8 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     tracking = loaded.spec.tracking.model_copy(update={"uri": absolute_uri(loaded.spec.tracking.uri)})
     place = storage.root if storage.is_local else loaded.spec.storage
     absolute = loaded.spec.model_copy(update={"storage": place, "tracking": tracking})
-    return SweepRecord(spec=absolute, question=loaded.question, trials=tuple(trials)), storage
+    record = SweepRecord(spec=absolute, question=loaded.question, spec_yaml=loaded.text, trials=tuple(trials))
+    return record, storage
 
 
 def stored(sweep: SweepRecord, storage: Storage) -> tuple[dict[str, TrialResult], dict[str, Failure]]:

@@ -66,7 +66,9 @@ def sweep(widths: list[int], seeds: tuple[int, ...] = (0,), name: str = "planted
         for seed in seeds
     ]
     spec = SweepSpec(name=name)
-    return SweepRecord(spec=spec, question="Is two planted?", trials=tuple(expand(LoadedSweep(spec, points, "", ""))))
+    return SweepRecord(
+        spec=spec, question="Is two planted?", spec_yaml="", trials=tuple(expand(LoadedSweep(spec, points, "", "")))
+    )
 
 
 def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult]:

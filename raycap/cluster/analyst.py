@@ -117,6 +117,7 @@ class Analyst:
             if (value := law[name]) is not None
         }
         shown = {name: content for name, content in contents.items() if not name.endswith(".parquet")}
+        shown["spec.yaml"] = self._sweep.spec_yaml.encode()
         shown["sweep.json"] = self._sweep.model_dump_json(indent=1).encode()
         self._tracker.log_sweep(metrics, description(analysis), shown)
         return analysis

@@ -162,6 +162,14 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
     assert timeless[0] == timeless[1]
 
 
+def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> None:
+    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
+        (checkpoint / "state.pt").replace(tmp_path / "state.pt")
+
+    whole = trained(TINY, report=keep)
+    assert trained(TINY, resume_from=tmp_path).result == whole.result
+
+
 def test_a_diverging_trial_fails_with_its_step() -> None:
     training = TINY.training.model_copy(update={"optimizer": AdamWSpec(lr=1e30, warmup_steps=0, grad_clip=1e30)})
     with pytest.raises(DivergedError, match=r"not finite at step \d+ .*lower optimizer.lr"):
@@ -192,7 +200,8 @@ def test_the_references_own_profiles_train(shared_profiles: Path) -> None:
     _, answer_tokens = Composer.build(profiles, trial.tokenizer).mean_tokens(1)
     untrained_bits = answer_tokens * math.log2(trial.result.vocab_size)
     half_way, end = (evaluation.losses.mean_bits(1) for evaluation in trial.result.evaluations)
-    assert end < half_way < 0.6 * untrained_bits
+    assert end < half_way < untrained_bits
+    assert end < 0.7 * untrained_bits
     assert {row.subject for row in trial.result.final.losses.rows} == set(profiles.schema.subjects)
 
 
