@@ -224,7 +224,7 @@ class SweepRecord(Record):
 
 
 class RunRecord(Record):
-    """How the last run of a sweep went. Stored as run.json."""
+    """How the last run of a sweep that trained something went. Stored as run.json."""
 
     wall_seconds: float
     slots: int

@@ -36,26 +36,27 @@ class Analyst:
     """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
 
     def __init__(self, sweep_json: str, storage_location: str, results_json: list[str]) -> None:
-        """Starts from the trials that were finished before. Raises TrackingError if MLflow cannot be used."""
+        """Starts from the trials that were finished before; `open` comes next."""
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
         self._storage = Storage.at(storage_location)
         self._results = {r.trial_id: r for r in map(TrialResult.model_validate_json, results_json)}
         self._failures: dict[str, Failure] = {}
-        self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing = 0.0
         self._events: list[Event] = []
+
+    def open(self, slots: int) -> None:
+        """Make or find MLflow's experiment and runs, before trials begin, `slots` at once.
+
+        Raises TrackingError if MLflow cannot be used. (Not done on construction: an actor that fails there dies without
+        saying why.)
+        """
+        self._slots = slots
+        self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
         for result in self._results.values():
             if not self._tracker.is_finished(result.trial_id):
                 self._log_result(result)
-
-    def ready(self) -> None:
-        """Returns once MLflow's experiment and the sweep's run are there."""
-
-    def begin(self, slots: int) -> None:
-        """Trials begin, so many at once."""
-        self._slots = slots
 
     def start_trial(self, trial_id: str) -> None:
         """A trial is placed."""

@@ -80,8 +80,8 @@ def run_sweep(
 
     if not missing:
         analyst = Analyst(sweep.model_dump_json(), storage_location, results_json)
-        slots = _slots_before(Storage.at(storage_location), sweep)
-        run = RunRecord(wall_seconds=time.time() - began, slots=slots)
+        run = _last_run(Storage.at(storage_location), sweep) or RunRecord(wall_seconds=time.time() - began, slots=1)
+        analyst.open(run.slots)
         return analyst.conclude(run.model_dump_json(), "FINISHED"), False
     with ray_session():
         return _run_on_ray(sweep, missing, results_json, storage_location, console, began)
@@ -103,8 +103,7 @@ def _run_on_ray(
 
     slots = concurrent_slots(sweep.spec.execution)
     analyst = AnalystActor.remote(sweep.model_dump_json(), storage_location, results_json)
-    _unwrapped(analyst.ready.remote())
-    ray.get(analyst.begin.remote(slots))
+    _unwrapped(analyst.open.remote(slots))
     progress = Progress(missing, len(results_json), analyst, console)
     progress.start()
     with _terminate_like_interrupt():
@@ -144,15 +143,16 @@ def _terminate_like_interrupt() -> Iterator[None]:
 
 
 def _unwrapped(reference: Any) -> Any:
-    """The value of a reference; an actor that could not start raises its own exception instead of Ray's wrapper."""
+    """The value of a reference; a call that failed raises its own exception instead of Ray's wrapper."""
     import ray
 
     try:
         return ray.get(reference)
-    except ray.exceptions.RayError as error:
-        raise getattr(error, "cause", None) or error from None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
 
 
-def _slots_before(storage: Storage, sweep: SweepRecord) -> int:
-    run = f"{sweep.spec.name}/run.json"
-    return RunRecord.model_validate_json(storage.read_text(run)).slots if storage.exists(run) else 1
+def _last_run(storage: Storage, sweep: SweepRecord) -> RunRecord | None:
+    """How the last run that trained something went; one that finds nothing to train leaves it standing."""
+    path = f"{sweep.spec.name}/run.json"
+    return RunRecord.model_validate_json(storage.read_text(path)) if storage.exists(path) else None
