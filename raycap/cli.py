@@ -11,6 +11,7 @@ from rich.console import Console
 
 from raycap import sweep as sweeps
 from raycap.cluster.errors import CannotRunError
+from raycap.results import SweepRecord
 from raycap.spec.file import SpecError
 from raycap.storage import Storage
 
@@ -36,13 +37,17 @@ def plan(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A sweep's folder, such as runs/grid.")]) -> None:
+def report(
+    folder: Annotated[str, typer.Argument(help="A sweep's folder or URI, such as runs/grid.")],
+) -> None:
     """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray."""
-    if not (folder / "sweep.json").exists() or not (folder / "run.json").exists():
+    place, _, name = folder.rstrip("/").rpartition("/")
+    storage = Storage.at(place or ".")
+    if not storage.exists(f"{name}/sweep.json") or not storage.exists(f"{name}/run.json"):
         raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks sweep.json or run.json)"])
-    written = sweeps.report(Storage.at(str(folder)), Storage.at(str(folder.absolute().parent)))
-    for name in sorted(written):
-        print(folder / name)
+    record = SweepRecord.model_validate_json(storage.read_text(f"{name}/sweep.json"))
+    print(sweeps.report(record, storage))
+    print(f"{folder}/report.html")
 
 
 @app.command()
@@ -58,7 +63,7 @@ def ui(
     tracking = sweep.spec.tracking
     uri = tracking.uri
     try:
-        experiment_id, parent_id = find_sweep(tracking, sweep.spec.name)
+        experiment_id, parent_id = find_sweep(tracking, sweep.spec.name, sweep.spec.storage)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}; run the sweep first"]) from error
     base = uri if uri.startswith("http") else f"http://127.0.0.1:{port}"

@@ -43,13 +43,16 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     """
     trials: dict[str, PlannedTrial] = {}
     problems = []
+    num_workers = sweep.spec.execution.num_workers
     for point in sweep.points:
         try:
             planned = _plan(resolve(point.trial), point.coordinates, sweep)
-        except (ValueError, FileNotFoundError) as error:
-            where = ", ".join(f"{path}={value}" for path, value in point.coordinates.items()) or "trial"
-            problems.append(f"{sweep.spec.name}: {where}: {error}")
+        except (ValueError, OSError) as error:  # OSError: files and hubs out of reach
+            problems.append(f"{point.place}: trial: {error}")
             continue
+        if point.trial.training.batch_size < num_workers:
+            rule = f"must be at least execution.num_workers = {num_workers}, got {point.trial.training.batch_size}"
+            problems.append(f"{point.place}: trial.training.batch_size: {rule}")
         trials.setdefault(planned.trial_id, planned)
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
@@ -96,6 +99,8 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep) -> P
     assert isinstance(spec.model, ModelByWidth)
     vocab_size, mean_tokens = _tokens_of(spec.profiles, spec.tokenizer)
     population, num_facts = _population_of(spec.profiles)
+    if max(spec.questions.hops) > 1 and not population.relations:
+        raise ValueError("two-hop questions need at least one relation, but these profiles have none")
     shares = {1: spec.questions.one_hop_share, 2: 1 - spec.questions.one_hop_share}
     steps = num_steps(spec.training, spec.questions, num_facts, mean_tokens)
     mean = sum(shares[hops] * mean_tokens[hops] for hops in spec.questions.hops)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
+CHECKPOINT_INDEX = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of a trial's checkpoints, in the trial's folder."""
+
 
 @dataclass(frozen=True)
 class Storage:

@@ -6,11 +6,12 @@ Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings
 """
 
 import json
+import shlex
 import sys
-import time
 from collections import defaultdict
 from typing import Annotated, Any
 
+import psutil
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
@@ -20,44 +21,45 @@ from raycap.cluster.errors import CannotRunError
 from raycap.plan import expand
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
 from raycap.spec.file import SpecError, load_sweep
-from raycap.storage import Storage, absolute_uri, failure_path, result_path
+from raycap.storage import CHECKPOINT_INDEX, Storage, absolute_uri, failure_path, result_path
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
 PLAN_ROWS_SHOWN = 60
 WIDTH_WITHOUT_TERMINAL = 160
 
 
-def run(spec: str, overrides: tuple[str, ...], console: Console) -> int:
-    """Load, plan, run what is missing, analyse. Returns the exit code; SpecError passes through."""
+def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -> int:
+    """Load, plan, run what is missing, analyse. `began` is when the command started, in seconds since the epoch.
+
+    Returns the exit code; SpecError passes through.
+    """
     from raycap.cluster.session import run_sweep
 
-    began = time.time()
     sweep, storage = prepare(spec, overrides)
     results, failures = stored(sweep, storage)
     missing = [trial for trial in sweep.trials if trial.trial_id not in results]
     console.print(plan_table(sweep, states(sweep, storage)))
     storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
-    results_json = [result.model_dump_json() for result in results.values()]
     try:
-        law, interrupted = run_sweep(sweep, missing, results_json, sweep.spec.storage, console, began)
+        outcome = run_sweep(sweep, missing, list(results.values()), list(failures.values()), console, began)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
 
+    law = outcome.law or report(sweep, storage)
     results, failures = stored(sweep, storage)
+    command = shlex.join([spec, *overrides])
     console.print()
-    console.print(law, style="bold", highlight=False)
+    console.print(law, style="bold", highlight=False, markup=False)
     console.print(f"Report: {storage.path(sweep.spec.name)}/report.html", highlight=False, soft_wrap=True)
-    console.print(f"Compare the trials: raycap ui {spec}", highlight=False, soft_wrap=True)
-    if interrupted:
-        left = len(sweep.trials) - len(results)
-        console.print(
-            f"Interrupted with {left} trials left. To go on: python -m raycap.sweep {_command(spec, overrides)}"
-        )
-        return EXIT_INTERRUPTED
+    console.print(f"Compare the trials: raycap ui {command}", highlight=False, soft_wrap=True, markup=False)
     if failures:
-        _digest(sweep, failures, _command(spec, overrides), storage, console)
-        return EXIT_FAILED
-    return 0
+        _digest(sweep, failures, storage, console)
+    left = len(sweep.trials) - len(results)
+    if left:
+        told = "Interrupted" if outcome.interrupted else "Not finished"
+        console.print(f"{told}: {left} of {len(sweep.trials)} trials are left. To go on:")
+        console.print(f"  python -m raycap.sweep {command}", highlight=False, soft_wrap=True, markup=False)
+    return EXIT_INTERRUPTED if outcome.interrupted else EXIT_FAILED if left else 0
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
@@ -98,22 +100,21 @@ def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
             return "finished"
         if "failure.json" in names:
             return "failed before"
-        return "resumable" if any(name.startswith("checkpoint_") for name in names) else "new"
+        return "resumable" if CHECKPOINT_INDEX in names else "new"
 
     return {trial.trial_id: state(trial) for trial in sweep.trials}
 
 
-def report(sweep_folder: Storage, storage: Storage) -> dict[str, bytes]:
-    """Analyse a sweep again from what is stored, and write its files; no Ray, no MLflow."""
-    from raycap.analysis.report import files
+def report(sweep: SweepRecord, storage: Storage) -> str:
+    """Analyse a sweep again from what is stored, write its files, and return the law; no Ray, no MLflow."""
+    from raycap.analysis.report import answer, files
     from raycap.analysis.summary import analyse
 
-    sweep = SweepRecord.model_validate_json(sweep_folder.read_text("sweep.json"))
-    run_record = RunRecord.model_validate_json(sweep_folder.read_text("run.json"))
-    contents = files(analyse(sweep, run_record, *stored(sweep, storage)))
-    for name, content in contents.items():
-        sweep_folder.write(name, content)
-    return contents
+    run_record = RunRecord.model_validate_json(storage.read_text(f"{sweep.spec.name}/run.json"))
+    analysis = analyse(sweep, run_record, *stored(sweep, storage))
+    for name, content in files(analysis).items():
+        storage.write(f"{sweep.spec.name}/{name}", content)
+    return answer(analysis)
 
 
 def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
@@ -170,7 +171,7 @@ def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:
     return json.dumps({"sweep": sweep.spec.name, "question": sweep.question, "trials": trials}, indent=2)
 
 
-def _digest(sweep: SweepRecord, failures: dict[str, Failure], command: str, storage: Storage, console: Console) -> None:
+def _digest(sweep: SweepRecord, failures: dict[str, Failure], storage: Storage, console: Console) -> None:
     """Failed trials, cause first, grouped by it."""
     labels = {trial.trial_id: trial.label for trial in sweep.trials}
     by_cause: dict[str, list[str]] = defaultdict(list)
@@ -182,11 +183,6 @@ def _digest(sweep: SweepRecord, failures: dict[str, Failure], command: str, stor
         console.print(f"    {', '.join(labels[trial_id] for trial_id in trial_ids)}", highlight=False, soft_wrap=True)
         where = storage.path(failure_path(trial_ids[0]))
         console.print(f"    traceback: {where}", highlight=False, soft_wrap=True)
-    console.print(f"To run them again: python -m raycap.sweep {command}", highlight=False, soft_wrap=True)
-
-
-def _command(spec: str, overrides: tuple[str, ...]) -> str:
-    return " ".join([spec, *(f"'{override}'" for override in overrides)])
 
 
 def main(
@@ -206,13 +202,13 @@ def main(
             state = states(sweep, storage)
             print(plan_json(sweep, state)) if as_json else console.print(plan_table(sweep, state))
             return
-        code = run(spec, changes, console)
+        code = run(spec, changes, console, psutil.Process().create_time())
     except SpecError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(EXIT_BAD_SPEC) from None
     except KeyboardInterrupt:
-        print("Interrupted before the trials had begun; nothing is lost.", file=sys.stderr)
+        print("Interrupted; what has finished stays, and the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(code)
 

@@ -61,6 +61,7 @@ def sweep(widths: list[int], seeds: tuple[int, ...] = (0,), name: str = "planted
                 model=ModelByWidth(hidden_size=width, num_layers=2, tie_embeddings=True, heads=NumHeads(num_heads=1)),
                 training=TrainingSpec(seed=seed),
             ),
+            "planted",
         )
         for width in widths
         for seed in seeds

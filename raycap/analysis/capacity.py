@@ -28,7 +28,7 @@ class ExclusionReason(StrEnum):
     DATASET_EXHAUSTED = "dataset exhausted"
     """Hardly any loss is left: the model could have stored more than there was."""
     NOTHING_LEARNED = "nothing learned"
-    """The learned bits are not above those of the bare list of names, which no loss has measured."""
+    """It loses as much as a model that knows the names alone; what those are worth, no loss has measured."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def capacity_table(results: list[TrialResult], analysis: AnalysisSpec) -> pd.Dat
 def exclusion(result: TrialResult, scheme: EncodingScheme, selection: SelectionScheme) -> ExclusionReason | None:
     """Why a trial's capacity says nothing about its model's limit, or None if it does."""
     final, hops = result.final, max(result.final.losses.hops)
-    total, *_ = _by_subject(result.population, final, hops, scheme, selection)
-    if total[2] <= name_set_bits(result.population, selection):
+    (_, _, learned_bits, _), *_ = _by_subject(result.population, final, hops, scheme, selection)
+    if lost_share(result) >= 1 or learned_bits <= 0:
         return ExclusionReason.NOTHING_LEARNED
     return ExclusionReason.DATASET_EXHAUSTED if lost_share(result) < EXHAUSTED_BELOW else None
 

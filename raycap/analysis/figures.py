@@ -162,9 +162,11 @@ def loss_per_subject(analysis: Analysis) -> Figure:
     axes = figure.subplots()
     results = [result for result in analysis.results.values() if hops in result.final.losses.hops]
     if results:
-        population = results[0].population
-        uniform = answer_bits(population, SelectionScheme.SET)
-        subjects = [row.subject for row in results[0].final.losses.of_hops(hops) if row.subject in uniform]
+        uniform: dict[str, float] = {}  # where trials differ in it, the largest
+        for result in results:
+            for subject, bits in answer_bits(result.population, SelectionScheme.SET).items():
+                uniform[subject] = max(bits, uniform.get(subject, 0.0))
+        subjects = list(uniform)
         places = np.arange(len(subjects))
         axes.barh(places, [uniform[s] for s in subjects], color="#e6e6e6", label="knowing the possible answers only")
         sizes = [result.parameters.total for result in results]

@@ -35,13 +35,15 @@ class Event:
 class Analyst:
     """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
 
-    def __init__(self, sweep_json: str, storage_location: str, results_json: list[str]) -> None:
-        """Starts from the trials that were finished before; `open` comes next."""
+    def __init__(
+        self, sweep_json: str, storage_location: str, results_json: list[str], failures_json: list[str]
+    ) -> None:
+        """Starts from the trials that finished or failed before; `open` comes next."""
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
         self._storage = Storage.at(storage_location)
         self._results = {r.trial_id: r for r in map(TrialResult.model_validate_json, results_json)}
-        self._failures: dict[str, Failure] = {}
+        self._failures = {f.trial_id: f for f in map(Failure.model_validate_json, failures_json)}
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing = 0.0
         self._events: list[Event] = []
@@ -54,13 +56,16 @@ class Analyst:
         """
         self._slots = slots
         self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
+        if not self._storage.exists(f"{self._sweep.spec.name}/run.json"):  # whatever happens, `raycap report` works
+            self._storage.write(f"{self._sweep.spec.name}/run.json", self._run_so_far().model_dump_json())
         for result in self._results.values():
             if not self._tracker.is_finished(result.trial_id):
                 self._log_result(result)
 
-    def start_trial(self, trial_id: str) -> None:
-        """A trial is placed."""
-        self._tracker.start_trial(trial_id)
+    def start_trial(self, trial_id: str, afresh: bool) -> None:
+        """A trial is placed; `afresh` if there is no checkpoint that it goes on from."""
+        self._tracker.start_trial(trial_id, afresh=afresh)
+        self._failures.pop(trial_id, None)
         self._events.append(Event(trial_id, "started"))
 
     def events(self, since: int) -> list[Event]:
@@ -77,17 +82,22 @@ class Analyst:
         self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
-        """A trial finished: log it, refit the laws, and redraw unless that was done a moment ago."""
+        """A trial finished: log it."""
         result = TrialResult.model_validate_json(result_json)
         self._results[result.trial_id] = result
-        self._failures.pop(result.trial_id, None)
         self._log_result(result)
         self._events.append(Event(result.trial_id, "finished"))
-        if time.monotonic() >= self._next_drawing:
-            began = time.monotonic()
-            self._publish(RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots))
-            spent = time.monotonic() - began
-            self._next_drawing = time.monotonic() + spent / DRAWING_SHARE
+
+    def refresh(self) -> None:
+        """Refit the laws and redraw, unless that was done a moment ago. No trial waits for this."""
+        if time.monotonic() < self._next_drawing:
+            return
+        began = time.monotonic()
+        self._publish(self._run_so_far())
+        self._next_drawing = time.monotonic() + (time.monotonic() - began) / DRAWING_SHARE
+
+    def _run_so_far(self) -> RunRecord:
+        return RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots)
 
     def record_failure(self, failure_json: str) -> None:
         """A trial failed."""
@@ -120,7 +130,7 @@ class Analyst:
         shown = {name: content for name, content in contents.items() if not name.endswith(".parquet")}
         shown["spec.yaml"] = self._sweep.spec_yaml.encode()
         shown["sweep.json"] = self._sweep.model_dump_json(indent=1).encode()
-        self._tracker.log_sweep(metrics, description(analysis), shown)
+        self._tracker.log_sweep(len(self._results), metrics, description(analysis), shown)
         return analysis
 
     def _log_result(self, result: TrialResult) -> None:

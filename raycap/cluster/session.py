@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
+from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult, source_commit
 from raycap.storage import Storage, failure_path, result_path
 
 QUIET = {
@@ -30,6 +31,15 @@ WORKER_ENVIRONMENT = QUIET | {
 }
 CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves this file on the head of the clusters it starts."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    law: str | None
+    """The law as a sentence; None if the analyst could not conclude."""
+    interrupted: bool
 
 
 @contextmanager
@@ -66,80 +76,96 @@ def ray_session() -> Iterator[None]:
 def run_sweep(
     sweep: SweepRecord,
     missing: list[PlannedTrial],
-    results_json: list[str],
-    storage_location: str,
+    results: list[TrialResult],
+    failures: list[Failure],
     console: Console,
     began: float,
-) -> tuple[str, bool]:
+) -> Outcome:
     """Run the missing trials and bring the sweep's folder and MLflow up to date.
 
-    Returns the law as a sentence, and whether the run was interrupted.
     Raises TrackingError or ResourceError before any trial starts.
     """
     from raycap.cluster.analyst import Analyst
 
-    if not missing:
-        analyst = Analyst(sweep.model_dump_json(), storage_location, results_json)
-        run = _last_run(Storage.at(storage_location), sweep) or RunRecord(wall_seconds=time.time() - began, slots=1)
-        analyst.open(run.slots)
-        return analyst.conclude(run.model_dump_json(), "FINISHED"), False
-    with ray_session():
-        return _run_on_ray(sweep, missing, results_json, storage_location, console, began)
+    if missing:
+        with ray_session():
+            return _run_on_ray(sweep, missing, results, failures, console, began)
+    analyst = Analyst(*_for_the_analyst(sweep, results, failures))
+    run = _last_run(sweep) or RunRecord(wall_seconds=time.time() - began, slots=1)
+    analyst.open(run.slots)
+    return Outcome(analyst.conclude(run.model_dump_json(), "FINISHED"), interrupted=False)
 
 
 def _run_on_ray(
     sweep: SweepRecord,
     missing: list[PlannedTrial],
-    results_json: list[str],
-    storage_location: str,
+    results: list[TrialResult],
+    failures: list[Failure],
     console: Console,
     began: float,
-) -> tuple[str, bool]:
+) -> Outcome:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
     from raycap.cluster.progress import Progress
-    from raycap.cluster.tuner import concurrent_slots, run_trials
+    from raycap.cluster.tuner import concurrent_slots, record_failure, run_trials
 
-    slots = concurrent_slots(sweep.spec.execution)
-    analyst = AnalystActor.remote(sweep.model_dump_json(), storage_location, results_json)
+    place = sweep.spec.storage
+    storage, commit = Storage.at(place), source_commit()
+    slots = concurrent_slots(sweep.spec.execution, place)
+    analyst = AnalystActor.remote(*_for_the_analyst(sweep, results, failures))
     _unwrapped(analyst.open.remote(slots))
-    progress = Progress(missing, len(results_json), analyst, console)
+    progress = Progress(missing, len(results), analyst, console)
     progress.start()
-    with _terminate_like_interrupt():
+    # The longest first, so that no slot stands empty while the last one runs.
+    ordered = sorted(missing, key=lambda trial: -trial.parameters.total * trial.tokens)
+    with _signals_kept():
         try:
-            run_trials(
-                # The longest first, so that no slot stands empty while the last one runs.
-                sorted(missing, key=lambda trial: -trial.parameters.total * trial.tokens),
-                sweep.spec.execution,
-                storage_location,
-                source_commit(),
-                analyst,
-                slots=slots,
-            )
+            errors = run_trials(ordered, sweep.spec.execution, place, commit, analyst, slots=slots)
         finally:
             progress.stop()
-    storage = Storage.at(storage_location)
-    left = [trial for trial in missing if not storage.exists(result_path(trial.trial_id))]
-    interrupted = any(not storage.exists(failure_path(trial.trial_id)) for trial in left)
+    left = {trial.trial_id for trial in missing if not storage.exists(result_path(trial.trial_id))}
+    for trial_id in left & set(errors):
+        if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
+            record_failure(storage, trial_id, errors[trial_id], analyst)
+    interrupted = bool(left - set(errors))
     status = "KILLED" if interrupted else "FAILED" if left else "FINISHED"
     run = RunRecord(wall_seconds=time.time() - began, slots=slots)
-    law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
+    try:
+        law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        console.print(f"MLflow may be incomplete: {type(cause).__name__}: {cause}", style="yellow", markup=False)
+        storage.write(f"{sweep.spec.name}/run.json", run.model_dump_json())
+        law = None
     ray.kill(analyst)
-    return law, interrupted
+    return Outcome(law, interrupted)
+
+
+def _for_the_analyst(
+    sweep: SweepRecord, results: list[TrialResult], failures: list[Failure]
+) -> tuple[str, str, list[str], list[str]]:
+    """The analyst's arguments, as JSON: what crosses processes is data."""
+    records = ([result.model_dump_json() for result in results], [failure.model_dump_json() for failure in failures])
+    return sweep.model_dump_json(), sweep.spec.storage, *records
 
 
 @contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: Ray Tune stops its trials and returns as if all were well."""
+def _signals_kept() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: Ray Tune stops its trials and returns as if all were well.
+
+    Tune leaves a handler for Ctrl-C behind; it goes when this ends.
+    """
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _unwrapped(reference: Any) -> Any:
@@ -152,7 +178,8 @@ def _unwrapped(reference: Any) -> Any:
         raise error.cause from None
 
 
-def _last_run(storage: Storage, sweep: SweepRecord) -> RunRecord | None:
+def _last_run(sweep: SweepRecord) -> RunRecord | None:
     """How the last run that trained something went; one that finds nothing to train leaves it standing."""
+    storage = Storage.at(sweep.spec.storage)
     path = f"{sweep.spec.name}/run.json"
     return RunRecord.model_validate_json(storage.read_text(path)) if storage.exists(path) else None

@@ -29,6 +29,7 @@ SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
     "mlflow.parentRunId",
     "mlflow.note.content",
 )
+STORAGE_TAG = "raycap.storage"
 STEP_METRIC = "train/exposures"
 """Logged at every evaluation: its history tells which steps a run already has."""
 METRICS_PER_CALL = 900
@@ -62,10 +63,11 @@ class Tracker:
         return self._client.create_experiment(name)
 
     def _open_parent(self, sweep: SweepRecord) -> str:
-        name = sweep.spec.name
-        run = self._find(f"tags.`{SWEEP_TAG}` = '{name}'")
+        name, storage = sweep.spec.name, sweep.spec.storage
+        run = self._find(_sweep_filter(name, storage))
         if run is None:
-            run = self._client.create_run(self.experiment_id, run_name=name, tags={SWEEP_TAG: name})
+            tags = {SWEEP_TAG: name, STORAGE_TAG: storage}
+            run = self._client.create_run(self.experiment_id, run_name=name, tags=tags)
         self._client.update_run(run.info.run_id, status="RUNNING")
         return run.info.run_id
 
@@ -111,13 +113,20 @@ class Tracker:
         self._client.set_tag(run_id, NOTE_TAG, cause[:5000])
         self._client.set_terminated(run_id, "FAILED")
 
-    def start_trial(self, trial_id: str) -> None:
-        """Mark a trial running."""
-        self._client.update_run(self._child(trial_id), status="RUNNING")
+    def start_trial(self, trial_id: str, *, afresh: bool) -> None:
+        """Mark a trial running. One that starts afresh though its run has points gets a new run: they are not its."""
+        run_id = self._child(trial_id)
+        if afresh and self._logged_steps[trial_id]:
+            self._client.delete_run(run_id)
+            del self._children[trial_id]
+            run_id = self._child(trial_id)
+        self._client.update_run(run_id, status="RUNNING")
 
-    def log_sweep(self, metrics: Mapping[str, float], description: str, artifacts: Mapping[str, bytes]) -> None:
-        """Refresh the parent run: law metrics, description, and files as artifacts."""
-        self._log_metrics(self.parent_id, metrics, step=0)
+    def log_sweep(
+        self, num_finished: int, metrics: Mapping[str, float], description: str, artifacts: Mapping[str, bytes]
+    ) -> None:
+        """Refresh the parent run: law metrics after so many finished trials, description, and files as artifacts."""
+        self._log_metrics(self.parent_id, metrics, step=num_finished)
         self._client.set_tag(self.parent_id, NOTE_TAG, description)
         with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
             for name, content in artifacts.items():
@@ -175,11 +184,16 @@ def sweep_link(base_url: str, experiment_id: str, parent_id: str) -> str:
     return f"{base_url}/#/experiments/{experiment_id}/runs/{parent_id}?workflowType=machine_learning"
 
 
-def find_sweep(tracking: TrackingSpec, sweep_name: str) -> tuple[str, str]:
+def _sweep_filter(name: str, storage: str) -> str:
+    """Sweeps of one name in different storages are different: their trials were trained apart."""
+    return f"tags.`{SWEEP_TAG}` = '{name}' and tags.`{STORAGE_TAG}` = '{storage}'"
+
+
+def find_sweep(tracking: TrackingSpec, sweep_name: str, storage: str) -> tuple[str, str]:
     """(experiment_id, parent run id) of a sweep. Raises TrackingError where there is none."""
     client = MlflowClient(tracking.uri)
     experiment = client.get_experiment_by_name(tracking.experiment)
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{SWEEP_TAG}` = '{sweep_name}'") if experiment else []
+    runs = client.search_runs([experiment.experiment_id], _sweep_filter(sweep_name, storage)) if experiment else []
     if not experiment or not runs:
         raise TrackingError(f"no sweep {sweep_name!r} in experiment {tracking.experiment!r} of {tracking.uri}")
     return experiment.experiment_id, runs[0].info.run_id

@@ -16,14 +16,21 @@ from raycap.cluster.errors import ResourceError
 from raycap.cluster.worker import TrialError, fit
 from raycap.results import Failure, PlannedTrial
 from raycap.spec import ExecutionSpec, TrialSpec
-from raycap.storage import Storage, failure_path, result_path
+from raycap.storage import CHECKPOINT_INDEX, Storage, failure_path, result_path, trial_folder
 
 
-def concurrent_slots(execution: ExecutionSpec) -> int:
+def concurrent_slots(execution: ExecutionSpec, storage_location: str) -> int:
     """How many trials the connected cluster, as large as its autoscaler may make it, holds at once.
 
-    Raises ResourceError, with the arithmetic, if one trial can never fit.
+    Raises ResourceError, with the arithmetic, if one trial can never fit, or if several machines would store into
+    folders of their own.
     """
+    machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if "://" not in storage_location and (len(machines) > 1 or _autoscaler_maximum()):
+        raise ResourceError(
+            f"storage {storage_location} is a folder of one machine, but the cluster has or may have several; use "
+            "s3://..., gs://..., or file:///... for a folder that all of them share"
+        )
     need = {
         "CPU": execution.num_workers * execution.cpus_per_worker,
         "GPU": execution.num_workers * execution.gpus_per_worker,
@@ -53,8 +60,10 @@ def run_trials(
     analyst: ActorHandle,
     *,
     slots: int,
-) -> None:
+) -> dict[str, Exception]:
     """Run trials in order to their result.json or failure.json; returns early if interrupted.
+
+    Returns the errors of the trials that failed, by trial_id, whether or not they could write their failure.json.
 
     Drivers hold no CPU: with one each they could fill a small cluster and wait for ever for their own workers.
     """
@@ -72,32 +81,46 @@ def run_trials(
             run_config=ray.tune.RunConfig(name="tune", storage_path=folder, verbose=0),
         )
         with contextlib.redirect_stdout(io.StringIO()):  # Tune talks whatever its verbosity; Progress says it better
-            tuner.fit()
+            grid = tuner.fit()
+        failed = {}
+        for outcome in grid:
+            if outcome.error is not None:
+                trial_id = TrialSpec.model_validate_json(outcome.config["spec"]).trial_id
+                failed[trial_id] = outcome.error
+        return failed
 
 
 def _drive_trial(config: dict[str, Any]) -> None:
-    """The Tune trial: train, then write result.json last; or write failure.json."""
+    """The Tune trial: train, then write result.json last."""
     spec = TrialSpec.model_validate_json(config["spec"])
-    storage = Storage.at(config["storage"])
     execution = ExecutionSpec.model_validate_json(config["execution"])
+    storage, analyst = Storage.at(config["storage"]), config["analyst"]
     storage.delete(failure_path(spec.trial_id))
-    config["analyst"].start_trial.remote(spec.trial_id)
+    analyst.start_trial.remote(spec.trial_id, not storage.exists(f"{trial_folder(spec.trial_id)}/{CHECKPOINT_INDEX}"))
     try:
-        result = fit(spec, execution, config["storage"], config["source_commit"], config["analyst"])
+        result = fit(spec, execution, config["storage"], config["source_commit"], analyst)
+        storage.write(result_path(spec.trial_id), result.model_dump_json(indent=1))
     except Exception as error:
-        failure = Failure(trial_id=spec.trial_id, cause=root_cause(error), traceback=traceback.format_exc())
-        storage.write(failure_path(spec.trial_id), failure.model_dump_json(indent=1))
-        ray.get(config["analyst"].record_failure.remote(failure.model_dump_json()))
+        record_failure(storage, spec.trial_id, error, analyst)
         raise
-    storage.write(result_path(spec.trial_id), result.model_dump_json(indent=1))
-    ray.get(config["analyst"].record_result.remote(result.model_dump_json()))
+    analyst.record_result.remote(result.model_dump_json())
+    analyst.refresh.remote()
+
+
+def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle) -> None:
+    """Write a trial's failure.json, and tell the analyst."""
+    text = "".join(traceback.format_exception(error))
+    failure = Failure(trial_id=trial_id, cause=root_cause(error), traceback=text)
+    storage.write(failure_path(trial_id), failure.model_dump_json(indent=1))
+    ray.get(analyst.record_failure.remote(failure.model_dump_json()))
 
 
 def root_cause(error: BaseException) -> str:
     """The exception that started it, below the wrappers of Ray Train and Ray, in one line."""
     while True:
         failures = getattr(error, "worker_failures", None)
-        inner = next(iter(failures.values())) if failures else None
+        # When one worker dies the others fail too, of a broken connection: a RuntimeError tells least.
+        inner = min(failures.values(), key=lambda e: isinstance(e, RuntimeError)) if failures else None
         inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
         if not isinstance(inner, BaseException):
             break

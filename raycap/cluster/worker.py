@@ -69,7 +69,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
     import torch
 
     from raycap.cluster.stream import ray_rows
-    from raycap.learner.training import DivergedError
+    from raycap.learner.evaluation import DivergedError
     from raycap.learner.trial import Place, run_trial
 
     spec = TrialSpec.model_validate_json(config["spec"])

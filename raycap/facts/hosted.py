@@ -11,7 +11,7 @@ import numpy as np
 
 from raycap.facts.names import RELATIONS, census_first_names, census_last_names
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
-from raycap.spec import ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, ProfilesSpec
+from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, ProfilesSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -47,9 +47,10 @@ def _read(path: Path) -> "Dataset":
 def from_dataset(dataset: "Dataset") -> Profiles:
     """A population from a dataset in the hosted schema.
 
-    Its schema: the whole census pools where every name is in them, else the name parts seen; the reference's
-    distribution of birth dates; for other attributes the distinct values seen, taken as uniform (nothing else is known
-    of them). Raises ValueError naming the column and row at fault.
+    Its schema: the whole pools that raycap draws names and values from where all of those seen are in them, so that a
+    population keeps its entropy on its way through a file; else the parts and values seen, taken as uniform, since
+    nothing else is known of them. Birth dates have the reference's distribution. Raises ValueError naming the column and
+    row at fault.
     """
     columns: dict[str, Any] = dataset.with_format("arrow")[:].to_pydict()
     missing = [c for c in ("name", "birth_date", *TEXT_ATTRIBUTES) if c not in columns]
@@ -65,7 +66,7 @@ def from_dataset(dataset: "Dataset") -> Profiles:
         raise ValueError(f"column name: {len(names) - len(set(names))} names occur more than once")
 
     name_pools = _name_pools(parts)
-    attributes = (birth_dates(), *(Attribute.uniform(c, tuple(sorted(set(columns[c])))) for c in TEXT_ATTRIBUTES))
+    attributes = (birth_dates(), *(_text_attribute(column, set(columns[column])) for column in TEXT_ATTRIBUTES))
     text_values = columns | {"birth_date": [value.strftime("%Y-%m-%d") for value in columns["birth_date"]]}
     return Profiles(
         Schema(name_pools, attributes, relations),
@@ -83,6 +84,11 @@ def _name_pools(parts: list[list[str]]) -> tuple[tuple[str, ...], tuple[str, ...
     if seen[0] | seen[1] <= set(first) and seen[2] <= set(last):
         return first, first, last
     return tuple(sorted(seen[0])), tuple(sorted(seen[1])), tuple(sorted(seen[2]))
+
+
+def _text_attribute(column: str, seen: set[str]) -> Attribute:
+    own = next(attribute for attribute in census_schema(NamePools(), 0).attributes if attribute.name == column)
+    return own if seen <= set(own.values) else Attribute.uniform(column, tuple(sorted(seen)))
 
 
 def _indices(pool: tuple[str, ...], values: list[str], column: str) -> Any:

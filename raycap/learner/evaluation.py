@@ -21,7 +21,13 @@ from raycap.results import LossRow, LossTable
 from raycap.spec import Precision
 
 BITS_PER_NAT = 1 / math.log(2)
-EVALUATION_BATCH = 4096
+MAX_EVALUATION_ROWS = 4096
+MAX_LOGITS = 2**25
+"""Logits computed at once in an evaluation; 128 MiB in fp32."""
+
+
+class DivergedError(ArithmeticError):
+    """Losses are no longer finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,9 @@ def answer_losses(
 ) -> LossTable:
     """Losses of the whole one-hop population and of every two-hop question, per subject.
 
-    More than `sample` questions of two or more hops are evaluated on a sample of that size, drawn without replacement
-    from `seed`. With several ranks each evaluates its share; the tables add up to the whole.
+    More than `sample` questions of two or more hops are evaluated on a sample of about that size, as many of each
+    subject, drawn without replacement from `seed`. With several ranks each evaluates its share; the tables add up to
+    the whole. Raises DivergedError if a loss is not finite.
     """
     profiles, device = composer.profiles, next(model.parameters()).device
     subjects = profiles.schema.subjects
@@ -83,9 +90,13 @@ def answer_losses(
         total = num_questions(profiles, k)
         ids = np.arange(total)
         if k > 1 and total > sample:
-            ids = np.sort(np.random.default_rng([seed, k]).choice(total, sample, replace=False))
+            rng, per_subject = np.random.default_rng([seed, k]), max(2, sample // len(subjects))
+            chains = [rng.choice(total // len(subjects), per_subject, replace=False) for _ in subjects]
+            ids = np.sort(np.concatenate([chain * len(subjects) + s for s, chain in enumerate(chains)]))
         ids = ids[rank::world_size]
         losses = np.concatenate([np.empty(0), *_question_losses(model, composer, k, ids, precision, device)])
+        if not np.isfinite(losses).all():
+            raise DivergedError(f"the losses of {(~np.isfinite(losses)).sum()} {k}-hop questions are not finite")
         subject = unpack(profiles, k, ids).subject
         sums, squares, counts = (
             np.bincount(subject, weights=weights, minlength=len(subjects)) for weights in (losses, losses**2, None)
@@ -109,8 +120,9 @@ def _question_losses(
 ) -> Iterable[NDArray[np.float64]]:
     """Loss of each question in bits, batch by batch."""
     length = composer.row_length(hops)
-    for begin in range(0, len(ids), EVALUATION_BATCH):
-        questions = unpack(composer.profiles, hops, ids[begin : begin + EVALUATION_BATCH])
+    num_rows = min(MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.mean_tokens(hops)[1])))
+    for begin in range(0, len(ids), num_rows):
+        questions = unpack(composer.profiles, hops, ids[begin : begin + num_rows])
         batch = Batch.of(composer.compose(questions, length), device)
         with autocast(precision, device):
             nats = answer_token_losses(model, batch)

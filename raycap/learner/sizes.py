@@ -1,7 +1,7 @@
 """Parameter counts from a formula, for the plan: no torch here. A test compares them with the built model."""
 
 from raycap.results import ParameterCounts
-from raycap.spec import ModelByParams, ModelByWidth
+from raycap.spec import HeadSize, ModelByParams, ModelByWidth
 
 
 def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
@@ -18,7 +18,7 @@ def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:
     """The model whose number of parameters comes nearest to the target, over the widths its heads allow."""
-    step = model.heads.head_size if hasattr(model.heads, "head_size") else 2 * model.heads.num_heads
+    step = model.heads.head_size if isinstance(model.heads, HeadSize) else 2 * model.heads.num_heads
     shape = model.model_dump(exclude={"num_params"})
 
     def at(multiple: int) -> ModelByWidth:

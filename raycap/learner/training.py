@@ -1,6 +1,5 @@
 """train(): a generator of Snapshots. It knows nothing of when to evaluate, where checkpoints go, or whom to tell."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +9,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raycap.learner import optim
-from raycap.learner.evaluation import Batch, answer_token_losses, autocast, to_bits
+from raycap.learner.evaluation import Batch, DivergedError, answer_token_losses, autocast, to_bits
 from raycap.learner.model import Llama
 from raycap.learner.tokens import Rows
 from raycap.spec import TrainingSpec
 
 CHECK_FINITE_EVERY = 100
-
-
-class DivergedError(ArithmeticError):
-    """The training loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +59,35 @@ def train(
     pause_set = set(pauses)
     loss_sum, num_questions = torch.zeros((), dtype=torch.float64, device=device), 0
     first_bad = torch.full((), num_steps, device=device)  # stays on the device: reading it every step would wait for it
+    rows = next(batches, None)  # the stream's start is not training time
     began = time.perf_counter()
     for step in range(start_step, num_steps):
+        assert rows is not None, f"the stream ended before step {step} of {num_steps}"
         rate = optim.learning_rate(spec.optimizer, step, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = Batch.of(next(batches), device)
+        batch = Batch.of(rows, device)
         with autocast(spec.precision, device):
             loss = answer_token_losses(model, batch).sum()
         optimizer.zero_grad()
         (loss * scale).backward()
         if world_size > 1:
             _sum_over_workers(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, spec.optimizer.grad_clip)
+        # The norm is of all workers' gradients, so that all of them see the same trouble at the same step.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.optimizer.grad_clip)
         optimizer.step()
 
-        loss = loss.detach()
-        loss_sum += loss
+        loss_sum += loss.detach()
         num_questions += len(batch.input_ids)
-        first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=step))
+        first_bad = torch.where(torch.isfinite(norm), first_bad, first_bad.clamp(max=step))
+        rows = next(batches, None)
         done = step + 1
         if (done % CHECK_FINITE_EVERY == 0 or done in pause_set) and (bad := int(first_bad)) < num_steps:
             raise DivergedError(
                 f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
             )
         if done in pause_set:
-            bits = to_bits(float(loss_sum))
-            assert math.isfinite(bits)
-            yield Snapshot(done, time.perf_counter() - began, bits, num_questions, rate)
+            yield Snapshot(done, time.perf_counter() - began, to_bits(float(loss_sum)), num_questions, rate)
             loss_sum.zero_()
             num_questions, began = 0, time.perf_counter()
 

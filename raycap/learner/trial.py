@@ -17,7 +17,7 @@ from raycap.facts.order import QuestionOrder, num_steps
 from raycap.facts.questions import num_questions
 from raycap.learner import model as llama
 from raycap.learner import optim
-from raycap.learner.evaluation import answer_losses
+from raycap.learner.evaluation import DivergedError, answer_losses
 from raycap.learner.rows import RowSource
 from raycap.learner.tokens import Composer, Rows, build_tokenizer, num_embeddings, save_tokenizer
 from raycap.learner.training import Snapshot, pause_steps, train
@@ -94,13 +94,16 @@ def run_trial(
     state = _State()
     if resume_from is not None:
         state = _State.load(resume_from / STATE_FILE, model, optimizer, place.device)
+        if place.rank > 0:  # what was summed up since the last evaluation is rank 0's, and must count once
+            state.loss_sum_bits, state.num_rows = 0.0, 0
 
     source = RowSource(composer, order, steps, place.rank, place.world_size)
     evaluation_steps, pauses = pause_steps(steps, training.num_evaluations, checkpoint_every)
+    rows = open_rows(source, state.step)
     snapshots = train(
         model,
         optimizer,
-        open_rows(source, state.step),
+        rows,
         training,
         num_steps=steps,
         pauses=pauses,
@@ -112,16 +115,19 @@ def run_trial(
         state.add(snapshot)
         evaluation = None
         if snapshot.step in evaluation_steps:
-            part = answer_losses(
-                model,
-                composer,
-                hops,
-                sample=training.evaluation_sample,
-                seed=training.seed,
-                precision=training.precision,
-                rank=place.rank,
-                world_size=place.world_size,
-            )
+            try:
+                part = answer_losses(
+                    model,
+                    composer,
+                    hops,
+                    sample=training.evaluation_sample,
+                    seed=training.seed,
+                    precision=training.precision,
+                    rank=place.rank,
+                    world_size=place.world_size,
+                )
+            except DivergedError as error:
+                raise DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr") from error
             losses, loss_sum, num_rows = _over_workers(part, state.loss_sum_bits, state.num_rows, place.world_size)
             asked = order.num_asked(snapshot.step)
             evaluation = Evaluation(

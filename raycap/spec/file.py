@@ -42,6 +42,8 @@ class GridPoint:
 
     coordinates: dict[str, Any]
     trial: TrialSpec
+    place: str
+    """file:line:column of its profiles, which is what later checks are mostly about."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ def _check_grid(
     points = []
     for raw, coordinates, indices in _grid_trees(trial, grid):
         try:
-            points.append(GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw, default=str))))
+            checked = TrialSpec.model_validate_json(json.dumps(raw, default=str))
+            points.append(GridPoint(coordinates, checked, document.locate(("trial", "profiles"))))
         except ValidationError as error:
             problems += _describe(error, TrialSpec, ("trial",), document, indices)
     return points

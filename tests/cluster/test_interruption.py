@@ -42,7 +42,7 @@ def wait_until(condition: object, seconds: float) -> None:
 
 def half_way(folder: Path) -> bool:
     finished = list(folder.glob("runs/trials/*/result.json"))
-    running = [p for p in folder.glob("runs/trials/*/checkpoint_*") if not (p.parent / "result.json").exists()]
+    running = [p for p in folder.glob("runs/trials/*/checkpoint_2*") if not (p.parent / "result.json").exists()]
     return len(finished) >= 1 and len(running) >= 1
 
 
@@ -62,9 +62,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path, number: signal.Signals) -> None
     assert code == (130 if number is signal.SIGINT else -signal.SIGKILL)
     wait_until(lambda: not psutil.wait_procs(children, timeout=0.1)[1], 60)  # no orphans
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/trials/*/result.json")}
-    steps_before = max(int(p.name[-6:]) for p in tmp_path.glob("runs/trials/*/checkpoint_*"))
     assert stamps
-    assert steps_before >= 0
 
     assert start(tmp_path).wait(240) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())

@@ -1,6 +1,7 @@
 """Whole sweeps through Tune, Train, Data and MLflow: small, real, and only what is missing."""
 
 import json
+import time
 from pathlib import Path
 
 import mlflow
@@ -11,7 +12,10 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raycap import cli, sweep
+from raycap.facts.hosted import to_dataset
+from raycap.facts.profiles import census_schema, generate
 from raycap.results import TrialResult
+from raycap.spec import NamePools
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -39,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str) -> int:
-    return sweep.run("spec.yaml", overrides, Console(width=160))
+    return sweep.run("spec.yaml", overrides, Console(width=160), time.time())
 
 
 def stored_results(folder: Path) -> dict[str, TrialResult]:
@@ -111,7 +115,7 @@ def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -
         assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
     before = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
-    cli.report(folder / "runs" / "small")
+    cli.report(str(folder / "runs" / "small"))
     after = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
     assert before == after  # the actor and the report command give the same files
 
@@ -130,6 +134,15 @@ def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytes
     assert sorted(child.info.status for child in children.values()) == ["FAILED", "FINISHED"]
     sweep_record, storage = sweep.prepare("spec.yaml", broken)
     assert sorted(sweep.states(sweep_record, storage).values()) == ["failed before", "finished"]
+
+
+def test_an_exception_in_a_worker_is_told_by_its_cause(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The workers run in another directory than this test, so they do not find a relative path.
+    to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
+    missing = ("trial.profiles={source: disk, path: people.parquet}", "grid={}", "execution.max_failures=0")
+    assert run(*missing) == 1
+    assert "FileNotFoundError: profiles.path: there is no file or folder people.parquet" in capsys.readouterr().out
+    assert not stored_results(folder)
 
 
 def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) -> None:
