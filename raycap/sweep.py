@@ -72,7 +72,7 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
         raise SpecError([f"{spec}: {error}"]) from error
     # Workers and actors live in other directories and processes: from here on all places are absolute.
     tracking = loaded.spec.tracking.model_copy(update={"uri": absolute_uri(loaded.spec.tracking.uri)})
-    place = storage.root if storage.is_local else loaded.spec.storage
+    place = loaded.spec.storage if "://" in loaded.spec.storage else storage.root
     absolute = loaded.spec.model_copy(update={"storage": place, "tracking": tracking})
     record = SweepRecord(spec=absolute, question=loaded.question, spec_yaml=loaded.text, trials=tuple(trials))
     return record, storage

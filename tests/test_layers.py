@@ -111,3 +111,7 @@ def test_the_readme_lists_every_module_in_a_line() -> None:
     tree = readme.split("## The code, in the order data flows")[1].split("```")[1]
     listed = {line.split()[0] for line in tree.splitlines() if ".py " in line}
     assert listed == {p.name for p in PACKAGE.rglob("*.py") if p.name != "__init__.py"}
+
+
+def test_the_readme_shows_the_shipped_sweep() -> None:
+    assert (ROOT / "sweeps" / "specs" / "grid.yaml").read_text() in (ROOT / "README.md").read_text()

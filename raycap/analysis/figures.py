@@ -100,7 +100,7 @@ def capacity_vs_params(analysis: Analysis) -> Figure:
     axes.set(xscale="log", yscale="log", xlabel="parameters (embeddings included)", ylabel="learned bits")
     _plain_ticks(axes, sizes)
     axes.set_title(f"Capacity of {len(analysis.results)} trials, {scheme} encoding")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     if excluded_count:
         _caption(figure, "Open markers are left out of the law: " + _reasons(analysis))
     return figure
