@@ -14,6 +14,7 @@ from raycap.spec import (
     NUM_RELATIONS_KNOWN,
     ExecutionSpec,
     ModelByWidth,
+    Tokens,
     TrialSpec,
 )
 from raycap.spec.file import SpecError, load_sweep
@@ -125,6 +126,12 @@ def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
     assert problem == (
         "override 'trial.training.batchsize=64': trial.training.batchsize: unknown field; did you mean 'batch_size'?"
     )
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    override = "trial.training.length={tokens: 2e5}"
+    assert load_sweep(written(tmp_path, GOOD), (override,)).points[0].trial.training.length == Tokens(tokens=200_000)
+    assert "should be a valid integer, got 2.5" in problems(tmp_path, GOOD, "trial.training.length={tokens: 2.5}")[0]
 
 
 def test_a_missing_file_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

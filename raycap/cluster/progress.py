@@ -57,7 +57,10 @@ class Progress:
     def _follow(self) -> None:
         while True:
             last_round = self._stopping.is_set()
-            events: list[Event] = ray.get(self._analyst.events.remote(self._num_seen))
+            try:
+                events: list[Event] = ray.get(self._analyst.events.remote(self._num_seen))
+            except ray.exceptions.RayError:  # without an analyst there is nothing to show; the session says why
+                return
             self._num_seen += len(events)
             for event in events:
                 self._take(event)

@@ -175,6 +175,8 @@ def _plain(node: Any) -> Any:
         return {str(key): _plain(child) for key, child in node.items()}
     if isinstance(node, list):
         return [_plain(child) for child in node]
+    if isinstance(node, float) and node.is_integer() and abs(node) < 2**53:
+        return int(node)  # 1e9 is how people write a whole number; fields for fractions take it too
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
