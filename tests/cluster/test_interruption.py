@@ -74,7 +74,13 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path, number: signal.Signals) -> None
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/trials/*/result.json")}
     assert stamps
 
+    (tmp_path / "log").rename(tmp_path / "first-log")
     assert start(tmp_path).wait(240) == 0
+    log = (tmp_path / "log").read_text()
+    assert "resumable" in log
+    assert " 0.1 exposures" not in "".join(
+        line for line in log.splitlines() if "steps=4000: " in line
+    )  # not from scratch
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     summary = json.loads((tmp_path / "runs" / "killed" / "summary.json").read_text())
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 3
