@@ -33,7 +33,7 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
 
     Returns the exit code; SpecError passes through.
     """
-    from raycap.cluster.session import run_sweep
+    from raycap.cluster.session import Job, run_sweep
 
     sweep, storage = prepare(spec, overrides)
     results, failures = stored(sweep, storage)
@@ -41,7 +41,7 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
     console.print(plan_table(sweep, states(sweep, storage)))
     storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
     try:
-        outcome = run_sweep(sweep, missing, list(results.values()), list(failures.values()), console, began)
+        outcome = run_sweep(Job(sweep, missing, list(results.values()), list(failures.values()), began), console)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
 

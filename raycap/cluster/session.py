@@ -34,6 +34,29 @@ CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 
 
 @dataclass(frozen=True)
+class Job:
+    """A sweep and how far it has come."""
+
+    sweep: SweepRecord
+    missing: list[PlannedTrial]
+    results: list[TrialResult]
+    failures: list[Failure]
+    """Of the last runs of trials among the missing."""
+    began: float
+    """When the command started, in seconds since the epoch."""
+
+    def for_the_analyst(self) -> tuple[str, str, list[str], list[str]]:
+        """The analyst's arguments, as JSON: what crosses processes is data."""
+        results = [result.model_dump_json() for result in self.results]
+        failures = [failure.model_dump_json() for failure in self.failures]
+        return self.sweep.model_dump_json(), self.sweep.spec.storage, results, failures
+
+    def run_until_now(self, slots: int) -> RunRecord:
+        """The record of this run, as if it ended here."""
+        return RunRecord(wall_seconds=time.time() - self.began, slots=slots)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
 
@@ -73,64 +96,50 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def run_sweep(
-    sweep: SweepRecord,
-    missing: list[PlannedTrial],
-    results: list[TrialResult],
-    failures: list[Failure],
-    console: Console,
-    began: float,
-) -> Outcome:
+def run_sweep(job: Job, console: Console) -> Outcome:
     """Run the missing trials and bring the sweep's folder and MLflow up to date.
 
     Raises TrackingError or ResourceError before any trial starts.
     """
     from raycap.cluster.analyst import Analyst
 
-    if missing:
+    if job.missing:
         with ray_session():
-            return _run_on_ray(sweep, missing, results, failures, console, began)
-    analyst = Analyst(*_for_the_analyst(sweep, results, failures))
-    run = _last_run(sweep) or RunRecord(wall_seconds=time.time() - began, slots=1)
+            return _run_on_ray(job, console)
+    analyst = Analyst(*job.for_the_analyst())
+    run = _last_run(job.sweep) or job.run_until_now(slots=1)
     analyst.open(run.slots)
     return Outcome(analyst.conclude(run.model_dump_json(), "FINISHED"), interrupted=False)
 
 
-def _run_on_ray(
-    sweep: SweepRecord,
-    missing: list[PlannedTrial],
-    results: list[TrialResult],
-    failures: list[Failure],
-    console: Console,
-    began: float,
-) -> Outcome:
+def _run_on_ray(job: Job, console: Console) -> Outcome:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
     from raycap.cluster.progress import Progress
     from raycap.cluster.tuner import concurrent_slots, record_failure, run_trials
 
-    place = sweep.spec.storage
+    sweep, place = job.sweep, job.sweep.spec.storage
     storage, commit = Storage.at(place), source_commit()
     slots = concurrent_slots(sweep.spec.execution, place)
-    analyst = AnalystActor.remote(*_for_the_analyst(sweep, results, failures))
+    analyst = AnalystActor.remote(*job.for_the_analyst())
     _unwrapped(analyst.open.remote(slots))
-    progress = Progress(missing, len(results), analyst, console)
+    progress = Progress(job.missing, len(job.results), analyst, console)
     progress.start()
     # The longest first, so that no slot stands empty while the last one runs.
-    ordered = sorted(missing, key=lambda trial: -trial.parameters.total * trial.tokens)
+    ordered = sorted(job.missing, key=lambda trial: -trial.parameters.total * trial.tokens)
     with _signals_kept():
         try:
             errors = run_trials(ordered, sweep.spec.execution, place, commit, analyst, slots=slots)
         finally:
             progress.stop()
-    left = {trial.trial_id for trial in missing if not storage.exists(result_path(trial.trial_id))}
+    left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
     for trial_id in left & set(errors):
         if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
             record_failure(storage, trial_id, errors[trial_id], analyst)
     interrupted = bool(left - set(errors))
     status = "KILLED" if interrupted else "FAILED" if left else "FINISHED"
-    run = RunRecord(wall_seconds=time.time() - began, slots=slots)
+    run = job.run_until_now(slots)
     try:
         law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
     except ray.exceptions.RayError as error:
@@ -140,14 +149,6 @@ def _run_on_ray(
         law = None
     ray.kill(analyst)
     return Outcome(law, interrupted)
-
-
-def _for_the_analyst(
-    sweep: SweepRecord, results: list[TrialResult], failures: list[Failure]
-) -> tuple[str, str, list[str], list[str]]:
-    """The analyst's arguments, as JSON: what crosses processes is data."""
-    records = ([result.model_dump_json() for result in results], [failure.model_dump_json() for failure in failures])
-    return sweep.model_dump_json(), sweep.spec.storage, *records
 
 
 @contextmanager
