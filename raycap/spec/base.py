@@ -1,8 +1,9 @@
-"""What every spec is made of: the frozen base model, its errors, and the schemes that readings are named by."""
+"""What every spec is made of: the frozen base model, its errors, and the names that specs and results share."""
 
 from enum import StrEnum
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Discriminator
 from pydantic_core import PydanticCustomError
 
 
@@ -21,6 +22,16 @@ class Spec(BaseModel):
 
 def broken_rule(rule: str, **values: object) -> PydanticCustomError:
     return PydanticCustomError("raycap_rule", rule, values)
+
+
+def by_kind(default: str) -> Discriminator:
+    """Which member of a union a value is, by its `kind`; tags are written "<kind>", so that they are no places in a file."""
+
+    def tag(value: Any) -> str:
+        kind = value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
+        return f"<{kind}>"
+
+    return Discriminator(tag)
 
 
 class EncodingScheme(StrEnum):
@@ -43,3 +54,63 @@ class SelectionScheme(StrEnum):
     """A list of names, N log2 M."""
     INDEPENDENT = "independent"
     """Nothing for the set, but log2 M instead of log2 N for every name-valued answer."""
+
+
+class Kind(StrEnum):
+    """What a text asks or tells, in the order in which kinds speak for a trial: the last one trained is its headline."""
+
+    NAME = "name"
+    """A name and nothing else (or a random string)."""
+    BIOGRAPHY = "biography"
+    """Sentences about one person."""
+    ONE_HOP = "one_hop"
+    TWO_HOP = "two_hop"
+    THREE_HOP = "three_hop"
+
+    @classmethod
+    def of_hops(cls, hops: int) -> "Kind":
+        """The kind of a k-hop question."""
+        return (cls.ONE_HOP, cls.TWO_HOP, cls.THREE_HOP)[hops - 1]
+
+    @property
+    def hops(self) -> int:
+        """Facts an answer follows from, one after the other; a name is an answer to nothing."""
+        return {Kind.NAME: 0, Kind.TWO_HOP: 2, Kind.THREE_HOP: 3}.get(self, 1)
+
+    @property
+    def names_are_measured(self) -> bool:
+        """Whether such texts tell the loss of names themselves, which questions leave to inference."""
+        return self in (Kind.NAME, Kind.BIOGRAPHY)
+
+
+class Split(StrEnum):
+    """Which component of a two-hop question "What was A's relation's subject?" is never trained in such questions."""
+
+    TRAIN = "train"
+    """None: the question is trained."""
+    FIRST_PEOPLE = "first_people"
+    """The person asked about, A."""
+    RELATIONS = "relations"
+    """The relation that is followed."""
+    FIRST_PAIRS = "first_pairs"
+    """Person and relation together."""
+    SECOND_PEOPLE = "second_people"
+    """The person the relation leads to."""
+    SECOND_SUBJECTS = "second_subjects"
+    """What is asked of the second person."""
+    SECOND_PAIRS = "second_pairs"
+    """Second person and subject together."""
+    TUPLES = "tuples"
+    """Person, relation and subject together, and nothing less."""
+    SEVERAL = "several"
+    """More than one of the above independently."""
+
+
+class RelationStructure(StrEnum):
+    """How relations are drawn."""
+
+    UNIFORM = "uniform"
+    """Each relation of each person is an independent uniform draw over all people."""
+    BIPARTITE = "bipartite"
+    """parent and child are inverse bijections between two halves (parents have no parent, children no child), best_friend
+    and worst_enemy are perfect matchings, the other relations uniform. Needs an even number of people."""

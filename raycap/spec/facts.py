@@ -1,10 +1,10 @@
-"""Who there is and what is asked: the specs of populations and questions."""
+"""Who there is: the specs of populations, and of random data that stand in for one."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
-from raycap.spec.base import EncodingScheme, SelectionScheme, Spec, broken_rule
+from raycap.spec.base import EncodingScheme, RelationStructure, SelectionScheme, Spec, broken_rule
 
 NUM_RELATIONS_KNOWN = 17
 """How many relations there are to choose from (`facts.names.RELATIONS`)."""
@@ -33,8 +33,10 @@ class GeneratedProfiles(Spec):
     """Draw the people here, from `seed`."""
     num_relations: int = Field(default=4, ge=0, le=NUM_RELATIONS_KNOWN)
     """R: how many of the 17 relations each person has, the first R in their fixed order."""
-    structure: Literal["uniform"] = "uniform"
-    """uniform: each relation of each person is an independent uniform draw over all people, self included."""
+    structure: RelationStructure = RelationStructure.UNIFORM
+    """How relations are drawn: uniform or bipartite."""
+    self_relations: bool = True
+    """Whether a uniform relation may lead from a person to themselves."""
     names: NamePools = NamePools()
     """The pools the full names are drawn from."""
     seed: int = Field(default=0, ge=0)
@@ -58,6 +60,14 @@ class ProfilesByCount(GeneratedProfiles):
                 n=num_profiles,
                 m=pools.num_names,
             )
+        if num_profiles % 2 and info.data.get("structure") is RelationStructure.BIPARTITE:
+            raise broken_rule(
+                "bipartite relations pair people up, so their number must be even, got {n}; take {m}",
+                n=num_profiles,
+                m=num_profiles + 1,
+            )
+        if num_profiles == 1 and not info.data.get("self_relations", True):
+            raise broken_rule("one person alone can only be related to themselves; allow self_relations or add people")
         return num_profiles
 
 
@@ -65,14 +75,27 @@ class ProfilesByBits(GeneratedProfiles):
     """A generated population as large as a code length allows; the plan solves for num_profiles."""
 
     target_bits: float = Field(gt=0)
-    """The number of people is the largest whose code length, one-hop, stays within this many bits."""
+    """The number of people is the largest (even, if bipartite) whose code length stays within this many bits."""
     scheme: EncodingScheme = EncodingScheme.OPTIMAL
-    """The encoding scheme the target is counted in."""
+    """The encoding scheme the target is counted in; the two-hop ones with every two-hop question trained."""
     selection: SelectionScheme = SelectionScheme.ENUMERATE
     """The selection scheme the target is counted in."""
 
 
-class ProfilesFromDisk(Spec):
+class LoadedProfiles(Spec):
+    names: NamePools | None = None
+    """The pools the names were drawn from, which no column tells. By default the whole census lists if all names are in
+    them, else just the parts that occur."""
+    structure: RelationStructure = RelationStructure.UNIFORM
+    """How the relations were drawn; what bipartite means is checked against the data."""
+    self_relations: bool = True
+    """Whether relations could lead to oneself; false is checked against the data."""
+    fingerprint: str | None = None
+    """SHA-256 of the population's content. The plan fills it in, so that a trial is known by its data and not by where
+    they lay; given, it must be met."""
+
+
+class ProfilesFromDisk(LoadedProfiles):
     """A population in the hosted dataset schema, from a file or folder."""
 
     source: Literal["disk"]
@@ -81,7 +104,7 @@ class ProfilesFromDisk(Spec):
     """A parquet file, or a folder written by datasets' save_to_disk."""
 
 
-class ProfilesFromHub(Spec):
+class ProfilesFromHub(LoadedProfiles):
     """A population in the hosted dataset schema, from the Hugging Face hub."""
 
     source: Literal["hub"]
@@ -91,60 +114,63 @@ class ProfilesFromHub(Spec):
     split: str = "train"
     """Split of the dataset."""
     revision: str = "main"
-    """Commit or branch; a commit keeps the trial reproducible."""
+    """Commit or branch."""
+
+
+class RandomPairs(Spec):
+    """Random key -> value pairs: "people" whose keys are given and cost nothing, so that no scheme is assumed."""
+
+    source: Literal["pairs"]
+    """Draw the values here, from `seed`."""
+    num_keys: int = Field(default=1000, ge=1, le=10_000_000)
+    """N: how many keys there are; all keys up to it exist, so knowing them is worth nothing."""
+    num_relations: int = Field(default=4, ge=1, le=100)
+    """R: values per key."""
+    num_values: int = Field(default=256, ge=2, le=65_536)
+    """Values a pair may have, each equally likely: log2 of this many bits a pair."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the values."""
+
+
+class RandomStrings(Spec):
+    """Random strings (Morris): tokens drawn uniformly and independently."""
+
+    source: Literal["strings"]
+    """Draw the strings here, from `seed`."""
+    num_strings: int = Field(default=1000, ge=1)
+    """N: how many strings."""
+    vocab_size: int = Field(default=2048, ge=2, le=65_536)
+    """V: different tokens; log2 V bits each."""
+    length: int = Field(default=64, ge=1, le=511)
+    """S: tokens per string."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the strings."""
+
+
+_TAGS: dict[type, str] = {
+    ProfilesByCount: "<generate>",
+    ProfilesByBits: "<generate/bits>",
+    ProfilesFromDisk: "<disk>",
+    ProfilesFromHub: "<hub>",
+    RandomPairs: "<pairs>",
+    RandomStrings: "<strings>",
+}
 
 
 def _profiles_kind(value: Any) -> str:
     if isinstance(value, BaseModel):
-        return {ProfilesByBits: "<bits>", ProfilesFromDisk: "<disk>", ProfilesFromHub: "<hub>"}.get(
-            type(value), "<count>"
-        )
-    if not isinstance(value, dict):
-        return "<count>"
-    source = value.get("source", "generate")
-    if source in ("disk", "hub"):
-        return f"<{source}>"
-    return "<bits>" if "target_bits" in value else "<count>"
+        return _TAGS.get(type(value), "<none>")
+    fields = value if isinstance(value, dict) else {}
+    source = fields.get("source", "generate")
+    return "<generate/bits>" if source == "generate" and "target_bits" in fields else f"<{source}>"
 
 
 ProfilesSpec = Annotated[
-    Annotated[ProfilesByCount, Tag("<count>")]
-    | Annotated[ProfilesByBits, Tag("<bits>")]
+    Annotated[ProfilesByCount, Tag("<generate>")]
+    | Annotated[ProfilesByBits, Tag("<generate/bits>")]
     | Annotated[ProfilesFromDisk, Tag("<disk>")]
-    | Annotated[ProfilesFromHub, Tag("<hub>")],
+    | Annotated[ProfilesFromHub, Tag("<hub>")]
+    | Annotated[RandomPairs, Tag("<pairs>")]
+    | Annotated[RandomStrings, Tag("<strings>")],
     Discriminator(_profiles_kind),
 ]
-
-
-def _default_one_hop_share(data: dict[str, Any]) -> float:
-    return {(1,): 1.0, (2,): 0.0}.get(data.get("hops", (1,)), 1 / 11)
-
-
-class QuestionsSpec(Spec):
-    """Which questions are asked of the population."""
-
-    hops: tuple[Literal[1, 2], ...] = (1,)
-    """[1]: "What was A's employer?"; [2]: "What was A's parent's employer?"; [1, 2]: both."""
-    one_hop_share: float = Field(default_factory=_default_one_hop_share, ge=0, le=1)
-    """Share of one-hop questions among the trained ones. Default 1/11 where both are asked (the reference's 1 : 10)."""
-
-    @field_validator("hops")
-    @classmethod
-    def _sorted_and_unique(cls, hops: tuple[int, ...]) -> tuple[int, ...]:
-        if not hops or tuple(sorted(set(hops))) != hops:
-            raise broken_rule("must be [1], [2] or [1, 2], got {got}", got=str(list(hops)))
-        return hops
-
-    @field_validator("one_hop_share")
-    @classmethod
-    def _share_fits_hops(cls, share: float, info: Any) -> float:
-        hops = info.data.get("hops")
-        if hops is None:
-            return share
-        if len(hops) == 1 and share != _default_one_hop_share(info.data):
-            raise broken_rule(
-                "has no effect when only {hops}-hop questions are asked; remove it or set hops: [1, 2]", hops=hops[0]
-            )
-        if len(hops) == 2 and not 0 < share < 1:
-            raise broken_rule("must lie strictly between 0 and 1 when hops is [1, 2], got {got}", got=share)
-        return share

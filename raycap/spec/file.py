@@ -95,7 +95,8 @@ def _find(path_or_name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(str(p) for p in SWEEPS_FOLDER.glob("specs/*.yaml"))
-    hint = f"; there are: {', '.join(known)}" if known else ""
+    close = difflib.get_close_matches(str(SWEEPS_FOLDER / path_or_name), known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}" if known else ""
     raise SpecError([f"{path_or_name}: no such spec file, neither as given nor under {SWEEPS_FOLDER}/{hint}"])
 
 
@@ -229,9 +230,8 @@ def _describe(
     for fault in error.errors(include_url=False):
         if fault["type"] == "default_factory_not_called":  # a consequence of another fault in the list
             continue
-        # Tags of unions are not places in the file; they are written "<tag>" in spec.py, discriminator values otherwise.
+        # Tags of unions are not places in the file: specs write them "<tag>".
         names = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<")))
-        names = tuple(part for part in names if part not in ("word", "bpe"))
         place = document_place = (*prefix, *names)
         for path, index in (indices or {}).items():
             axis = ("trial", *path.split("."))
@@ -256,8 +256,9 @@ def _rule(fault: Any, model: Any) -> str:
         case "enum" | "literal_error" | "union_tag_invalid":
             context = fault["ctx"]
             tags = context.get("expected", context.get("expected_tags", ""))
-            options = [option.strip("'") for option in re.split(r", | or ", tags)]
-            value = context.get("tag", fault["input"])
+            # "<generate/bits>" is one of several forms of "generate", told apart by their fields.
+            options = list(dict.fromkeys(option.strip("'<>").split("/")[0] for option in re.split(r", | or ", tags)))
+            value = context["tag"].strip("<>") if "tag" in context else fault["input"]
             close = difflib.get_close_matches(str(value), options, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             return f"must be one of {', '.join(options)}, got {json.dumps(value, default=str)}{hint}"

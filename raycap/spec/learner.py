@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from raycap.spec.base import Spec, broken_rule
+from raycap.spec.base import Spec, broken_rule, by_kind
 
 
 class WordTokenizer(Spec):
@@ -23,7 +23,9 @@ class BpeTokenizer(Spec):
     """Number of tokens, and rows of the embedding."""
 
 
-TokenizerSpec = Annotated[WordTokenizer | BpeTokenizer, Field(discriminator="kind")]
+TokenizerSpec = Annotated[
+    Annotated[WordTokenizer, Tag("<word>")] | Annotated[BpeTokenizer, Tag("<bpe>")], by_kind("word")
+]
 
 
 class HeadSize(Spec):
@@ -48,6 +50,32 @@ HeadsSpec = Annotated[
 ]
 
 
+class MuP(Spec):
+    """Maximal update parametrisation: the best learning rate at `base_width` is the best at every width.
+
+    At the base width it is the standard parametrisation. Elsewhere, with m = hidden_size / base_width: learning rates of
+    hidden matrices are divided by m, embeddings start as at the base width, logits are divided by m, and attention
+    scores by head size instead of its root.
+    """
+
+    kind: Literal["mup"]
+    """Learning rates and scales that follow the width."""
+    base_width: int = Field(default=64, ge=2)
+    """The width at which nothing changes, for which learning rates are given."""
+
+
+class Standard(Spec):
+    """The same learning rate everywhere."""
+
+    kind: Literal["standard"] = "standard"
+    """Learning rates and scales as everybody sets them."""
+
+
+ParametrizationSpec = Annotated[
+    Annotated[Standard, Tag("<standard>")] | Annotated[MuP, Tag("<mup>")], by_kind("standard")
+]
+
+
 class _Llama(Spec):
     num_layers: int = Field(default=4, ge=1)
     """L: number of transformer blocks; the MLP is 4 times as wide as the model."""
@@ -55,6 +83,8 @@ class _Llama(Spec):
     """Use the embedding as the output layer too."""
     heads: HeadsSpec = HeadSize()
     """How the width is cut into attention heads."""
+    parametrization: ParametrizationSpec = Standard()
+    """How initial scales and learning rates depend on the width."""
 
     def head_size_at(self, hidden_size: int) -> int:
         """Size of an attention head at a width; raises where heads do not divide it evenly."""
@@ -95,12 +125,27 @@ class ModelByWidth(_Llama):
         """Size of an attention head."""
         return self.head_size_at(self.hidden_size)
 
+    @property
+    def width_multiplier(self) -> float:
+        """m = hidden_size / base width under muP, 1 under the standard parametrisation."""
+        return self.hidden_size / self.parametrization.base_width if isinstance(self.parametrization, MuP) else 1.0
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention scores are multiplied by: d^-1/2, or under muP d0^1/2 / d with d0 the head size at the base."""
+        if isinstance(self.parametrization, Standard):
+            return self.head_size**-0.5
+        heads = self.heads
+        base = heads.head_size if isinstance(heads, HeadSize) else self.parametrization.base_width / heads.num_heads
+        return base**0.5 / self.head_size
+
 
 class ModelByParams(_Llama):
     """A Llama of about a given size; the plan solves for the width and reports the real count."""
 
     num_params: int = Field(gt=0)
-    """Target number of parameters, embeddings included; the nearest possible width is taken."""
+    """Target number of parameters, embeddings included; the nearest possible width is taken, and refused if it is off by
+    more than 15 %."""
 
 
 ModelSpec = Annotated[

@@ -1,138 +1,128 @@
-"""How it is trained, and the TrialSpec: all that makes a trial this trial and no other."""
+"""The TrialSpec: all that makes a trial this trial and no other."""
 
 import hashlib
 import json
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycap.spec.base import Spec, broken_rule
-from raycap.spec.facts import GeneratedProfiles, ProfilesByBits, ProfilesByCount, ProfilesSpec, QuestionsSpec
-from raycap.spec.learner import ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
-
-
-class Schedule(StrEnum):
-    """How the learning rate goes on after its linear warm-up."""
-
-    LINEAR = "linear"
-    """Straight down to zero at the last step."""
-    COSINE = "cosine"
-    """Half a cosine down to zero at the last step."""
-    CONSTANT = "constant"
-    """Stays."""
+from raycap.spec.base import Kind, Spec, broken_rule
+from raycap.spec.facts import (
+    GeneratedProfiles,
+    LoadedProfiles,
+    ProfilesByBits,
+    ProfilesByCount,
+    ProfilesSpec,
+    RandomPairs,
+    RandomStrings,
+)
+from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
+from raycap.spec.questions import NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
+from raycap.spec.training import TrainingSpec
 
 
-class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; weights and optimizer state are fp32 in both."""
+class ParentTrial(Spec):
+    """A trained trial of the same storage."""
 
-    FP32 = "fp32"
-    BF16 = "bf16"
-    """Autocast to bfloat16."""
-
-
-class Exposures(Spec):
-    """Length of training as the mean number of times a fact is used; a k-hop question uses k facts."""
-
-    exposures: float = Field(default=100.0, gt=0)
-    """With one-hop questions alone this is the number of epochs."""
+    trial_id: str = Field(pattern="^[0-9a-f]{12}$")
+    """Its identity. Profiles, tokenizer and model are taken from it, and must agree with it where they are given."""
 
 
-class Tokens(Spec):
-    """Length of training in tokens, padding not counted."""
+class ParentModel(Spec):
+    """A saved model, as a trial leaves it in its folder `model`."""
 
-    tokens: int = Field(gt=0)
-    """Number of question and answer tokens."""
-
-
-class Steps(Spec):
-    """Length of training in optimizer steps."""
-
-    steps: int = Field(gt=0)
-    """Number of steps of batch_size questions each."""
+    path: str
+    """The folder that holds config.json, model.safetensors and tokenizer.json; its shape must be that of `model`."""
+    sha256: str | None = None
+    """SHA-256 of model.safetensors. The plan fills it in; given, it must be met."""
 
 
-def _length_kind(value: Any) -> str:
-    if isinstance(value, BaseModel):
-        return f"<{type(value).__name__.lower()}>"
-    keys = value if isinstance(value, dict) else {}
-    return "<tokens>" if "tokens" in keys else "<steps>" if "steps" in keys else "<exposures>"
-
-
-LengthSpec = Annotated[
-    Annotated[Exposures, Tag("<exposures>")] | Annotated[Tokens, Tag("<tokens>")] | Annotated[Steps, Tag("<steps>")],
-    Discriminator(_length_kind),
+ParentSpec = Annotated[
+    Annotated[ParentTrial, Tag("<trial>")] | Annotated[ParentModel, Tag("<model>")],
+    Discriminator(
+        lambda v: "<model>" if isinstance(v, ParentModel) or (isinstance(v, dict) and "path" in v) else "<trial>"
+    ),
 ]
+Pair = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
-class AdamWSpec(Spec):
-    """AdamW; weight decay on matrices, not on norm gains."""
+class Fill(Spec):
+    """Training goes on from a trained model with a second population beside the first."""
 
-    kind: Literal["adamw"] = "adamw"
-    """The optimizer."""
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of the first and second moment."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled weight decay."""
-    schedule: Schedule = Schedule.LINEAR
-    """The learning rate after warm-up."""
-    warmup_steps: int = Field(default=100, ge=0)
-    """Steps of linear warm-up."""
-    grad_clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm; longer gradients are scaled down to it."""
+    parent: ParentSpec
+    """Where the weights come from: {trial_id: ...} or {path: ...}."""
+    profiles: ProfilesSpec
+    """The second population; the first is the trial's own `profiles`."""
+    weights: Pair = (0.5, 0.5)
+    """How much of the questions is about the first and the second population."""
+    loss_weights: Pair = (1.0, 1.0)
+    """What the losses of the first and the second population are multiplied by in training."""
 
-    @field_validator("betas")
+    @field_validator("weights", "loss_weights")
     @classmethod
-    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise broken_rule("must both lie in [0, 1), got {got}", got=str(list(betas)))
-        return betas
+    def _the_second_counts(cls, weights: tuple[float, float]) -> tuple[float, float]:
+        if weights[1] == 0:
+            raise broken_rule("must be positive for the second population, got {got}", got=str(list(weights)))
+        return weights
 
-
-class TrainingSpec(Spec):
-    """How the model is trained and how often it is measured."""
-
-    length: LengthSpec = Exposures()
-    """How long: {exposures: x}, {tokens: n} or {steps: n}."""
-    batch_size: int = Field(default=512, ge=1)
-    """Questions per step, over all workers together."""
-    optimizer: AdamWSpec = AdamWSpec()
-    """The optimizer and its schedule."""
-    precision: Precision = Precision.FP32
-    """Arithmetic of the forward and backward pass."""
-    num_evaluations: int = Field(default=8, ge=1)
-    """How often the whole population is evaluated: at the end, at half the steps, at a quarter, and so on."""
-    evaluation_sample: int = Field(default=100_000, ge=100)
-    """Two-hop questions beyond this number are evaluated on a seeded sample of this size, with its standard error."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the weights and of the order of the questions."""
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Shares of the two populations among the trained questions."""
+        first, second = self.weights
+        return first / (first + second), second / (first + second)
 
 
 class TrialSpec(Spec):
-    """One trial: a population, the questions about it, a model and its training."""
+    """One trial: a population, what is asked about it, a model and its training."""
 
     profiles: ProfilesSpec = ProfilesByCount()
-    questions: QuestionsSpec = QuestionsSpec()
+    questions: QuestionsSpec = QuestionsByShare()
     tokenizer: TokenizerSpec = WordTokenizer()
     model: ModelSpec = ModelByWidth()
     training: TrainingSpec = TrainingSpec()
+    fill: Fill | None = None
+    """Start from a trained model and train on a second population beside the first."""
 
     @model_validator(mode="after")
-    def _two_hops_need_relations(self) -> "TrialSpec":
-        if (
-            isinstance(self.profiles, GeneratedProfiles)
-            and self.profiles.num_relations == 0
-            and 2 in self.questions.hops
-        ):
-            raise broken_rule("two-hop questions need at least one relation, but profiles.num_relations is 0")
+    def _parts_fit_together(self) -> "TrialSpec":
+        kinds = self.questions.kinds
+        for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
+            if max(kind.hops for kind in kinds) > 1:
+                if isinstance(profiles, GeneratedProfiles) and profiles.num_relations == 0:
+                    raise broken_rule("two-hop questions need at least one relation, but profiles.num_relations is 0")
+                if isinstance(profiles, RandomPairs):
+                    raise broken_rule("the values of pairs lead nowhere: questions.hops must be [1] with source: pairs")
+            if isinstance(profiles, RandomStrings) and not isinstance(self.questions, NamesOnly):
+                raise broken_rule(
+                    "random strings can only be recited: set questions: {kind: names} with source: strings"
+                )
+            if isinstance(profiles, RandomPairs) and kinds != (Kind.ONE_HOP,):
+                raise broken_rule("pairs can only be asked for: leave questions as they are with source: pairs")
+            if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(self.tokenizer, BpeTokenizer):
+                raise broken_rule("random tokens are words already: set tokenizer: {kind: word} with random data")
+        for number, phase in enumerate(self.training.curriculum):
+            try:
+                check_weights(phase.weights, len(kinds), "questions.hops")
+            except Exception as error:
+                raise broken_rule("training.curriculum.{n}.weights: {told}", n=number, told=str(error)) from None
         return self
 
     @property
     def trial_id(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON of this spec, which must be resolved."""
+        """First 12 hex digits of the SHA-256 of the canonical JSON of this spec, which must be resolved.
+
+        Loaded data enter by their digests; where they lay does not.
+        """
         assert isinstance(self.model, ModelByWidth), "trial_id of an unresolved model; use plan.expand"
-        assert not isinstance(self.profiles, ProfilesByBits), "trial_id of an unresolved population; use plan.expand"
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
+        assert not any(isinstance(p, ProfilesByBits) for p in populations), "unresolved population; use plan.expand"
+        tree = self.model_dump(mode="json")
+        loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"])]
+        if self.fill:
+            loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]
+        for part, fields in loaded:
+            if isinstance(part, (LoadedProfiles, ParentModel)):
+                for place in ("source", "path", "split", "revision"):
+                    fields.pop(place, None)
+        canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
