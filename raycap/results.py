@@ -1,103 +1,19 @@
-"""What a trial leaves behind: losses as sums and counts, parameter counts per group, and where it all came from.
+"""What a trial leaves behind: evaluations, parameter counts per group, and where it all came from.
 
 Measurements are stored, estimates are derived: every capacity under every scheme is computed from these records
 afterwards, without retraining.
 """
 
 import importlib.metadata
-import math
 import subprocess
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from raycap.spec import SweepSpec, TrialSpec
+from raycap.losses import LossTable, Record
+from raycap.spec import RelationStructure, SweepSpec, TrialSpec
 
 SCHEMA_VERSION = 1
-
-
-class Record(BaseModel):
-    """Frozen, no unknown fields, no NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LossRow(Record):
-    """Loss of whole answers (end token included) to the questions of one kind."""
-
-    hops: int
-    subject: str
-    sum_bits: float
-    """Sum over the evaluated questions."""
-    sum_squares_bits2: float
-    """Sum of squares over the evaluated questions."""
-    num_evaluated: int
-    num_questions: int
-    """How many such questions there are; larger than num_evaluated where a sample was evaluated."""
-
-    @property
-    def mean_bits(self) -> float:
-        """Mean loss of a question in bits."""
-        return self.sum_bits / self.num_evaluated
-
-    @property
-    def standard_error_bits(self) -> float:
-        """Standard error of mean_bits from sampling without replacement; 0 where every question was evaluated."""
-        n = self.num_evaluated
-        if n >= self.num_questions:
-            return 0.0
-        if n < 2:
-            return math.inf
-        variance = max(self.sum_squares_bits2 / n - self.mean_bits**2, 0.0) * n / (n - 1)
-        return math.sqrt(variance / n * (1 - n / self.num_questions))
-
-    def __add__(self, other: Self) -> Self:
-        assert (self.hops, self.subject, self.num_questions) == (other.hops, other.subject, other.num_questions)
-        return self.model_copy(
-            update={
-                "sum_bits": self.sum_bits + other.sum_bits,
-                "sum_squares_bits2": self.sum_squares_bits2 + other.sum_squares_bits2,
-                "num_evaluated": self.num_evaluated + other.num_evaluated,
-            }
-        )
-
-
-class LossTable(Record):
-    """Losses per (hops, subject). Tables of disjoint sets of questions add up; means are taken last."""
-
-    rows: tuple[LossRow, ...]
-
-    def __add__(self, other: Self) -> Self:
-        mine = {(row.hops, row.subject): row for row in self.rows}
-        for row in other.rows:
-            key = (row.hops, row.subject)
-            mine[key] = mine[key] + row if key in mine else row
-        return self.model_copy(update={"rows": tuple(mine.values())})
-
-    @property
-    def hops(self) -> tuple[int, ...]:
-        """The hops that were evaluated, ascending."""
-        return tuple(sorted({row.hops for row in self.rows}))
-
-    def of_hops(self, hops: int) -> tuple[LossRow, ...]:
-        """The rows of one number of hops; raises KeyError where it was not evaluated."""
-        rows = tuple(row for row in self.rows if row.hops == hops)
-        if not rows:
-            raise KeyError(f"no {hops}-hop losses; evaluated hops: {list(self.hops)}")
-        return rows
-
-    def total_bits(self, hops: int) -> float:
-        """Loss summed over the whole population of questions; sampled rows are scaled up from their means."""
-        return sum(row.mean_bits * row.num_questions for row in self.of_hops(hops))
-
-    def total_standard_error_bits(self, hops: int) -> float:
-        """Standard error of total_bits from sampled evaluation."""
-        return math.sqrt(sum((row.standard_error_bits * row.num_questions) ** 2 for row in self.of_hops(hops)))
-
-    def mean_bits(self, hops: int) -> float:
-        """Mean loss of a question in bits."""
-        return self.total_bits(hops) / sum(row.num_questions for row in self.of_hops(hops))
 
 
 class ParameterCounts(Record):
@@ -125,11 +41,27 @@ class PopulationFacts(Record):
     """What the analysis must know of the population, in numbers."""
 
     num_profiles: int
+    """N."""
     num_names: int
     """M, the number of possible full names."""
     attribute_entropies_bits: dict[str, float]
     """Entropy of the distribution each attribute is drawn from, by name."""
     relations: tuple[str, ...]
+    structure: RelationStructure = RelationStructure.UNIFORM
+    """How the relations are drawn."""
+    self_relations: bool = True
+    """Whether a uniform relation may lead to oneself."""
+    names_given: bool = False
+    """Names are no information: all that are possible exist (random key -> value pairs)."""
+
+
+class StopReason(StrEnum):
+    """Why training ended."""
+
+    LENGTH = "length"
+    """It had its full length."""
+    PLATEAU = "plateau"
+    """The training loss stood still."""
 
 
 class Evaluation(Record):
@@ -140,9 +72,11 @@ class Evaluation(Record):
     tokens: int
     learning_rate: float
     train_loss_bits: float
-    """Mean training loss per question since the evaluation before."""
+    """Mean training loss per text since the evaluation before."""
     train_seconds: float
     """Seconds spent in training steps so far, evaluation and checkpoints not counted."""
+    phase: int = 0
+    """Curriculum phases that had ended before this step; all of them where there is no curriculum."""
     losses: LossTable
 
 
@@ -175,10 +109,13 @@ class TrialResult(Record):
     schema_version: int = SCHEMA_VERSION
     trial_id: str
     spec: TrialSpec
-    population: PopulationFacts
+    populations: tuple[PopulationFacts, ...]
+    """The population; under fill the first and the second."""
     parameters: ParameterCounts
     vocab_size: int
     num_steps: int
+    """Steps trained; fewer than planned after a plateau."""
+    stop_reason: StopReason
     num_workers: int
     evaluations: tuple[Evaluation, ...]
     provenance: Provenance
@@ -198,14 +135,14 @@ class PlannedTrial(Record):
     coordinates: dict[str, Any]
     """Dotted path -> value along the grid's axes."""
     spec: TrialSpec
-    population: PopulationFacts
+    populations: tuple[PopulationFacts, ...]
     parameters: ParameterCounts
     dataset_bits: dict[str, float]
-    """Code length by selection scheme, under the first encoding scheme of the sweep, for the most hops asked."""
+    """Code length of all populations by selection scheme, under the sweep's first encoding scheme, for the headline kind."""
     tokens: int
     steps: int
     tokens_exact: bool
-    """False for BPE, whose token count (and steps, where length is in tokens) is estimated on part of the population."""
+    """False where the token count (and steps, where length is in tokens) is estimated on part of the texts."""
     warnings: tuple[str, ...]
 
     def demanded_bits_per_param(self, selection: str) -> float:

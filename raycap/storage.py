@@ -42,7 +42,7 @@ class Storage:
 
     def path(self, relative: str) -> str:
         """Absolute path inside the file system."""
-        return f"{self.root}/{relative}"
+        return f"{self.root}/{relative}" if relative else self.root
 
     def exists(self, relative: str) -> bool:
         """Whether there is a file or folder."""
@@ -86,6 +86,13 @@ class Storage:
         for file in sorted(local_folder.iterdir()):
             self.write(f"{relative}/{file.name}", file.read_bytes())
 
+    def read_folder(self, relative: str, local_folder: Path) -> None:
+        """Copy every file directly inside a folder to a local one. Raises FileNotFoundError."""
+        for entry in self.filesystem.get_file_info(fs.FileSelector(self.path(relative), recursive=False)):
+            if entry.is_file:
+                with self.filesystem.open_input_stream(entry.path) as stream:
+                    (local_folder / entry.base_name).write_bytes(stream.read())
+
     def delete(self, relative: str) -> None:
         """Delete a file if it is there."""
         if self.exists(relative):
@@ -108,6 +115,11 @@ def trial_folder(trial_id: str) -> str:
 def result_path(trial_id: str) -> str:
     """The file that makes a trial finished."""
     return f"{trial_folder(trial_id)}/result.json"
+
+
+def model_folder(trial_id: str) -> str:
+    """Where a trial leaves its model and tokenizer."""
+    return f"{trial_folder(trial_id)}/model"
 
 
 def failure_path(trial_id: str) -> str:
