@@ -3,73 +3,115 @@
 N people, M possible names, A bits of attributes per person, R relations.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from raycap.facts.relations import INVERSES, MATCHINGS
 from raycap.results import PopulationFacts
-from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.spec import EncodingScheme, Kind, RelationStructure, SelectionScheme
 
 
 def name_set_bits(population: PopulationFacts, selection: SelectionScheme) -> float:
     """Bits for which N of the M names exist.
 
     set: log2 C(M, N) = sum_i log2((M - i) / (i + 1)), summed term by term because the difference of log-gammas loses all
-    digits at M = 2e12. enumerate: N log2 M. independent: 0.
+    digits at M = 2e12. enumerate: N log2 M. independent: 0. All are 0 where names are given.
     """
     num_profiles, num_names = population.num_profiles, population.num_names
+    if population.names_given:
+        return 0.0
     match selection:
         case SelectionScheme.SET:
             i = np.arange(num_profiles, dtype=np.float64)
-            return float((np.log2(num_names - i) - np.log2(i + 1)).sum())
+            terms = np.log1p(-i * (1 / num_names)) / math.log(2) - np.log2(i + 1)  # M may be beyond any float
+            return num_profiles * math.log2(num_names) + float(terms.sum())
         case SelectionScheme.ENUMERATE:
-            return num_profiles * float(np.log2(num_names))
+            return num_profiles * math.log2(num_names)
         case SelectionScheme.INDEPENDENT:
             return 0.0
 
 
+def unordered_bits(num: int) -> float:
+    """log2 num!: what the order of `num` things is worth, which nobody can lose who is asked for them in no order."""
+    return math.lgamma(num + 1) / math.log(2)
+
+
 def answer_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[str, float]:
-    """Bits of one answer per subject: an attribute's entropy, or log2 N for a name (log2 M if names are independent)."""
-    choices = population.num_names if selection is SelectionScheme.INDEPENDENT else population.num_profiles
-    return population.attribute_entropies_bits | dict.fromkeys(population.relations, float(np.log2(choices)))
+    """Bits of one answer per subject: an attribute's entropy, or log2 N for a name (log2 M if names are independent).
+
+    It is the loss of a model that knows just which answers are possible; log2(N - 1) where nobody is related to
+    themselves.
+    """
+    others = population.num_profiles - (not population.self_relations)
+    choices = population.num_names if selection is SelectionScheme.INDEPENDENT else max(1, others)
+    return population.attribute_entropies_bits | dict.fromkeys(population.relations, math.log2(choices))
+
+
+def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[str, float]:
+    """Code length of all facts about each subject, every one stored once.
+
+    Uniform: N times its answer's bits. Bipartite: best_friend and worst_enemy are perfect matchings, log2 (N-1)!! each;
+    parent and child, the inverse of each other, take log2 (N/2)! + log2 C(N, N/2) together, half of it each. Where names
+    are independent, each of the N/2 pairs takes one.
+    """
+    num_profiles = population.num_profiles
+    bits = {subject: num_profiles * each for subject, each in answer_bits(population, selection).items()}
+    if population.structure is RelationStructure.BIPARTITE:
+        half = num_profiles // 2
+        named = half * math.log2(population.num_names) if selection is SelectionScheme.INDEPENDENT else None
+        matching = unordered_bits(num_profiles) - half - unordered_bits(half)  # N! / (2^(N/2) (N/2)!) = (N-1)!!
+        bijection = unordered_bits(num_profiles) - unordered_bits(half)  # (N/2)! C(N, N/2) = N! / (N/2)!
+        inverses = [relation for relation in population.relations if relation in INVERSES]
+        for relation in population.relations:
+            if relation in MATCHINGS:
+                bits[relation] = matching if named is None else named
+            elif relation in INVERSES:
+                bits[relation] = (bijection if named is None else named) / len(inverses)
+    return bits
 
 
 @dataclass(frozen=True)
 class Copies:
-    """How often a scheme stores the answer to a question: `attribute` and `relation` times per person."""
+    """How often a scheme stores the facts it answers from: `attribute` and `relation` times."""
 
     attribute: float
     relation: float
 
 
-def copies(population: PopulationFacts, scheme: EncodingScheme, hops: int, trained_share: float = 1.0) -> Copies:
-    """Copies of each fact under a scheme; one-hop answers are stored once under all of them.
+def copies(population: PopulationFacts, scheme: EncodingScheme, kind: Kind, trained_share: float = 1.0) -> Copies:
+    """Copies of each fact under a scheme; the answers of single hops are stored once under all of them.
 
-    `trained_share` is f2, the share of two-hop tuples that is trained on.
+    `trained_share` is f2, the share of the questions of this kind that is trained on. For k hops: each fact once;
+    relations k times (one function per hop) and attributes once; or R^(k-1) answers per fact memorised one by one.
     """
-    num_relations = len(population.relations)
-    if hops == 1:
+    hops = kind.hops
+    if hops < 2:
         return Copies(1, 1)
     match scheme:
         case EncodingScheme.OPTIMAL:
             return Copies(1, 1)
         case EncodingScheme.TWO_HOP_DOUBLE:
-            return Copies(1, 2)
+            return Copies(1, hops)
         case EncodingScheme.TWO_HOP_BIG_HASH:
-            return Copies(trained_share * num_relations, trained_share * num_relations)
+            answers = trained_share * len(population.relations) ** (hops - 1)
+            return Copies(answers, answers)
 
 
 def code_length_bits(
     population: PopulationFacts,
     scheme: EncodingScheme,
     selection: SelectionScheme,
+    kind: Kind = Kind.ONE_HOP,
     *,
-    hops: int = 1,
     trained_share: float = 1.0,
 ) -> float:
-    """Code length of everything that questions of `hops` hops ask about: names + N sum_s copies_s answer_bits_s."""
-    times = copies(population, scheme, hops, trained_share)
-    bits = answer_bits(population, selection)
+    """Code length of everything that texts of a kind ask about or tell: the names, and copies of the facts."""
+    names = name_set_bits(population, selection)
+    if kind is Kind.NAME:
+        return names
+    times = copies(population, scheme, kind, trained_share)
+    bits = fact_bits(population, selection)
     attributes = times.attribute * sum(bits[a] for a in population.attribute_entropies_bits)
-    relations = times.relation * sum(bits[r] for r in population.relations)
-    return name_set_bits(population, selection) + population.num_profiles * (attributes + relations)
+    return names + attributes + times.relation * sum(bits[r] for r in population.relations)

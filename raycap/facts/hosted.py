@@ -1,137 +1,311 @@
 """The hosted dataset schema: populations from and to parquet files, folders and the Hugging Face hub.
 
-Columns: name string, index int32, birth_date timestamp[s], birth_city, university, employer string, and for each
-relation a struct {name string, index int32}.
+Columns: name string, index int32, birth_date timestamp[s], birth_city, university, employer string, for each relation a
+struct {name string, index int32} (null for nobody), and perhaps bio string.
 """
 
+import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from numpy.typing import NDArray
 
-from raycap.facts.names import RELATIONS, census_first_names, census_last_names
-from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
-from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, ProfilesSpec
+from raycap.facts.card import card
+from raycap.facts.names import RELATIONS
+from raycap.facts.profiles import Attribute, IntArray, Profiles, Schema, birth_dates, census_schema
+from raycap.facts.relations import NOBODY, broken_structure
+from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 TEXT_ATTRIBUTES = ("birth_city", "university", "employer")
+ATTRIBUTES = ("birth_date", *TEXT_ATTRIBUTES)
+HUB = "hub:"
+"""What a target on the hub begins with; owner/name follows."""
+HUB_FILE = "data/train-00000-of-00001.parquet"
+"""Where the hub's loaders look for the split "train"."""
 
 
-def profiles_of(spec: ProfilesSpec) -> Profiles:
-    """The population a resolved spec names: generated here, or loaded.
+# --- in -----------------------------------------------------------------------------------------------------------------
 
-    Raises ValueError for data that does not fit the schema, FileNotFoundError for a missing path.
+
+def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
+    """The population at a path or on the hub, checked against the spec.
+
+    Raises FileNotFoundError for a missing path, ValueError for data that do not fit the schema, the structure they are
+    said to have, or the fingerprint.
     """
-    if isinstance(spec, ProfilesByCount):
-        return generate(census_schema(spec.names, spec.num_relations), spec.num_profiles, seed=spec.seed)
-    if isinstance(spec, ProfilesFromDisk):
-        return from_dataset(_read(Path(spec.path)))
-    assert isinstance(spec, ProfilesFromHub), "profiles by bits are solved by plan.expand"
-    from datasets import load_dataset
+    try:
+        profiles = from_dataset(_read(spec), spec.structure, spec.self_relations, spec.names)
+        if spec.fingerprint is not None and (found := fingerprint(profiles)) != spec.fingerprint:
+            raise ValueError(f"these are other people: their fingerprint is {found}, the spec says {spec.fingerprint}")
+    except ValueError as error:
+        raise ValueError(f"profiles at {spec.path}: {error}") from error
+    return profiles
 
-    return from_dataset(load_dataset(spec.path, split=spec.split, revision=spec.revision))
+
+def _read(spec: ProfilesFromDisk | ProfilesFromHub) -> "Dataset":
+    from datasets import Dataset, load_dataset, load_from_disk
+
+    _hide_progress()
+    if isinstance(spec, ProfilesFromHub):
+        return load_dataset(spec.path, split=spec.split, revision=spec.revision)
+    path = Path(spec.path)
+    if not path.exists():
+        raise FileNotFoundError(f"profiles.path: there is no file or folder {path}")
+    if path.is_file():
+        # Dataset.from_parquet would leave a copy of the file in a cache. The metadata are datasets' own, and promise
+        # timestamps in seconds, which parquet cannot hold.
+        return Dataset(pa.parquet.read_table(path).replace_schema_metadata())
+    dataset = load_from_disk(str(path))
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"the folder holds the splits {sorted(dataset)}; name one of their folders")
+    return dataset
 
 
-def _read(path: Path) -> "Dataset":
-    from datasets import Dataset, load_from_disk
+def _hide_progress() -> None:
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    if not path.exists():
-        raise FileNotFoundError(f"profiles.path: there is no file or folder {path}")
-    return load_from_disk(str(path)) if path.is_dir() else Dataset.from_parquet(str(path))
 
 
-def from_dataset(dataset: "Dataset") -> Profiles:
+def from_dataset(
+    dataset: "Dataset",
+    structure: RelationStructure = RelationStructure.UNIFORM,
+    self_relations: bool = True,
+    pools: NamePools | None = None,
+) -> Profiles:
     """A population from a dataset in the hosted schema.
 
-    Its schema: the whole pools that raycap draws names and values from where all of those seen are in them, so that a
-    population keeps its entropy on its way through a file; else the parts and values seen, taken as uniform, since
-    nothing else is known of them. Birth dates have the reference's distribution. Raises ValueError naming the column and
-    row at fault.
+    No file says which pools names were drawn from: `pools` does. Without, they are the whole census lists if all names
+    are in them, else the parts seen. Other values: raycap's own if all are among them, else those seen, taken as uniform,
+    since nothing else is known of them. Birth dates have the reference's distribution. Raises ValueError naming the
+    column and row at fault.
     """
-    columns: dict[str, Any] = dataset.with_format("arrow")[:].to_pydict()
-    missing = [c for c in ("name", "birth_date", *TEXT_ATTRIBUTES) if c not in columns]
-    if missing:
-        raise ValueError(f"profiles lack the columns {missing}; they have {sorted(columns)}")
-    relations = tuple(relation for relation in RELATIONS if relation in columns)
-    names: list[str] = columns["name"]
-    parts = [name.split(" ") for name in names]
-    for row, part in enumerate(parts):
-        if len(part) != 3 or not part[-1][-1:].isalnum():
-            raise ValueError(f"column name, row {row}: must be first, middle and last name, got {names[row]!r}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"column name: {len(names) - len(set(names))} names occur more than once")
+    if missing := [column for column in ("name", "index", *ATTRIBUTES) if column not in dataset.column_names]:
+        raise ValueError(f"the columns {missing} are missing; there are {sorted(dataset.column_names)}")
+    if not len(dataset):
+        raise ValueError("there is nobody in them")
+    table = dataset.with_format("arrow")[:]
+    relations = tuple(relation for relation in RELATIONS if relation in table.column_names)
 
-    name_pools = _name_pools(parts)
-    attributes = (birth_dates(), *(_text_attribute(column, set(columns[column])) for column in TEXT_ATTRIBUTES))
-    text_values = columns | {"birth_date": [value.strftime("%Y-%m-%d") for value in columns["birth_date"]]}
-    return Profiles(
-        Schema(name_pools, attributes, relations),
-        np.stack([_indices(pool, [p[i] for p in parts], "name") for i, pool in enumerate(name_pools)], axis=1),
-        np.stack([_indices(a.values, text_values[a.name], a.name) for a in attributes], axis=1),
-        np.stack([_targets(columns[r], names, r) for r in relations], axis=1)
-        if relations
-        else np.empty((len(names), 0), np.int32),
+    names = _texts(table, "name")
+    parts = _name_parts(names.to_pylist())
+    rows = np.arange(len(names))
+    first_rows = names.dictionary_encode().indices.to_numpy()  # counts on at every new name
+    _refuse(first_rows != rows, "name", lambda row: f"{names[row]} is the name of an earlier row too")
+    index = _column(table, "index", pa.types.is_integer, "an integer")
+    _refuse(index.to_numpy() != rows, "index", lambda row: f"must be {row}, the row, got {index[row]}")
+
+    columns = {"birth_date": _dates(table), **{column: _texts(table, column) for column in TEXT_ATTRIBUTES}}
+    attributes = (birth_dates(), *(_text_attribute(column, columns[column]) for column in TEXT_ATTRIBUTES))
+    name_pools = _name_pools(parts, pools)
+    targets = [_targets(table, relation, names) for relation in relations]
+    profiles = Profiles(
+        Schema(name_pools, attributes, relations, structure, self_relations),
+        np.stack([_indices(*pool_and_column, "name") for pool_and_column in zip(name_pools, parts, strict=True)], 1),
+        np.stack([_indices(attribute.values, columns[attribute.name], attribute.name) for attribute in attributes], 1),
+        np.stack(targets, 1) if targets else np.empty((len(names), 0), np.int32),
+        tuple(_texts(table, "bio").to_pylist()) if "bio" in table.column_names else None,
     )
+    if broken := broken_structure(relations, profiles.relations, structure, self_relations):
+        raise ValueError(f"relations are not drawn as the spec says: {broken}")
+    return profiles
 
 
-def _name_pools(parts: list[list[str]]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    seen = [set(column) for column in zip(*parts, strict=True)]
-    first, last = census_first_names(), census_last_names()
-    if seen[0] | seen[1] <= set(first) and seen[2] <= set(last):
-        return first, first, last
-    return tuple(sorted(seen[0])), tuple(sorted(seen[1])), tuple(sorted(seen[2]))
+def _refuse(bad: NDArray[np.bool_], column: str, told: Callable[[int], str]) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"column {column}, row {row}: {told(row)}")
 
 
-def _text_attribute(column: str, seen: set[str]) -> Attribute:
-    own = next(attribute for attribute in census_schema(NamePools(), 0).attributes if attribute.name == column)
-    return own if seen <= set(own.values) else Attribute.uniform(column, tuple(sorted(seen)))
+def _column(table: Any, name: str, fits: Callable[[Any], bool], expected: str) -> Any:
+    """A column without gaps as one arrow array."""
+    column = table[name].combine_chunks()
+    if not fits(column.type):
+        raise ValueError(f"column {name}: must be {expected}, got {column.type}")
+    _refuse(_is_null(column), name, lambda row: "is missing")
+    return column
 
 
-def _indices(pool: tuple[str, ...], values: list[str], column: str) -> Any:
-    where = {value: index for index, value in enumerate(pool)}
-    for row, value in enumerate(values):
-        if value not in where:
-            raise ValueError(f"column {column}, row {row}: {value!r} is not a value the attribute can take")
-    return np.array([where[value] for value in values], np.int32)
+def _is_null(column: Any) -> NDArray[np.bool_]:
+    return column.is_null().to_numpy(zero_copy_only=False)
 
 
-def _targets(values: list[dict[str, Any]], names: list[str], relation: str) -> Any:
-    for row, value in enumerate(values):
-        index = value["index"]
-        if not 0 <= index < len(names):
-            raise ValueError(f"column {relation}, row {row}: index {index} is outside 0..{len(names) - 1}")
-        if value["name"] != names[index]:
-            raise ValueError(
-                f"column {relation}, row {row}: {value['name']!r} is not the name at index {index}, {names[index]!r}"
-            )
-    return np.array([value["index"] for value in values], np.int32)
+def _is_text(kind: Any) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _texts(table: Any, name: str) -> Any:
+    return _column(table, name, _is_text, "a string").cast(pa.string())
+
+
+def _dates(table: Any) -> Any:
+    """Birth dates as texts, from timestamps of any unit or dates."""
+
+    def fits(kind: Any) -> bool:
+        return pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
+
+    column = _column(table, "birth_date", fits, "a timestamp without time zone, or a date")
+    moments = column.to_numpy(zero_copy_only=False)
+    days = moments.astype("datetime64[D]")
+    _refuse(days != moments, "birth_date", lambda row: f"must be midnight, got {column[row]}")
+    return pa.array(np.datetime_as_string(days).tolist(), pa.string())
+
+
+def _name_parts(names: list[str]) -> list[Any]:
+    """First, middle and last names. A question goes on after a name with 's, so that its end must be part of a word."""
+    parts = [name.split(" ") for name in names]
+    for row, (name, part) in enumerate(zip(names, parts, strict=True)):
+        if len(part) != 3 or not all(part) or not name[-1].isalnum():
+            told = "must be first, middle and last name with spaces between, ending in a letter or digit"
+            raise ValueError(f"column name, row {row}: {told}, got {name!r}")
+    return [pa.array(column) for column in zip(*parts, strict=True)]
+
+
+def _name_pools(parts: list[Any], pools: NamePools | None) -> tuple[tuple[str, ...], ...]:
+    seen = [set(column.to_pylist()) for column in parts]
+    census = census_schema(pools or NamePools(), 0).name_pools
+    if pools is not None or all(values <= set(pool) for values, pool in zip(seen, census, strict=True)):
+        return census
+    return tuple(tuple(sorted(values)) for values in seen)
+
+
+def _text_attribute(name: str, column: Any) -> Attribute:
+    seen = set(column.to_pylist())
+    own = next(attribute for attribute in census_schema(NamePools(), 0).attributes if attribute.name == name)
+    return own if seen <= set(own.values) else Attribute.uniform(name, tuple(sorted(seen)))
+
+
+def _indices(pool: tuple[str, ...], column: Any, name: str) -> IntArray:
+    found = pc.index_in(column, value_set=pa.array(pool, pa.string()))
+    _refuse(_is_null(found), name, lambda row: f"{column[row]} is not among the {len(pool)} values there can be")
+    return found.to_numpy()
+
+
+def _targets(table: Any, relation: str, names: Any) -> IntArray:
+    """Whom a relation leads to; NOBODY where the struct, or both of its fields, are null."""
+    column = table[relation].combine_chunks()
+    fields = {field.name: field.type for field in column.type} if pa.types.is_struct(column.type) else {}
+    if fields.keys() != {"name", "index"} or not (_is_text(fields["name"]) and pa.types.is_integer(fields["index"])):
+        raise ValueError(f"column {relation}: must be a struct of name (string) and index (integer), got {column.type}")
+    parts = dict(zip(fields, column.flatten(), strict=True))
+    told, index = parts["name"].cast(pa.string()), parts["index"]
+    nobody = _is_null(index)
+    half = nobody != _is_null(told)
+    _refuse(half, relation, lambda row: f"name and index must be given both or neither, got {column[row]}")
+    targets = index.fill_null(0).to_numpy().astype(np.int64)
+    outside = (targets < 0) | (targets >= len(names))
+    _refuse(outside, relation, lambda row: f"index {index[row]} is outside 0..{len(names) - 1}")
+    expected = names.take(pa.array(targets))
+    wrong = pc.not_equal(told, expected).fill_null(False).to_numpy(zero_copy_only=False)
+    _refuse(wrong, relation, lambda row: f"{told[row]} is not the name at index {index[row]}, {expected[row]}")
+    return np.where(nobody, NOBODY, targets).astype(np.int32)
+
+
+# --- identity -----------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(profiles: Profiles) -> str:
+    """SHA-256 of who there is: names, values and relations as texts and rows, however they are stored.
+
+    Neither the pools, nor what is said of how they were drawn, nor bios, which no question reads, enter it.
+    """
+    digest = hashlib.sha256()
+    schema, people = profiles.schema, range(profiles.num_profiles)
+    digest.update(json.dumps(["name", [profiles.full_name(person) for person in people]]).encode())
+    for attribute, values in zip(schema.attributes, profiles.attributes.T, strict=True):
+        digest.update(json.dumps([attribute.name, [attribute.values[value] for value in values]]).encode())
+    for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
+        digest.update(json.dumps([relation, targets.tolist()]).encode())
+    return digest.hexdigest()
+
+
+# --- out ----------------------------------------------------------------------------------------------------------------
 
 
 def to_dataset(profiles: Profiles) -> "Dataset":
-    """The population as a dataset in the hosted schema; save_to_disk, to_parquet and push_to_hub are its own."""
-    from datasets import Dataset
+    """The population as a dataset in the hosted schema.
 
-    names = [profiles.full_name(person) for person in range(profiles.num_profiles)]
-    columns: dict[str, Any] = {"name": names, "index": list(range(profiles.num_profiles))}
-    for position, attribute in enumerate(profiles.schema.attributes):
-        values = [attribute.values[index] for index in profiles.attributes[:, position]]
-        columns[attribute.name] = np.array(values, "datetime64[s]") if attribute.name == "birth_date" else values
-    for position, relation in enumerate(profiles.schema.relations):
-        targets = profiles.relations[:, position]
-        columns[relation] = [{"name": names[target], "index": int(target)} for target in targets]
-    return Dataset.from_dict(columns, features=_features(profiles.schema.relations))
+    Raises ValueError for random data, which have no people in them, and for names that could not be read back.
+    """
+    from datasets import Dataset, Features, Value
+
+    schema = profiles.schema
+    if (had := tuple(attribute.name for attribute in schema.attributes)) != ATTRIBUTES:
+        raise ValueError(f"only people with {', '.join(ATTRIBUTES)} fit the hosted schema; these have {had}")
+    names = pa.array([profiles.full_name(person) for person in range(profiles.num_profiles)], pa.string())
+    _name_parts(names.to_pylist())
+    columns = {"name": names, "index": pa.array(np.arange(len(names), dtype=np.int32))}
+    for attribute, indices in zip(schema.attributes, profiles.attributes.T, strict=True):
+        values = [attribute.values[index] for index in indices]
+        columns[attribute.name] = pa.array(
+            np.array(values, "datetime64[s]") if attribute.name == "birth_date" else values
+        )
+    for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
+        nobody = targets == NOBODY
+        index = pa.array(targets, mask=nobody)
+        columns[relation] = pa.StructArray.from_arrays(
+            [names.take(index), index], ["name", "index"], mask=pa.array(nobody)
+        )
+    if profiles.bios is not None:
+        columns["bio"] = pa.array(profiles.bios, pa.string())
+
+    kinds: dict[str, Any] = dict.fromkeys(columns, Value("string"))
+    kinds |= {"index": Value("int32"), "birth_date": Value("timestamp[s]")}
+    kinds |= {relation: {"name": Value("string"), "index": Value("int32")} for relation in schema.relations}
+    return Dataset.from_dict(columns, features=Features(kinds))
 
 
-def _features(relations: tuple[str, ...]) -> "Features":
-    from datasets import Features, Value
+def save(profiles: Profiles, target: str, *, description: str) -> None:
+    """Save a population whole or not at all: `NAME.parquet` is a file, `hub:owner/name` a private dataset on the hub (a
+    new commit if it exists), all else a folder; folder and hub with a card on which `description` says how it was made.
 
-    person = {"name": Value("string"), "index": Value("int32")}
-    text = {column: Value("string") for column in TEXT_ATTRIBUTES}
-    return Features(
-        {"name": Value("string"), "index": Value("int32"), "birth_date": Value("timestamp[s]"), **text}
-        | dict.fromkeys(relations, person)
-    )
+    Raises ValueError for data that do not fit the schema, FileExistsError if there is a file or folder already.
+    """
+    _hide_progress()
+    dataset = to_dataset(profiles)
+    source, path = ("hub", target.removeprefix(HUB)) if target.startswith(HUB) else ("disk", target)
+    text = card(profiles, source=source, path=path, fingerprint=fingerprint(profiles), description=description)
+    if source == "hub":
+        _push(dataset, text, path)
+        return
+    place = Path(path)
+    if place.exists():
+        raise FileExistsError(f"there is something at {place} already; remove it or save elsewhere")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as scratch:
+        unfinished = Path(scratch) / place.name
+        if place.suffix == ".parquet":
+            dataset.to_parquet(unfinished)
+        else:
+            dataset.save_to_disk(unfinished)
+            (unfinished / "README.md").write_text(text, encoding="utf-8")
+        unfinished.rename(place)
+
+
+def _push(dataset: "Dataset", text: str, repo: str) -> None:
+    """Data and card in one commit, where Dataset.push_to_hub would make several; it replaces whatever data were there."""
+    from huggingface_hub import HfApi
+
+    with TemporaryDirectory() as folder:
+        (Path(folder) / HUB_FILE).parent.mkdir()
+        dataset.to_parquet(Path(folder) / HUB_FILE)
+        (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+        api = HfApi()
+        api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message="People from raycap",
+            delete_patterns="data/*",
+        )

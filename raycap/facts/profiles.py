@@ -2,9 +2,12 @@
 
 names       (N, 3)  first, middle, last: indices into the schema's name pools
 attributes  (N, 4)  indices into the values of each attribute
-relations   (N, R)  the person each relation points to
+relations   (N, R)  the person each relation points to, or NOBODY
+
+Random data have this form too: keys are people whose names are given, strings are names of many parts.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -12,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
+from raycap.facts.relations import NOBODY, draw_relations
 from raycap.results import PopulationFacts
-from raycap.spec import NamePools
+from raycap.spec import NamePools, RelationStructure
 
 IntArray = NDArray[np.int32]
 
@@ -50,11 +54,14 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Schema:
-    """What every profile holds: name pools (first, middle, last), attributes, and the relations in order."""
+    """What every profile holds: a pool for each part of a name, attributes, and the relations in order."""
 
-    name_pools: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    name_pools: tuple[tuple[str, ...], ...]
     attributes: tuple[Attribute, ...]
     relations: tuple[str, ...]
+    structure: RelationStructure = RelationStructure.UNIFORM
+    self_relations: bool = True
+    names_given: bool = False
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -64,8 +71,7 @@ class Schema:
     @property
     def num_names(self) -> int:
         """M, the number of possible full names."""
-        first, middle, last = map(len, self.name_pools)
-        return first * middle * last
+        return math.prod(map(len, self.name_pools))
 
     def facts(self, num_profiles: int) -> PopulationFacts:
         """The numbers that code lengths are computed from, for a population of this schema."""
@@ -75,6 +81,9 @@ class Schema:
             num_names=self.num_names,
             attribute_entropies_bits=entropies,
             relations=self.relations,
+            structure=self.structure,
+            self_relations=self.self_relations,
+            names_given=self.names_given,
         )
 
 
@@ -86,6 +95,8 @@ class Profiles:
     names: IntArray
     attributes: IntArray
     relations: IntArray
+    bios: tuple[str, ...] | None = None
+    """A text about each person, kept for whoever wrote it; nothing here reads it."""
 
     @property
     def num_profiles(self) -> int:
@@ -109,6 +120,28 @@ class Profiles:
         """Value of an attribute, as text."""
         return self.schema.attributes[attribute].values[self.attributes[person, attribute]]
 
+    @cached_property
+    def used_values(self) -> tuple[IntArray, ...]:
+        """For each attribute the indices of the values that occur: there are 67,200 dates, and few of them do."""
+        return tuple(np.unique(column).astype(np.int32) for column in self.attributes.T)
+
+    @cached_property
+    def answers(self) -> IntArray:
+        """(N, subjects): the answer to each one-hop question as a row of one list: all people, then all used values.
+
+        NOBODY where there is none.
+        """
+        columns, begin = [], self.num_profiles
+        for column, used in zip(self.attributes.T, self.used_values, strict=True):
+            columns.append(begin + np.searchsorted(used, column))
+            begin += len(used)
+        return np.concatenate([np.array(columns, np.int32).reshape(-1, self.num_profiles).T, self.relations], axis=1)
+
+    @property
+    def answers_are_whole(self) -> bool:
+        """Whether every one-hop question has an answer."""
+        return bool((self.relations != NOBODY).all())
+
 
 @cache
 def birth_dates() -> Attribute:
@@ -131,7 +164,12 @@ def birth_dates() -> Attribute:
     return Attribute("birth_date", values, np.bincount(index, minlength=len(values)))
 
 
-def census_schema(pools: NamePools, num_relations: int) -> Schema:
+def census_schema(
+    pools: NamePools,
+    num_relations: int,
+    structure: RelationStructure = RelationStructure.UNIFORM,
+    self_relations: bool = True,
+) -> Schema:
     """The schema of generated populations: the most frequent census names, the four attributes, R relations."""
     attributes = (
         birth_dates(),
@@ -141,14 +179,14 @@ def census_schema(pools: NamePools, num_relations: int) -> Schema:
     )
     first_names = census_first_names()
     name_pools = (first_names[: pools.first], first_names[: pools.middle], census_last_names()[: pools.last])
-    return Schema(name_pools, attributes, RELATIONS[:num_relations])
+    return Schema(name_pools, attributes, RELATIONS[:num_relations], structure, self_relations)
 
 
 def generate(schema: Schema, num_profiles: int, *, seed: int) -> Profiles:
-    """Draw a population: unique full names, independent attributes, uniform relations (self allowed).
+    """Draw a population: unique full names, independent attributes, relations as the schema's structure says.
 
     Names, each attribute and each relation have random streams of their own, so adding a relation changes nothing else.
-    Raises ValueError if there are fewer possible names than people.
+    Raises ValueError if there are fewer possible names than people, or an odd number of them is to be paired up.
     """
     if num_profiles > schema.num_names:
         raise ValueError(f"num_profiles must not exceed the {schema.num_names} possible names, got {num_profiles}")
@@ -159,11 +197,8 @@ def generate(schema: Schema, num_profiles: int, *, seed: int) -> Profiles:
     name_ids = _distinct(schema.num_names, num_profiles, rng=stream("names"))
     names = np.stack(np.unravel_index(name_ids, [len(pool) for pool in schema.name_pools]), axis=1).astype(np.int32)
     attributes = [attribute.sample(num_profiles, rng=stream(attribute.name)) for attribute in schema.attributes]
-    relations = [
-        stream(relation).integers(num_profiles, size=num_profiles, dtype=np.int32) for relation in schema.relations
-    ]
-    empty = np.empty((num_profiles, 0), np.int32)
-    return Profiles(schema, names, np.stack(attributes, axis=1), np.stack(relations, axis=1) if relations else empty)
+    relations = draw_relations(schema.relations, num_profiles, schema.structure, schema.self_relations, stream)
+    return Profiles(schema, names, np.stack(attributes, axis=1), relations)
 
 
 def _distinct(num_values: int, num: int, *, rng: np.random.Generator) -> NDArray[np.int64]:

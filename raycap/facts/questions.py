@@ -1,92 +1,108 @@
-"""Questions as integers: "What was A's parent's employer?" is (person, relations, subject) packed into one id.
+"""Questions of k hops: "What was A's parent's employer?" is (person, relations, subject) packed into one id.
 
 A k-hop id in mixed radix: ((person R + relation_1) R + ... + relation_{k-1}) S + subject, with R relations and S
-subjects (attributes first, then relations). Text appears in `render` alone.
+subjects (attributes first, then relations).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycap.facts import splits
+from raycap.facts.corpus import END, Ids, Measure, Slot, Table
 from raycap.facts.profiles import IntArray, Profiles
+from raycap.losses import Part
+from raycap.spec import HeldOut, Kind
 
-END = "<|end|>"
-"""Text of the end token, which stands right after the answer."""
-PROMPT_START = "Question: What was"
-PROMPT_END = "? Answer:"
+TEXTS = (END, "Question: What was", "? Answer:", ";")
+END_TEXT, PROMPT_START, PROMPT_END, CHAIN_LINK = range(len(TEXTS))
+
+
+NOTHING_HELD_OUT = HeldOut()
+
+
+class Asked(NamedTuple):
+    """Unpacked questions; arrays share their first axis."""
+
+    person: IntArray
+    relations: IntArray
+    """(n, k - 1), indices into the schema's relations, in the order they are followed."""
+    subject: IntArray
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions of one number of hops. Arrays share their first axis."""
+    """All questions of one number of hops about a population: a Corpus."""
 
-    person: IntArray
-    relations: IntArray  # (n, hops - 1), indices into the schema's relations, in the order they are followed
-    subject: IntArray
+    profiles: Profiles
+    hops: int
+    chain_of_thought: bool = False
+    """Whether the answer spells every step: "... Answer: Jane Doe Roe; Heron Security"."""
+    held_out: HeldOut = NOTHING_HELD_OUT
 
     @property
-    def hops(self) -> int:
-        """k."""
-        return self.relations.shape[1] + 1
+    def kind(self) -> Kind:
+        """One hop, two hops, three."""
+        return Kind.of_hops(self.hops)
 
+    @property
+    def num_ids(self) -> int:
+        """N R^(k-1) S."""
+        schema = self.profiles.schema
+        return self.profiles.num_profiles * len(schema.relations) ** (self.hops - 1) * len(schema.subjects)
 
-def num_questions(profiles: Profiles, hops: int) -> int:
-    """How many k-hop questions there are: N R^(k-1) S."""
-    schema = profiles.schema
-    return profiles.num_profiles * len(schema.relations) ** (hops - 1) * len(schema.subjects)
+    @property
+    def _spells_chain(self) -> bool:
+        return self.chain_of_thought and self.hops > 1
 
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The answer by subject, then the chain by the same."""
+        subjects = self.profiles.schema.subjects
+        chains = tuple(Measure(subject, Part.CHAIN) for subject in subjects) if self._spells_chain else ()
+        return tuple(map(Measure, subjects)) + chains
 
-def unpack(profiles: Profiles, hops: int, ids: NDArray[np.integer]) -> Questions:
-    """The questions of some ids, each below num_questions."""
-    num_relations, num_subjects = len(profiles.schema.relations), len(profiles.schema.subjects)
-    rest, subject = np.divmod(ids, num_subjects)
-    followed = []
-    for _ in range(hops - 1):
-        rest, relation = np.divmod(rest, num_relations)
-        followed.append(relation)
-    relations = np.stack(followed[::-1], axis=1) if followed else np.empty((len(ids), 0))
-    return Questions(rest.astype(np.int32), relations.astype(np.int32), subject.astype(np.int32))
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Without the link of chains where there are none."""
+        return TEXTS if self._spells_chain else TEXTS[:CHAIN_LINK]
 
+    @property
+    def uses(self) -> int:
+        """One fact per hop."""
+        return self.hops
 
-def asked_person(profiles: Profiles, questions: Questions) -> IntArray:
-    """The person at the end of the chain, whose subject is asked for, shape (n,)."""
-    person = questions.person
-    for relation in questions.relations.T:
-        person = profiles.relations[person, relation]
-    return person
+    @cached_property
+    def split_codes(self) -> NDArray[np.uint8] | None:
+        """See splits.py."""
+        return splits.codes(self.profiles, self.held_out, self.hops)
 
+    def unpack(self, ids: Ids) -> Asked:
+        """Who and what some ids ask for."""
+        rest, subject = np.divmod(ids, len(self.profiles.schema.subjects))
+        followed = []
+        for _ in range(self.hops - 1):
+            rest, relation = np.divmod(rest, len(self.profiles.schema.relations))
+            followed.append(relation)
+        relations = np.stack(followed[::-1], axis=1) if followed else np.empty((len(ids), 0))
+        return Asked(rest.astype(np.int32), relations.astype(np.int32), subject.astype(np.int32))
 
-def answers(profiles: Profiles, questions: Questions) -> IntArray:
-    """Index of each answer: into the attribute's values, or of a person, by the subject asked for; shape (n,)."""
-    facts = np.concatenate([profiles.attributes, profiles.relations], axis=1)
-    return facts[asked_person(profiles, questions), questions.subject]
-
-
-def subject_text(subject: str) -> str:
-    """How a subject is called in a question."""
-    return subject.replace("_", " ")
-
-
-def possessive(subject: str) -> str:
-    """A subject as it follows the one it belongs to, such as "'s best friend"."""
-    return f"'s {subject_text(subject)}"
-
-
-def render(profiles: Profiles, questions: Questions) -> list[tuple[str, str]]:
-    """Prompt and answer of each question as text; the trained text is prompt + answer + END."""
-    schema = profiles.schema
-    rendered = []
-    found = answers(profiles, questions)
-    for row in range(len(found)):
-        chain = "".join(possessive(schema.relations[r]) for r in questions.relations[row])
-        subject = questions.subject[row]
-        prompt = (
-            f"{PROMPT_START} {profiles.full_name(questions.person[row])}{chain}{possessive(schema.subjects[subject])}"
-        )
-        if subject < len(schema.attributes):
-            answer = schema.attributes[subject].values[found[row]]
-        else:
-            answer = profiles.full_name(found[row])
-        rendered.append((prompt + PROMPT_END, f" {answer}"))
-    return rendered
+    def slots(self, ids: Ids) -> list[Slot]:
+        """Prompt, chain if it is spelled, answer, end."""
+        profiles, asked = self.profiles, self.unpack(ids)
+        num_attributes, num_subjects = len(profiles.schema.attributes), len(profiles.schema.subjects)
+        prompt = [Slot(Table.TEXT, PROMPT_START), Slot(Table.NAME, asked.person)]
+        chain, person = [], asked.person
+        for relation in asked.relations.T:
+            prompt.append(Slot(Table.SUBJECT, num_attributes + relation))
+            person = profiles.relations[person, relation]
+            if self._spells_chain:
+                label = 1 + num_subjects + asked.subject
+                chain += [Slot(Table.NAME, person, label), Slot(Table.TEXT, CHAIN_LINK, label)]
+        prompt += [Slot(Table.SUBJECT, asked.subject), Slot(Table.TEXT, PROMPT_END)]
+        label = 1 + asked.subject
+        answer = [Slot(Table.ANSWER, profiles.answers[person, asked.subject], label), Slot(Table.TEXT, END_TEXT, label)]
+        return [*prompt, *chain, *answer]

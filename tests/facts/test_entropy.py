@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycap.facts.entropy import code_length_bits, name_set_bits
+from raycap.facts.entropy import code_length_bits, fact_bits, name_set_bits, unordered_bits
 from raycap.facts.names import RELATIONS
 from raycap.results import PopulationFacts
-from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.spec import EncodingScheme, Kind, SelectionScheme
 
 
 def population(num_profiles: int, num_names: int, num_relations: int = 3) -> PopulationFacts:
@@ -45,14 +45,23 @@ def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, sel
     per_name = math.log2(10_000 if selection is SelectionScheme.INDEPENDENT else num_profiles)
     once = names + num_profiles * (a + num_relations * per_name)
     for scheme in EncodingScheme:
-        assert code_length_bits(facts, scheme, selection, hops=1) == pytest.approx(once)
+        assert code_length_bits(facts, scheme, selection, Kind.ONE_HOP) == pytest.approx(once)
     two_hop = {
         EncodingScheme.OPTIMAL: once,
         EncodingScheme.TWO_HOP_DOUBLE: names + num_profiles * (a + 2 * num_relations * per_name),
         EncodingScheme.TWO_HOP_BIG_HASH: names + 0.5 * num_profiles * num_relations * (a + num_relations * per_name),
     }
+    three_hop = {
+        EncodingScheme.OPTIMAL: once,
+        EncodingScheme.TWO_HOP_DOUBLE: names + num_profiles * (a + 3 * num_relations * per_name),
+        EncodingScheme.TWO_HOP_BIG_HASH: names + 0.5 * num_profiles * num_relations**2 * (a + num_relations * per_name),
+    }
+    for scheme, bits in three_hop.items():
+        got = code_length_bits(facts, scheme, selection, Kind.THREE_HOP, trained_share=0.5)
+        assert got == pytest.approx(bits)
+    assert code_length_bits(facts, EncodingScheme.OPTIMAL, selection, Kind.NAME) == names
     for scheme, bits in two_hop.items():
-        assert code_length_bits(facts, scheme, selection, hops=2, trained_share=0.5) == pytest.approx(bits)
+        assert code_length_bits(facts, scheme, selection, Kind.TWO_HOP, trained_share=0.5) == pytest.approx(bits)
 
 
 @given(st.integers(1, 400))
@@ -63,3 +72,19 @@ def test_a_list_costs_more_than_a_set_by_the_order(num_profiles: int) -> None:
     without_repeats = sum(math.log2(1_000 - i) for i in range(num_profiles))
     order = math.lgamma(num_profiles + 1) / math.log(2)
     assert listed - unordered == pytest.approx(order + with_repeats - without_repeats, rel=1e-9, abs=1e-9)
+
+
+def test_names_beyond_any_float_and_names_that_are_given() -> None:
+    """Random strings have 2^704 names; the keys of random pairs are all there are."""
+    strings = population(100, 2048**64, 0)
+    assert name_set_bits(strings, SelectionScheme.ENUMERATE) == 100 * 64 * 11
+    assert name_set_bits(strings, SelectionScheme.SET) == pytest.approx(100 * 64 * 11 - unordered_bits(100))
+    keys = population(5, 5, 0).model_copy(update={"names_given": True})
+    assert [name_set_bits(keys, selection) for selection in SelectionScheme] == [0, 0, 0]
+
+
+def test_nobody_related_to_themselves_leaves_one_choice_less() -> None:
+    facts = population(100, 10_000, 1)
+    others = facts.model_copy(update={"self_relations": False})
+    before, after = (fact_bits(f, SelectionScheme.SET)["parent"] for f in (facts, others))
+    assert (before, after) == pytest.approx((100 * math.log2(100), 100 * math.log2(99)))

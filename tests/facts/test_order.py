@@ -1,80 +1,109 @@
-"""The order of questions: each once per epoch, the declared mix, the same for any number of workers."""
+"""The order of texts: each once per epoch, the declared mix, the same for any number of workers."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
-from raycap.facts.order import QuestionOrder, num_steps
-from raycap.facts.profiles import census_schema, generate
-from raycap.facts.questions import num_questions
-from raycap.spec import Exposures, NamePools, QuestionsSpec, Steps, Tokens, TrainingSpec
+from raycap.facts.order import Mix, Order, Rates
+from raycap.spec import Exposures, Steps, Tokens
 
-PROFILES = generate(census_schema(NamePools(first=9, middle=9, last=9), 2), 20, seed=0)
-
-
-def order(share: float = 1.0, batch_size: int = 7, seed: int = 0) -> QuestionOrder:
-    return QuestionOrder(PROFILES, share, batch_size, seed)
+ONE_HOP, TWO_HOP = 120, 240
 
 
-def asked(questions: QuestionOrder, hops: int, num: int) -> np.ndarray:
-    return np.concatenate([questions.step_ids(step)[hops] for step in range(num)])
+def order(share: float = 1.0, batch_size: int = 7, seed: int = 0) -> Order:
+    return Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (share, 1 - share)),), batch_size, seed)
 
 
-def test_each_fact_comes_exactly_once_per_epoch() -> None:
-    size = num_questions(PROFILES, 1)
-    ids = asked(order(), 1, 3 * size)[: 3 * size]
-    epochs = ids.reshape(3, size)
-    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+def asked(texts: Order, corpus: int, num: int) -> np.ndarray:
+    return np.concatenate([texts.step_places(step)[corpus] for step in range(num)])
+
+
+def test_each_text_comes_exactly_once_per_epoch() -> None:
+    epochs = asked(order(), 0, 3 * ONE_HOP)[: 3 * ONE_HOP].reshape(3, ONE_HOP)
+    assert all(sorted(epoch) == list(range(ONE_HOP)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.floats(0.01, 0.99), st.integers(1, 50), st.integers(1, 5), st.integers(0, 200))
-def test_workers_share_a_step_without_overlap_or_loss(share: float, batch_size: int, world: int, step: int) -> None:
-    questions = order(share, batch_size)
-    whole = questions.step_ids(step)
-    parts = [questions.step_ids(step, rank, world) for rank in range(world)]
-    for hops in (1, 2):
-        assert sorted(np.concatenate([part[hops] for part in parts])) == sorted(whole[hops])
-    sizes = [sum(map(len, part.values())) for part in parts]
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=4), st.integers(1, 50), st.integers(1, 5), st.integers(0, 200))
+def test_workers_share_a_step_without_overlap_or_loss(
+    weights: list[float], batch_size: int, world: int, step: int
+) -> None:
+    shares = tuple(weight / sum(weights) for weight in weights)
+    texts = Order(tuple(range(50, 50 + len(shares))), tuple(range(len(shares))), (Mix(0, shares),), batch_size, 0)
+    whole = texts.step_places(step)
+    parts = [texts.step_places(step, rank, world) for rank in range(world)]
+    for corpus, places in enumerate(whole):
+        assert sorted(np.concatenate([part[corpus] for part in parts])) == sorted(places)
+        assert texts.num_asked(step + 1)[corpus] - texts.num_asked(step)[corpus] == len(places)
+    sizes = [sum(map(len, part)) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == batch_size
 
 
-@given(st.floats(0.0, 1.0), st.integers(1, 300))
-def test_the_mix_is_what_was_declared(share: float, steps: int) -> None:
-    counts = order(share, 16).num_asked(steps)
-    assert sum(counts.values()) == 16 * steps
-    assert abs(counts[1] - share * 16 * steps) <= 1
+@given(st.lists(st.floats(0.0, 1), min_size=1, max_size=4).filter(lambda w: sum(w) > 0.01), st.integers(1, 300))
+def test_the_mix_is_what_was_declared(weights: list[float], steps: int) -> None:
+    shares = tuple(weight / sum(weights) for weight in weights)
+    texts = Order((100,) * len(shares), tuple(range(len(shares))), (Mix(0, shares),), 16, 0)
+    counts = texts.num_asked(steps)
+    assert sum(counts) == 16 * steps
+    assert all(abs(count - share * 16 * steps) <= 2 for count, share in zip(counts, shares, strict=True))
 
 
-def test_two_hop_questions_are_all_asked_before_any_comes_again() -> None:
-    size = num_questions(PROFILES, 2)
-    questions = order(0.25, 8)
-    ids = asked(questions, 2, size)[:size]
-    assert sorted(ids) == list(range(size))
+def test_what_is_sampled_is_the_mix_and_uniform_within_it() -> None:
+    """Chi-square tests of the texts that really come, not of the counts that were planned."""
+    shares = (1 / 11, 6 / 11, 4 / 11)
+    texts = Order((40, 60, 50), (1, 2, 3), (Mix(0, shares),), 64, 5)
+    places = [np.concatenate(step) for step in zip(*(texts.step_places(s) for s in range(500)), strict=True)]
+    counts = np.array([len(part) for part in places])
+    assert chisquare(counts, counts.sum() * np.array(shares)).pvalue > 0.01
+    for part, size in zip(places, texts.sizes, strict=True):
+        within = np.bincount(part, minlength=size)
+        assert within.max() - within.min() <= 1  # every text once before any comes again
+    one_step = [len(part) for part in texts.step_places(7)]
+    assert all(abs(n - share * 64) <= 2 for n, share in zip(one_step, shares, strict=True))
+
+
+def test_phases_follow_each_other_at_their_steps() -> None:
+    mixes = (Mix(0, (1.0, 0.0)), Mix(10, (0.0, 1.0)), Mix(15, (0.5, 0.5)))
+    texts = Order((ONE_HOP, TWO_HOP), (1, 2), mixes, 8, 0)
+    counts = [tuple(map(len, texts.step_places(step))) for step in range(20)]
+    assert counts == [(8, 0)] * 10 + [(0, 8)] * 5 + [(4, 4)] * 5
+    later = Order((ONE_HOP, TWO_HOP), (1, 2), mixes[:1], 8, 0)  # what is not known yet changes nothing before
+    for step in range(10):
+        for a, b in zip(texts.step_places(step), later.step_places(step), strict=True):
+            assert np.array_equal(a, b)
+    assert len(set(asked(texts, 0, 25))) == 10 * 8 + 10 * 4  # no text again before all have come
+
+
+def test_another_corpus_moves_no_order() -> None:
+    alone = Order((ONE_HOP,), (1,), (Mix(0, (1.0,)),), 8, 0)
+    mixed = Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (0.5, 0.5)),), 16, 0)
+    for step in range(30):
+        assert np.array_equal(alone.step_places(step)[0], mixed.step_places(step)[0])
 
 
 def test_the_order_is_a_function_of_seed_and_step_alone() -> None:
-    late = order().step_ids(500)[1]
-    assert np.array_equal(late, order().step_ids(500)[1])
-    assert not np.array_equal(late, order(seed=1).step_ids(500)[1])
+    late = order().step_places(500)[0]
+    assert np.array_equal(late, order().step_places(500)[0])
+    assert not np.array_equal(late, order(seed=1).step_places(500)[0])
+
+
+def test_lengths_become_steps() -> None:
+    rates = Rates(exposures=1 / 80, tokens=9.0)
+    assert rates.num_steps(Steps(steps=12), 512) == 12
+    assert rates.num_steps(Tokens(tokens=9 * 512 * 3), 512) == 3
+    assert rates.num_steps(Tokens(tokens=9 * 512 * 3 + 1), 512) == 4
+    assert rates.num_steps(Exposures(exposures=64), 512) == 10
+    assert rates.num_steps(Exposures(exposures=0.001), 512) == 1
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 1 / 11])
 def test_a_length_in_exposures_is_reached(share: float) -> None:
-    hops = (1,) if share == 1 else (1, 2)
-    training = TrainingSpec(length=Exposures(exposures=30), batch_size=7)
-    steps = num_steps(
-        training, QuestionsSpec(hops=hops, one_hop_share=share), num_questions(PROFILES, 1), {1: 9, 2: 10}
-    )
-    questions = order(share)
-    assert questions.exposures(steps - 1) < 30 <= questions.exposures(steps) + 1e-9
-
-
-def test_lengths_in_tokens_and_steps() -> None:
-    spec = QuestionsSpec()
-    assert num_steps(TrainingSpec(length=Steps(steps=12)), spec, 80, {1: 9.0}) == 12
-    assert num_steps(TrainingSpec(length=Tokens(tokens=9 * 512 * 3), batch_size=512), spec, 80, {1: 9.0}) == 3
-    assert num_steps(TrainingSpec(length=Tokens(tokens=9 * 512 * 3 + 1), batch_size=512), spec, 80, {1: 9.0}) == 4
+    exposures_per_text = (share + 2 * (1 - share)) / ONE_HOP
+    steps = Rates(exposures_per_text, 9.0).num_steps(Exposures(exposures=30), 7)
+    counts = {step: order(share).num_asked(step) for step in (steps - 1, steps)}
+    uses = {step: (one + 2 * two) / ONE_HOP for step, (one, two) in counts.items()}
+    assert uses[steps - 1] < 30 <= uses[steps] + 2 / ONE_HOP

@@ -1,0 +1,105 @@
+"""The card of a saved population: what it is and how many bits it holds, as Hugging Face datasets show it."""
+
+import json
+
+from raycap.facts.entropy import fact_bits, name_set_bits
+from raycap.facts.profiles import Profiles, Schema, census_schema
+from raycap.spec import NamePools, RelationStructure, SelectionScheme
+
+SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+
+
+def card(profiles: Profiles, *, source: str, path: str, fingerprint: str, description: str) -> str:
+    """The README.md of a dataset that `profiles: {source: ..., path: ...}` loads; `description` says how it was made."""
+    schema, num_profiles = profiles.schema, profiles.num_profiles
+    size = next((name for bound, name in SIZE_CATEGORIES.items() if num_profiles < bound), "n>10M")
+    pools = " x ".join(f"{len(pool):,}" for pool in schema.name_pools)
+    bio = "\n| `bio` | string | a text about the person |" if profiles.bios is not None else ""
+    relations = ", ".join(f"`{relation}`" for relation in schema.relations)
+    people = (
+        f"\n| {relations} | struct of name and index | the person it leads to; null for nobody |" if relations else ""
+    )
+    return f"""---
+license: mit
+language:
+- en
+task_categories:
+- question-answering
+size_categories:
+- {size}
+tags:
+- synthetic
+- raycap
+---
+# {num_profiles:,} synthetic people
+
+Random facts of known code length, for measuring how many bits a language model stores. People and facts are invented.
+
+- **N = {num_profiles:,}** people, each with a full name of their own: first, middle and last from pools of {pools}.
+- **R = {len(schema.relations)}** relations, {_how_drawn(schema.structure, schema.self_relations)}.
+
+| column | type | |
+|---|---|---|
+| `name` | string | first, middle and last name |
+| `index` | int32 | the row |
+| `birth_date` | timestamp[s] | a day in 1900-01-01 .. 2099-12-30, uniformly, its day of the month cut to 28 |
+| `birth_city`, `university`, `employer` | string | each drawn uniformly |{people}{bio}
+
+## Code length
+
+{_code_length(profiles)}
+
+## How it was made
+
+```
+{description.strip()}
+```
+
+## How to load it
+
+In a raycap spec:
+
+```yaml
+profiles:
+  source: {source}
+  path: {json.dumps(path)}
+  structure: {schema.structure}
+  self_relations: {json.dumps(schema.self_relations)}{_pools(schema)}
+  fingerprint: {fingerprint}
+```
+"""
+
+
+def _pools(schema: Schema) -> str:
+    """The line that names the pools, where they are the beginnings of the census lists and not the whole."""
+    first, middle, last = map(len, schema.name_pools)
+    pools = NamePools(first=first, middle=middle, last=last)
+    if pools == NamePools() or census_schema(pools, 0).name_pools != schema.name_pools:
+        return ""
+    return f"\n  names: {pools.model_dump_json()}"
+
+
+def _how_drawn(structure: RelationStructure, self_relations: bool) -> str:
+    uniform = f"an independent uniform draw over all people, oneself {'included' if self_relations else 'excluded'}"
+    if structure is RelationStructure.UNIFORM:
+        return f"each {uniform}"
+    return (
+        f"bipartite: parent and child are inverse bijections between two halves of the people, best_friend and "
+        f"worst_enemy perfect matchings, any other {uniform}"
+    )
+
+
+def _code_length(profiles: Profiles) -> str:
+    """A table: bits of the names under two readings, of each subject, and of everything."""
+    names = {selection: name_set_bits(profiles.facts, selection) for selection in SelectionScheme}
+    as_set, as_list = names[SelectionScheme.SET], names[SelectionScheme.ENUMERATE]
+    subjects = fact_bits(profiles.facts, SelectionScheme.SET)
+    facts = sum(subjects.values())
+    rows = {
+        "names as a set, log2 C(M, N)": as_set,
+        "names as a list, N log2 M": as_list,
+        **{f"`{subject}`": bits for subject, bits in subjects.items()},
+        "everything once, names as a set": as_set + facts,
+        "everything once, names as a list": as_list + facts,
+    }
+    return "\n".join(["| | bits |", "|---|---:|", *(f"| {what} | {bits:,.1f} |" for what, bits in rows.items())])

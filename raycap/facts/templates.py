@@ -1,0 +1,75 @@
+"""How biographies say things: sentence leads, the text between the grammatical subject and the value.
+
+"James Lee Smith" + lead + " " + value + ".", where a pronoun may stand for the name. Every lead therefore begins with a
+verb in the past tense whose form is the same after a name and after "They". No lead is the beginning of another, so that
+where a lead ends is certain, and the loss of a value is about the value and not about the wording.
+"""
+
+
+def _leads(text: str) -> tuple[str, ...]:
+    return tuple(f" {' '.join(lead.split())}" for lead in text.split(";"))
+
+
+LEADS: dict[str, tuple[str, ...]] = {
+    "birth_date": _leads(
+        """
+        began life on; breathed for the first time on; came into being on; came into the world on;
+        carried a passport with the birth date; celebrated every birthday in memory of; counted the years from;
+        cried for the first time on; delighted two parents by arriving on; drew a first breath on;
+        enlarged the family on; entered the world on; filled in the date of birth as; gave the day of birth as;
+        joined the living on; let out a first cry on; listed the birth date as; made a first appearance on;
+        opened both eyes on; reached this world on; saw the light of day on; signed papers with the birth date;
+        started out in life on; swore under oath to the birth date
+        """
+    ),
+    "birth_city": _leads(
+        """
+        began life in; breathed for the first time in; came into the world in; came originally from;
+        carried a birth certificate from; drew a first breath in; entered the world in; filled in the birthplace as;
+        gave the place of birth as; grew up telling stories of their native; hailed from;
+        kept a map of their native city; lay in a cradle in; learned to crawl in; left the maternity ward in;
+        let out a first cry in; listed the birthplace as; looked back fondly on their native city;
+        made a first appearance in; opened both eyes in; remained a native of; saw the light of day in;
+        spent the first night of life in; started out in life in; traced the beginning of life to
+        """
+    ),
+    "university": _leads(
+        """
+        attended lectures at; belonged to the alumni of; chose a field of study at; completed a course of study at;
+        crammed for examinations at; crossed the graduation stage at; earned a degree from; enrolled at;
+        finished an education at; gained admission to; graduated from; heard the great professors of;
+        held a diploma from; joined the student body of; lived on the campus of; matriculated at; owed an education to;
+        passed the finals at; pursued higher learning at; read in the library of; studied at; took a degree from;
+        walked the lecture halls of; won a scholarship to; wrote a thesis at
+        """
+    ),
+    "employer": _leads(
+        """
+        accepted an offer from; built a career with; called their employer; collected wages from; commuted daily to;
+        drew a salary from; earned a living at; found employment with; gave their employer as; had a job at;
+        held a post at; joined the staff of; kept an office at; made a career at; named as their employer;
+        put in long hours for; received a monthly cheque from; represented the firm of; rose through the ranks of;
+        served the company of; signed an employment contract with; spent the working week at; took a position with;
+        went to work each morning for; worked for
+        """
+    ),
+}
+"""The leads of every attribute."""
+
+_RELATION_FRAMES = _leads(
+    """
+    answered a letter from their {}; bowed in the street to their {}; called their {}; dreamt one night of their {};
+    exchanged gifts with their {}; filled a diary with remarks on their {}; gave the name of their {} as;
+    had as their {}; identified their {} as; introduced their {} as; kept a photograph of their {};
+    knew their {} by the name of; lent an umbrella to their {}; listed as their {}; lived near their {};
+    named as their {}; played chess with their {}; pointed out their {}; posed for a portrait with their {};
+    quarrelled now and then with their {}; received a visit from their {}; sat at dinner beside their {};
+    shook hands with their {}; spoke at length about their {}; thought every day of their {};
+    took a long walk with their {}; wrote often to their {}
+    """
+)
+
+
+def lead_texts(subject: str) -> tuple[str, ...]:
+    """The leads of a subject; those of a relation have its name in them, and so would those of an unknown subject."""
+    return LEADS.get(subject) or tuple(frame.format(subject.replace("_", " ")) for frame in _RELATION_FRAMES)

@@ -1,0 +1,187 @@
+"""Texts as ids and pieces: every question once, answers read off the profiles, biographies and names told in full."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycap.facts.biographies import Biographies
+from raycap.facts.corpora import corpora_of
+from raycap.facts.corpus import END, NOTHING, Corpus, Table, TrainedIds, num_facts, render
+from raycap.facts.names import RELATIONS
+from raycap.facts.profiles import Profiles, census_schema, generate
+from raycap.facts.questions import Questions
+from raycap.facts.random_data import pairs, strings
+from raycap.facts.recital import Recital
+from raycap.facts.templates import LEADS, lead_texts
+from raycap.spec import Biographies as BiographiesSpec
+from raycap.spec import (
+    HeldOut,
+    Kind,
+    NamePools,
+    NamesOnly,
+    QuestionsByShare,
+    RandomPairs,
+    RandomStrings,
+    RelationStructure,
+)
+from tests.strategies import populations
+
+SMALL = NamePools(first=9, middle=9, last=9)
+PEOPLE = generate(census_schema(SMALL, 4), 50, seed=0)
+PAIRED = generate(census_schema(SMALL, 4, RelationStructure.BIPARTITE), 50, seed=0)
+
+
+def facts_of(profiles: Profiles) -> dict[tuple[str, str], str]:
+    """Every fact by (name, subject), read off the arrays."""
+    schema, num_attributes = profiles.schema, len(profiles.schema.attributes)
+    return {
+        (profiles.full_name(person), subject.replace("_", " ")): (
+            profiles.attribute_value(person, s)
+            if s < num_attributes
+            else profiles.full_name(profiles.relations[person, s - num_attributes])
+        )
+        for person in range(profiles.num_profiles)
+        for s, subject in enumerate(schema.subjects)
+        if s < num_attributes or profiles.relations[person, s - num_attributes] >= 0
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(populations(), st.integers(1, 3))
+def test_every_chain_of_relations_is_one_question(profiles: Profiles, hops: int) -> None:
+    questions = Questions(profiles, hops)
+    asked = questions.unpack(np.arange(questions.num_ids))
+    rows = {
+        (int(p), *map(int, r), int(s)) for p, r, s in zip(asked.person, asked.relations, asked.subject, strict=True)
+    }
+    schema = profiles.schema
+    num = profiles.num_profiles * len(schema.relations) ** (hops - 1) * len(schema.subjects)
+    assert len(rows) == questions.num_ids == num
+
+
+@pytest.mark.parametrize("profiles", [PEOPLE, PAIRED], ids=["uniform", "bipartite"])
+@pytest.mark.parametrize("chain_of_thought", [False, True])
+def test_answers_and_chains_follow_the_relations(profiles: Profiles, chain_of_thought: bool) -> None:
+    facts = facts_of(profiles)
+    for hops in (1, 2, 3):
+        questions = Questions(profiles, hops, chain_of_thought)
+        trained = TrainedIds(questions)
+        for text in render(questions, trained[np.arange(0, len(trained), 17)]):
+            prompt, answer = text.removesuffix(END).split("? Answer: ")
+            name, *subjects = prompt.removeprefix("Question: What was ").split("'s ")
+            steps = []
+            for subject in subjects:
+                name = facts[name, subject]
+                steps.append(name)
+            assert answer == ("; ".join(steps) if chain_of_thought else steps[-1])
+
+
+def test_the_text_of_a_question() -> None:
+    profiles = generate(census_schema(NamePools(), 4), 3, seed=0)
+    (text,) = render(Questions(profiles, 2), np.array([2 * 8 + 1]))  # person 0, best friend, city
+    friend = profiles.relations[0, 2]
+    city = profiles.attribute_value(friend, 1)
+    assert text == f"Question: What was {profiles.full_name(0)}'s best friend's birth city? Answer: {city}<|end|>"
+
+
+def test_questions_nobody_can_answer_are_none() -> None:
+    facts = facts_of(PAIRED)
+    one_hop, two_hop = Questions(PAIRED, 1), Questions(PAIRED, 2)
+    assert (
+        len(TrainedIds(one_hop)) == num_facts(one_hop) == len(facts) == 50 * 8 - 50
+    )  # half have no parent, half no child
+    parents = sum((name, "parent") in facts for name, subject in facts if subject == "employer")
+    assert parents == 25
+    chains = sum(
+        (facts[name, relation.replace("_", " ")], subject.replace("_", " ")) in facts
+        for relation in PAIRED.schema.relations
+        for subject in PAIRED.schema.subjects
+        for name in map(PAIRED.full_name, range(50))
+        if (name, relation.replace("_", " ")) in facts
+    )
+    assert len(TrainedIds(two_hop)) == chains
+
+
+@pytest.mark.parametrize("profiles", [PEOPLE, PAIRED], ids=["uniform", "bipartite"])
+@pytest.mark.parametrize("permute", [False, True])
+def test_biographies_tell_every_fact_of_a_person_once(profiles: Profiles, permute: bool) -> None:
+    corpus = Biographies(profiles, BiographiesSpec(kind="biographies", per_person=3, permute=permute))
+    facts = facts_of(profiles)
+    texts = render(corpus, np.arange(corpus.num_ids))
+    orders = set()
+    for number, text in enumerate(texts):
+        name = profiles.full_name(number // 3)
+        told = text.removeprefix(f"Biography: {name}").removesuffix(END)
+        assert told != text
+        sentences = told.removesuffix(".").split(". They")
+        subjects = []
+        for sentence in sentences:
+            (subject,) = [
+                subject
+                for subject in profiles.schema.subjects
+                for lead in lead_texts(subject)
+                if sentence == f"{lead} {facts.get((name, subject.replace('_', ' ')))}"
+            ]
+            subjects.append(subject)
+        assert sorted(subjects) == sorted(s for s in profiles.schema.subjects if (name, s.replace("_", " ")) in facts)
+        orders.add(tuple(subjects))
+    assert (len(orders) > 20) == permute
+    assert len(set(texts)) == len(texts)  # k different biographies of everybody
+    assert texts == render(Biographies(profiles, corpus.spec), np.arange(corpus.num_ids))
+
+
+def test_there_are_twenty_leads_a_subject_and_none_begins_another() -> None:
+    leads = {subject: lead_texts(subject) for subject in (*LEADS, *RELATIONS)}
+    assert all(len(set(texts)) >= 20 for texts in leads.values())
+    every = sorted(lead + " " for texts in leads.values() for lead in texts)
+    assert len(set(every)) == len(every)
+    assert not any(b.startswith(a) for a, b in pairwise(every))
+    assert all(lead[0] == " " and lead[-2].isalpha() for lead in every)
+
+
+def test_names_and_strings_are_recited_whole() -> None:
+    assert render(Recital(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
+    spec = RandomStrings(source="strings", num_strings=40, vocab_size=7, length=12)
+    texts = render(Recital(strings(spec)), np.arange(40))
+    words = [text.split(" ")[1:] for text in texts]
+    assert all(len(row) == 12 for row in words)
+    assert {word.removesuffix(END) for row in words for word in row} == {f"T{token}" for token in range(7)}
+
+
+def test_pairs_ask_for_uniform_values_of_given_keys() -> None:
+    spec = RandomPairs(source="pairs", num_keys=3000, num_relations=2, num_values=8)
+    profiles = pairs(spec)
+    assert profiles.facts.names_given
+    assert len({profiles.full_name(key) for key in range(3000)}) == 3000
+    counts = np.bincount(profiles.attributes.ravel(), minlength=8)
+    assert counts == pytest.approx(750, abs=5 * np.sqrt(750))
+    (text,) = render(Questions(profiles, 1), np.array([1]))
+    assert text == f"Question: What was A0 B0 C0's relation 2? Answer: V{profiles.attributes[0, 1]}{END}"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        QuestionsByShare(hops=(1, 2, 3), chain_of_thought=True, held_out=HeldOut(tuples=0.1)),
+        BiographiesSpec(kind="biographies", per_person=2, permute=True),
+        NamesOnly(kind="names"),
+    ],
+)
+def test_every_arm_keeps_the_promises_of_a_corpus(spec: QuestionsByShare | BiographiesSpec | NamesOnly) -> None:
+    corpora: tuple[Corpus, ...] = corpora_of(PAIRED, spec)
+    assert tuple(corpus.kind for corpus in corpora) == spec.kinds
+    assert sum(spec.shares) == pytest.approx(1)
+    for corpus in corpora:
+        assert corpus.texts[0] == END
+        ids = np.arange(0, corpus.num_ids, 7)
+        labels = np.zeros(len(corpus.measures) + 1, bool)
+        for slot in corpus.slots(ids):
+            rows = np.broadcast_to(slot.row, len(ids))
+            limit = {Table.TEXT: len(corpus.texts), Table.NAME: 50, Table.SUBJECT: 8}.get(slot.table, 10_000)
+            assert ((rows >= NOTHING) & (rows < limit)).all()
+            labels[np.broadcast_to(slot.label, len(ids))] = True
+        assert labels[1:].all()  # every measure is somewhere measured
+        assert corpus.uses == max(corpus.kind.hops, 1) or corpus.kind is Kind.BIOGRAPHY

@@ -1,0 +1,172 @@
+"""Held-out splits: disjoint, exhaustive, seeded, stable, and no held-out question is ever trained."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycap.facts.corpus import SPLITS, TRAIN, VOID, TrainedIds
+from raycap.facts.order import Mix, Order
+from raycap.facts.profiles import Profiles, census_schema, generate
+from raycap.facts.questions import Questions
+from raycap.facts.splits import KINDS, codes, num_held_out
+from raycap.spec import HeldOut, NamePools, RelationStructure, Split
+
+SMALL = NamePools(first=9, middle=9, last=9)
+UNIFORM = generate(census_schema(SMALL, 4), 40, seed=0)
+PAIRED = generate(census_schema(SMALL, 4, RelationStructure.BIPARTITE), 40, seed=0)
+ALL_KINDS = HeldOut(
+    first_people=0.1, relations=0.25, first_pairs=0.1, second_people=0.1, second_subjects=0.125, second_pairs=0.1,
+    tuples=0.1,
+)  # fmt: skip
+held_outs = st.builds(
+    HeldOut,
+    first_people=st.sampled_from([0.0, 0.05, 0.3]),
+    relations=st.sampled_from([0.0, 0.25]),
+    first_pairs=st.sampled_from([0.0, 0.1]),
+    second_people=st.sampled_from([0.0, 0.1]),
+    second_subjects=st.sampled_from([0.0, 0.125, 0.5]),
+    second_pairs=st.sampled_from([0.0, 0.2]),
+    tuples=st.sampled_from([0.0, 0.1, 0.5]),
+    seed=st.integers(0, 3),
+)
+populations = st.sampled_from([UNIFORM, PAIRED])
+
+
+def components(profiles: Profiles, person: int, relation: int, subject: int) -> dict[Split, tuple[int, ...]]:
+    """The components of a two-hop question, spelled out one by one."""
+    second = int(profiles.relations[person, relation])
+    return {
+        Split.FIRST_PEOPLE: (person,),
+        Split.RELATIONS: (relation,),
+        Split.FIRST_PAIRS: (person, relation),
+        Split.SECOND_PEOPLE: (second,),
+        Split.SECOND_SUBJECTS: (subject,),
+        Split.SECOND_PAIRS: (second, subject),
+        Split.TUPLES: (person, relation, subject),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(populations, held_outs, st.integers(1, 3))
+def test_every_question_is_in_exactly_one_split(profiles: Profiles, held_out: HeldOut, hops: int) -> None:
+    questions = Questions(profiles, hops, held_out=held_out)
+    found = questions.split_codes
+    if found is None:
+        assert not held_out.fractions
+        assert profiles is UNIFORM
+        return
+    assert found.shape == (questions.num_ids,)
+    assert set(np.unique(found)) <= {*range(len(SPLITS)), VOID}
+    asked = questions.unpack(np.arange(questions.num_ids))
+    person, exists = asked.person, np.ones(questions.num_ids, bool)
+    for relation in asked.relations.T:
+        exists &= person >= 0
+        person = np.where(exists, profiles.relations[person, relation], -1)
+    exists &= person >= 0
+    exists[exists] &= profiles.answers[person[exists], asked.subject[exists]] >= 0
+    assert np.array_equal(found == VOID, ~exists)
+
+
+@settings(max_examples=25, deadline=None)
+@given(populations, held_outs, st.booleans(), st.integers(1, 3), st.integers(0, 2))
+def test_no_held_out_question_is_ever_trained(
+    profiles: Profiles, held_out: HeldOut, chain_of_thought: bool, hops: int, rank: int
+) -> None:
+    """What streams to the workers of a trial, epoch after epoch, against the components written out by hand."""
+    kinds = {split for split, fraction in held_out.fractions.items()}
+    two_hop = Questions(profiles, 2, chain_of_thought, held_out)
+    seen_new = {split: set() for split in kinds}  # components that some held-out question is held out for
+    if two_hop.split_codes is not None:
+        for i in np.flatnonzero((two_hop.split_codes != TRAIN) & (two_hop.split_codes != VOID)):
+            split = SPLITS[two_hop.split_codes[i]]
+            if split is not Split.SEVERAL:
+                p, (r,), s = (part[0] for part in two_hop.unpack(np.array([i])))
+                seen_new[split].add(components(profiles, int(p), int(r), int(s))[split])
+    questions = Questions(profiles, hops, chain_of_thought, held_out)
+    trained = TrainedIds(questions)
+    order = Order((len(trained),), (hops,), (Mix(0, (1.0,)),), 64, 0)
+    steps = 3 * -(-len(trained) // 64)
+    places = np.concatenate([order.step_places(step, rank, 3)[0] for step in range(0, steps, 2)])
+    asked = questions.unpack(np.unique(trained[places]))
+    num_attributes = len(profiles.schema.attributes)
+    for p, chain, s in zip(asked.person.tolist(), asked.relations.tolist(), asked.subject.tolist(), strict=True):
+        person = p
+        for place, relation in enumerate(chain):  # every two-hop part of the question
+            following = num_attributes + chain[place + 1] if place + 1 < len(chain) else s
+            for split, component in components(profiles, person, relation, following).items():
+                assert component not in seen_new.get(split, ())
+            person = int(profiles.relations[person, relation])
+
+
+@given(populations, st.sets(st.sampled_from(KINDS), min_size=1), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_adding_a_kind_moves_no_component_of_another(profiles: Profiles, kinds: set[Split], seed: int) -> None:
+    """A question held out for kind k stays out, and what was trained moves only into the kind that was added."""
+    fractions = {str(split): getattr(ALL_KINDS, split) for split in kinds}
+    without = codes(profiles, HeldOut(**fractions, seed=seed), 2)
+    for added in set(KINDS) - kinds:
+        with_it = codes(profiles, HeldOut(**fractions, **{str(added): getattr(ALL_KINDS, added)}, seed=seed), 2)
+        moved = without != with_it
+        allowed = {SPLITS.index(added), SPLITS.index(Split.SEVERAL), *(SPLITS.index(split) for split in kinds)}
+        assert set(with_it[moved]) <= allowed
+        assert ((without == TRAIN) | (with_it != TRAIN)).all()  # nothing that was held out is trained now
+        assert set(with_it[moved & (without == TRAIN)]) <= {SPLITS.index(added)}
+
+
+def test_each_kind_holds_out_its_declared_fraction_of_its_own_population() -> None:
+    """Alone, so that no other kind claims a share: the components of the split are the number declared, and complete."""
+    for split in KINDS:
+        held_out = HeldOut(**{str(split): getattr(ALL_KINDS, split)}, seed=3)
+        found = codes(UNIFORM, held_out, 2)
+        asked = Questions(UNIFORM, 2).unpack(np.arange(len(found)))
+        parts: dict[str, set] = {"held": set(), "trained": set()}
+        for code, p, (r,), s in zip(found, asked.person, asked.relations, asked.subject, strict=True):
+            assert SPLITS[code] in (split, Split.TRAIN)
+            parts["trained" if code == TRAIN else "held"].add(components(UNIFORM, int(p), int(r), int(s))[split])
+        assert not parts["held"] & parts["trained"]
+        num, size = num_held_out(UNIFORM.schema, 40, held_out)[split]
+        assert num == round(getattr(ALL_KINDS, split) * size)
+        if split in (Split.SECOND_PEOPLE, Split.SECOND_PAIRS):  # nobody may lead to them
+            assert len(parts["held"]) <= num
+        else:
+            assert len(parts["held"]) == num
+
+
+def test_a_question_new_in_two_ways_belongs_to_neither() -> None:
+    found = codes(UNIFORM, ALL_KINDS, 2).reshape(40, 4, 8)
+    only = {split: HeldOut(**{str(split): getattr(ALL_KINDS, split)}) for split in KINDS}
+    new = {split: codes(UNIFORM, held_out, 2).reshape(40, 4, 8) != TRAIN for split, held_out in only.items()}
+    several = new[Split.FIRST_PEOPLE] & new[Split.SECOND_SUBJECTS]
+    assert several.any()
+    assert (found[several] == SPLITS.index(Split.SEVERAL)).all()
+    pair_of_new_person = new[Split.FIRST_PAIRS] & new[Split.FIRST_PEOPLE] & ~new[Split.RELATIONS]
+    others = new[Split.SECOND_PEOPLE] | new[Split.SECOND_SUBJECTS] | new[Split.SECOND_PAIRS]
+    assert (found[pair_of_new_person & ~others] == SPLITS.index(Split.FIRST_PEOPLE)).all()
+    pure_tuples = found == SPLITS.index(Split.TUPLES)
+    assert not any((pure_tuples & new[split]).any() for split in KINDS if split is not Split.TUPLES)
+
+
+def test_single_hops_are_classed_and_trained() -> None:
+    one_hop = Questions(UNIFORM, 1, held_out=ALL_KINDS)
+    assert len(TrainedIds(one_hop)) == one_hop.num_ids
+    found = one_hop.split_codes.reshape(40, 8)
+    only_people = codes(UNIFORM, HeldOut(first_people=0.1), 1).reshape(40, 8)
+    rows = (only_people == SPLITS.index(Split.FIRST_PEOPLE)).all(axis=1)
+    assert rows.sum() == 4
+    assert (found[rows] != TRAIN).all()
+
+
+def test_splits_are_seeded() -> None:
+    again = codes(UNIFORM, ALL_KINDS, 2)
+    assert np.array_equal(codes(UNIFORM, ALL_KINDS, 2), again)
+    assert not np.array_equal(codes(UNIFORM, ALL_KINDS.model_copy(update={"seed": 1}), 2), again)
+
+
+REFUSED = [("relations", 0.02, "0.02 of 4 is nothing"), ("second_subjects", 0.99, "of 8 is everything")]
+
+
+@pytest.mark.parametrize(("kind", "fraction", "told"), REFUSED)
+def test_a_fraction_that_means_nothing_is_refused(kind: str, fraction: float, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"held_out.{kind}: .*{told}"):
+        codes(UNIFORM, HeldOut(**{kind: fraction}), 2)
