@@ -1,10 +1,11 @@
 """Losses of whole populations in bits. The only home of nats.
 
-The loss of a question is the sum over its answer's tokens, end token included, of -log p(token | everything before).
+The loss of a text is the sum over its measured tokens of -log p(token | everything before); every part of every text is
+kept apart by kind, subject, part and split.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,49 +15,33 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raycap.facts.questions import num_questions, unpack
+from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
+from raycap.learner.batches import Batch
 from raycap.learner.model import Llama
-from raycap.learner.tokens import Composer, Rows
-from raycap.results import LossRow, LossTable
+from raycap.learner.tokens import Composer
+from raycap.losses import LossRow, LossTable
 from raycap.spec import Precision
 
 BITS_PER_NAT = 1 / math.log(2)
 MAX_EVALUATION_ROWS = 4096
 MAX_LOGITS = 2**25
 """Logits computed at once in an evaluation; 128 MiB in fp32."""
+MAX_TEXTS_COUNTED = 2**17
+AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 class DivergedError(ArithmeticError):
     """Losses are no longer finite numbers."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows as a model takes them. Letters as in model.py."""
-
-    input_ids: Tensor  # (B, T), without the last token, which nothing follows
-    positions: Tensor  # (A,), where in the flattened input an answer token is predicted
-    targets: Tensor  # (A,), the answer tokens
-    row_of: Tensor  # (A,), the row each answer token belongs to
-
-    @classmethod
-    def of(cls, rows: Rows, device: torch.device) -> Self:
-        """Rows on a device, cut to the longest of them."""
-        row, column = rows.answer_mask.nonzero()
-        length = int(column.max())  # columns before the last target
-        targets = rows.input_ids[row, column].astype(np.int64)
-        arrays = (np.ascontiguousarray(rows.input_ids[:, :length]), row * length + column - 1, targets, row)
-        return cls(*(torch.from_numpy(array).to(device, non_blocking=True) for array in arrays))
-
-
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context in which a precision computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
+    return torch.autocast(device.type, AUTOCAST.get(precision, torch.bfloat16), enabled=precision in AUTOCAST)
 
 
-def answer_token_losses(model: Llama, batch: Batch) -> Tensor:
-    """Loss of every answer token, (A,), in nats: `to_bits` makes it fit to report."""
-    logits = model(batch.input_ids, batch.positions)
+def token_losses(model: Llama, batch: Batch) -> Tensor:
+    """Loss of every measured token, (A,), in nats: `to_bits` makes it fit to report."""
+    logits = model(batch.input_ids, batch.positions, batch.segments)
     return F.cross_entropy(logits.float(), batch.targets, reduction="none")
 
 
@@ -65,67 +50,114 @@ def to_bits(nats: float) -> float:
     return nats * BITS_PER_NAT
 
 
-@torch.no_grad()
-def answer_losses(
-    model: Llama,
-    composer: Composer,
-    hops: Iterable[int],
-    *,
-    sample: int,
-    seed: int,
-    precision: Precision,
-    rank: int = 0,
-    world_size: int = 1,
-) -> LossTable:
-    """Losses of the whole one-hop population and of every two-hop question, per subject.
+@dataclass(frozen=True)
+class Sample:
+    """Which texts of a corpus are evaluated: single hops all, more hops at most so many of each split."""
 
-    More than `sample` questions of two or more hops are evaluated on a sample of about that size, as many of each
-    subject, drawn without replacement from `seed`. With several ranks each evaluates its share; the tables add up to
-    the whole. Raises DivergedError if a loss is not finite.
+    composer: Composer
+    population: int
+    ids: Ids
+    splits: NDArray[np.uint8]  # (ids,), split code of each
+    num_texts: NDArray[np.int64]
+    """How many texts hold each measure by split code, evaluated or not: (splits, measures)."""
+
+    @classmethod
+    def of(cls, composer: Composer, population: int, *, size: int, seed: int) -> Self:
+        """All texts, or about `size` of each split, as many of each subject, drawn without replacement from `seed`."""
+        corpus = composer.corpus
+        codes = corpus.split_codes
+        if codes is None:
+            codes = np.full(corpus.num_ids, TRAIN, np.uint8)
+        if corpus.kind.hops < 2:
+            ids = np.flatnonzero(codes != VOID)
+            return cls(composer, population, ids, codes[ids], _num_texts(corpus, ids, codes[ids]))
+        num_subjects = len(corpus.profiles.schema.subjects)  # the last digit of a question's id is its subject
+        rng = np.random.default_rng([seed, corpus.kind.hops])
+        counts = np.zeros((len(SPLITS), len(corpus.measures)), np.int64)
+        chosen = []
+        for split in np.unique(codes[codes != VOID]):
+            ids = np.flatnonzero(codes == split)
+            totals = np.bincount(ids % num_subjects, minlength=num_subjects)
+            counts[split] = np.tile(totals, len(corpus.measures) // num_subjects)
+            if len(ids) > size:
+                each = max(2, size // int(np.count_nonzero(totals)))
+                strata = np.split(ids[np.argsort(ids % num_subjects, kind="stable")], np.cumsum(totals)[:-1])
+                drawn = [rng.choice(of, each, replace=False) if len(of) > each else of for of in strata]
+                ids = np.concatenate(drawn)
+            chosen.append(ids)
+        ids = np.sort(np.concatenate(chosen))
+        return cls(composer, population, ids, codes[ids], counts)
+
+
+def _num_texts(corpus: Corpus, ids: Ids, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many of some texts hold each measure, by split code."""
+    counts = np.zeros((len(SPLITS), 1 + len(corpus.measures)), np.int64)
+    for begin in range(0, len(ids), MAX_TEXTS_COUNTED):
+        part = slice(begin, begin + MAX_TEXTS_COUNTED)
+        held = np.zeros((len(ids[part]), 1 + len(corpus.measures)), bool)
+        for slot in corpus.slots(ids[part]):
+            there = np.not_equal(slot.row, NOTHING)
+            held[np.arange(len(held)), np.where(there, slot.label, 0)] = True
+        for split in np.unique(codes[part]):
+            counts[split] += held[codes[part] == split].sum(axis=0)
+    return counts[:, 1:]
+
+
+@torch.no_grad()
+def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0, world_size: int = 1) -> LossTable:
+    """Losses of the texts of a sample; with several ranks each evaluates its share, and the tables add up to the whole.
+
+    Raises DivergedError if a loss is not finite.
     """
-    profiles, device = composer.profiles, next(model.parameters()).device
-    subjects = profiles.schema.subjects
-    rows: list[LossRow] = []
-    for k in hops:
-        total = num_questions(profiles, k)
-        ids = np.arange(total)
-        if k > 1 and total > sample:
-            rng, per_subject = np.random.default_rng([seed, k]), max(2, sample // len(subjects))
-            chains = [rng.choice(total // len(subjects), per_subject, replace=False) for _ in subjects]
-            ids = np.sort(np.concatenate([chain * len(subjects) + s for s, chain in enumerate(chains)]))
-        ids = ids[rank::world_size]
-        losses = np.concatenate([np.empty(0), *_question_losses(model, composer, k, ids, precision, device)])
-        if not np.isfinite(losses).all():
-            raise DivergedError(f"the losses of {(~np.isfinite(losses)).sum()} {k}-hop questions are not finite")
-        subject = unpack(profiles, k, ids).subject
-        sums, squares, counts = (
-            np.bincount(subject, weights=weights, minlength=len(subjects)) for weights in (losses, losses**2, None)
+    corpus, ids = sample.composer.corpus, sample.ids[rank::world_size]
+    shape = sample.num_texts.shape
+    sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    for part, bits, held in _text_losses(model, sample.composer, ids, precision):
+        if not np.isfinite(bits).all():
+            bad = (~np.isfinite(bits)).any(axis=1).sum()
+            raise DivergedError(f"the losses of {bad} {corpus.kind} texts are not finite")
+        splits = sample.splits[rank::world_size][part]
+        for split in np.unique(splits):
+            of_split = splits == split
+            sums[split] += bits[of_split].sum(axis=0)
+            squares[split] += (bits[of_split] ** 2).sum(axis=0)
+            counts[split] += held[of_split].sum(axis=0)
+    rows = [
+        LossRow(
+            kind=corpus.kind,
+            subject=measure.subject,
+            part=measure.part,
+            split=SPLITS[split],
+            population=sample.population,
+            sum_bits=float(sums[split, place]),
+            sum_squares_bits2=float(squares[split, place]),
+            num_evaluated=int(counts[split, place]),
+            num_texts=int(sample.num_texts[split, place]),
         )
-        rows += [
-            LossRow(
-                hops=k,
-                subject=name,
-                sum_bits=float(sums[s]),
-                sum_squares_bits2=float(squares[s]),
-                num_evaluated=int(counts[s]),
-                num_questions=total // len(subjects),
-            )
-            for s, name in enumerate(subjects)
-        ]
+        for split in range(len(SPLITS))
+        for place, measure in enumerate(corpus.measures)
+        if sample.num_texts[split, place]
+    ]
     return LossTable(rows=tuple(rows))
 
 
-def _question_losses(
-    model: Llama, composer: Composer, hops: int, ids: NDArray[np.int64], precision: Precision, device: torch.device
-) -> Iterable[NDArray[np.float64]]:
-    """Loss of each question in bits, batch by batch."""
-    length = composer.row_length(hops)
-    num_rows = min(MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.mean_tokens(hops)[1])))
+def _text_losses(
+    model: Llama, composer: Composer, ids: Ids, precision: Precision
+) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.bool_]]]:
+    """Batch by batch: which of the ids, loss of each text by measure in bits, and whether it holds the measure."""
+    device = next(model.parameters()).device
+    num_measures = len(composer.corpus.measures)
+    num_rows = min(
+        MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured))
+    )
     for begin in range(0, len(ids), num_rows):
-        questions = unpack(composer.profiles, hops, ids[begin : begin + num_rows])
-        batch = Batch.of(composer.compose(questions, length), device)
+        part = slice(begin, begin + num_rows)
+        batch = Batch.of(composer.compose(ids[part], composer.row_length), device)
         with autocast(precision, device):
-            nats = answer_token_losses(model, batch)
-        per_question = torch.zeros(len(questions.person), dtype=torch.float64, device=device)
-        per_question.index_add_(0, batch.row_of, nats.double())
-        yield per_question.cpu().numpy() * BITS_PER_NAT
+            nats = token_losses(model, batch)
+        num_texts = len(batch.corpus)
+        place = batch.text_of * num_measures + batch.labels - 1
+        sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=device)
+        sums.index_add_(1, place, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
+        bits, tokens = sums.view(2, num_texts, num_measures).cpu().numpy()
+        yield part, bits * BITS_PER_NAT, tokens > 0

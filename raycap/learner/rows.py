@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raycap.facts.order import QuestionOrder
-from raycap.facts.questions import unpack
+from raycap.facts.order import Order
 from raycap.learner.tokens import Composer, Rows
 
 
@@ -12,8 +11,8 @@ from raycap.learner.tokens import Composer, Rows
 class RowSource:
     """Everything a stream of training rows follows from; rows_from(step) is the plain way, Ray Data another."""
 
-    composer: Composer
-    order: QuestionOrder
+    composers: tuple[Composer, ...]
+    order: Order
     num_steps: int
     rank: int
     world_size: int
@@ -21,8 +20,7 @@ class RowSource:
     @property
     def row_length(self) -> int:
         """Tokens per row, padding included."""
-        hops = [k for k, share in ((1, self.order.one_hop_share), (2, 1 - self.order.one_hop_share)) if share > 0]
-        return max(self.composer.row_length(k) for k in hops)
+        return max(composer.row_length for composer in self.composers)
 
     @property
     def rows_per_step(self) -> int:
@@ -30,10 +28,13 @@ class RowSource:
         return -(-(self.order.batch_size - self.rank) // self.world_size)
 
     def step_rows(self, step: int) -> list[Rows]:
-        """This worker's rows of one step, by number of hops."""
-        ids = self.order.step_ids(step, self.rank, self.world_size)
-        profiles = self.composer.profiles
-        return [self.composer.compose(unpack(profiles, k, i), self.row_length) for k, i in ids.items() if len(i)]
+        """This worker's rows of one step, by corpus."""
+        places = self.order.step_places(step, self.rank, self.world_size)
+        return [
+            composer.compose(composer.trained[here], self.row_length)
+            for composer, here in zip(self.composers, places, strict=True)
+            if len(here)
+        ]
 
     def rows_from(self, start_step: int) -> Iterator[Rows]:
         """This worker's rows, one batch a step, from `start_step` to the last."""

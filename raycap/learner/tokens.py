@@ -1,45 +1,33 @@
-"""From questions to rows of tokens, composed from pre-tokenised pieces and never from text. No torch here.
+"""From texts to rows of tokens, composed from pre-tokenised pieces and never from text. No torch here.
 
-A question is a chain of pieces, each tokenised once per population:
+A text is a chain of pieces (facts/corpus.py), each tokenised once per population:
 
-    "Question: What was" | " James Lee Smith" | "'s parent" | "'s employer" | "? Answer:" | " Heron Security<|end|>"
+    "Question: What was" | " James Lee Smith" | "'s parent" | "'s employer" | "? Answer:" | " Heron Security" | "<|end|>"
 
 Both tokenizers split texts at the seams between pieces, so a row equals the tokens of the whole text (a property test
-proves it), and the answer mask is known with the row instead of being searched for.
+proves it), and what is measured is known with the row instead of being searched for.
 """
 
-import json
-import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models
 
-from raycap.facts.profiles import Attribute, IntArray, Profiles
-from raycap.facts.questions import (
-    END,
-    PROMPT_END,
-    PROMPT_START,
-    Questions,
-    asked_person,
-    num_questions,
-    possessive,
-    render,
-    unpack,
-)
-from raycap.spec import TokenizerSpec, WordTokenizer
+from raycap.facts.corpus import NOTHING, Corpus, Ids, Slot, Table, TrainedIds, answer_values, possessive
+from raycap.facts.profiles import IntArray, Profiles
+from raycap.learner.tokenizers import END_ID, value_words
+from raycap.spec import Kind
 
-END_ID = 0
-MAX_BPE_QUESTIONS = 50_000
-"""BPE is trained on at most this many one-hop questions of the population."""
+MAX_TEXTS_COUNTED = 200_000
+"""Tokens are counted over all texts up to this number, and over as many evenly spaced ones beyond it."""
 
 
 @dataclass(frozen=True)
 class PieceTable:
-    """Tokens of many pieces: `tokens` (n, longest), padded with END_ID, and `lengths` (n,)."""
+    """Tokens of many pieces: `tokens` (n + 1, longest), padded with END_ID, and `lengths` (n + 1,); the last is NOTHING."""
 
     tokens: IntArray
     lengths: IntArray
@@ -47,222 +35,151 @@ class PieceTable:
     @classmethod
     def of(cls, pieces: list[list[int]]) -> "PieceTable":
         """A table of some pieces."""
-        lengths = np.array([len(piece) for piece in pieces], np.int32)
-        tokens = np.full((len(pieces), max(lengths, default=0)), END_ID, np.int32)
+        lengths = np.array([*(len(piece) for piece in pieces), 0], np.int32)
+        tokens = np.full((len(lengths), max(lengths)), END_ID, np.int32)
         tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = [token for piece in pieces for token in piece]
         return cls(tokens, lengths)
 
     @cached_property
-    def uniform_length(self) -> bool:
+    def uniform(self) -> bool:
         """Whether all pieces have the same number of tokens."""
-        return bool((self.lengths == self.tokens.shape[1]).all())
+        return bool((self.lengths[:-1] == self.tokens.shape[1]).all())
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Questions with their answers as tokens, one per row, padded on the right with END_ID."""
+    """Texts as tokens, one per row, padded on the right with END_ID."""
 
     input_ids: IntArray  # (n, length)
-    answer_mask: NDArray[np.bool_]  # (n, length), true at the answer's tokens and the end token after it
+    labels: NDArray[np.uint8]  # (n, length), 0 where nothing is measured, else 1 + the measure of the row's corpus
+    corpus: NDArray[np.uint8]  # (n,), place of the corpus among the trial's
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def __getitem__(self, part: slice) -> "Rows":
-        return Rows(self.input_ids[part], self.answer_mask[part])
+    def __getitem__(self, part: slice | NDArray[np.integer]) -> "Rows":
+        return Rows(self.input_ids[part], self.labels[part], self.corpus[part])
 
     @classmethod
     def concatenate(cls, parts: list["Rows"]) -> "Rows":
         """Rows of one length, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return cls(np.concatenate([p.input_ids for p in parts]), np.concatenate([p.answer_mask for p in parts]))
+        return cls(
+            np.concatenate([part.input_ids for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.corpus for part in parts]),
+        )
 
-
-# --- tokenizers -------------------------------------------------------------------------------------------------------
-
-
-def build_tokenizer(spec: TokenizerSpec, profiles: Profiles) -> Tokenizer:
-    """The tokenizer of a population. The same spec and population give the same tokenizer in every process."""
-    if isinstance(spec, WordTokenizer):
-        return _word_tokenizer(profiles)
-    return _bpe_tokenizer(profiles, spec.vocab_size)
-
-
-def num_embeddings(spec: TokenizerSpec, tokenizer: Tokenizer) -> int:
-    """Rows of the embedding: every word, or the declared vocabulary of a BPE (which a small population may not fill)."""
-    return tokenizer.get_vocab_size() if isinstance(spec, WordTokenizer) else spec.vocab_size
-
-
-def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
-    """The word tokens of an attribute's value: the whole value, but year, month and day of a date.
-
-    A word per date would make 67,200 tokens, or, if only dates that occur had one, tell the model which do.
-    """
-    return (value[:4], value[4:7], value[7:]) if attribute.name == "birth_date" else (value,)
-
-
-def _word_tokenizer(profiles: Profiles) -> Tokenizer:
-    schema = profiles.schema
-    subjects = [possessive(subject) for subject in schema.subjects]
-    values = {
-        word for attribute in schema.attributes for value in attribute.values for word in value_words(attribute, value)
-    }
-    names = {part for pool in schema.name_pools for part in pool}
-    vocabulary = [END, PROMPT_START, PROMPT_END, *subjects, *sorted(values | names)]
-
-    def any_of(literals: set[str] | list[str]) -> str:
-        return "|".join(re.escape(literal) for literal in sorted(literals, key=lambda text: (-len(text), text)))
-
-    plain_word = re.compile(r"[^\s?']+")
-    odd_values = {value for value in values if not plain_word.fullmatch(value)}
-    odd_names = {name for name in names if not plain_word.fullmatch(name)}
-    alternatives = [
-        rf"\A{re.escape(PROMPT_START)}(?= )",
-        re.escape(PROMPT_END),
-        rf"(?:{any_of(subjects)})(?=[?'])",
-        *([rf"(?<={re.escape(PROMPT_END)} )(?:{any_of(odd_values)})\z"] if odd_values else []),
-        r"[0-9]{4}(?=-[0-9]{2}-[0-9]{2})",
-        r"-[0-9]{2}",
-        *([rf"(?:{any_of(odd_names)})(?= |'s |\z)"] if odd_names else []),
-        plain_word.pattern,
-    ]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(dict.fromkeys(vocabulary))}))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(alternatives)), behavior="removed", invert=True)
-    no_space_before = [decoders.Replace(f" {text}", text) for text in ("'s ", "? ", "-", END)]
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(Regex(r"\A"), " "), *no_space_before, decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([AddedToken(END, special=True, normalized=False)])
-    return tokenizer
-
-
-def _bpe_tokenizer(profiles: Profiles, vocab_size: int) -> Tokenizer:
-    total = num_questions(profiles, 1)
-    ids = np.linspace(0, total - 1, min(total, MAX_BPE_QUESTIONS)).astype(np.int64)
-    texts = [prompt + answer for prompt, answer in render(profiles, unpack(profiles, 1, ids))]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the files from which transformers' AutoTokenizer makes a PreTrainedTokenizerFast."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END,
-        "pad_token": END,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
-
-
-# --- composing rows ---------------------------------------------------------------------------------------------------
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each row up to the last that is measured, (n,)."""
+        return self.labels.shape[1] - (self.labels[:, ::-1] > 0).argmax(axis=1)
 
 
 @dataclass(frozen=True)
 class Composer:
-    """Makes rows from questions about one population. Plain arrays, cheap to send to another process."""
+    """Makes rows from the texts of one corpus. Plain arrays, cheap to send to another process."""
 
-    profiles: Profiles
-    start: PieceTable
-    names: PieceTable
-    subjects: PieceTable
-    prompt_end: PieceTable
-    answers: PieceTable
-    """Every answer that occurs, with its end token."""
-    answer_of: IntArray
-    """(N, subjects): the row of `answers` that answers each one-hop question."""
+    corpus: Corpus
+    place: int
+    """The corpus's place among the trial's."""
+    tables: dict[Table, PieceTable]
 
     @classmethod
-    def build(cls, profiles: Profiles, tokenizer: Tokenizer) -> "Composer":
+    def build(cls, corpus: Corpus, tokenizer: Tokenizer, place: int = 0) -> "Composer":
         """Tokenise every piece of a population once."""
-        schema = profiles.schema
+        profiles = corpus.profiles
         vocabulary = tokenizer.get_vocab()
         whole_words = isinstance(tokenizer.model, models.WordLevel)
 
         def encode(pieces: list[tuple[str, ...]]) -> list[list[int]]:
             """Each piece given as its words; BPE sees them with the spaces that stand between and before them."""
             if whole_words:
-                return [[vocabulary[word] for word in words] for words in pieces]
+                return [[vocabulary[word.strip()] for word in words] for words in pieces]
             texts = ["".join(words) for words in pieces]
             return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-        space = "" if whole_words else " "
         parts, people = _used_parts(profiles)
-        part_ids = [encode([(space + part,) for part in pool]) for pool in parts]
+        part_ids = [encode([(f" {part}",) for part in pool]) for pool in parts]
         names = [
             [token for table, index in zip(part_ids, person, strict=True) for token in table[index]]
             for person in people.tolist()
         ]
-        answers, answer_of = [[*name, END_ID] for name in names], [profiles.relations]
-        for attribute, column in zip(schema.attributes, profiles.attributes.T, strict=True):
-            used, which = np.unique(column, return_inverse=True)  # there are 67,200 dates, and few of them occur
-            values = [attribute.values[index] for index in used]
-            pieces = encode([value_words(attribute, value) if whole_words else (f" {value}",) for value in values])
-            answer_of.insert(-1, (len(answers) + which[:, None]).astype(np.int32))
-            answers += [[*piece, END_ID] for piece in pieces]
-        return cls(
-            profiles=profiles,
-            start=PieceTable.of(encode([(PROMPT_START,)])),
-            names=PieceTable.of(names),
-            subjects=PieceTable.of(encode([(possessive(subject),) for subject in schema.subjects])),
-            prompt_end=PieceTable.of(encode([(PROMPT_END,)])),
-            answers=PieceTable.of(answers),
-            answer_of=np.concatenate(answer_of, axis=1),
+        pieces = {Table.TEXT: encode([(text,) for text in corpus.texts]), Table.NAME: names}
+        if corpus.kind is not Kind.NAME:
+            attributes = profiles.schema.attributes
+            values = [
+                value_words(attributes[a], value) if whole_words else (f" {value}",)
+                for a, value in answer_values(profiles)
+            ]
+            pieces[Table.SUBJECT] = encode([(possessive(subject),) for subject in profiles.schema.subjects])
+            pieces[Table.ANSWER] = names + encode(values)
+        return cls(corpus, place, {table: PieceTable.of(tokens) for table, tokens in pieces.items()})
+
+    @cached_property
+    def trained(self) -> TrainedIds:
+        """The ids that are trained."""
+        return TrainedIds(self.corpus)
+
+    @cached_property
+    def row_length(self) -> int:
+        """Tokens in the longest possible row."""
+        slots = self.corpus.slots(np.arange(1))
+        return sum(
+            int(table.lengths[slot.row]) if isinstance(slot.row, int) else table.tokens.shape[1]
+            for slot, table in ((slot, self.tables[slot.table]) for slot in slots)
         )
 
-    def row_length(self, hops: int) -> int:
-        """Tokens in the longest possible row of a number of hops."""
-        tables = [self.start, self.names, *[self.subjects] * hops, self.prompt_end, self.answers]
-        return sum(table.tokens.shape[1] for table in tables)
-
-    def compose(self, questions: Questions, length: int) -> Rows:
-        """Rows of shape (n, length); length is at least row_length(questions.hops)."""
-        num_attributes = len(self.profiles.schema.attributes)
-        zeros = np.zeros(len(questions.person), np.int32)
-        pieces = [(self.start, zeros), (self.names, questions.person)]
-        pieces += [(self.subjects, num_attributes + relation) for relation in questions.relations.T]
-        pieces += [(self.subjects, questions.subject), (self.prompt_end, zeros)]
-        answer = self.answer_of[asked_person(self.profiles, questions), questions.subject]
-
-        input_ids = np.full((len(zeros), length), END_ID, np.int32)
+    def compose(self, ids: Ids, length: int) -> Rows:
+        """Rows of shape (n, length) of some texts; length is at least row_length."""
+        input_ids = np.full((len(ids), length), END_ID, np.int32)
+        labels = np.zeros((len(ids), length), np.uint8)
         cursor: int | IntArray = 0  # where the next piece goes; one number as long as it is the same in every row
-        for table, index in [*pieces, (self.answers, answer)]:
-            answer_start = cursor
-            cursor = _put(input_ids, cursor, table, index)
-        columns = np.arange(length, dtype=np.int32)
-        starts, ends = (np.broadcast_to(at, len(zeros))[:, None] for at in (answer_start, cursor))
-        return Rows(input_ids, (columns >= starts) & (columns < ends))
+        for piece in _joined(self.corpus.slots(ids)):
+            start = cursor
+            for slot in piece:
+                cursor = _put(input_ids, cursor, self.tables[slot.table], slot.row)
+            _mark(labels, start, cursor, piece[0].label)
+        return Rows(input_ids, labels, np.full(len(ids), self.place, np.uint8))
 
-    def mean_tokens(self, hops: int) -> tuple[float, float]:
-        """Mean number of tokens, and of answer tokens (end token included), over all questions of a number of hops."""
-        num_attributes, relations = len(self.profiles.schema.attributes), self.profiles.relations
-        asked = np.full(self.profiles.num_profiles, 1.0)  # how many chains of relations end at each person
-        for _ in range(hops - 1):
-            asked = np.bincount(relations.ravel(), np.repeat(asked, relations.shape[1]), minlength=len(asked))
-        answer_lengths = self.answers.lengths[self.answer_of].mean(axis=1)
-        mean_answer = float((answer_lengths * asked).sum() / asked.sum())
-        mean_relation = self.subjects.lengths[num_attributes:].mean() * (hops - 1) if hops > 1 else 0.0
-        fixed = (
-            self.start.lengths[0]
-            + self.prompt_end.lengths[0]
-            + self.subjects.lengths.mean()
-            + self.names.lengths.mean()
-        )
-        return float(fixed + mean_relation) + mean_answer, mean_answer
+    def lengths(self, ids: Ids) -> tuple[IntArray, IntArray]:
+        """Tokens of some texts, and how many of them are measured; each (n,)."""
+        total, measured = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.int32)
+        for slot in self.corpus.slots(ids):
+            length = self.tables[slot.table].lengths[slot.row]
+            total += length
+            measured += length * np.not_equal(slot.label, 0)
+        return total, measured
+
+    @cached_property
+    def token_counts(self) -> "TokenCounts":
+        """Tokens of the trained texts."""
+        num = len(self.trained)
+        chosen = np.linspace(0, num - 1, min(num, MAX_TEXTS_COUNTED)).astype(np.int64)
+        total, measured = self.lengths(self.trained[chosen])
+        return TokenCounts(float(total.mean()), float(measured.mean()), int(total.max()), len(chosen) == num)
+
+
+class TokenCounts(NamedTuple):
+    """Tokens of many texts."""
+
+    mean: float
+    mean_measured: float
+    longest: int
+    exact: bool
+    """Whether all texts were counted."""
+
+
+def _joined(slots: list[Slot]) -> list[list[Slot]]:
+    """Slots in runs of the same label, which are marked together."""
+    runs = [[slots[0]]]
+    for slot in slots[1:]:
+        if slot.label is runs[-1][0].label:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    return runs
 
 
 def _used_parts(profiles: Profiles) -> tuple[list[list[str]], IntArray]:
@@ -275,14 +192,33 @@ def _used_parts(profiles: Profiles) -> tuple[list[list[str]], IntArray]:
     return used, np.stack(columns, axis=1).astype(np.int32)
 
 
-def _put(input_ids: IntArray, cursor: int | IntArray, table: PieceTable, index: IntArray) -> int | IntArray:
-    """Write one piece per row at the cursor; returns where each row goes on."""
-    width = table.tokens.shape[1]
-    tokens = table.tokens[index]
+def _put(
+    input_ids: IntArray, cursor: int | IntArray, table: PieceTable, row: int | NDArray[np.integer]
+) -> int | IntArray:
+    """Write one piece per text at the cursor; returns where each text goes on."""
+    width = int(table.lengths[row]) if isinstance(row, int) else table.tokens.shape[1]
+    tokens = table.tokens[row, :width] if isinstance(row, int) else table.tokens[row]
     if isinstance(cursor, int):
         input_ids[:, cursor : cursor + width] = tokens
-        return cursor + width if table.uniform_length else cursor + table.lengths[index]
-    rows = np.arange(len(input_ids))
+        if isinstance(row, int) or (table.uniform and NOTHING not in row):
+            return cursor + width
+        return cursor + table.lengths[row]
+    texts = np.arange(len(input_ids))
     for column in range(width):  # padding written past a short piece is overwritten by the next one
-        input_ids[rows, cursor + column] = tokens[:, column]
-    return cursor + table.lengths[index]
+        input_ids[texts, cursor + column] = tokens[..., column]
+    return cursor + table.lengths[row]
+
+
+def _mark(
+    labels: NDArray[np.uint8], start: int | IntArray, end: int | IntArray, label: int | NDArray[np.integer]
+) -> None:
+    """Label the columns from start to end."""
+    if isinstance(label, int) and label == 0:
+        return
+    column_of_labels = np.asarray(label, np.uint8).reshape(-1, 1)
+    if isinstance(start, int) and isinstance(end, int):
+        labels[:, start:end] = column_of_labels
+        return
+    columns = np.arange(labels.shape[1], dtype=np.int32)
+    first, last = (np.broadcast_to(at, len(labels))[:, None] for at in (start, end))
+    labels += ((columns >= first) & (columns < last)) * column_of_labels

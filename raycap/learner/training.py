@@ -8,88 +8,108 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from raycap.learner import optim
-from raycap.learner.evaluation import Batch, DivergedError, answer_token_losses, autocast, to_bits
+from raycap.learner.batches import Batch
+from raycap.learner.evaluation import DivergedError, autocast, to_bits, token_losses
 from raycap.learner.model import Llama
+from raycap.learner.optim import Optimizer
 from raycap.learner.tokens import Rows
-from raycap.spec import TrainingSpec
+from raycap.spec import Precision, TrainingSpec
 
 CHECK_FINITE_EVERY = 100
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What training reports at a pause: everything since the pause before."""
+    """What training reports at a pause: everything since the pause before, of all workers."""
 
     step: int
     """Steps done."""
     seconds: float
     loss_sum_bits: float
-    num_questions: int
-    """Questions on this worker that loss_sum_bits is summed over."""
+    """Not weighted."""
+    num_texts: int
+    num_tokens: int
     learning_rate: float
 
 
-def pause_steps(num_steps: int, num_evaluations: int, checkpoint_every: int) -> tuple[list[int], list[int]]:
-    """Steps after which to evaluate (each twice the one before, the last at the end), and all steps to pause after."""
-    evaluations = sorted({max(1, round(num_steps / 2**i)) for i in range(num_evaluations)})
-    return evaluations, sorted({*evaluations, *range(checkpoint_every, num_steps, checkpoint_every)})
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised: the weighted sum over a step's measured tokens divided by their expected number.
+
+    So the gradient of a batch is the sum of its parts', however it is split over workers.
+    """
+
+    tokens_per_step: float
+    corpus_weights: tuple[float, ...]
+
+    def __call__(self, token_nats: Tensor, batch: Batch) -> Tensor:
+        """The objective of one batch."""
+        if any(weight != 1 for weight in self.corpus_weights):
+            weights = token_nats.new_tensor(self.corpus_weights)
+            token_nats = token_nats * weights[batch.corpus[batch.text_of]]
+        return token_nats.sum() / self.tokens_per_step
 
 
 def train(
     model: Llama,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
     batches: Iterator[Rows],
     spec: TrainingSpec,
+    loss: Loss,
     *,
-    num_steps: int,
-    pauses: list[int],
     start_step: int,
-    mean_answer_tokens: float,
+    num_steps: int,
+    pauses: set[int],
     world_size: int = 1,
 ) -> Iterator[Snapshot]:
     """Train from `start_step` to `num_steps`, yielding after every step in `pauses`; the model stands still meanwhile.
 
-    The loss is the sum over a step's answer tokens divided by their expected number, so that the gradient of a batch is
-    the sum of its parts' however it is split over workers. Raises DivergedError naming the first step at fault.
+    Raises DivergedError naming the first step at fault.
     """
     device = next(model.parameters()).device
     parameters = list(model.parameters())
-    scale = 1 / (spec.batch_size * mean_answer_tokens)
-    pause_set = set(pauses)
-    loss_sum, num_questions = torch.zeros((), dtype=torch.float64, device=device), 0
+    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss in nats, texts, tokens
     first_bad = torch.full((), num_steps, device=device)  # stays on the device: reading it every step would wait for it
     rows = next(batches, None)  # the stream's start is not training time
     began = time.perf_counter()
     for step in range(start_step, num_steps):
         assert rows is not None, f"the stream ended before step {step} of {num_steps}"
-        rate = optim.learning_rate(spec.optimizer, step, num_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = Batch.of(rows, device)
+        rate = optimizer.set_rate(step, num_steps)
+        batch = Batch.of(rows, device, spec.packing)
         with autocast(spec.precision, device):
-            loss = answer_token_losses(model, batch).sum()
+            nats = token_losses(model, batch)
         optimizer.zero_grad()
-        (loss * scale).backward()
+        scaler.scale(loss(nats, batch)).backward()
         if world_size > 1:
             _sum_over_workers(parameters)
+        for member in optimizer.members:
+            scaler.unscale_(member)
         # The norm is of all workers' gradients, so that all of them see the same trouble at the same step.
         norm = torch.nn.utils.clip_grad_norm_(parameters, spec.optimizer.grad_clip)
-        optimizer.step()
+        for member in optimizer.members:
+            scaler.step(member)
+        scaler.update()
 
-        loss_sum += loss.detach()
-        num_questions += len(batch.input_ids)
-        first_bad = torch.where(torch.isfinite(norm), first_bad, first_bad.clamp(max=step))
+        total = nats.detach().double().sum()
+        sums += torch.stack([total, total.new_tensor(len(batch.corpus)), total.new_tensor(batch.num_tokens)])
+        # A scaled fp16 gradient overflows now and then, and its step is left out; a loss must be finite in any case.
+        finite = torch.isfinite(total if spec.precision is Precision.FP16 else norm)
+        first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
         rows = next(batches, None)
         done = step + 1
-        if (done % CHECK_FINITE_EVERY == 0 or done in pause_set) and (bad := int(first_bad)) < num_steps:
+        if (done % CHECK_FINITE_EVERY == 0 or done in pauses) and (bad := int(first_bad)) < num_steps:
             raise DivergedError(
                 f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
             )
-        if done in pause_set:
-            yield Snapshot(done, time.perf_counter() - began, to_bits(float(loss_sum)), num_questions, rate)
-            loss_sum.zero_()
-            num_questions, began = 0, time.perf_counter()
+        if done in pauses:
+            if world_size > 1:
+                dist.all_reduce(sums)
+            nats_sum, num_texts, num_tokens = sums.tolist()
+            seconds = time.perf_counter() - began
+            yield Snapshot(done, seconds, to_bits(nats_sum), round(num_texts), round(num_tokens), rate)
+            sums.zero_()
+            began = time.perf_counter()
 
 
 def _sum_over_workers(parameters: list[torch.nn.Parameter]) -> None:

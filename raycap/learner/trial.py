@@ -1,28 +1,34 @@
 """The whole story of one trial, without Ray: population, tokens, model, training, measurements, result."""
 
+import copy
 import importlib.metadata
 import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
 
-from raycap.facts.hosted import profiles_of
-from raycap.facts.order import QuestionOrder, num_steps
-from raycap.facts.questions import num_questions
+from raycap.facts.corpora import populations_of
 from raycap.learner import model as llama
 from raycap.learner import optim
-from raycap.learner.evaluation import DivergedError, answer_losses
+from raycap.learner.curriculum import Course, Curriculum
+from raycap.learner.evaluation import DivergedError, Sample, losses
+from raycap.learner.material import Material
+from raycap.learner.parent import parent_model
 from raycap.learner.rows import RowSource
-from raycap.learner.tokens import Composer, Rows, build_tokenizer, num_embeddings, save_tokenizer
-from raycap.learner.training import Snapshot, pause_steps, train
-from raycap.results import Evaluation, LossTable, ParameterCounts, Provenance, TrialResult
-from raycap.spec import ModelByWidth, TrialSpec
+from raycap.learner.tokenizers import load_tokenizer, save_tokenizer
+from raycap.learner.tokens import Rows
+from raycap.learner.training import Loss, Snapshot, train
+from raycap.losses import LossTable
+from raycap.results import Evaluation, Provenance, StopReason, TrialResult
+from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
 
 STATE_FILE = "state.pt"
@@ -47,7 +53,7 @@ class TrainedTrial:
 
     result: TrialResult
     model: llama.Llama
-    tokenizer: Any
+    tokenizer: Tokenizer
 
     def save_model(self, storage: Storage, folder: str) -> None:
         """Write the model and its tokenizer as transformers loads them."""
@@ -58,14 +64,15 @@ class TrainedTrial:
 
 
 Report = Callable[[Evaluation | None, Path | None], None]
-"""Called at every pause, equally often on every worker: the evaluation if there was one, and on rank 0 a folder with
-the checkpoint, which is deleted when the call returns."""
+"""Called at every evaluation and checkpoint, equally often on every worker: the evaluation if there was one, and on rank
+0 a folder with the checkpoint, which is deleted when the call returns."""
 
 
 def run_trial(
     spec: TrialSpec,
     *,
     source_commit: str,
+    storage: Storage | None = None,
     open_rows: Callable[[RowSource, int], Iterator[Rows]] = RowSource.rows_from,
     report: Report = lambda evaluation, checkpoint: None,
     resume_from: Path | None = None,
@@ -74,153 +81,177 @@ def run_trial(
 ) -> TrainedTrial:
     """Train and measure one resolved trial; continues from the checkpoint in `resume_from` if there is one.
 
-    With world_size > 1 every worker calls this inside an initialised torch.distributed group.
-    Raises DivergedError if the loss stops being finite.
+    `storage` is where a fill trial finds its parent. With world_size > 1 every worker calls this inside an initialised
+    torch.distributed group. Raises DivergedError if the loss stops being finite.
     """
     assert isinstance(spec.model, ModelByWidth), "run_trial takes resolved trials; use plan.expand"
-    hops, training = spec.questions.hops, spec.training
-    profiles = profiles_of(spec.profiles)
-    tokenizer = build_tokenizer(spec.tokenizer, profiles)
-    composer = Composer.build(profiles, tokenizer)
-    order = QuestionOrder.of(profiles, spec.questions, training)
-    mean_tokens = {k: composer.mean_tokens(k) for k in hops}
-    steps = num_steps(training, spec.questions, num_questions(profiles, 1), {k: mean_tokens[k][0] for k in hops})
-    shares = {1: spec.questions.one_hop_share, 2: 1 - spec.questions.one_hop_share}
-
-    vocab_size = num_embeddings(spec.tokenizer, tokenizer)
-    weights_generator = torch.Generator().manual_seed(training.seed)
-    model = llama.build(spec.model, vocab_size, generator=weights_generator).to(place.device)
-    optimizer = optim.build(training.optimizer, model)
-    state = _State()
+    assert storage is not None or spec.fill is None, "a fill trial needs the storage of its parent"
+    populations = populations_of(spec)
+    with parent_model(spec.fill, storage) if spec.fill and storage else nullcontext() as parent:
+        material = Material.of(spec, populations, load_tokenizer(parent) if parent else None)
+        if parent:
+            model = llama.load(spec.model, parent)
+        else:
+            weights = torch.Generator().manual_seed(spec.training.seed)
+            model = llama.build(spec.model, material.vocab_size, generator=weights)
+    run = _Run(material, model.to(place.device), place, report, checkpoint_every)
     if resume_from is not None:
-        state = _State.load(resume_from / STATE_FILE, model, optimizer, place.device)
-        if place.rank > 0:  # what was summed up since the last evaluation is rank 0's, and must count once
-            state.loss_sum_bits, state.num_rows = 0.0, 0
+        run.load(resume_from / STATE_FILE)
+    run.train(open_rows)
 
-    source = RowSource(composer, order, steps, place.rank, place.world_size)
-    evaluation_steps, pauses = pause_steps(steps, training.num_evaluations, checkpoint_every)
-    rows = open_rows(source, state.step)
-    snapshots = train(
-        model,
-        optimizer,
-        rows,
-        training,
-        num_steps=steps,
-        pauses=pauses,
-        start_step=state.step,
-        mean_answer_tokens=sum(shares[k] * mean_tokens[k][1] for k in hops),
-        world_size=place.world_size,
-    )
-    for snapshot in snapshots:
-        state.add(snapshot)
-        evaluation = None
-        if snapshot.step in evaluation_steps:
-            try:
-                part = answer_losses(
-                    model,
-                    composer,
-                    hops,
-                    sample=training.evaluation_sample,
-                    seed=training.seed,
-                    precision=training.precision,
-                    rank=place.rank,
-                    world_size=place.world_size,
-                )
-            except DivergedError as error:
-                raise DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr") from error
-            losses, loss_sum, num_rows = _over_workers(part, state.loss_sum_bits, state.num_rows, place.world_size)
-            asked = order.num_asked(snapshot.step)
-            evaluation = Evaluation(
-                step=snapshot.step,
-                exposures=order.exposures(snapshot.step),
-                tokens=round(sum(asked[k] * mean_tokens[k][0] for k in hops)),
-                learning_rate=snapshot.learning_rate,
-                train_loss_bits=loss_sum / num_rows,
-                train_seconds=state.train_seconds,
-                losses=losses,
-            )
-            state.evaluated(evaluation)
-        if place.rank > 0:
-            report(evaluation, None)
-            continue
-        with TemporaryDirectory(prefix="raycap-") as folder:
-            state.save(Path(folder) / STATE_FILE, model, optimizer)
-            report(evaluation, Path(folder))
-
+    with run.optimizer.averaged():
+        final = copy.deepcopy(model)
     result = TrialResult(
         trial_id=spec.trial_id,
         spec=spec,
-        population=profiles.facts,
-        parameters=_count_parameters(model),
-        vocab_size=vocab_size,
-        num_steps=steps,
+        populations=tuple(profiles.facts for profiles in populations),
+        parameters=llama.count_parameters(model),
+        vocab_size=material.vocab_size,
+        num_steps=run.state.step,
+        stop_reason=StopReason.PLATEAU if run.state.course.stopped else StopReason.LENGTH,
         num_workers=place.world_size,
-        evaluations=tuple(state.evaluations),
+        evaluations=tuple(run.state.evaluations),
         provenance=_provenance(source_commit, place.device),
     )
-    return TrainedTrial(result, model, tokenizer)
+    return TrainedTrial(result, final, material.tokenizer)
 
 
+@dataclass
 class _State:
-    """What a checkpoint holds beside weights and optimizer. The data's position is the step: see facts/order.py."""
+    """How far a trial has come. The data's position is the step: see facts/order.py."""
 
-    def __init__(self) -> None:
-        self.step, self.train_seconds = 0, 0.0
-        self.loss_sum_bits, self.num_rows = 0.0, 0
-        self.evaluations: list[Evaluation] = []
+    step: int = 0
+    train_seconds: float = 0.0
+    tokens: int = 0
+    loss_sum_bits: float = 0.0
+    """Since the last evaluation."""
+    num_texts: int = 0
+    course: Course = field(default_factory=Course)
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     def add(self, snapshot: Snapshot) -> None:
         """Count what was trained since the pause before."""
         self.step = snapshot.step
         self.train_seconds += snapshot.seconds
+        self.tokens += snapshot.num_tokens
         self.loss_sum_bits += snapshot.loss_sum_bits
-        self.num_rows += snapshot.num_questions
+        self.num_texts += snapshot.num_texts
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Keep an evaluation; the training loss starts afresh."""
-        self.evaluations.append(evaluation)
-        self.loss_sum_bits, self.num_rows = 0.0, 0
 
-    def save(self, path: Path, model: llama.Llama, optimizer: torch.optim.Optimizer) -> None:
+class _Run:
+    """A trial under way: everything that outlives a pause."""
+
+    def __init__(
+        self, material: Material, model: llama.Llama, place: Place, report: Report, checkpoint_every: int
+    ) -> None:
+        self.material, self.model, self.place, self.report = material, model, place, report
+        training = material.spec.training
+        self.training, self.num_steps = training, material.num_steps
+        self.optimizer = optim.build(training.optimizer, model)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=training.precision is Precision.FP16)
+        self.state = _State()
+        self.curriculum = Curriculum(material, self.state.course)
+        self.evaluation_steps = evaluation_steps(self.num_steps, training.num_evaluations)
+        self.checkpoint_steps = self.evaluation_steps | set(range(checkpoint_every, self.num_steps, checkpoint_every))
+        self.samples = [
+            Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
+            for composer, population in zip(material.composers, material.population_of, strict=True)
+        ]
+
+    def train(self, open_rows: Callable[[RowSource, int], Iterator[Rows]]) -> None:
+        """Train to the end, or to a plateau; where a phase ends by its loss, the stream is opened anew."""
+        expected = self.training.batch_size * self.material.measured_tokens(self.material.shares())
+        loss = Loss(expected, self.material.corpus_weights)
+        while self.state.step < self.num_steps and not self.state.course.stopped:
+            order = self.material.order(self.curriculum.mixes)
+            source = RowSource(self.material.composers, order, self.num_steps, self.place.rank, self.place.world_size)
+            watched = self.curriculum.watched_steps(self.num_steps)
+            snapshots = train(
+                self.model,
+                self.optimizer,
+                self.scaler,
+                open_rows(source, self.state.step),
+                self.training,
+                loss,
+                start_step=self.state.step,
+                num_steps=self.num_steps,
+                pauses={*self.checkpoint_steps, *watched, *self.state.course.starts},
+                world_size=self.place.world_size,
+            )
+            for snapshot in snapshots:
+                self.state.add(snapshot)
+                self.curriculum.add(snapshot.step, snapshot.loss_sum_bits, snapshot.num_texts)
+                next_phase = snapshot.step in watched and self.curriculum.watch(snapshot.step)
+                stopped = self.state.course.stopped
+                if stopped or snapshot.step in self.checkpoint_steps:
+                    evaluate = stopped or snapshot.step in self.evaluation_steps
+                    self._pause(self._evaluated(snapshot, source) if evaluate else None)
+                if next_phase or stopped:
+                    break
+
+    def _evaluated(self, snapshot: Snapshot, source: RowSource) -> Evaluation:
+        precision, place = self.training.precision, self.place
+        table = LossTable(rows=())
+        try:
+            with self.optimizer.averaged():
+                for sample in self.samples:
+                    ranks = {"rank": place.rank, "world_size": place.world_size}
+                    table += losses(self.model, sample, precision=precision, **ranks)
+        except DivergedError as error:
+            raise DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr") from error
+        evaluation = Evaluation(
+            step=snapshot.step,
+            exposures=self.material.exposures(source.order.num_asked(snapshot.step)),
+            tokens=self.state.tokens,
+            learning_rate=snapshot.learning_rate,
+            train_loss_bits=self.state.loss_sum_bits / self.state.num_texts,
+            train_seconds=self.state.train_seconds,
+            phase=self.curriculum.phase(snapshot.step),
+            losses=_over_workers(table, place.world_size),
+        )
+        self.state.evaluations.append(evaluation)
+        self.state.loss_sum_bits, self.state.num_texts = 0.0, 0
+        return evaluation
+
+    def _pause(self, evaluation: Evaluation | None) -> None:
+        if self.place.rank > 0:
+            self.report(evaluation, None)
+            return
+        with TemporaryDirectory(prefix="raycap-") as folder:
+            self.save(Path(folder) / STATE_FILE)
+            self.report(evaluation, Path(folder))
+
+    def save(self, path: Path) -> None:
         """Write a checkpoint file."""
-        counters = {key: value for key, value in vars(self).items() if key != "evaluations"}
-        history = json.dumps([evaluation.model_dump(mode="json") for evaluation in self.evaluations])
-        tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save({**tensors, "counters": counters, "evaluations": history}, path)
+        counters = {key: value for key, value in asdict(self.state).items() if key != "evaluations"}
+        history = json.dumps([evaluation.model_dump(mode="json") for evaluation in self.state.evaluations])
+        members: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        states = {name: member.state_dict() for name, member in members.items()}
+        torch.save({**states, "counters": counters, "evaluations": history}, path)
 
-    @classmethod
-    def load(cls, path: Path, model: llama.Llama, optimizer: torch.optim.Optimizer, device: torch.device) -> "_State":
-        """Read a checkpoint file into model and optimizer."""
-        saved = torch.load(path, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        state = cls()
-        vars(state).update(saved["counters"])
-        state.evaluations = [Evaluation.model_validate(entry) for entry in json.loads(saved["evaluations"])]
-        return state
+    def load(self, path: Path) -> None:
+        """Read a checkpoint file."""
+        saved = torch.load(path, map_location=self.place.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        evaluations = [Evaluation.model_validate(entry) for entry in json.loads(saved["evaluations"])]
+        course = Course(**saved["counters"].pop("course"))
+        self.state = _State(**saved["counters"], course=course, evaluations=evaluations)
+        self.curriculum = Curriculum(self.material, course)
 
 
-def _over_workers(losses: LossTable, loss_sum: float, num_rows: int, world_size: int) -> tuple[LossTable, float, int]:
+def evaluation_steps(num_steps: int, num_evaluations: int) -> set[int]:
+    """Steps after which to evaluate: each twice the one before, the last at the end."""
+    return {max(1, round(num_steps / 2**i)) for i in range(num_evaluations)}
+
+
+def _over_workers(table: LossTable, world_size: int) -> LossTable:
     if world_size == 1:
-        return losses, loss_sum, num_rows
+        return table
     parts: list[Any] = [None] * world_size
-    dist.all_gather_object(parts, (losses, loss_sum, num_rows))
-    for other, other_sum, other_rows in parts[1:]:
-        parts[0] = (parts[0][0] + other, parts[0][1] + other_sum, parts[0][2] + other_rows)
-    return parts[0]
-
-
-def _count_parameters(model: llama.Llama) -> ParameterCounts:
-    groups = {"embedding": 0, "attention": 0, "mlp": 0, "norms": 0, "unembedding": 0}
-    for name, parameter in model.named_parameters():
-        if "embed_tokens" in name:
-            group = "embedding"
-        elif "lm_head" in name:
-            group = "unembedding"
-        else:
-            group = "norms" if parameter.dim() == 1 else "attention" if "self_attn" in name else "mlp"
-        groups[group] += parameter.numel()
-    return ParameterCounts(**groups)
+    dist.all_gather_object(parts, table)
+    return sum(parts[1:], start=parts[0])
 
 
 def _provenance(source_commit: str, device: torch.device) -> Provenance:

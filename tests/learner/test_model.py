@@ -1,4 +1,4 @@
-"""Our Llama is transformers' Llama, and its counted formula counts it."""
+"""Our Llama is transformers' Llama under every parametrisation, and its counted formula counts it."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from raycap.learner import model as llama
 from raycap.learner.sizes import parameter_counts, width_for_params
-from raycap.learner.trial import _count_parameters
-from raycap.spec import HeadSize, ModelByParams, ModelByWidth, NumHeads
+from raycap.spec import HeadSize, ModelByParams, ModelByWidth, MuP, NumHeads
 
 
 def built(spec: ModelByWidth, vocab_size: int = 97) -> llama.Llama:
@@ -21,26 +20,92 @@ SHAPES = [
     ModelByWidth(hidden_size=48, num_layers=3, heads=HeadSize(head_size=16)),
     ModelByWidth(hidden_size=32, num_layers=2, heads=HeadSize(head_size=4), tie_embeddings=True),
 ]
+MUP_SHAPES = [
+    shape.model_copy(update={"parametrization": MuP(kind="mup", base_width=base)})
+    for shape, base in zip(SHAPES, [24, 32, 8], strict=True)
+]
 
 
-@pytest.mark.parametrize("spec", SHAPES)
+def logits_of(model: llama.Llama, input_ids: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    with torch.no_grad():
+        logits = model(input_ids, torch.arange(input_ids.numel()), segments)
+    return logits.view(*input_ids.shape, -1)
+
+
+def tokens(num_rows: int, length: int) -> torch.Tensor:
+    return torch.randint(0, 97, (num_rows, length), generator=torch.Generator().manual_seed(2))
+
+
+def moved(model: llama.Llama) -> llama.Llama:
+    """The same model with gains that are not 1 and the weights of some training."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return model
+
+
+@pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
 def test_logits_are_those_of_transformers(spec: ModelByWidth, tmp_path: Path) -> None:
-    model = built(spec)
+    model, input_ids = moved(built(spec)), tokens(5, 11)
     llama.save(model, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path)
-    input_ids = torch.randint(0, 97, (5, 11), generator=torch.Generator().manual_seed(2))
+    ours = logits_of(model, input_ids)
     with torch.no_grad():
-        ours = model(input_ids, torch.arange(55)).view(5, 11, 97)
         assert (ours - reference(input_ids).logits).abs().max() < 1e-5
         asked = torch.tensor([3, 10, 11, 54])
         assert torch.allclose(model(input_ids, asked), ours.flatten(0, 1)[asked], atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
+def test_a_saved_model_is_loaded_again(spec: ModelByWidth, tmp_path: Path) -> None:
+    model, input_ids = moved(built(spec)), tokens(5, 11)
+    llama.save(model, tmp_path)
+    loaded = llama.load(spec, tmp_path)
+    assert loaded.vocab_size == model.vocab_size
+    difference = (logits_of(loaded, input_ids) - logits_of(model, input_ids)).abs().max()
+    assert difference == 0 if spec in SHAPES else difference < 1e-5
+
+
+def test_what_transformers_saves_is_loaded_too(tmp_path: Path) -> None:
+    model = moved(built(SHAPES[2]))
+    llama.save(model, tmp_path)
+    AutoModelForCausalLM.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    loaded = llama.load(SHAPES[2], tmp_path / "again")
+    assert torch.equal(logits_of(loaded, tokens(2, 5)), logits_of(model, tokens(2, 5)))
+
+
+def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
+    llama.save(built(SHAPES[1]), tmp_path)
+    with pytest.raises(ValueError, match=r"has num_hidden_layers 3, .*tie_word_embeddings False, .* asks for .* True"):
+        llama.load(SHAPES[1].model_copy(update={"num_layers": 2, "tie_embeddings": True}), tmp_path)
+
+
+@pytest.mark.parametrize("spec", SHAPES)
+def test_mup_at_its_base_width_is_the_standard_model(spec: ModelByWidth) -> None:
+    mup = spec.model_copy(update={"parametrization": MuP(kind="mup", base_width=spec.hidden_size)})
+    ours, same = built(spec), built(mup)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), same.parameters(), strict=True))
+    assert torch.equal(logits_of(ours, tokens(5, 11)), logits_of(same, tokens(5, 11)))
+
+
+@pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
+def test_segments_of_a_row_are_as_alone_as_in_rows_of_their_own(spec: ModelByWidth) -> None:
+    model, alone = moved(built(spec)), [tokens(2, length) for length in (4, 7, 1, 5)]
+    packed = torch.cat(alone, dim=1)
+    segments = torch.cat([torch.full_like(row, number) for number, row in enumerate(alone)], dim=1)
+    expected = torch.cat([logits_of(model, row) for row in alone], dim=1)
+    assert (logits_of(model, packed, segments) - expected).abs().max() < 1e-5
+    across = logits_of(model, packed)
+    assert (across[:, :4] - expected[:, :4]).abs().max() < 1e-5
+    assert (across[:, 4:] - expected[:, 4:]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("spec", SHAPES)
 def test_the_formula_counts_the_built_model(spec: ModelByWidth) -> None:
     model = built(spec)
     counts = parameter_counts(spec, 97)
-    assert counts == _count_parameters(model)
+    assert counts == llama.count_parameters(model)
     assert counts.total == sum(p.numel() for p in model.parameters())
 
 
@@ -49,13 +114,18 @@ def test_the_formula_gives_the_papers_sizes(h: int, num_layers: int, total: int)
     assert parameter_counts(ModelByWidth(hidden_size=h, num_layers=num_layers), 3000).total == total
 
 
-@pytest.mark.parametrize("target", [1_000, 890_000, 1_170_000, 15_000_000])
+@pytest.mark.parametrize("target", [120_000, 890_000, 1_170_000, 15_000_000])
 def test_the_nearest_width_to_a_target_is_taken(target: int) -> None:
     solved = width_for_params(ModelByParams(num_params=target), 3000)
     distance = abs(parameter_counts(solved, 3000).total - target)
     for multiple in range(1, 40):
         other = ModelByWidth(hidden_size=16 * multiple)
         assert distance <= abs(parameter_counts(other, 3000).total - target)
+
+
+def test_a_size_that_no_width_comes_near_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no width gives 1,000 parameters .* 112,528 \(hidden_size 16\)"):
+        width_for_params(ModelByParams(num_params=1_000), 3000)
 
 
 def test_weights_follow_from_the_generator() -> None:

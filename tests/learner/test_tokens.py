@@ -1,4 +1,4 @@
-"""Composed rows equal tokenised text, for both tokenizers, whatever the names and values look like."""
+"""Composed rows equal tokenised text, for both tokenizers and every arm, whatever the names and values look like."""
 
 from pathlib import Path
 
@@ -7,88 +7,157 @@ import pytest
 from hypothesis import given, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raycap.facts.hosted import profiles_of
+from raycap.facts.biographies import Biographies
+from raycap.facts.corpora import profiles_of
+from raycap.facts.corpus import END, Corpus, TrainedIds, render
 from raycap.facts.profiles import Profiles, census_schema, generate
-from raycap.facts.questions import END, num_questions, render, unpack
-from raycap.learner.tokens import END_ID, Composer, build_tokenizer, num_embeddings, save_tokenizer
-from raycap.spec import BpeTokenizer, NamePools, ProfilesFromDisk, TokenizerSpec, WordTokenizer
+from raycap.facts.questions import Questions
+from raycap.facts.random_data import pairs, strings
+from raycap.facts.recital import Recital
+from raycap.learner.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
+from raycap.learner.tokens import Composer
+from raycap.losses import Part
+from raycap.spec import Biographies as BiographiesSpec
+from raycap.spec import (
+    BpeTokenizer,
+    NamePools,
+    ProfilesFromDisk,
+    RandomPairs,
+    RandomStrings,
+    RelationStructure,
+    TokenizerSpec,
+    WordTokenizer,
+)
 from tests.strategies import populations
 
 WORD, BPE = WordTokenizer(), BpeTokenizer(kind="bpe", vocab_size=400)
-SMALL = generate(census_schema(NamePools(first=20, middle=20, last=40), 4), 100, seed=0)
+POOLS = NamePools(first=20, middle=20, last=40)
+SMALL = generate(census_schema(POOLS, 4), 100, seed=0)
+PAIRED = generate(census_schema(POOLS, 4, RelationStructure.BIPARTITE), 100, seed=0)
 
 
-def assert_rows_are_tokenised_text(profiles: Profiles, spec: TokenizerSpec, hops: int, stride: int = 1) -> None:
-    tokenizer = build_tokenizer(spec, profiles)
-    composer = Composer.build(profiles, tokenizer)
-    questions = unpack(profiles, hops, np.arange(0, num_questions(profiles, hops), stride))
-    rows = composer.compose(questions, composer.row_length(hops) + 2)
-    for ids, mask, (prompt, answer) in zip(rows.input_ids, rows.answer_mask, render(profiles, questions), strict=True):
-        whole = tokenizer.encode(prompt + answer + END).ids
-        answer_start = len(tokenizer.encode(prompt).ids)
-        assert ids.tolist() == whole + [END_ID] * (len(ids) - len(whole)), prompt + answer
-        assert mask.nonzero()[0].tolist() == list(range(answer_start, len(whole)))
+def arms(profiles: Profiles) -> list[Corpus]:
+    """Every kind of text about a population."""
+    spec = BiographiesSpec(kind="biographies", per_person=2, permute=True)
+    corpora: list[Corpus] = [Questions(profiles, 1), Recital(profiles), Biographies(profiles, spec)]
+    if profiles.schema.relations:
+        corpora += [
+            Questions(profiles, 2),
+            Questions(profiles, 2, True),
+            Questions(profiles, 3),
+            Questions(profiles, 3, True),
+        ]
+    return corpora
+
+
+def assert_rows_are_tokenised_text(corpus: Corpus, spec: TokenizerSpec, stride: int = 1) -> None:
+    tokenizer = build_tokenizer(spec, (corpus,))
+    composer = Composer.build(corpus, tokenizer)
+    trained = TrainedIds(corpus)
+    ids = trained[np.arange(0, len(trained), stride)]
+    rows = composer.compose(ids, composer.row_length + 2)
+    lengths, measured = composer.lengths(ids)
+    for i, text in enumerate(render(corpus, ids)):
+        whole = tokenizer.encode(text, add_special_tokens=False).ids
+        assert rows.input_ids[i].tolist() == whole + [END_ID] * (rows.input_ids.shape[1] - len(whole)), text
+        assert lengths[i] == len(whole)
+        assert (rows.labels[i] > 0).sum() == measured[i]
+        if isinstance(corpus, Questions):  # all of the answer, and nothing before it
+            prompt = text[: text.index("? Answer:") + len("? Answer:")]
+            assert rows.labels[i].nonzero()[0].tolist() == list(range(len(tokenizer.encode(prompt).ids), len(whole)))
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(profiles=populations())
 def test_rows_are_tokenised_text(spec: TokenizerSpec, profiles: Profiles) -> None:
-    for hops in (1, 2, 3) if profiles.schema.relations else (1,):
-        assert_rows_are_tokenised_text(profiles, spec, hops)
+    for corpus in arms(profiles):
+        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 200)
 
 
 @pytest.mark.parametrize("spec", [WORD, BpeTokenizer(kind="bpe")])
-@pytest.mark.parametrize("hops", [1, 2])
-def test_rows_are_tokenised_text_on_census_names(spec: TokenizerSpec, hops: int) -> None:
-    census = generate(census_schema(NamePools(), 17), 200, seed=0)
-    assert_rows_are_tokenised_text(census, spec, hops, stride=37)
+def test_rows_are_tokenised_text_on_census_names(spec: TokenizerSpec) -> None:
+    for corpus in arms(generate(census_schema(NamePools(), 17), 100, seed=0)):
+        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 300)
+
+
+@pytest.mark.parametrize("spec", [WORD, BPE])
+def test_rows_leave_out_what_somebody_has_not(spec: TokenizerSpec) -> None:
+    for corpus in arms(PAIRED):
+        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 300)
+
+
+def test_rows_of_random_data_are_tokenised_text() -> None:
+    tokens = strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=9))
+    keys = pairs(RandomPairs(source="pairs", num_keys=60, num_relations=3, num_values=16))
+    for corpus in (Recital(tokens), Questions(keys, 1)):
+        assert_rows_are_tokenised_text(corpus, WORD)
+    tokenizer = build_tokenizer(WORD, (Recital(tokens),))
+    assert tokenizer.get_vocab_size() == 16 + 1  # the strings' own tokens, and the end
 
 
 def test_rows_are_tokenised_text_on_the_references_file(shared_profiles: Path) -> None:
     loaded = profiles_of(ProfilesFromDisk(source="disk", path=str(shared_profiles)))
     for spec in (WORD, BpeTokenizer(kind="bpe")):
-        assert_rows_are_tokenised_text(loaded, spec, 1, stride=11)
+        assert_rows_are_tokenised_text(Questions(loaded, 1), spec, stride=11)
+
+
+def test_labels_tell_subject_and_part() -> None:
+    corpus = Questions(SMALL, 2, chain_of_thought=True)
+    composer = Composer.build(corpus, build_tokenizer(WORD, (corpus,)))
+    ids = np.arange(corpus.num_ids)
+    rows = composer.compose(ids, composer.row_length)
+    subjects = corpus.unpack(ids).subject
+    for i in range(0, len(ids), 97):
+        told = [corpus.measures[label - 1] for label in rows.labels[i] if label]
+        assert {measure.subject for measure in told} == {SMALL.schema.subjects[subjects[i]]}
+        assert [measure.part for measure in told] == [Part.CHAIN] * 4 + [Part.ANSWER] * (len(told) - 4)
+    assert (rows.lengths == composer.lengths(ids)[0]).all()
 
 
 def test_a_word_is_a_token() -> None:
-    tokenizer = build_tokenizer(WORD, SMALL)
-    text = "Question: What was James Mary Smith's best friend's birth date? Answer: 1950-01-02<|end|>"
+    tokenizer = build_tokenizer(WORD, (Questions(SMALL, 2, True),))
+    text = "Question: What was James Mary Smith's best friend's birth date? Answer: John Mary Smith; 1950-01-02<|end|>"
     assert tokenizer.encode(text).tokens == [
         *("Question: What was", "James", "Mary", "Smith", "'s best friend", "'s birth date", "? Answer:"),
-        *("1950", "-01", "-02", "<|end|>"),
+        *("John", "Mary", "Smith", ";", "1950", "-01", "-02", "<|end|>"),
     ]
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
 def test_the_vocabulary_tells_nothing_about_the_people() -> None:
     other = generate(SMALL.schema, 100, seed=1)
-    assert build_tokenizer(WORD, SMALL).get_vocab() == build_tokenizer(WORD, other).get_vocab()
+    for mine, theirs in zip(arms(SMALL), arms(other), strict=True):
+        assert build_tokenizer(WORD, (mine,)).get_vocab() == build_tokenizer(WORD, (theirs,)).get_vocab()
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-@pytest.mark.parametrize("hops", [1, 2, 3])
-def test_mean_tokens_are_those_of_all_rows(spec: TokenizerSpec, hops: int) -> None:
-    composer = Composer.build(SMALL, build_tokenizer(spec, SMALL))
-    questions = unpack(SMALL, hops, np.arange(num_questions(SMALL, hops)))
-    rows = composer.compose(questions, composer.row_length(hops))
-    lengths = rows.answer_mask.shape[1] - rows.answer_mask[:, ::-1].argmax(axis=1)
-    assert composer.mean_tokens(hops) == pytest.approx((lengths.mean(), rows.answer_mask.sum(axis=1).mean()))
+def test_token_counts_are_those_of_all_rows(spec: TokenizerSpec) -> None:
+    for corpus in arms(SMALL):
+        composer = Composer.build(corpus, build_tokenizer(spec, (corpus,)))
+        rows = composer.compose(np.arange(corpus.num_ids), composer.row_length)
+        counts = composer.token_counts
+        unmeasured_end = isinstance(corpus, Biographies)  # a biography's end token follows its last full stop
+        assert counts.mean == pytest.approx(rows.lengths.mean() + unmeasured_end)
+        assert counts.mean_measured == pytest.approx((rows.labels > 0).sum(axis=1).mean())
+        assert (counts.longest, counts.exact) == (rows.lengths.max() + unmeasured_end, True)
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
 def test_saved_tokenizers_load_as_fast_ones(spec: TokenizerSpec, tmp_path: Path) -> None:
-    tokenizer = build_tokenizer(spec, SMALL)
-    save_tokenizer(tokenizer, tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert isinstance(loaded, PreTrainedTokenizerFast)
-    for prompt, answer in render(SMALL, unpack(SMALL, 2, np.arange(0, num_questions(SMALL, 2), 501))):
-        text = prompt + answer + END
-        assert loaded(text)["input_ids"] == tokenizer.encode(text).ids
-        assert loaded.decode(loaded(text)["input_ids"]) == text
-    assert (loaded.eos_token, loaded.pad_token) == (END, END)
-    assert len(loaded) <= num_embeddings(spec, tokenizer)
+    for corpus in arms(SMALL):
+        tokenizer = build_tokenizer(spec, (corpus,))
+        save_tokenizer(tokenizer, tmp_path)
+        loaded = AutoTokenizer.from_pretrained(tmp_path)
+        assert isinstance(loaded, PreTrainedTokenizerFast)
+        for text in render(corpus, np.arange(0, corpus.num_ids, 1 + corpus.num_ids // 9)):
+            ids = tokenizer.encode(text).ids
+            assert loaded(text)["input_ids"] == load_tokenizer(tmp_path).encode(text).ids == ids
+            assert loaded.decode(ids).strip() == text
+        assert (loaded.eos_token, loaded.pad_token) == (END, END)
+        assert len(loaded) <= num_embeddings(spec, tokenizer)
 
 
 def test_training_a_bpe_twice_gives_the_same() -> None:
-    assert build_tokenizer(BPE, SMALL).to_str() == build_tokenizer(BPE, SMALL).to_str()
+    corpus = Questions(SMALL, 1)
+    assert build_tokenizer(BPE, (corpus,)).to_str() == build_tokenizer(BPE, (corpus,)).to_str()

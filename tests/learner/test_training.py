@@ -7,27 +7,39 @@ import numpy as np
 import pytest
 import torch
 
-from raycap.facts.hosted import profiles_of
+from raycap.facts.corpora import profiles_of
+from raycap.facts.corpus import Corpus
 from raycap.facts.profiles import census_schema, generate
+from raycap.facts.questions import Questions
 from raycap.learner import model as llama
-from raycap.learner.evaluation import DivergedError, answer_losses
-from raycap.learner.optim import learning_rate
-from raycap.learner.tokens import Composer, build_tokenizer
-from raycap.learner.training import pause_steps
-from raycap.learner.trial import TrainedTrial, run_trial
-from raycap.results import Evaluation, LossTable
+from raycap.learner.batches import Batch
+from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
+from raycap.learner.tokenizers import build_tokenizer
+from raycap.learner.tokens import Composer
+from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trial
+from raycap.losses import LossTable, Part
+from raycap.results import Evaluation, StopReason
 from raycap.spec import (
-    AdamWSpec,
+    AdamW,
     BpeTokenizer,
     Exposures,
+    HeldOut,
+    Kind,
+    LossBelow,
     ModelByWidth,
     NamePools,
     NumHeads,
+    Phase,
+    Plateau,
     Precision,
     ProfilesByCount,
     ProfilesFromDisk,
-    QuestionsSpec,
+    QuestionsByShare,
+    QuestionsByWeights,
     Schedule,
+    ScheduleFree,
+    Split,
+    Steps,
     TrainingSpec,
     TrialSpec,
     WordTokenizer,
@@ -40,7 +52,7 @@ TINY = TrialSpec(
         length=Exposures(exposures=40),
         batch_size=32,
         num_evaluations=4,
-        optimizer=AdamWSpec(lr=0.01, warmup_steps=20, weight_decay=0.0),
+        optimizer=AdamW(lr=0.01, warmup_steps=20, weight_decay=0.0),
     ),
 )
 
@@ -53,80 +65,74 @@ def weights(trial: TrainedTrial) -> list[torch.Tensor]:
     return [p.detach() for p in trial.model.parameters()]
 
 
-@pytest.mark.parametrize("schedule", Schedule)
-def test_learning_rates_rise_then_follow_their_schedule(schedule: Schedule) -> None:
-    spec = AdamWSpec(lr=0.5, warmup_steps=10, schedule=schedule)
-    rates = [learning_rate(spec, step, 110) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.05 * i for i in range(1, 11)])
-    assert max(rates) == pytest.approx(0.5)
-    after = rates[10:]
-    expected = {
-        Schedule.LINEAR: [0.5 * (1 - i / 100) for i in range(100)],
-        Schedule.COSINE: [0.25 * (1 + math.cos(math.pi * i / 100)) for i in range(100)],
-        Schedule.CONSTANT: [0.5] * 100,
-    }
-    assert after == pytest.approx(expected[schedule])
-
-
 def test_evaluations_double_up_to_the_last_step() -> None:
-    evaluations, pauses = pause_steps(1000, 3, 400)
-    assert evaluations == [250, 500, 1000]
-    assert pauses == [250, 400, 500, 800, 1000]
-    assert pause_steps(1, 8, 400) == ([1], [1])
+    assert evaluation_steps(1000, 3) == {250, 500, 1000}
+    assert evaluation_steps(1, 8) == {1}
+
+
+def measure(model: llama.Llama, composers: list[Composer], size: int = 10_000, **ranks: int) -> LossTable:
+    table = LossTable(rows=())
+    for composer in composers:
+        table += losses(model, Sample.of(composer, 0, size=size, seed=3), precision=Precision.FP32, **ranks)
+    return table
+
+
+def composers_of(*corpora: Corpus) -> list[Composer]:
+    tokenizer = build_tokenizer(WordTokenizer(), corpora)
+    return [Composer.build(corpus, tokenizer, place) for place, corpus in enumerate(corpora)]
 
 
 def test_a_model_that_knows_nothing_loses_log2_of_the_vocabulary_per_token() -> None:
     profiles = generate(census_schema(NamePools(first=8, middle=8, last=8), 2), 30, seed=0)
-    tokenizer = build_tokenizer(WordTokenizer(), profiles)
-    vocab_size = tokenizer.get_vocab_size()
-    composer = Composer.build(profiles, tokenizer)
+    corpora = (Questions(profiles, 1), Questions(profiles, 2, chain_of_thought=True))
+    vocab_size = build_tokenizer(WordTokenizer(), corpora).get_vocab_size()
     model = llama.build(TINY.model, vocab_size, generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    options = {"sample": 10_000, "seed": 0, "precision": Precision.FP32}
-    losses = answer_losses(model, composer, [1, 2], **options)
+    table = measure(model, composers_of(*corpora))
     tokens = {"birth_date": 4, "birth_city": 2, "university": 2, "employer": 2, "parent": 4, "child": 4}
-    for hops in (1, 2):
-        for row in losses.of_hops(hops):
+    for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
+        for row in table.select(kind).rows:
             assert row.mean_bits == pytest.approx(tokens[row.subject] * math.log2(vocab_size), rel=1e-6)
-            assert row.num_evaluated == row.num_questions == 30 * 2 ** (hops - 1)
-            assert row.standard_error_bits == 0
+            assert row.num_evaluated == row.num_texts == 30 * 2 ** (kind.hops - 1)
+            assert row.total_variance_bits2 == 0
+    for row in table.select(Kind.TWO_HOP, part=Part.CHAIN).rows:  # three names and the mark after them
+        assert row.mean_bits == pytest.approx(4 * math.log2(vocab_size), rel=1e-6)
 
 
 def test_ranks_add_up_and_samples_stay_within_their_standard_error() -> None:
-    trial = trained(TINY.model_copy(update={"questions": QuestionsSpec(hops=(1, 2), one_hop_share=0.5)}))
+    held_out = HeldOut(tuples=0.25, first_people=0.1)
+    questions = QuestionsByShare(hops=(1, 2), one_hop_share=0.5, held_out=held_out)
+    trial = trained(TINY.model_copy(update={"questions": questions}))
     profiles = generate(census_schema(TINY.profiles.names, 2), 40, seed=0)
-    composer = Composer.build(profiles, trial.tokenizer)
-
-    def measure(hops: list[int], sample: int = 10_000, **ranks: int) -> LossTable:
-        return answer_losses(trial.model, composer, hops, sample=sample, seed=3, precision=Precision.FP32, **ranks)
-
-    whole = measure([1, 2])
-    parts = (
-        measure([1, 2], rank=0, world_size=3)
-        + measure([1, 2], rank=1, world_size=3)
-        + measure([1, 2], rank=2, world_size=3)
-    )
-    for a, b in zip(whole.rows, parts.rows, strict=True):
-        assert (a.subject, a.num_evaluated) == (b.subject, b.num_evaluated)
+    composers = composers_of(Questions(profiles, 1, held_out=held_out), Questions(profiles, 2, held_out=held_out))
+    whole = measure(trial.model, composers)
+    parts = [measure(trial.model, composers, rank=rank, world_size=3) for rank in range(3)]
+    for a, b in zip(whole.rows, (parts[0] + parts[1] + parts[2]).rows, strict=True):
+        assert (a.key, a.num_evaluated) == (b.key, b.num_evaluated)
         assert a.sum_bits == pytest.approx(b.sum_bits)
-    sampled = measure([2], sample=240)
-    error = sampled.total_standard_error_bits(2)
-    assert sum(row.num_evaluated for row in sampled.rows) == 240
-    assert 0 < error < whole.total_bits(2)
-    assert abs(sampled.total_bits(2) - whole.total_bits(2)) < 4 * error
-    assert measure([1], sample=100).total_standard_error_bits(1) == 0  # one hop is always whole
+    assert sum(row.num_texts for row in whole.rows) == 40 * 6 + 40 * 2 * 6
+    sampled = measure(trial.model, composers, size=60)
+    for split in (Split.TRAIN, Split.TUPLES):
+        some, every = (table.select(Kind.TWO_HOP, split=split) for table in (sampled, whole))
+        error = some.total_standard_error_bits
+        assert 50 < sum(row.num_evaluated for row in some.rows) <= 60  # as many of each subject, as far as there are
+        assert some.num_texts == every.num_texts
+        assert 0 < error < every.total_bits
+        assert abs(some.total_bits - every.total_bits) < 4 * error
+    assert sampled.select(Kind.ONE_HOP).total_standard_error_bits == 0  # one hop is always whole
 
 
 def test_a_small_model_learns_its_facts() -> None:
     result = trained(
         TINY.model_copy(update={"training": TINY.training.model_copy(update={"length": Exposures(exposures=400)})})
     ).result
-    losses = [evaluation.losses.mean_bits(1) for evaluation in result.evaluations]
-    assert losses[0] > 3 * losses[-1]
-    assert losses[-1] < 1.0, losses
+    means = [evaluation.losses.select(Kind.ONE_HOP).mean_bits for evaluation in result.evaluations]
+    assert means[0] > 3 * means[-1]
+    assert means[-1] < 1.0, means
     assert result.final.exposures >= 400
-    assert result.population.num_profiles == 40
+    assert result.populations[0].num_profiles == 40
+    assert (result.stop_reason, result.final.phase) == (StopReason.LENGTH, 0)
     # 6 tokens of question, 12 in the answers to 6 subjects, and an end.
     assert result.final.tokens == pytest.approx(result.num_steps * 32 * 9, rel=1e-9)
 
@@ -171,16 +177,16 @@ def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> N
 
 
 def test_a_diverging_trial_fails_with_its_step() -> None:
-    training = TINY.training.model_copy(update={"optimizer": AdamWSpec(lr=1e30, warmup_steps=0, grad_clip=1e30)})
+    training = TINY.training.model_copy(update={"optimizer": AdamW(lr=1e30, warmup_steps=0, grad_clip=1e30)})
     with pytest.raises(DivergedError, match=r"not finite (at|after) step \d+.*lower optimizer.lr"):
         trained(TINY.model_copy(update={"training": training}))
 
 
 def test_bf16_learns_what_fp32_learns() -> None:
     half = TINY.model_copy(update={"training": TINY.training.model_copy(update={"precision": Precision.BF16})})
-    losses = [trained(spec).result.final.losses.mean_bits(1) for spec in (TINY, half)]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
-    assert losses[1] != losses[0]
+    means = [trained(spec).result.final.losses.select(Kind.ONE_HOP).mean_bits for spec in (TINY, half)]
+    assert means[1] == pytest.approx(means[0], rel=0.1)
+    assert means[1] != means[0]
 
 
 def test_the_references_own_profiles_train(shared_profiles: Path) -> None:
@@ -192,14 +198,14 @@ def test_the_references_own_profiles_train(shared_profiles: Path) -> None:
             length=Exposures(exposures=0.6),
             batch_size=64,
             num_evaluations=2,
-            optimizer=AdamWSpec(lr=0.01, warmup_steps=20),
+            optimizer=AdamW(lr=0.01, warmup_steps=20),
         ),
     )
     trial = trained(spec)
     profiles = profiles_of(spec.profiles)
-    _, answer_tokens = Composer.build(profiles, trial.tokenizer).mean_tokens(1)
-    untrained_bits = answer_tokens * math.log2(trial.result.vocab_size)
-    half_way, end = (evaluation.losses.mean_bits(1) for evaluation in trial.result.evaluations)
+    counts = Composer.build(Questions(profiles, 1), trial.tokenizer).token_counts
+    untrained_bits = counts.mean_measured * math.log2(trial.result.vocab_size)
+    half_way, end = (evaluation.losses.select(Kind.ONE_HOP).mean_bits for evaluation in trial.result.evaluations)
     assert end < half_way < untrained_bits
     assert end < 0.7 * untrained_bits
     assert {row.subject for row in trial.result.final.losses.rows} == set(profiles.schema.subjects)
@@ -207,19 +213,70 @@ def test_the_references_own_profiles_train(shared_profiles: Path) -> None:
 
 def test_the_batch_is_the_sum_of_its_parts() -> None:
     """Rows split over two workers give the gradient of the whole batch: what _sum_over_workers relies on."""
-    from raycap.facts.questions import unpack
-    from raycap.learner.evaluation import Batch, answer_token_losses
-
     trial = trained(TINY)
     profiles = generate(census_schema(TINY.profiles.names, 2), 40, seed=0)
-    composer = Composer.build(profiles, trial.tokenizer)
-    rows = composer.compose(unpack(profiles, 1, np.arange(50)), composer.row_length(1))
+    composer = Composer.build(Questions(profiles, 1), trial.tokenizer)
+    rows = composer.compose(np.arange(50), composer.row_length)
 
     def gradient(part: slice) -> torch.Tensor:
         trial.model.zero_grad()
-        batch = Batch.of(rows[part], torch.device("cpu"))
-        answer_token_losses(trial.model, batch).sum().backward()
+        token_losses(trial.model, Batch.of(rows[part], torch.device("cpu"))).sum().backward()
         return trial.model.layers[0].mlp.gate_up_proj.weight.grad.clone()
 
     whole = gradient(slice(0, 50))
     assert torch.allclose(whole, gradient(slice(0, 50, 2)) + gradient(slice(1, 50, 2)), atol=1e-4)
+
+
+PHASED = TINY.model_copy(
+    update={
+        "questions": QuestionsByWeights(hops=(1, 2), weights=(1.0, 1.0)),
+        "training": TINY.training.model_copy(
+            update={
+                "curriculum": (
+                    Phase(weights=(0.0, 1.0), until=Steps(steps=30)),
+                    Phase(weights=(1.0, 0.0), until=LossBelow(loss_below_bits=9.0)),
+                ),
+                "length": Steps(steps=700),
+                "optimizer": ScheduleFree(kind="schedule_free", lr=0.01, warmup_steps=20),
+            }
+        ),
+    }
+)
+
+
+def test_a_curriculum_resumed_from_any_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
+    """Phases by length and by loss, an optimizer with weights of its own for evaluation, a checkpoint in every phase."""
+    checkpoints: list[Path] = []
+
+    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
+        checkpoints.append(tmp_path / str(len(checkpoints)))
+        checkpoint.rename(checkpoints[-1])
+        checkpoint.mkdir()
+
+    whole = trained(PHASED, checkpoint_every=25, report=keep)
+    phases = [evaluation.phase for evaluation in whole.result.evaluations]
+    assert phases[0] == 1
+    assert phases[-1] == 2
+    for checkpoint in (checkpoints[0], checkpoints[3], checkpoints[-4]):
+        resumed = trained(PHASED, checkpoint_every=25, resume_from=checkpoint)
+        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+        assert resumed.result.final.losses == whole.result.final.losses
+        assert resumed.result.final.exposures == whole.result.final.exposures
+
+
+def test_a_plateau_stops_training_with_its_reason(tmp_path: Path) -> None:
+    """On two facts there is nothing to learn after a while; the last evaluation is of the step training stopped at."""
+    constant = AdamW(lr=0.01, warmup_steps=20, schedule=Schedule.CONSTANT)
+    training = {"length": Exposures(exposures=400), "optimizer": constant}
+    stop = Plateau(window_exposures=20, min_improvement=0.2)
+
+    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
+        (checkpoint / "state.pt").replace(tmp_path / "state.pt")
+
+    spec = TINY.model_copy(update={"training": TINY.training.model_copy(update={**training, "stop": stop})})
+    result = trained(spec, report=keep).result
+    full = trained(TINY.model_copy(update={"training": TINY.training.model_copy(update=training)})).result
+    assert (result.stop_reason, full.stop_reason) == (StopReason.PLATEAU, StopReason.LENGTH)
+    assert result.num_steps == result.final.step < full.num_steps
+    assert result.num_steps % 150 == 0  # 20 exposures of 240 facts in steps of 32
+    assert trained(spec, resume_from=tmp_path).result == result  # nothing is trained beyond it

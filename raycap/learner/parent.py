@@ -1,0 +1,65 @@
+"""The trained model that a fill trial starts from: found, checked, and brought to a local folder. No torch here."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from raycap.results import TrialResult
+from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
+from raycap.storage import Storage, model_folder, result_path
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+@contextmanager
+def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
+    """A local folder with the parent's model and tokenizer, for as long as the context lasts.
+
+    Raises ValueError if it is not there or not the one that was meant.
+    """
+    parent = fill.parent
+    if isinstance(parent, ParentTrial):
+        where, folder = storage, model_folder(parent.trial_id)
+    else:
+        where, folder = Storage.at(parent.path), ""
+    if not where.exists(f"{folder}/{WEIGHTS_FILE}" if folder else WEIGHTS_FILE):
+        raise ValueError(f"fill.parent: there is no trained model at {where.path(folder)}; train it first")
+    with TemporaryDirectory(prefix="raycap-") as local:
+        where.read_folder(folder, Path(local))
+        if isinstance(parent, ParentModel) and parent.sha256 not in (None, sha256_of(Path(local))):
+            raise ValueError(
+                f"fill.parent.sha256: the model at {parent.path} is another; its digest is {sha256_of(Path(local))}"
+            )
+        yield Path(local)
+
+
+def sha256_of(folder: Path) -> str:
+    """Digest of a saved model's weights."""
+    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
+    """The same trial with everything that follows from its parent filled in; unchanged without fill.
+
+    A parent trial gives profiles, tokenizer and model; a saved model gives its digest. Raises ValueError where the
+    parent is missing, or the spec contradicts it.
+    """
+    if trial.fill is None:
+        return trial
+    parent = trial.fill.parent
+    with parent_model(trial.fill, storage) as folder:
+        if isinstance(parent, ParentModel):
+            known = parent.model_copy(update={"sha256": sha256_of(folder)})
+            return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
+    theirs = TrialResult.model_validate_json(storage.read_text(result_path(parent.trial_id))).spec
+    taken = {}
+    for name in ("profiles", "tokenizer", "model"):
+        value = getattr(theirs, name)
+        if name in trial.model_fields_set and getattr(trial, name) != value:
+            raise ValueError(
+                f"fill.parent: trial {parent.trial_id} has another {name}; remove it here, it is taken from there"
+            )
+        taken[name] = value
+    return trial.model_copy(update=taken)

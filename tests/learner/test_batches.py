@@ -1,0 +1,74 @@
+"""Packing: the same texts in windows, alone among others or seeing those before them."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.facts.profiles import census_schema, generate
+from raycap.facts.questions import Questions
+from raycap.learner import model as llama
+from raycap.learner.batches import Batch, places_in_windows
+from raycap.learner.evaluation import token_losses
+from raycap.learner.tokenizers import build_tokenizer
+from raycap.learner.tokens import Composer
+from raycap.spec import BpeTokenizer, ModelByWidth, NamePools, NumHeads, OnePerRow, PackingSpec, Windows
+
+PEOPLE = generate(census_schema(NamePools(first=8, middle=8, last=8), 3), 30, seed=0)
+CORPUS = Questions(PEOPLE, 2)
+COMPOSER = Composer.build(CORPUS, build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=400), (CORPUS,)))
+ROWS = COMPOSER.compose(np.arange(0, 200), COMPOSER.row_length)
+MODEL = llama.build(
+    ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2)),
+    400,
+    generator=torch.Generator().manual_seed(0),
+)
+CPU = torch.device("cpu")
+
+
+def text_losses(packing: PackingSpec) -> torch.Tensor:
+    batch = Batch.of(ROWS, CPU, packing)
+    with torch.no_grad():
+        return torch.zeros(len(ROWS)).index_add(0, batch.text_of, token_losses(MODEL, batch))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_texts_fill_windows_in_order_and_are_never_cut(lengths: list[int]) -> None:
+    windows, offsets = places_in_windows(np.array(lengths), 40)
+    covered = set()
+    for length, window, offset in zip(lengths, windows.tolist(), offsets.tolist(), strict=True):
+        cells = {(window, offset + column) for column in range(length)}
+        assert offset + length <= 40
+        assert not cells & covered
+        covered |= cells
+    assert sorted(set(windows.tolist())) == list(range(max(windows) + 1))
+    for i in range(1, len(lengths)):  # a new window only where a text did not fit
+        assert windows[i] == windows[i - 1] or offsets[i - 1] + lengths[i - 1] + lengths[i] > 40
+
+
+def test_a_text_alone_in_a_window_loses_what_it_loses_in_a_row() -> None:
+    alone = Windows(kind="windows", length=128, attend_across=False)
+    assert torch.allclose(text_losses(alone), text_losses(OnePerRow()), atol=1e-4)
+
+
+def test_texts_that_see_each_other_lose_something_else_but_the_first_of_a_window() -> None:
+    across = Windows(kind="windows", length=128, attend_across=True)
+    windows, _ = places_in_windows(ROWS.lengths, 128)
+    first = np.r_[True, windows[1:] != windows[:-1]]
+    difference = (text_losses(across) - text_losses(OnePerRow())).abs().numpy()
+    assert difference[first].max() < 1e-4
+    assert (difference[~first] > 1e-4).mean() > 0.9
+
+
+def test_packing_changes_no_token() -> None:
+    packed, single = (Batch.of(ROWS, CPU, p) for p in (Windows(kind="windows", length=128), OnePerRow()))
+    for name in ("targets", "text_of", "labels", "corpus"):
+        assert torch.equal(getattr(packed, name), getattr(single, name))
+    assert packed.num_tokens == single.num_tokens == ROWS.lengths.sum()
+    assert packed.input_ids.numel() < single.input_ids.numel()
+
+
+def test_a_text_longer_than_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=rf"a text has {ROWS.lengths.max()} tokens, a window only 16"):
+        Batch.of(ROWS, CPU, Windows(kind="windows", length=16))

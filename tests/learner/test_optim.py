@@ -1,0 +1,238 @@
+"""Schedules, groups of parameters, Muon's updates, averaged weights, and resuming from a state."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schedulefree
+import torch
+import torch.nn.functional as F
+
+from raycap.learner import model as llama
+from raycap.learner import optim
+from raycap.learner.model import ParameterGroup
+from raycap.spec import (
+    AdamW,
+    HeadSize,
+    ModelByWidth,
+    Muon,
+    MuP,
+    OptimizerSpec,
+    Schedule,
+    ScheduleFree,
+    WeightDecay,
+)
+
+VOCAB_SIZE = 13
+SHAPE = ModelByWidth(hidden_size=16, num_layers=2, heads=HeadSize(head_size=8))
+NO_DECAY = WeightDecay(matrices=0.0, embeddings=0.0)
+OPTIMIZERS = [
+    AdamW(lr=0.01, warmup_steps=5),
+    ScheduleFree(kind="schedule_free", lr=0.01, warmup_steps=5),
+    Muon(kind="muon", lr=0.01, warmup_steps=5),
+]
+
+
+def built(spec: OptimizerSpec, shape: ModelByWidth = SHAPE) -> tuple[llama.Llama, optim.Optimizer]:
+    model = llama.build(shape, VOCAB_SIZE, generator=torch.Generator().manual_seed(1))
+    return model, optim.build(spec, model)
+
+
+def groups(optimizer: optim.Optimizer) -> list[dict[str, Any]]:
+    return [group for member in optimizer.members for group in member.param_groups]
+
+
+def loss_of(model: llama.Llama) -> torch.Tensor:
+    rows = torch.randint(VOCAB_SIZE, (8, 7), generator=torch.Generator().manual_seed(2))
+    return F.cross_entropy(model(rows[:, :-1], torch.arange(48)), rows[:, 1:].flatten())
+
+
+def train(model: llama.Llama, optimizer: optim.Optimizer, steps: range, num_steps: int = 40) -> None:
+    for step in steps:
+        optimizer.set_rate(step, num_steps)
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+
+
+def weights(model: llama.Llama) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("schedule", Schedule)
+def test_rates_rise_then_follow_their_schedule(schedule: Schedule) -> None:
+    spec = AdamW(warmup_steps=10, schedule=schedule)
+    factors = [optim.schedule_factor(spec, step, 110) for step in range(110)]
+    assert factors[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert factors[10] == 1.0
+    assert all(0 < later <= earlier for earlier, later in pairwise(factors[10:]))
+    halfway = {Schedule.LINEAR: 0.5, Schedule.COSINE: 0.5, Schedule.WSD: 1.0, Schedule.CONSTANT: 1.0}
+    assert factors[60] == pytest.approx(halfway[schedule])
+    assert factors[-1] < 0.05 or schedule is Schedule.CONSTANT
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_wsd_falls_in_a_line_over_the_share_at_the_end(share: float) -> None:
+    spec = AdamW(warmup_steps=10, schedule=Schedule.WSD, decay_share=share)
+    num_falling = min(round(100 * share), 90)
+    for step in range(10, 100):
+        assert optim.schedule_factor(spec, step, 100) == pytest.approx(min(1.0, (100 - step) / num_falling))
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 9])
+@pytest.mark.parametrize("spec", [*OPTIMIZERS, AdamW(schedule=Schedule.WSD)], ids=str)
+def test_short_runs_warm_up_over_half_their_steps(spec: OptimizerSpec, num_steps: int) -> None:
+    factors = [optim.schedule_factor(spec, step, num_steps) for step in range(num_steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert max(factors) == 1.0
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
+def test_every_group_follows_its_peak_rate(spec: OptimizerSpec) -> None:
+    _, optimizer = built(spec)
+    assert optimizer.set_rate(2, 40) == pytest.approx(0.6 * spec.lr)
+    peaks = [getattr(spec, "muon_lr", spec.lr), spec.lr, spec.lr]
+    assert [group["lr"] for group in groups(optimizer)] == pytest.approx([0.6 * peak for peak in peaks])
+
+
+@pytest.mark.parametrize(
+    "make", [AdamW, lambda **k: ScheduleFree(kind="schedule_free", **k), lambda **k: Muon(kind="muon", **k)]
+)
+@pytest.mark.parametrize("decayed", ["matrices", "embeddings", "gains"])
+def test_decay_reaches_its_group_only(make: Callable[..., OptimizerSpec], decayed: str) -> None:
+    decay = {"matrices": 0.0, "embeddings": 0.0, "gains": 0.0, decayed: 0.5}
+    model, optimizer = built(make(lr=0.1, warmup_steps=0, weight_decay=WeightDecay(**decay)))
+    before = dict(zip(dict(model.named_parameters()), weights(model), strict=True))
+    optimizer.set_rate(0, 10)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kinds = {"matrices": {ParameterGroup.MATRIX}, "gains": {ParameterGroup.GAIN}}
+    kinds["embeddings"] = {ParameterGroup.EMBEDDING, ParameterGroup.UNEMBEDDING}
+    rate = getattr(optimizer.spec, "muon_lr", 0.1) if decayed == "matrices" else 0.1
+    for name, parameter in model.named_parameters():
+        left = 1 - rate * 0.5 if ParameterGroup.of(name) in kinds[decayed] else 1.0
+        assert torch.allclose(parameter, left * before[name], rtol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("spec", "slower"), zip(OPTIMIZERS, [4.0, 4.0, 2.0], strict=True), ids=lambda v: getattr(v, "kind", None)
+)
+def test_under_mup_matrices_learn_slower_and_decay_as_fast(spec: OptimizerSpec, slower: float) -> None:
+    wide = SHAPE.model_copy(update={"hidden_size": 64, "parametrization": MuP(kind="mup", base_width=16)})
+    (matrices, *others), (wide_matrices, *wide_others) = (groups(built(spec, shape)[1]) for shape in (SHAPE, wide))
+    assert wide_matrices["initial_lr"] == pytest.approx(matrices["initial_lr"] / slower)
+    assert wide_matrices["weight_decay"] == pytest.approx(matrices["weight_decay"] * slower)
+    for key in ("initial_lr", "weight_decay"):
+        assert [group[key] for group in wide_others] == [group[key] for group in others]
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
+def test_the_loss_falls(spec: OptimizerSpec) -> None:
+    model, optimizer = built(spec)
+    before = loss_of(model).item()
+    train(model, optimizer, range(40))
+    with optimizer.averaged():
+        assert loss_of(model).item() < 0.7 * before
+
+
+def test_muon_moves_every_projection_by_a_nearly_orthogonal_matrix() -> None:
+    model, optimizer = built(Muon(kind="muon", muon_lr=0.1, warmup_steps=0, weight_decay=NO_DECAY))
+    before = llama.transformers_weights(model)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+        if "qkv" in name:  # the gradient of q is far the largest, and one of its directions far the largest of all
+            u, _, v = torch.linalg.svd(parameter.grad.unflatten(0, (3, -1)))
+            values = torch.linspace(0.2, 2.0, 16) * torch.tensor([[30.0], [1.0], [0.1]])
+            parameter.grad = (u @ torch.diag_embed(values) @ v).flatten(0, 1)
+    optimizer.set_rate(0, 10)
+    optimizer.step()
+    for name, weight in llama.transformers_weights(model).items():
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "down_proj.weight")):
+            move = (weight - before[name]) / 0.1
+            values = torch.linalg.svdvals(move) / (0.2 * max(move.shape) ** 0.5)
+            assert values.min() > 0.6, name
+            assert values.max() < 1.3, name
+            assert move.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)  # an AdamW update's, in units of lr
+
+
+def test_muon_is_torchs_muon_on_matrices_of_one_projection() -> None:
+    shapes = [(16, 16), (16, 64), (64, 16)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    group = {"params": ours, "pieces": [1, 1, 1], "lr": 0.1, "weight_decay": 0.1}
+    mine = optim.FusedMuon([group], momentum=0.9)
+    torchs = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        mine.step()
+        torchs.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().mean() < 0.02 * (a - 1).abs().mean()  # theirs is in bf16
+
+
+def test_schedule_free_is_the_librarys_with_its_own_warm_up() -> None:
+    spec = ScheduleFree(kind="schedule_free", lr=0.02, warmup_steps=7, weight_decay=WeightDecay(gains=0.1))
+    (model, optimizer), (reference, _) = built(spec), built(spec)
+    train(model, optimizer, range(20))
+    plain = schedulefree.AdamWScheduleFree(
+        reference.parameters(), lr=0.02, betas=spec.betas, warmup_steps=7, weight_decay=0.1
+    )
+    plain.train()
+    for _ in range(20):
+        plain.zero_grad()
+        loss_of(reference).backward()
+        plain.step()
+    assert equal(weights(model), weights(reference))
+    plain.eval()
+    with optimizer.averaged():
+        assert equal(weights(model), weights(reference))
+
+
+@pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
+def test_averaged_weights_come_and_go_without_a_trace(spec: OptimizerSpec) -> None:
+    (model, optimizer), (undisturbed, other) = built(spec), built(spec)
+    train(model, optimizer, range(10))
+    training = weights(model)
+    with optimizer.averaged():
+        averaged = weights(model)
+    assert equal(training, averaged) == (spec.kind != "schedule_free")
+    assert equal(training, weights(model))
+    train(model, optimizer, range(10, 20))
+    train(undisturbed, other, range(20))
+    assert equal(weights(model), weights(undisturbed))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside", "inside averaged"])
+@pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
+def test_training_resumes_exactly(spec: OptimizerSpec, inside: bool, tmp_path: Path) -> None:
+    model, optimizer = built(spec)
+    train(model, optimizer, range(10))
+
+    def save() -> None:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+
+    if inside:
+        with optimizer.averaged():
+            save()
+    else:
+        save()
+    train(model, optimizer, range(10, 20))
+
+    resumed, its_optimizer = built(spec)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(state["model"])
+    its_optimizer.load_state_dict(state["optimizer"])
+    train(resumed, its_optimizer, range(10, 20))
+    assert equal(weights(model), weights(resumed))
+    with optimizer.averaged(), its_optimizer.averaged():
+        assert equal(weights(model), weights(resumed))
