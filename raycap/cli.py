@@ -11,7 +11,7 @@ from rich.console import Console
 
 from raycap import sweep as sweeps
 from raycap.cluster.errors import CannotRunError
-from raycap.results import SweepRecord
+from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.file import SpecError
 from raycap.storage import Storage
 
@@ -90,18 +90,65 @@ def trial(
     from raycap.learner.trial import run_trial
     from raycap.results import Evaluation, source_commit
 
-    sweep, _ = sweeps.prepare(spec, tuple(overrides or ()))
-    if not 0 <= index < len(sweep.trials):
-        raise SpecError([f"{spec}: --index must lie in 0..{len(sweep.trials) - 1}, got {index}"])
-    planned = sweep.trials[index]
+    sweep, storage = sweeps.prepare(spec, tuple(overrides or ()))
+    planned = _planned(sweep, spec, index)
     print(f"{planned.trial_id} {planned.label}: {planned.parameters.total:,} parameters, {planned.steps:,} steps")
 
     def show(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
         if evaluation is not None:
-            losses = ", ".join(f"{hops}-hop {evaluation.losses.mean_bits(hops):.3f}" for hops in evaluation.losses.hops)
+            table = evaluation.losses
+            losses = ", ".join(f"{kind} {table.select(kind).mean_bits:.3f}" for kind in table.kinds)
             print(f"step {evaluation.step:,}: {evaluation.exposures:,.1f} exposures, loss {losses} bits", flush=True)
 
-    run_trial(planned.spec, source_commit=source_commit(), report=show)
+    run_trial(planned.spec, source_commit=source_commit(), storage=storage, report=show)
+
+
+@app.command()
+def profiles(
+    spec: SpecFile,
+    target: Annotated[str, typer.Argument(help="A .parquet file, a folder, or hub:owner/name.")],
+    overrides: Overrides = None,
+    index: Annotated[int, typer.Option(help="Whose population: which trial of the plan, from 0.")] = 0,
+) -> None:
+    """Save the population of a trial in the hosted dataset schema, with a dataset card."""
+    from raycap.facts.corpora import profiles_of
+    from raycap.facts.hosted import save
+
+    planned = _planned(sweeps.prepare(spec, tuple(overrides or ()))[0], spec, index)
+    try:
+        population = profiles_of(planned.spec.profiles)
+        save(population, target, description=planned.spec.profiles.model_dump_json(indent=2))
+    except (ValueError, OSError) as error:
+        raise SpecError([f"{target}: {error}"]) from error
+    print(f"{population.num_profiles:,} people with {len(population.schema.relations)} relations: {target}")
+
+
+@app.command()
+def texts(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
+    num: Annotated[int, typer.Option(help="How many texts of each kind.")] = 5,
+) -> None:
+    """Show texts as a trial is trained on them, in its order."""
+    from raycap.facts.corpora import populations_of
+    from raycap.facts.corpus import render
+    from raycap.facts.order import Mix
+    from raycap.learner.material import Material
+
+    planned = _planned(sweeps.prepare(spec, tuple(overrides or ()))[0], spec, index)
+    material = Material.of(planned.spec, populations_of(planned.spec))
+    order = material.order((Mix(0, material.shares()),))
+    for composer, places, size in zip(material.composers, order.step_places(0), order.sizes, strict=True):
+        print(f"{composer.corpus.kind}: {size:,} texts, {composer.token_counts.mean:.1f} tokens on average")
+        for text in render(composer.corpus, composer.trained[places[:num]]):
+            print(f"  {text}")
+
+
+def _planned(sweep: SweepRecord, spec: str, index: int) -> PlannedTrial:
+    if not 0 <= index < len(sweep.trials):
+        raise SpecError([f"{spec}: --index must lie in 0..{len(sweep.trials) - 1}, got {index}"])
+    return sweep.trials[index]
 
 
 def main() -> None:

@@ -5,28 +5,40 @@ No torch and no ray here: the plan is there in a second or two.
 
 import json
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from raycap.facts.corpora import corpora_of, profiles_of
+from raycap.facts.corpus import num_facts
 from raycap.facts.entropy import code_length_bits
-from raycap.facts.hosted import profiles_of
-from raycap.facts.order import num_steps
-from raycap.facts.profiles import census_schema
-from raycap.facts.questions import num_questions
+from raycap.facts.hosted import fingerprint
+from raycap.facts.profiles import Profiles, census_schema
+from raycap.facts.splits import expected_trained_share, num_held_out
+from raycap.learner.material import Material
+from raycap.learner.parent import parent_model, resolve_parent
 from raycap.learner.sizes import parameter_counts, width_for_params
-from raycap.learner.tokens import Composer, build_tokenizer, num_embeddings
+from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
     BpeTokenizer,
+    HeldOut,
+    Kind,
+    LoadedProfiles,
     ModelByParams,
     ModelByWidth,
+    Precision,
     ProfilesByBits,
     ProfilesByCount,
     ProfilesSpec,
-    TokenizerSpec,
+    RelationStructure,
+    ScheduleFree,
     TrialSpec,
+    Windows,
 )
 from raycap.spec.file import LoadedSweep, SpecError
+from raycap.storage import Storage
 
 SATURATION_BITS_PER_PARAM = 2.0
 """What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""
@@ -39,103 +51,136 @@ ESTIMATE_PROFILES = 1_000
 def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     """Every trial of a sweep, resolved; points that resolve to the same trial appear once.
 
-    Raises SpecError for targets that cannot be met and for profiles that cannot be read.
+    Raises SpecError for targets that cannot be met, data that cannot be read, and what the execution does not allow.
     """
     trials: dict[str, PlannedTrial] = {}
     problems = []
-    num_workers = sweep.spec.execution.num_workers
+    execution = sweep.spec.execution
     for point in sweep.points:
+        training = point.trial.training
+        if training.batch_size < execution.num_workers:
+            rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
+            problems.append(f"{point.place}: trial.training.batch_size: {rule}")
+        if training.precision is Precision.FP16 and not execution.gpus_per_worker:
+            rule = "fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
+            problems.append(f"{point.place}: trial.training.precision: {rule}")
         try:
-            planned = _plan(resolve(point.trial), point.coordinates, sweep)
+            storage = Storage.at(sweep.spec.storage)
+            planned = _plan(resolve(point.trial, storage), point.coordinates, sweep, storage)
         except (ValueError, OSError) as error:  # OSError: files and hubs out of reach
             problems.append(f"{point.place}: trial: {error}")
             continue
-        if point.trial.training.batch_size < num_workers:
-            rule = f"must be at least execution.num_workers = {num_workers}, got {point.trial.training.batch_size}"
-            problems.append(f"{point.place}: trial.training.batch_size: {rule}")
         trials.setdefault(planned.trial_id, planned)
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return list(trials.values())
 
 
-def resolve(trial: TrialSpec) -> TrialSpec:
-    """The same trial with its targets solved: num_profiles from target_bits, hidden_size from num_params."""
-    profiles, model = trial.profiles, trial.model
+def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
+    """The same trial with its targets solved: num_profiles from target_bits, hidden_size from num_params, the identity
+    of what is loaded from its content, and under fill everything that the parent decides.
+    """
+    trial = resolve_parent(trial, storage)
+    trial = trial.model_copy(update={"profiles": _resolve_profiles(trial.profiles)})
+    if trial.fill:
+        second = trial.fill.model_copy(update={"profiles": _resolve_profiles(trial.fill.profiles)})
+        trial = trial.model_copy(update={"fill": second})
+    if isinstance(trial.model, ModelByParams):
+        vocab_size = _material_of(trial, storage).vocab_size
+        trial = trial.model_copy(update={"model": width_for_params(trial.model, vocab_size)})
+    return trial
+
+
+def _resolve_profiles(profiles: ProfilesSpec) -> ProfilesSpec:
     if isinstance(profiles, ProfilesByBits):
-        profiles = _profiles_for_bits(profiles)
-    if isinstance(model, ModelByParams):
-        model = width_for_params(model, _tokens_of(profiles, trial.tokenizer)[0])
-    return trial.model_copy(update={"profiles": profiles, "model": model})
+        return _profiles_for_bits(profiles)
+    if isinstance(profiles, LoadedProfiles):
+        return profiles.model_copy(update={"fingerprint": fingerprint(_population_of(profiles))})
+    return profiles
 
 
 def _profiles_for_bits(profiles: ProfilesByBits) -> ProfilesByCount:
-    """The largest population whose one-hop code length stays within the target; the length grows with N."""
-    schema = census_schema(profiles.names, profiles.num_relations)
+    """The largest population whose code length stays within the target; the length grows with N."""
+    schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
+    kind = Kind.TWO_HOP if profiles.num_relations else Kind.ONE_HOP  # only the two-hop schemes make a difference
+    unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
+    most = schema.num_names // unit
 
-    def fits(num_profiles: int) -> bool:
-        bits = code_length_bits(schema.facts(num_profiles), profiles.scheme, profiles.selection)
+    def fits(num: int) -> bool:
+        bits = code_length_bits(schema.facts(num * unit), profiles.scheme, profiles.selection, kind)
         return bits <= profiles.target_bits
 
     low, high = 0, 1
-    while high <= schema.num_names and fits(high):
+    while high <= most and fits(high):
         low, high = high, 2 * high
-    if high > schema.num_names:
-        high = schema.num_names + 1
+    high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
         raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
-    if low == schema.num_names:
+    if low == most:
         raise ValueError(
-            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {low} names of profiles.names"
+            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {schema.num_names} names of profiles.names"
         )
-    shared = profiles.model_dump(exclude={"target_bits", "scheme", "selection", "names"})
-    return ProfilesByCount(names=profiles.names, num_profiles=low, **shared)
+    shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
+    return ProfilesByCount(num_profiles=low * unit, **shared)
 
 
-def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep) -> PlannedTrial:
+def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep, storage: Storage) -> PlannedTrial:
     assert isinstance(spec.model, ModelByWidth)
-    vocab_size, mean_tokens = _tokens_of(spec.profiles, spec.tokenizer)
-    population, num_facts = _population_of(spec.profiles)
-    if max(spec.questions.hops) > 1 and not population.relations:
-        raise ValueError("two-hop questions need at least one relation, but these profiles have none")
-    shares = {1: spec.questions.one_hop_share, 2: 1 - spec.questions.one_hop_share}
-    steps = num_steps(spec.training, spec.questions, num_facts, mean_tokens)
-    mean = sum(shares[hops] * mean_tokens[hops] for hops in spec.questions.hops)
-    parameters = parameter_counts(spec.model, vocab_size)
-    scheme, hops = sweep.spec.analysis.schemes[0], max(spec.questions.hops)
+    material = _material_of(spec, storage)
+    population_specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
+    populations = tuple(map(_population_of, population_specs))
+    held_out = getattr(spec.questions, "held_out", HeldOut())
+    for profiles in populations:
+        num_held_out(profiles.schema, profiles.num_profiles, held_out)
+    packing = spec.training.packing
+    longest = max(counts.longest for counts in material.token_counts)
+    if isinstance(packing, Windows) and longest > packing.length:
+        raise ValueError(f"training.packing.length: a text has {longest} tokens, a window only {packing.length}")
+    scheme, kind = sweep.spec.analysis.schemes[0], max(spec.questions.kinds, key=list(Kind).index)
+    trained_share = expected_trained_share(held_out, kind.hops) if kind.hops > 1 else 1.0
     dataset_bits = {
-        str(selection): code_length_bits(population, scheme, selection, hops=hops)
+        str(selection): sum(
+            code_length_bits(profiles.facts, scheme, selection, kind, trained_share=trained_share)
+            for profiles in populations
+        )
         for selection in sweep.spec.analysis.selections
     }
+    steps = material.num_steps
     planned = PlannedTrial(
         trial_id=spec.trial_id,
-        label=_label(spec, coordinates, population),
+        label=_label(spec, coordinates, populations[0].facts),
         coordinates=coordinates,
         spec=spec,
-        population=population,
-        parameters=parameters,
+        populations=tuple(profiles.facts for profiles in populations),
+        parameters=parameter_counts(spec.model, material.vocab_size),
         dataset_bits=dataset_bits,
-        tokens=round(steps * spec.training.batch_size * mean),
+        tokens=round(steps * spec.training.batch_size * material.rates(material.shares()).tokens),
         steps=steps,
-        tokens_exact=not isinstance(spec.tokenizer, BpeTokenizer),
+        tokens_exact=not _is_estimated(spec)
+        and not spec.training.curriculum
+        and spec.training.stop is None
+        and all(counts.exact for counts in material.token_counts),
         warnings=(),
     )
     demanded = planned.demanded_bits_per_param(sweep.spec.analysis.headline[1])
-    return planned.model_copy(update={"warnings": tuple(_warnings(planned, demanded, num_facts))})
+    return planned.model_copy(update={"warnings": tuple(_warnings(planned, demanded, material))})
 
 
-def _warnings(planned: PlannedTrial, demanded: float, num_facts: int) -> list[str]:
-    uses = planned.steps * planned.spec.training.batch_size
+def _warnings(planned: PlannedTrial, demanded: float, material: Material) -> list[str]:
+    training = planned.spec.training
+    texts = planned.steps * training.batch_size
     warnings = []
     if demanded < TRIVIAL_BITS_PER_PARAM:
         warnings.append(f"trivially small, {demanded:.2f} bits/param")
     elif demanded < SATURATION_BITS_PER_PARAM:
         warnings.append(f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param")
-    if uses < num_facts:
-        warnings.append(f"sees only {uses:,} questions about {num_facts:,} facts")
+    if (uses := texts * material.exposures(material.shares())) < 1:
+        warnings.append(f"sees each fact only {uses:.2f} times")
+    if not isinstance(training.optimizer, ScheduleFree) and training.optimizer.warmup_steps > planned.steps // 2:
+        warnings.append(f"warm-up cut to half of all steps, {planned.steps // 2}")
     return warnings
 
 
@@ -150,43 +195,58 @@ def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationF
 # --- populations and tokens, once per distinct one --------------------------------------------------------------------
 
 
+def _is_estimated(spec: TrialSpec) -> bool:
+    """Whether the plan counts tokens on part of the population: only where a BPE would have to be trained for it."""
+    large = isinstance(spec.profiles, ProfilesByCount) and spec.profiles.num_profiles > ESTIMATE_PROFILES
+    return isinstance(spec.tokenizer, BpeTokenizer) and large and spec.fill is None
+
+
 def _cached_by_json(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Cache by the specs' JSON: they hold dicts no cache can hash."""
     results: dict[str, Any] = {}
 
-    def cached(*specs: Any) -> Any:
-        key = json.dumps([spec.model_dump(mode="json") for spec in specs])
+    def cached(spec: ProfilesSpec) -> Any:
+        key = spec.model_dump_json()
         if key not in results:
-            results[key] = compute(*specs)
+            results[key] = compute(spec)
         return results[key]
 
     return cached
 
 
 @_cached_by_json
-def _population_of(profiles: ProfilesSpec) -> tuple[PopulationFacts, int]:
-    """Numbers of a population, and how many one-hop facts it holds; generated ones are not drawn for this."""
-    if isinstance(profiles, ProfilesByCount):
-        schema = _census_schema(profiles.names, profiles.num_relations)
-        return schema.facts(profiles.num_profiles), profiles.num_profiles * len(schema.subjects)
-    loaded = profiles_of(profiles)
-    return loaded.facts, num_questions(loaded, 1)
+def _population_of(profiles: ProfilesSpec) -> Profiles:
+    return profiles_of(profiles)
 
 
-_census_schema = cache(census_schema)
+_materials: dict[str, Material] = {}
+_tokenizers: dict[str, Tokenizer] = {}
 
 
-def _tokens_of(profiles: ProfilesSpec, tokenizer: TokenizerSpec) -> tuple[int, dict[int, float]]:
-    """Rows of the embedding, and mean tokens of a question by number of hops."""
-    if isinstance(profiles, ProfilesByCount) and isinstance(tokenizer, BpeTokenizer):
-        profiles = profiles.model_copy(update={"num_profiles": min(profiles.num_profiles, ESTIMATE_PROFILES)})
-    return _tokens_of_whole(profiles, tokenizer)
+def _material_of(spec: TrialSpec, storage: Storage) -> Material:
+    """What a trial reads, which depends on neither model nor training; exposures are counted of the whole population."""
+    reading = ("profiles", "questions", "tokenizer", "fill")
+    key = json.dumps([spec.model_dump(mode="json", include={part}) for part in reading])
+    if key not in _materials:
+        _materials[key] = _new_material(spec, storage)
+    return replace(_materials[key], spec=spec)
 
 
-@_cached_by_json
-def _tokens_of_whole(profiles: ProfilesSpec, tokenizer: TokenizerSpec) -> tuple[int, dict[int, float]]:
-    population = profiles_of(profiles)
-    built = build_tokenizer(tokenizer, population)
-    composer = Composer.build(population, built)
-    hops = (1, 2) if population.schema.relations else (1,)
-    return num_embeddings(tokenizer, built), {k: composer.mean_tokens(k)[0] for k in hops}
+def _new_material(spec: TrialSpec, storage: Storage) -> Material:
+    if spec.fill:
+        with parent_model(spec.fill, storage) as folder:
+            tokenizer = load_tokenizer(folder)
+        return Material.of(spec, (_population_of(spec.profiles), _population_of(spec.fill.profiles)), tokenizer)
+    if not _is_estimated(spec):
+        return Material.of(spec, (_population_of(spec.profiles),))
+    few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
+    questions = spec.questions.model_copy(update={"held_out": HeldOut()} if hasattr(spec.questions, "held_out") else {})
+    spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
+    corpora = corpora_of(_population_of(few), questions)
+    key = few.model_dump_json() + spec.tokenizer.model_dump_json()
+    key += "" if corpora[0].kind is Kind.ONE_HOP else questions.model_dump_json()  # a BPE reads the first corpus alone
+    if key not in _tokenizers:
+        _tokenizers[key] = build_tokenizer(spec.tokenizer, corpora)
+    estimate = Material.of(spec_of_few, (_population_of(few),), _tokenizers[key])
+    whole = replace(estimate.composers[-1].corpus, profiles=_population_of(spec.profiles))  # type: ignore[type-var]
+    return replace(estimate, num_facts=num_facts(whole))

@@ -1,19 +1,20 @@
 """Trial results with a planted truth: chosen bits per parameter, or chosen losses."""
 
 from raycap.facts.entropy import answer_bits, code_length_bits
+from raycap.losses import LossRow, LossTable
 from raycap.plan import expand
 from raycap.results import (
     Evaluation,
-    LossRow,
-    LossTable,
     PopulationFacts,
     Provenance,
     RunRecord,
+    StopReason,
     SweepRecord,
     TrialResult,
 )
 from raycap.spec import (
     EncodingScheme,
+    Kind,
     ModelByWidth,
     NamePools,
     NumHeads,
@@ -31,19 +32,19 @@ POPULATION = PopulationFacts(
 )
 
 
-def table(population: PopulationFacts, share_lost: float, hops: int = 1) -> LossTable:
-    """Every answer of one number of hops loses the same share of its entropy, the names being known."""
+def table(population: PopulationFacts, share_lost: float, kind: Kind = Kind.ONE_HOP) -> LossTable:
+    """Every answer of one kind of question loses the same share of its entropy, the names being known."""
     entropies = answer_bits(population, SelectionScheme.SET)
-    count = population.num_profiles * (len(population.relations) if hops == 2 else 1)
+    count = population.num_profiles * len(population.relations) ** (kind.hops - 1)
     return LossTable(
         rows=tuple(
             LossRow(
-                hops=hops,
+                kind=kind,
                 subject=subject,
                 sum_bits=share_lost * bits * count,
                 sum_squares_bits2=(share_lost * bits) ** 2 * count,
                 num_evaluated=count,
-                num_questions=count,
+                num_texts=count,
             )
             for subject, bits in entropies.items()
         )
@@ -76,7 +77,7 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
     """Results whose enumerate bits per parameter are exactly as planted."""
     found = {}
     for planned in record.trials:
-        population = planned.population
+        (population,) = planned.populations
         scheme, selection = EncodingScheme.OPTIMAL, SelectionScheme.ENUMERATE
         code_length = code_length_bits(population, scheme, selection)
         answers = population.num_profiles * sum(answer_bits(population, SelectionScheme.SET).values())
@@ -84,10 +85,11 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
         found[planned.trial_id] = TrialResult(
             trial_id=planned.trial_id,
             spec=planned.spec,
-            population=population,
+            populations=planned.populations,
             parameters=planned.parameters,
             vocab_size=700,
             num_steps=100,
+            stop_reason=StopReason.LENGTH,
             num_workers=1,
             evaluations=tuple(
                 Evaluation(

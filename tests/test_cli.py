@@ -41,7 +41,7 @@ def test_one_trial_runs_without_ray() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["plan", "specs/gird.yaml"], "there are: sweeps/specs/grid.yaml"),
+        (["plan", "specs/gird.yaml"], "did you mean sweeps/specs/grid.yaml?"),
         (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..3, got 99"),
         (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
         (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "raycap"
-RINGS = ["spec", "storage", "results", "facts", "learner", "analysis", "plan", "cluster", "sweep", "cli"]
+RINGS = ["spec", "storage", "losses", "results", "facts", "learner", "analysis", "plan", "cluster", "sweep", "cli"]
 MAY_NOT_MEET = {("analysis", "learner"), ("learner", "analysis")}
 HOMES = {
     "ray": ("cluster",),
@@ -17,8 +17,11 @@ HOMES = {
     "torch": ("learner", "cluster/worker"),
     "matplotlib": ("analysis",),
     "datasets": ("facts/hosted",),
+    "huggingface_hub": ("facts/hosted",),
 }
-TORCH_FREE = ["learner/tokens", "learner/sizes", "learner/rows"]
+TORCH_FREE = [
+    f"learner/{name}" for name in ("tokenizers", "tokens", "sizes", "rows", "material", "curriculum", "parent")
+]
 
 
 def modules() -> dict[str, ast.Module]:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from raycap.facts.corpora import populations_of, profiles_of
 from raycap.facts.entropy import code_length_bits
-from raycap.facts.hosted import profiles_of
-from raycap.facts.order import QuestionOrder
-from raycap.facts.questions import unpack
+from raycap.facts.order import Mix
+from raycap.learner.material import Material
+from raycap.learner.rows import RowSource
 from raycap.learner.sizes import parameter_counts
-from raycap.learner.tokens import Composer, build_tokenizer
 from raycap.plan import expand, resolve
 from raycap.results import PlannedTrial
-from raycap.spec import EncodingScheme, SelectionScheme, TrialSpec
+from raycap.spec import EncodingScheme, Kind, RelationStructure, SelectionScheme, TrialSpec
 from raycap.spec.file import SpecError, load_sweep
+from raycap.storage import Storage
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))
@@ -37,46 +38,78 @@ def test_shipped_sweeps_are_valid_and_ask_a_question(path: Path) -> None:
 def test_the_papers_sizes_are_solved() -> None:
     sizes = {trial.spec.model.hidden_size: trial.parameters.total for trial in planned("one_hop.yaml")}
     assert sizes == {80: 890_320, 96: 1_166_688, 112: 1_475_824}  # T1: .89, 1.17, 1.48M
-    populations = {trial.population.num_profiles for trial in planned("one_hop.yaml")}
+    populations = {trial.populations[0].num_profiles for trial in planned("one_hop.yaml")}
     assert {25_000, 30_000, 50_000} <= populations
 
 
 def test_the_two_hop_plan_covers_the_trap_and_the_two_function_cell() -> None:
     trials = planned("two_hop.yaml")
     assert {trial.spec.questions.one_hop_share for trial in trials} == {1 / 11}
-    assert {len(trial.population.relations) for trial in trials} == {4, 17}
+    assert {len(trial.populations[0].relations) for trial in trials} == {17}
     assert all(trial.spec.tokenizer.kind == "bpe" and not trial.tokens_exact for trial in trials)
 
 
-def test_numbers_are_those_of_the_trial_itself() -> None:
-    (trial,) = planned("grid.yaml", "grid={}", "trial.model.hidden_size=12", "trial.training.length.exposures=1")
-    profiles = profiles_of(trial.spec.profiles)
-    composer = Composer.build(profiles, build_tokenizer(trial.spec.tokenizer, profiles))
-    order = QuestionOrder.of(profiles, trial.spec.questions, trial.spec.training)
-    masks = [
-        composer.compose(unpack(profiles, 1, order.step_ids(step)[1]), composer.row_length(1)).answer_mask
-        for step in range(trial.steps)
-    ]
-    tokens = sum((mask.shape[1] - mask[:, ::-1].argmax(axis=1)).sum() for mask in masks)
-    assert trial.tokens == pytest.approx(tokens, rel=0.001)
-    assert order.exposures(trial.steps - 1) < 1 <= order.exposures(trial.steps)
-    assert trial.population == profiles.facts
-    assert trial.parameters == parameter_counts(trial.spec.model, 694)
-    optimal = {s: code_length_bits(profiles.facts, EncodingScheme.OPTIMAL, s) for s in SelectionScheme}
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("trial.questions={hops: [1, 2], one_hop_share: 0.3, chain_of_thought: true, held_out: {tuples: 0.2}}",),
+        ("trial.questions={kind: biographies}", "trial.profiles.structure=bipartite"),
+        (
+            "trial.profiles={source: strings, num_strings: 300, vocab_size: 32, length: 8}",
+            "trial.questions={kind: names}",
+        ),
+        ("trial.profiles={source: pairs, num_keys: 300}",),
+    ],
+    ids=["one_hop", "two_hop", "biographies", "strings", "pairs"],
+)
+def test_numbers_are_those_of_the_trial_itself(overrides: tuple[str, ...]) -> None:
+    small = ("grid={}", "trial.model.hidden_size=12", "trial.training.length.exposures=1")
+    (trial,) = planned("grid.yaml", *small, *overrides)
+    material = Material.of(trial.spec, populations_of(trial.spec))
+    order = material.order((Mix(0, material.shares()),))
+    rows = RowSource(material.composers, order, trial.steps, 0, 1).rows_from(0)
+    assert trial.tokens == pytest.approx(sum(int(batch.lengths.sum()) for batch in rows), rel=0.03)
+    before, after = (material.exposures(order.num_asked(step)) for step in (trial.steps - 1, trial.steps))
+    assert before < 1 <= after
+    (profiles,) = populations_of(trial.spec)
+    assert trial.populations == (profiles.facts,)
+    assert trial.parameters == parameter_counts(trial.spec.model, material.vocab_size)
+    assert trial.tokens_exact
+
+
+def test_dataset_bits_are_code_lengths_of_the_headline_kind() -> None:
+    (trial,) = planned("grid.yaml", "grid={}", "trial.model.hidden_size=12")
+    optimal = {s: code_length_bits(trial.populations[0], EncodingScheme.OPTIMAL, s) for s in SelectionScheme}
     assert trial.dataset_bits == {str(s): bits for s, bits in optimal.items()}
+    questions = "trial.questions={hops: [1, 2], held_out: {tuples: 0.25}}"
+    (mixed,) = planned("grid.yaml", "grid={}", questions, "analysis.schemes=[2-hop-big-hash]")
+    for selection in SelectionScheme:
+        bits = code_length_bits(
+            mixed.populations[0], EncodingScheme.TWO_HOP_BIG_HASH, selection, Kind.TWO_HOP, trained_share=0.75
+        )
+        assert mixed.dataset_bits[str(selection)] == pytest.approx(bits)
 
 
-@pytest.mark.parametrize("num_relations", [0, 4, 17])
+@pytest.mark.parametrize("num_relations", [0, 1, 4, 17])
 @pytest.mark.parametrize("selection", SelectionScheme)
-@pytest.mark.parametrize("target_bits", [1e5, 1e6])
+@pytest.mark.parametrize("scheme", EncodingScheme)
+@pytest.mark.parametrize("target_bits", [1e5, 1e6, 1e7])
+@pytest.mark.parametrize("structure", RelationStructure)
 def test_target_bits_are_met_to_within_a_profile(
-    num_relations: int, selection: SelectionScheme, target_bits: float
+    num_relations: int,
+    selection: SelectionScheme,
+    scheme: EncodingScheme,
+    target_bits: float,
+    structure: RelationStructure,
 ) -> None:
-    raw = {"target_bits": target_bits, "num_relations": num_relations, "selection": str(selection)}
-    spec = resolve(TrialSpec.model_validate_json(json.dumps({"profiles": raw})))
+    raw = {"target_bits": target_bits, "num_relations": num_relations, "selection": selection, "scheme": scheme}
+    spec = resolve(TrialSpec.model_validate({"profiles": raw | {"structure": structure}}), Storage.at("nowhere"))
     facts = profiles_of(spec.profiles).facts
-    more = facts.model_copy(update={"num_profiles": facts.num_profiles + 1})
-    below, above = (code_length_bits(f, EncodingScheme.OPTIMAL, selection) for f in (facts, more))
+    kind = Kind.TWO_HOP if num_relations else Kind.ONE_HOP
+    unit = 2 if structure is RelationStructure.BIPARTITE else 1
+    more = facts.model_copy(update={"num_profiles": facts.num_profiles + unit})
+    below, above = (code_length_bits(f, scheme, selection, kind) for f in (facts, more))
     assert below <= target_bits < above
 
 
@@ -86,11 +119,23 @@ def test_target_bits_are_met_to_within_a_profile(
         ("trial.profiles={target_bits: 3}", "less than a single profile takes"),
         ("trial.profiles={target_bits: 1e6, names: {first: 2, middle: 2, last: 2}}", "more than the 8 names"),
         ("trial.profiles={source: disk, path: /nowhere}", "there is no file or folder /nowhere"),
+        ("trial.questions={hops: [1, 2], held_out: {relations: 0.02}}", "relations: 0.02 of 4 is nothing"),
+        (
+            "trial={questions: {kind: biographies}, training: {packing: {kind: windows, length: 16}}}",
+            "a window only 16",
+        ),
+        ("trial.training.precision=fp16", "fp16 needs CUDA"),
+        (
+            "trial.model={num_params: 100}",
+            r"no width gives 100 parameters .*; the nearest are 38,736 \(hidden_size 16\)",
+        ),
+        ("trial.fill={parent: {trial_id: 0123456789ab}, profiles: {seed: 1}}", "there is no trained model at"),
+        ("trial.fill={parent: {path: /nowhere}, profiles: {seed: 1}}", "there is no trained model at /nowhere"),
     ],
 )
 def test_targets_that_cannot_be_met_are_told(override: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
-        planned("grid.yaml", override)
+        planned("grid.yaml", "grid={}", override)
 
 
 def test_trials_are_warned_about() -> None:
@@ -101,7 +146,9 @@ def test_trials_are_warned_about() -> None:
     assert warnings("trial.model.hidden_size=12") == ""
     assert "cannot saturate" in warnings("trial.model.hidden_size=48")
     assert "trivially small" in warnings("trial.model.hidden_size=256")
-    assert "sees only" in warnings("trial.model.hidden_size=12", "trial.training.length={steps: 2}")
+    assert "sees each fact only 0.06 times" in warnings(
+        "trial.model.hidden_size=12", "trial.training.length={steps: 2}"
+    )
 
 
 def test_points_that_resolve_to_one_trial_are_planned_once() -> None:

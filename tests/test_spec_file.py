@@ -79,10 +79,33 @@ def test_all_faults_of_the_whole_grid_are_told_at_once_with_their_places(tmp_pat
     [
         (("num_profiles: 100", "num_profiles: 16001"), ":4:14", "pools make only 16000"),
         (("{num_profiles: 100,", "{num_relations: 18,"), ":4:14", "less than or equal to 17"),
-        (("  model:\n", "  questions: {hops: [1, 3]}\n  model:\n"), ":5:25", "must be one of 1, 2, got 3"),
-        (("  model:\n", "  questions: {hops: [2, 1]}\n  model:\n"), ":5:15", "must be [1], [2] or [1, 2]"),
-        (("  model:\n", "  questions: {one_hop_share: 0.5}\n  model:\n"), ":5:15", "has no effect when only 1-hop"),
+        (("  model:\n", "  questions: {hops: [1, 4]}\n  model:\n"), ":5:25", "must be one of 1, 2, 3, got 4"),
+        (
+            ("  model:\n", "  questions: {hops: [2, 1]}\n  model:\n"),
+            ":5:15",
+            "must be one or more of 1, 2, 3 in ascending order",
+        ),
+        (("  model:\n", "  questions: {one_hop_share: 0.5}\n  model:\n"), ":5:15", "has no effect when hops is [1]"),
         (("  model:\n", "  tokenizer: {kind: wrd}\n  model:\n"), ":5:3", "did you mean 'word'?"),
+        (("  model:\n", "  questions: {hops: [1, 2], weights: [1]}\n  model:\n"), ":5:29", "one for each of hops"),
+        (("  model:\n", "  questions: {chain_of_thought: true}\n  model:\n"), ":5:15", "one-hop questions alone"),
+        (("  model:\n", "  questions: {held_out: {tuples: 0.1}}\n  model:\n"), ":5:15", "but hops is [1]"),
+        (
+            ("  model:\n", "  questions: {kind: bios}\n  model:\n"),
+            ":5:3",
+            'must be one of hops, biographies, names, got "bios"',
+        ),
+        (("num_profiles: 100", "num_profiles: 101, structure: bipartite"), ":4:14", "must be even, got 101; take 102"),
+        (("num_profiles: 100", "source: strings, num_strings: 9"), ":4:47", "unknown field"),
+        (("{lr: 1e-2}", "{kind: schedule_free, schedule: cosine}"), ":10:38", "unknown field"),
+        (("{lr: 1e-2}", "{decay_share: 0.5}"), ":10:17", "has no effect with schedule linear"),
+        (("{lr: 1e-2}", "{kind: adam}"), ":10:5", 'must be one of adamw, schedule_free, muon, got "adam"'),
+        (("{lr: 1e-2}", "{lr: 1e-2}\n    stop: {min_improvement: 0.1}"), ":11:5", "set optimizer.schedule: constant"),
+        (
+            ("{lr: 1e-2}", "{lr: 1e-2}\n    curriculum: [{weights: [1, 0], until: {steps: 5}}]"),
+            ":3:1",
+            "must be 1 weights",
+        ),
         (("{exposures: 5}", "{exposures: 5, steps: 3}"), ":9:14", "unknown field"),
         (("{exposures: 5}", "{exposures: .nan}"), ":9:14", "finite"),
         (("seed: [0, 1, 2]", "seed: []"), ":11:1", "grid axis training.seed has no values"),
@@ -141,8 +164,10 @@ def test_a_missing_file_lists_what_there_is(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "sweeps" / "specs").mkdir(parents=True)
     (tmp_path / "sweeps" / "specs" / "grid.yaml").write_text(GOOD)
     assert load_sweep("specs/grid.yaml").spec.name == "good"
-    with pytest.raises(SpecError, match=r"there are: sweeps/specs/grid\.yaml"):
+    with pytest.raises(SpecError, match=r"did you mean sweeps/specs/grid\.yaml"):
         load_sweep("specs/gird.yaml")
+    with pytest.raises(SpecError, match=r"there are: sweeps/specs/grid\.yaml"):
+        load_sweep("nothing like it")
 
 
 leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
@@ -155,7 +180,9 @@ trees = st.recursive(
 @given(
     place=st.sampled_from(
         ["name", "trial", "trial.profiles", "trial.model.heads", "trial.training.length", "trial.training.optimizer.lr",
-         "grid", "analysis.schemes", "execution.num_workers", "storage", "trial.questions.hops", "trial.tokenizer"]
+         "grid", "analysis.schemes", "execution.num_workers", "storage", "trial.questions.hops", "trial.tokenizer",
+         "trial.questions", "trial.questions.held_out", "trial.fill", "trial.fill.parent", "trial.training.optimizer",
+         "trial.training.packing", "trial.training.curriculum", "trial.training.stop", "trial.model.parametrization"]
     ),
     value=trees,
 )  # fmt: skip

@@ -2,18 +2,24 @@
 
 learned_bits = code_length_bits - lost_bits, with the losses of all facts a scheme stores. Under `set` and `enumerate` the
 names are part of the code length; a model that spreads its belief evenly over the right names has learned just these.
+Questions never ask for a name that no answer shows, so there names are taken as learned; biographies and names alone
+measure their loss.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import pandas as pd
+from scipy.optimize import brentq
 
-from raycap.facts.entropy import answer_bits, code_length_bits, copies, name_set_bits
-from raycap.results import Evaluation, PopulationFacts, TrialResult
-from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
+from raycap.facts.corpus import NAME_SUBJECT
+from raycap.facts.entropy import answer_bits, code_length_bits, copies, fact_bits, name_set_bits, unordered_bits
+from raycap.losses import LossTable, Part
+from raycap.results import Evaluation, PlannedTrial, PopulationFacts, TrialResult
+from raycap.spec import AnalysisSpec, EncodingScheme, Kind, SelectionScheme, TrialSpec
 
 TOTAL = "total"
 NAMES = "names"
@@ -33,14 +39,18 @@ class ExclusionReason(StrEnum):
 
 @dataclass(frozen=True)
 class CapacityEstimate:
-    """Learned bits of one trial at one evaluation, under one scheme and selection, for one subject or in total."""
+    """Learned bits of one trial at one evaluation, under one scheme and selection, for one subject or in total.
+
+    Totals are over all populations, subjects of each.
+    """
 
     trial_id: str
     step: int
     exposures: float
-    hops: int
+    kind: Kind
     scheme: EncodingScheme
     selection: SelectionScheme
+    population: int
     subject: str
     dataset_bits: float
     learned_bits: float
@@ -61,106 +71,156 @@ class CapacityEstimate:
 
 
 def capacities(
-    trial_id: str,
-    population: PopulationFacts,
-    num_params: int,
-    num_non_embedding: int,
-    evaluation: Evaluation,
-    analysis: AnalysisSpec,
+    trial: PlannedTrial | TrialResult, evaluation: Evaluation, analysis: AnalysisSpec
 ) -> Iterator[CapacityEstimate]:
-    """Every estimate that one evaluation allows: hops x scheme x selection x (total, names, each subject)."""
-    for hops in evaluation.losses.hops:
+    """Every estimate that one evaluation allows: kinds x schemes x selections x (total, names, each subject)."""
+    for kind in evaluation.losses.kinds:
         for scheme in analysis.schemes:
             for selection in analysis.selections:
-                for subject, dataset, learned, error in _by_subject(population, evaluation, hops, scheme, selection):
+                for row in _rows(trial.spec, trial.populations, evaluation.losses, kind, scheme, selection):
                     yield CapacityEstimate(
-                        trial_id=trial_id,
+                        trial_id=trial.trial_id,
                         step=evaluation.step,
                         exposures=evaluation.exposures,
-                        hops=hops,
+                        kind=kind,
                         scheme=scheme,
                         selection=selection,
-                        subject=subject,
-                        dataset_bits=dataset,
-                        learned_bits=learned,
-                        standard_error_bits=error,
-                        num_params=num_params,
-                        num_non_embedding_params=num_non_embedding,
+                        num_params=trial.parameters.total,
+                        num_non_embedding_params=trial.parameters.non_embedding,
+                        **row._asdict(),
                     )
 
 
-def _by_subject(
-    population: PopulationFacts, evaluation: Evaluation, hops: int, scheme: EncodingScheme, selection: SelectionScheme
-) -> list[tuple[str, float, float, float]]:
-    """(subject, dataset bits, learned bits, standard error) for each subject, the names, and the total."""
-    entropies = answer_bits(population, selection)
-    times = copies(population, scheme, hops)
-    rows = []
-    for row in evaluation.losses.of_hops(hops):
-        entropy = entropies[row.subject]
-        loss, slope = row.mean_bits, 1.0
-        if hops == 2 and scheme is not EncodingScheme.TWO_HOP_BIG_HASH:
-            uniform = population.attribute_entropies_bits.get(row.subject, math.log2(population.num_profiles))
-            loss, slope = hop_loss_bits(row.mean_bits, uniform)
-        is_relation = row.subject in population.relations
-        weight = population.num_profiles * (times.relation if is_relation else times.attribute)
-        rows.append(
-            (row.subject, weight * entropy, weight * (entropy - loss), weight * slope * row.standard_error_bits)
-        )
-    names = name_set_bits(population, selection)
-    rows.append((NAMES, names, names, 0.0))
-    total_error = math.sqrt(sum(error**2 for *_, error in rows))
-    total = (TOTAL, sum(row[1] for row in rows), sum(row[2] for row in rows), total_error)
-    assert math.isclose(total[1], code_length_bits(population, scheme, selection, hops=hops), rel_tol=1e-9)
+class _Row(NamedTuple):
+    population: int
+    subject: str
+    dataset_bits: float
+    learned_bits: float
+    standard_error_bits: float
+
+
+def _rows(
+    spec: TrialSpec,
+    populations: tuple[PopulationFacts, ...],
+    losses: LossTable,
+    kind: Kind,
+    scheme: EncodingScheme,
+    selection: SelectionScheme,
+) -> list[_Row]:
+    """The total over all populations, then the subjects and the names of each."""
+    rows = [
+        row
+        for number, population in enumerate(populations)
+        for row in _by_subject(spec, number, population, losses, kind, scheme, selection)
+    ]
+    error = math.sqrt(sum(row.standard_error_bits**2 for row in rows))
+    total = _Row(0, TOTAL, sum(row.dataset_bits for row in rows), sum(row.learned_bits for row in rows), error)
     return [total, *rows]
 
 
-def hop_loss_bits(two_hop_loss_bits: float, uniform_bits: float) -> tuple[float, float]:
-    """Loss of one hop, given the mean two-hop loss of a subject, and d(one hop) / d(two-hop).
+def _by_subject(
+    spec: TrialSpec,
+    number: int,
+    population: PopulationFacts,
+    losses: LossTable,
+    kind: Kind,
+    scheme: EncodingScheme,
+    selection: SelectionScheme,
+) -> list[_Row]:
+    """What is known of each subject is the share of its entropy that is not lost; see fact_bits for what that is of."""
+    trained = losses.select(kind, population=number)
+    asked = sum(
+        row.num_texts for row in losses.rows if (row.kind, row.part, row.population) == (kind, Part.ANSWER, number)
+    )
+    share = trained.num_texts / asked
+    times = copies(population, scheme, kind, share)
+    entropies, facts = answer_bits(population, selection), fact_bits(population, selection)
+    composed = kind.hops > 1 and scheme is not EncodingScheme.TWO_HOP_BIG_HASH
+    # A chain of thought gives the model every step before the last: its answer is a single hop.
+    inverted = composed and not getattr(spec.questions, "chain_of_thought", False)
+    rows = []
+    for subject, rows_of in trained.by_subject().items():
+        if subject == NAME_SUBJECT:
+            continue
+        loss, slope = rows_of.mean_bits, 1.0
+        if inverted:
+            uniform = answer_bits(population, SelectionScheme.SET)[subject]
+            loss, slope = hop_loss_bits(loss, uniform, kind.hops)
+        weight = times.relation if subject in population.relations else times.attribute
+        per_bit = weight * facts[subject] / entropies[subject] if entropies[subject] else 0.0
+        learned = per_bit * (entropies[subject] - loss)
+        rows.append(
+            _Row(number, subject, weight * facts[subject], learned, per_bit * slope * rows_of.standard_error_bits)
+        )
+    names = name_set_bits(population, selection)
+    learned, error = names, 0.0
+    if kind.names_are_measured and selection is not SelectionScheme.INDEPENDENT:
+        measured = losses.select(kind, population=number, subject=NAME_SUBJECT)
+        num_profiles = population.num_profiles
+        learned = num_profiles * (math.log2(population.num_names) - measured.mean_bits)
+        error = num_profiles * measured.standard_error_bits
+    rows.append(_Row(number, NAMES, names, learned, error))
+    dataset = code_length_bits(population, scheme, selection, kind, trained_share=share)
+    assert math.isclose(sum(row.dataset_bits for row in rows), dataset, rel_tol=1e-9, abs_tol=1e-6)
+    return rows
 
-    If a hop is right with probability p and the answer otherwise uniform over n values, p2 = p^2 + (1 - p) / n (SCIENCE,
-    Code lengths); applied per subject, to its mean loss. Losses at or above uniform come back as they are, so that a
-    model worse than chance is charged for it.
+
+def hop_loss_bits(loss_bits: float, uniform_bits: float, hops: int) -> tuple[float, float]:
+    """Loss of one hop, given the mean loss of k-hop questions about a subject, and d(one hop) / d(k hops).
+
+    If a hop is right with probability p, and the answer uniform over n values once one was wrong before the last,
+    p_k = p^k + (1 - p^(k-1)) / n: for two hops p^2 + (1 - p) / n (SCIENCE, Code lengths). Applied per subject, to its
+    mean loss. Losses at or above uniform come back as they are, so that a model worse than chance is charged for it.
     """
-    if two_hop_loss_bits >= uniform_bits:
-        return two_hop_loss_bits, 1.0
-    p2, chance = 2**-two_hop_loss_bits, 2**-uniform_bits
-    p = (chance + math.sqrt(chance**2 - 4 * (chance - p2))) / 2
-    return -math.log2(p), p2 / (p * (2 * p - chance))
+    if loss_bits >= uniform_bits:
+        return loss_bits, 1.0
+    answer, chance = 2**-loss_bits, 2**-uniform_bits
+    p = float(brentq(lambda p: p**hops + (1 - p ** (hops - 1)) * chance - answer, chance, 1.0, xtol=1e-15, rtol=1e-14))
+    steepness = hops * p ** (hops - 1) - (hops - 1) * p ** (hops - 2) * chance
+    return -math.log2(p), answer / (p * steepness)
 
 
 def capacity_table(results: list[TrialResult], analysis: AnalysisSpec) -> pd.DataFrame:
-    """One row per trial, evaluation, hops, scheme, selection and subject; the last evaluation of a trial is `final`."""
+    """One row per trial, evaluation, kind, scheme, selection, population and subject; `final` at a trial's last."""
     rows = []
     for result in results:
-        parameters = result.parameters
         for evaluation in result.evaluations:
-            for estimate in capacities(
-                result.trial_id, result.population, parameters.total, parameters.non_embedding, evaluation, analysis
-            ):
+            for estimate in capacities(result, evaluation, analysis):
                 rows.append(
                     vars(estimate)
                     | {
                         "bits_per_param": estimate.bits_per_param,
                         "bits_per_non_embedding_param": estimate.bits_per_non_embedding_param,
+                        "headline": estimate.kind is evaluation.losses.kinds[-1],
                         "final": evaluation is result.final,
                     }
                 )
-    return pd.DataFrame(rows).astype({"scheme": str, "selection": str}) if rows else pd.DataFrame()
+    return pd.DataFrame(rows).astype({"kind": str, "scheme": str, "selection": str}) if rows else pd.DataFrame()
 
 
 def exclusion(result: TrialResult, scheme: EncodingScheme, selection: SelectionScheme) -> ExclusionReason | None:
     """Why a trial's capacity says nothing about its model's limit, or None if it does."""
-    final, hops = result.final, max(result.final.losses.hops)
-    (_, _, learned_bits, _), *_ = _by_subject(result.population, final, hops, scheme, selection)
-    if lost_share(result) >= 1 or learned_bits <= 0:
+    losses = result.final.losses
+    total, *_ = _rows(result.spec, result.populations, losses, losses.kinds[-1], scheme, selection)
+    if lost_share(result) >= 1 or total.learned_bits <= 0:
         return ExclusionReason.NOTHING_LEARNED
     return ExclusionReason.DATASET_EXHAUSTED if lost_share(result) < EXHAUSTED_BELOW else None
 
 
 def lost_share(result: TrialResult) -> float:
-    """Final loss over the entropy of the answers, of the questions with the most hops; 1 is knowing the names alone."""
-    hops = max(result.final.losses.hops)
-    entropies = answer_bits(result.population, SelectionScheme.SET)
-    rows = result.final.losses.of_hops(hops)
-    return sum(row.mean_bits for row in rows) / sum(entropies[row.subject] for row in rows)
+    """Final loss over the entropy of what is told, of the headline kind; 1 is knowing the possible answers alone.
+
+    Names alone are never told apart beyond log2 N! / N bits each, which count as nothing lost.
+    """
+    losses, kind = result.final.losses, result.final.losses.kinds[-1]
+    lost = told = 0.0
+    for number, population in enumerate(result.populations):
+        entropies, floor = answer_bits(population, SelectionScheme.SET), 0.0
+        if kind is Kind.NAME:
+            floor = unordered_bits(population.num_profiles) / population.num_profiles
+            entropies = {NAME_SUBJECT: math.log2(population.num_names)}
+        for subject, rows in losses.select(kind, population=number).by_subject().items():
+            if subject in entropies:
+                lost += rows.mean_bits - floor
+                told += entropies[subject] - floor
+    return lost / told

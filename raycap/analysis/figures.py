@@ -1,10 +1,11 @@
 """Records -> Figure. Nothing is saved here, and no global style is touched."""
 
 import io
+import math
 from collections.abc import Callable
 from functools import wraps
 from textwrap import fill
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -13,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from raycap.analysis.laws import FitStatus
-from raycap.analysis.summary import HOPS_NAMES, Analysis
-from raycap.facts.entropy import answer_bits
-from raycap.spec import SelectionScheme
+from raycap.analysis.summary import Analysis
+from raycap.facts.corpus import NAME_SUBJECT
+from raycap.facts.entropy import answer_bits, name_set_bits
+from raycap.spec import Kind, SelectionScheme
 
 STYLE: Any = {
     "figure.figsize": (6.4, 4.6),
@@ -39,20 +41,32 @@ SELECTION_LOOKS = {
     SelectionScheme.INDEPENDENT: (ORANGE, "^"),
 }
 REFERENCE_BITS_PER_PARAM = 2.0
+KIND_TEXTS = {
+    Kind.NAME: "names",
+    Kind.BIOGRAPHY: "biographies",
+    Kind.ONE_HOP: "one-hop questions",
+    Kind.TWO_HOP: "two-hop questions",
+    Kind.THREE_HOP: "three-hop questions",
+}
 LOWEST_SHOWN = -0.5
 """Bits per parameter at which learning curves are cut off below."""
 
 
-def _styled(draw: Callable[[Analysis], Figure]) -> Callable[[Analysis], Figure]:
+DrawnFigure = TypeVar("DrawnFigure", Figure, Figure | None)
+
+
+def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], DrawnFigure]:
+    """A drawing in the house style."""
+
     @wraps(draw)
-    def in_style(analysis: Analysis) -> Figure:
+    def in_style(analysis: Analysis) -> DrawnFigure:
         with matplotlib.rc_context(STYLE):
             return draw(analysis)
 
     return in_style
 
 
-@_styled
+@styled
 def capacity_vs_params(analysis: Analysis) -> Figure:
     """Learned bits against parameters under every selection, with the law, the 2 bits/param line and the baseline."""
     scheme, headline = analysis.headline
@@ -108,20 +122,19 @@ def capacity_vs_params(analysis: Analysis) -> Figure:
 
 def _draw_levels(axes: Axes, analysis: Analysis) -> None:
     """What there is to learn, and what knowing the names alone is worth, where all trials share one population."""
-    populations = {planned.population.model_dump_json(): planned for planned in analysis.sweep.trials}
-    if len(populations) != 1:
+    everything = {planned.spec.model_dump_json(include={"profiles", "questions"}) for planned in analysis.sweep.trials}
+    if len(everything) != 1:
         return
-    (planned,) = populations.values()
+    planned = analysis.sweep.trials[0]
     _, selection = analysis.headline
     bits = planned.dataset_bits[str(selection)]
-    answers = answer_bits(planned.population, selection)
-    baseline = bits - planned.population.num_profiles * sum(answers.values())
+    baseline = sum(name_set_bits(population, selection) for population in planned.populations)
     axes.axhline(bits, color=GREY, linestyle=":", linewidth=1, label=f"all of the data ({selection}): {bits:,.0f} bits")
-    if analysis.hops == 1 and baseline > 0:
+    if analysis.kind is Kind.ONE_HOP and baseline > 0:
         axes.axhline(baseline, color=GREY, linestyle="-.", linewidth=1, label=f"names alone: {baseline:,.0f} bits")
 
 
-@_styled
+@styled
 def bits_vs_exposures(analysis: Analysis) -> Figure:
     """Learned bits per parameter over training, one line per trial, coloured by size."""
     scheme, selection = analysis.headline
@@ -154,18 +167,21 @@ def bits_vs_exposures(analysis: Analysis) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def loss_per_subject(analysis: Analysis) -> Figure:
     """Final loss per question of each subject, against what a model loses that knows only the possible answers."""
-    hops = analysis.hops
+    kind = analysis.kind
     figure = Figure()
     axes = figure.subplots()
-    results = [result for result in analysis.results.values() if hops in result.final.losses.hops]
+    results = [result for result in analysis.results.values() if kind in result.final.losses.kinds]
     if results:
         uniform: dict[str, float] = {}  # where trials differ in it, the largest
         for result in results:
-            for subject, bits in answer_bits(result.population, SelectionScheme.SET).items():
-                uniform[subject] = max(bits, uniform.get(subject, 0.0))
+            told = result.final.losses.select(kind).by_subject()
+            entropies = answer_bits(result.populations[0], SelectionScheme.SET)
+            entropies[NAME_SUBJECT] = math.log2(result.populations[0].num_names)
+            for subject in told:
+                uniform[subject] = max(entropies[subject], uniform.get(subject, 0.0))
         subjects = list(uniform)
         places = np.arange(len(subjects))
         axes.barh(places, [uniform[s] for s in subjects], color="#e6e6e6", label="knowing the possible answers only")
@@ -173,7 +189,7 @@ def loss_per_subject(analysis: Analysis) -> Figure:
         shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(set(sizes))))
         for size, shade in zip(sorted(set(sizes)), shades, strict=True):
             for number, result in enumerate(r for r in results if r.parameters.total == size):
-                losses = {row.subject: row.mean_bits for row in result.final.losses.of_hops(hops)}
+                losses = {s: rows.mean_bits for s, rows in result.final.losses.select(kind).by_subject().items()}
                 axes.scatter(
                     [losses.get(s, np.nan) for s in subjects],
                     places,
@@ -187,15 +203,8 @@ def loss_per_subject(analysis: Analysis) -> Figure:
         axes.grid(axis="y", visible=False)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     axes.set(xlabel="loss per question (bits)")
-    axes.set_title(f"What is left to learn, {HOPS_NAMES[hops].replace('_', '-')} questions")
+    axes.set_title(f"What is left to learn, {KIND_TEXTS[kind]}")
     return figure
-
-
-FIGURES: dict[str, Callable[[Analysis], Figure]] = {
-    "capacity": capacity_vs_params,
-    "exposures": bits_vs_exposures,
-    "subjects": loss_per_subject,
-}
 
 
 def image(figure: Figure, kind: str) -> bytes:

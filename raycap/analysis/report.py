@@ -3,9 +3,13 @@
 import base64
 import io
 import json
+from collections.abc import Callable
 from html import escape
 
-from raycap.analysis.figures import FIGURES, image
+from matplotlib.figure import Figure
+
+from raycap.analysis.comparisons import generalisation, loss_vs_learning_rate
+from raycap.analysis.figures import bits_vs_exposures, capacity_vs_params, image, loss_per_subject
 from raycap.analysis.laws import FitStatus, ProportionalLaw
 from raycap.analysis.summary import Analysis, summary, summary_json
 from raycap.spec import EncodingScheme, SelectionScheme
@@ -25,6 +29,16 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; 
 """
 
 
+FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
+    "capacity": capacity_vs_params,
+    "exposures": bits_vs_exposures,
+    "subjects": loss_per_subject,
+    "generalisation": generalisation,
+    "learning_rates": loss_vs_learning_rate,
+}
+"""By file name; a figure that says nothing about a sweep is None."""
+
+
 def files(analysis: Analysis) -> dict[str, bytes]:
     """Everything a sweep's folder gets from its analysis, by file name. Drawing is the slow part, a second or two."""
     tables = io.BytesIO()
@@ -37,6 +51,8 @@ def files(analysis: Analysis) -> dict[str, bytes]:
     drawings = {}
     for name, draw in FIGURES.items():
         figure = draw(analysis)
+        if figure is None:
+            continue
         drawings[name] = image(figure, "svg")
         contents |= {f"{name}.svg": drawings[name], f"{name}.png": image(figure, "png")}
     return contents | {"report.html": html(analysis, drawings).encode()}
@@ -134,13 +150,11 @@ def _failures(analysis: Analysis) -> str:
 
 def _method(analysis: Analysis) -> str:
     sampled = any(
-        row.num_evaluated < row.num_questions
-        for result in analysis.results.values()
-        for row in result.final.losses.rows
+        row.num_evaluated < row.num_texts for result in analysis.results.values() for row in result.final.losses.rows
     )
-    coverage = "a sample of the two-hop and the whole one-hop population" if sampled else "the whole population"
+    coverage = "a sample of the longer and all of the one-hop questions" if sampled else "the whole population"
     sentences = [
-        f"Losses are measured on {coverage}, in bits per question, end token included; learned bits are the code length "
+        f"Losses are measured on {coverage}, in bits per answer, end token included; learned bits are the code length "
         "of the data minus the lost bits.",
         "Trials whose data are exhausted, or that learned nothing, are drawn open and left out of the laws.",
         "Intervals come from 4,000 bootstrap resamples of the trials.",

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, capacity_table, exclusion
 from raycap.analysis.laws import Point, ProportionalLaw, fit_proportional
+from raycap.losses import LossTable, Part
 from raycap.results import Failure, RunRecord, SweepRecord, TrialResult
-from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.spec import EncodingScheme, Kind, SelectionScheme
 
-HOPS_NAMES = {1: "one_hop", 2: "two_hop"}
 BOOTSTRAP_SEED = 0
 
 LawKey = tuple[EncodingScheme, SelectionScheme]
@@ -21,7 +22,7 @@ LawKey = tuple[EncodingScheme, SelectionScheme]
 
 @dataclass(frozen=True)
 class Analysis:
-    """A sweep read under its analysis spec. Laws and headline numbers are of the questions with the most hops."""
+    """A sweep read under its analysis spec. Laws and headline numbers are of each trial's last kind of text."""
 
     sweep: SweepRecord
     run: RunRecord
@@ -36,21 +37,21 @@ class Analysis:
         return self.sweep.spec.analysis.headline
 
     @property
-    def hops(self) -> int:
-        """The most hops any trial was evaluated on; 1 while there is none."""
-        return max((max(result.final.losses.hops) for result in self.results.values()), default=1)
+    def kind(self) -> Kind:
+        """The last kind of text that any trial was evaluated on; one-hop questions while there is none."""
+        kinds = [result.final.losses.kinds[-1] for result in self.results.values()]
+        return max(kinds, key=list(Kind).index, default=Kind.ONE_HOP)
 
     def totals(self, scheme: EncodingScheme, selection: SelectionScheme) -> pd.DataFrame:
-        """The capacity table's totals under one reading, every evaluation, each trial's most hops."""
+        """The capacity table's totals under one reading, every evaluation, each trial's last kind of text."""
         table = self.capacities
         if table.empty:
             return table
-        most = table.groupby("trial_id")["hops"].transform("max")
         return table[
             (table["subject"] == TOTAL)
             & (table["scheme"] == str(scheme))
             & (table["selection"] == str(selection))
-            & (table["hops"] == most)
+            & table["headline"]
         ]
 
     def finals(self, scheme: EncodingScheme, selection: SelectionScheme) -> dict[str, dict[str, Any]]:
@@ -118,10 +119,11 @@ def summary(analysis: Analysis) -> dict[str, Any]:
                 "learned_bits": by_reading(planned.trial_id, "learned_bits"),
                 "bits_per_param": by_reading(planned.trial_id, "bits_per_param"),
                 "bits_per_non_embedding_param": by_reading(planned.trial_id, "bits_per_non_embedding_param"),
-                "loss_bits": {HOPS_NAMES[hops]: final.losses.mean_bits(hops) for hops in final.losses.hops},
+                **_losses(final.losses),
                 "exposures": final.exposures,
                 "train_seconds": final.train_seconds,
                 "capacity_limited": exclusion(result, *analysis.headline) is None,
+                "stop_reason": str(result.stop_reason),
             }
         trials.append(trial)
     return {
@@ -135,6 +137,21 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
+
+
+def _losses(losses: LossTable) -> dict[str, Any]:
+    """Mean losses of a final evaluation, of the second population under a name of their own."""
+    found: dict[str, Any] = {}
+    for population, prefix in enumerate(("", "second_")[: losses.num_populations]):
+        select = partial(losses.select, population=population)
+        found[f"{prefix}loss_bits"] = {str(kind): select(kind).mean_bits for kind in losses.kinds}
+        chains = {row.kind for row in losses.rows if row.part is Part.CHAIN}
+        if chains:
+            found[f"{prefix}chain_loss_bits"] = {str(kind): select(kind, part=Part.CHAIN).mean_bits for kind in chains}
+        matrix = losses.generalisation(population)
+        if len(matrix) > 1:
+            found[f"{prefix}generalisation_bits"] = matrix
+    return found
 
 
 def _law_entry(law: ProportionalLaw) -> dict[str, Any]:

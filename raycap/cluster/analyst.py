@@ -11,9 +11,11 @@ import ray
 
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.report import answer, files
-from raycap.analysis.summary import HOPS_NAMES, Analysis, analyse, summary
+from raycap.analysis.summary import Analysis, analyse, summary
 from raycap.cluster.tracking import Tracker
+from raycap.losses import LossTable, Part
 from raycap.results import Evaluation, Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
+from raycap.spec import Split
 from raycap.storage import Storage
 
 DRAWING_SHARE = 0.1
@@ -78,7 +80,7 @@ class Analyst:
         metrics = self._metrics(self._planned[trial_id], evaluation)
         self._tracker.log_evaluation(trial_id, evaluation.step, metrics)
         bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
-        loss = evaluation.losses.mean_bits(max(evaluation.losses.hops))
+        loss = evaluation.losses.select(evaluation.losses.kinds[-1]).mean_bits
         self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
@@ -149,18 +151,11 @@ class Analyst:
             "train/tokens_per_s": evaluation.tokens / evaluation.train_seconds,
             "train/learning_rate": evaluation.learning_rate,
         }
-        losses = evaluation.losses
-        for hops in losses.hops:
-            metrics[f"loss/{HOPS_NAMES[hops]}_bits"] = losses.mean_bits(hops)
-            for row in losses.of_hops(hops):
-                metrics[f"loss_{HOPS_NAMES[hops]}/{row.subject}_bits"] = row.mean_bits
+        metrics |= loss_metrics(evaluation.losses)
         analysis = self._sweep.spec.analysis
         scheme, headline = analysis.headline
-        parameters = planned.parameters
-        for estimate in capacities(
-            planned.trial_id, planned.population, parameters.total, parameters.non_embedding, evaluation, analysis
-        ):
-            if estimate.subject != TOTAL or estimate.scheme != scheme or estimate.hops != max(losses.hops):
+        for estimate in capacities(planned, evaluation, analysis):
+            if (estimate.subject, estimate.scheme, estimate.kind) != (TOTAL, scheme, evaluation.losses.kinds[-1]):
                 continue
             metrics[f"capacity/{estimate.selection}_bits_per_param"] = estimate.bits_per_param
             if estimate.selection == headline:
@@ -168,6 +163,24 @@ class Analyst:
                 metrics["capacity/bits_per_param"] = estimate.bits_per_param
                 metrics["capacity/bits_per_non_embedding_param"] = estimate.bits_per_non_embedding_param
         return metrics
+
+
+def loss_metrics(losses: LossTable) -> dict[str, float]:
+    """Mean losses by kind and subject; chains of thought, held-out splits and the second population by themselves."""
+    metrics = {}
+    for population, about in enumerate(("", "second_")[: losses.num_populations]):
+        for kind in losses.kinds:
+            trained = losses.select(kind, population=population)
+            metrics[f"loss/{about}{kind}_bits"] = trained.mean_bits
+            for subject, rows in trained.by_subject().items():
+                metrics[f"loss_{about}{kind}/{subject}_bits"] = rows.mean_bits
+            if any(row.part is Part.CHAIN and row.kind is kind for row in losses.rows):
+                chain = losses.select(kind, population=population, part=Part.CHAIN)
+                metrics[f"loss/{about}{kind}_chain_bits"] = chain.mean_bits
+        for split, by_kind in losses.generalisation(population).items():
+            if split != Split.TRAIN:
+                metrics |= {f"held_out_{about}{kind}/{split}_bits": bits for kind, bits in by_kind.items()}
+    return metrics
 
 
 # On the head, where a sqlite database is, and where nobody preempts it.

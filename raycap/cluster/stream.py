@@ -26,7 +26,7 @@ class QuestionStream(Datasource):
     def __init__(self, source: RowSource, start_step: int) -> None:
         super().__init__()
         self.source, self.start_step = source, start_step
-        self.step_bytes = source.rows_per_step * source.row_length * (np.int32().nbytes + np.bool_().nbytes)
+        self.step_bytes = source.rows_per_step * source.row_length * (np.int32().nbytes + np.uint8().nbytes)
 
     def estimate_inmemory_data_size(self) -> None:
         """Unknown: given a size, Ray Data would cut the blocks of a single task into more and smaller ones."""
@@ -43,7 +43,7 @@ class QuestionStream(Datasource):
             for first in range(start_step, source.num_steps, steps_per_block):
                 steps = range(first, min(first + steps_per_block, source.num_steps))
                 rows = Rows.concatenate([part for step in steps for part in source.step_rows(step)])
-                yield BlockAccessor.batch_to_arrow_block({"input_ids": rows.input_ids, "answer_mask": rows.answer_mask})
+                yield BlockAccessor.batch_to_arrow_block(vars(rows))
 
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(read, metadata)]
@@ -63,7 +63,7 @@ def ray_rows(source: RowSource, start_step: int, *, num_cpus: float) -> Iterator
     )
     step, rest = start_step, None
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=BLOCKS_AHEAD):
-        rows = Rows(block["input_ids"], block["answer_mask"])
+        rows = Rows(block["input_ids"], block["labels"], block["corpus"])
         if rest is not None:  # Ray Data may cut and join blocks as it likes; the order of rows is all we rely on
             rows = Rows.concatenate([rest, rows])
         begin = 0

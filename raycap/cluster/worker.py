@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ExecutionSpec, TrialSpec
-from raycap.storage import Storage, trial_folder
+from raycap.storage import Storage, model_folder
 
 CONTROLLER_FAILURE_LIMIT = 10
 READER_CPUS = 0.25
@@ -93,6 +93,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
             trained = run_trial(
                 spec,
                 source_commit=config["source_commit"],
+                storage=Storage.at(config["storage"]),
                 open_rows=lambda source, start_step: ray_rows(source, start_step, num_cpus=READER_CPUS),
                 report=report,
                 resume_from=resume_from,
@@ -102,7 +103,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
         except DivergedError as error:  # the same numbers would come out again
             return {"error": f"{type(error).__name__}: {error}"}
         if rank == 0:
-            trained.save_model(Storage.at(config["storage"]), f"{trial_folder(spec.trial_id)}/model")
+            trained.save_model(Storage.at(config["storage"]), model_folder(spec.trial_id))
         return {"result": trained.result.model_dump_json()}
 
     checkpoint = ray.train.get_checkpoint()

@@ -4,19 +4,25 @@ import numpy as np
 import pytest
 
 from raycap.cluster import stream
-from raycap.facts.order import QuestionOrder
+from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
+from raycap.facts.questions import Questions
 from raycap.learner.rows import RowSource
-from raycap.learner.tokens import Composer, build_tokenizer
-from raycap.spec import NamePools, WordTokenizer
+from raycap.learner.tokenizers import build_tokenizer
+from raycap.learner.tokens import Composer
+from raycap.spec import HeldOut, NamePools, WordTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 PROFILES = generate(census_schema(NamePools(first=20, middle=20, last=40), 4), 100, seed=0)
-COMPOSER = Composer.build(PROFILES, build_tokenizer(WordTokenizer(), PROFILES))
+CORPORA = (Questions(PROFILES, 1), Questions(PROFILES, 2, held_out=HeldOut(tuples=0.3)))
+TOKENIZER = build_tokenizer(WordTokenizer(), CORPORA)
+COMPOSERS = tuple(Composer.build(corpus, TOKENIZER, place) for place, corpus in enumerate(CORPORA))
 
 
 def source(rank: int = 0, world_size: int = 1, share: float = 0.3, num_steps: int = 90) -> RowSource:
-    return RowSource(COMPOSER, QuestionOrder(PROFILES, share, 33, 0), num_steps, rank, world_size)
+    sizes = tuple(len(composer.trained) for composer in COMPOSERS)
+    order = Order(sizes, (1, 2), (Mix(0, (share, 1 - share)),), 33, 0)
+    return RowSource(COMPOSERS, order, num_steps, rank, world_size)
 
 
 @pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 41), (1, 2, 0), (2, 4, 17)])
@@ -30,7 +36,8 @@ def test_rows_are_those_of_the_plain_stream(
     assert len(streamed) == len(plain) == 90 - start_step
     for a, b in zip(streamed, plain, strict=True):
         assert np.array_equal(a.input_ids, b.input_ids)
-        assert np.array_equal(a.answer_mask, b.answer_mask)
+        assert np.array_equal(a.labels, b.labels)
+        assert np.array_equal(a.corpus, b.corpus)
 
 
 def test_workers_together_see_what_one_sees() -> None:

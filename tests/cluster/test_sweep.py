@@ -15,7 +15,7 @@ from raycap import cli, sweep
 from raycap.facts.hosted import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.results import TrialResult
-from raycap.spec import NamePools
+from raycap.spec import Kind, NamePools
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -75,7 +75,7 @@ def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 2
     for trial in summary["trials"]:
         result = first[trial["trial_id"]]
-        assert trial["loss_bits"] == {"one_hop": result.final.losses.mean_bits(1)}
+        assert trial["loss_bits"] == {"one_hop": result.final.losses.select(Kind.ONE_HOP).mean_bits}
         assert len(result.evaluations) == 3
         assert result.final.step == 60
     for name in ("capacity.png", "exposures.svg", "report.html", "capacity.csv", "capacity.parquet"):
@@ -95,7 +95,7 @@ def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -
         assert child.data.params["model.hidden_size"] == "8"
         history = client.get_metric_history(child.info.run_id, "loss/one_hop_bits")
         assert [(point.step, point.value) for point in history] == [
-            (e.step, pytest.approx(e.losses.mean_bits(1))) for e in first[trial_id].evaluations
+            (e.step, pytest.approx(e.losses.select(Kind.ONE_HOP).mean_bits)) for e in first[trial_id].evaluations
         ]
         assert "final/capacity/bits_per_param" in child.data.metrics
 
@@ -148,7 +148,9 @@ def test_an_exception_in_a_worker_is_told_by_its_cause(folder: Path, capsys: pyt
 def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) -> None:
     two_hop = (
         "name=two",
-        "trial.questions={hops: [1, 2], one_hop_share: 0.25}",
+        "trial.questions={hops: [1, 2], one_hop_share: 0.25, held_out: {tuples: 0.1}}",
+        "trial.training.curriculum=[{weights: [1, 0], until: {loss_below_bits: 1000}}]",
+        "trial.training.length={steps: 130}",
         "trial.profiles.num_profiles=200",
         "trial.profiles.num_relations=4",
         "grid.training.seed=[0]",
@@ -163,12 +165,15 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     for a, b in zip(alone.evaluations, together.evaluations, strict=True):
         assert b.train_loss_bits == pytest.approx(a.train_loss_bits, rel=1e-3)
         for row, other in zip(a.losses.rows, b.losses.rows, strict=True):
-            assert (row.hops, row.subject, row.num_evaluated) == (other.hops, other.subject, other.num_evaluated)
+            assert (row.key, row.num_evaluated) == (other.key, other.num_evaluated)
             assert other.mean_bits == pytest.approx(row.mean_bits, rel=2e-2)
-    assert together.final.losses.hops == (1, 2)
-    assert sum(row.num_questions for row in together.final.losses.of_hops(2)) == 200 * 4 * 8
+    assert together.final.losses.kinds == (Kind.ONE_HOP, Kind.TWO_HOP)
+    two_hop_rows = [row for row in together.final.losses.rows if row.kind is Kind.TWO_HOP]
+    assert sum(row.num_texts for row in two_hop_rows) == 200 * 4 * 8
+    assert [e.phase for e in alone.evaluations][-1] == 1
     trial = read_summary(folder, "two")["trials"][0]
     assert set(trial["loss_bits"]) == {"one_hop", "two_hop"}
+    assert set(trial["generalisation_bits"]) == {"train", "tuples"}
     assert set(trial["learned_bits"]) == {"optimal", "2-hop-double", "2-hop-big-hash"}
     assert np.isfinite(trial["learned_bits"]["2-hop-big-hash"]["set"])
 

@@ -1,0 +1,173 @@
+"""Coordinate check: how far the last hidden features and the logits move in a few steps, against the width.
+
+    python tests/benchmarks/coordinate_check.py [--optimizer adamw|schedule_free|muon] [--json] [--figure PATH]
+
+Under muP they move alike at every width, which is what makes one learning rate the best at all of them; under the
+standard parametrisation wider models move further. Slopes are those of log(change) over log(width), 0 under muP.
+Random tokens, the same at every width; ten seconds on one core.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from raycap.learner import model as llama
+from raycap.learner import optim
+from raycap.spec import AdamW, ModelByWidth, Muon, MuP, NumHeads, OptimizerSpec, Schedule, ScheduleFree, Standard
+
+WIDTHS = (16, 32, 64, 128, 256)
+PARAMETRIZATIONS = {"standard": Standard(), "muP": MuP(kind="mup", base_width=16)}
+NUM_STEPS, NUM_SEEDS = 8, 3
+NUM_ROWS, LENGTH = 16, 16
+VOCAB_SIZE = 8
+"""So few that a step changes most logits on purpose. What it does to the logits of tokens it is not about is a sum of H
+terms without a common sign, which falls as width^-1/2: with 64 tokens it outweighs the rest up to these widths."""
+QUANTITIES = {"hidden": "last block's output", "logits": "logits"}
+_CONSTANT: dict[str, Any] = {"schedule": Schedule.CONSTANT}
+_PLAIN: dict[str, Any] = {"lr": 0.004, "warmup_steps": 0, "weight_decay": 0.0}
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "adamw": AdamW(**_PLAIN, **_CONSTANT),
+    "schedule_free": ScheduleFree(kind="schedule_free", **_PLAIN),
+    "muon": Muon(kind="muon", muon_lr=0.02, **_PLAIN, **_CONSTANT),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far a model has moved after some steps: mean absolute differences to its first state, on the same tokens."""
+
+    parametrization: str
+    width: int
+    seed: int
+    step: int
+    hidden: float
+    """Of the residual stream after the last block, before the norm."""
+    logits: float
+
+
+def changes(
+    parametrization: str,
+    optimizer: OptimizerSpec,
+    *,
+    num_steps: int = NUM_STEPS,
+    seeds: Iterable[int] = range(NUM_SEEDS),
+    tie_embeddings: bool = False,
+) -> list[Change]:
+    """Train two layers of every width on the same random tokens, and measure them after each step."""
+    found = []
+    for width in WIDTHS:
+        shape = ModelByWidth(
+            hidden_size=width,
+            num_layers=2,
+            heads=NumHeads(num_heads=2),  # heads grow with the width, so that the attention scale matters too
+            tie_embeddings=tie_embeddings,
+            parametrization=PARAMETRIZATIONS[parametrization],
+        )
+        for seed in seeds:
+            states = _states(shape, optimizer, num_steps, seed)
+            for step in range(1, num_steps + 1):
+                hidden, logits = (float((a - b).abs().mean()) for a, b in zip(states[step], states[0], strict=True))
+                found.append(Change(parametrization, width, seed, step, hidden, logits))
+    return found
+
+
+def _states(
+    shape: ModelByWidth, optimizer: OptimizerSpec, num_steps: int, seed: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Last hidden features and logits at every position, before the first step and after each."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(VOCAB_SIZE, (NUM_ROWS, LENGTH + 1), generator=generator)
+    inputs, targets, positions = rows[:, :-1], rows[:, 1:].flatten(), torch.arange(NUM_ROWS * LENGTH)
+    model = llama.build(shape, VOCAB_SIZE, generator=generator)
+    descent = optim.build(optimizer, model)
+    hidden: list[torch.Tensor] = []
+    model.layers[-1].register_forward_hook(lambda block, arguments, output: hidden.append(output.detach()))
+    all_logits = []
+    for step in range(num_steps + 1):
+        logits = model(inputs, positions)
+        all_logits.append(logits.detach())
+        descent.set_rate(step, num_steps + 1)
+        descent.zero_grad()
+        F.cross_entropy(logits, targets).backward()
+        descent.step()
+    return list(zip(hidden, all_logits, strict=True))
+
+
+def slope(found: Iterable[Change], quantity: str, step: int) -> float:
+    """Slope of log(change) over log(width) after a step, by least squares over all seeds."""
+    logs = np.log([(change.width, getattr(change, quantity)) for change in found if change.step == step])
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+
+
+def means_by_width(found: list[Change], quantity: str, step: int) -> list[float]:
+    """Mean change over all seeds after a step, in the order of WIDTHS."""
+    return [
+        float(np.mean([getattr(change, quantity) for change in found if (change.width, change.step) == (width, step)]))
+        for width in WIDTHS
+    ]
+
+
+def draw(sides: dict[str, list[Change]], path: Path) -> None:
+    """Change against width, standard left and muP right, a line for each step (mean over seeds)."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    figure = Figure(figsize=(8.2, 6.2), layout="constrained", dpi=150)
+    panels = figure.subplots(len(QUANTITIES), len(sides), sharex=True, sharey="row", squeeze=False)
+    steps = [2**i for i in range(NUM_STEPS.bit_length())]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(steps)))
+    for row, (quantity, words) in zip(panels, QUANTITIES.items(), strict=True):
+        for axes, (side, found) in zip(row, sides.items(), strict=True):
+            for step, shade in zip(steps, shades, strict=True):
+                means = means_by_width(found, quantity, step)
+                label = f"{step} step{'s' if step > 1 else ''}: slope {slope(found, quantity, step):+.2f}"
+                axes.loglog(WIDTHS, means, marker="o", markersize=4, color=shade, label=label)
+            axes.set_title(f"{words}, {side}", loc="left", fontsize=11)
+            axes.set_xticks(WIDTHS, [str(width) for width in WIDTHS], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
+            axes.grid(color="#e6e6e6")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(fontsize=8, frameon=False)
+        row[0].set_ylabel("mean absolute change since step 0")
+    for axes in panels[-1]:
+        axes.set_xlabel("width")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
+    parser.add_argument("--json", action="store_true", help="every measurement")
+    parser.add_argument("--figure", type=Path, help="where to draw")
+    asked = parser.parse_args()
+    sides = {side: changes(side, OPTIMIZERS[asked.optimizer]) for side in PARAMETRIZATIONS}
+    if asked.figure:
+        draw(sides, asked.figure)
+    if asked.json:
+        print(json.dumps([asdict(change) for found in sides.values() for change in found], indent=2))
+        return
+    print(
+        f"{'':9} {'step':>4} {'quantity':>9}" + "".join(f"{f'width {width}':>11}" for width in WIDTHS) + f"{'slope':>8}"
+    )
+    for side, found in sides.items():
+        for step in range(1, NUM_STEPS + 1):
+            for quantity in QUANTITIES:
+                means = means_by_width(found, quantity, step)
+                numbers = "".join(f"{mean:11.4f}" for mean in means)
+                print(f"{side:9} {step:>4} {quantity:>9}{numbers}{slope(found, quantity, step):+8.2f}")
+
+
+if __name__ == "__main__":
+    main()
