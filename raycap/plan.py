@@ -188,8 +188,19 @@ def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationF
     assert isinstance(spec.model, ModelByWidth)
     label = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{population.num_profiles}-s{spec.training.seed}"
     covered = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
-    others = [f"{path.rpartition('.')[2]}={value}" for path, value in coordinates.items() if path not in covered]
+    others = [
+        f"{path.rpartition('.')[2]}={_short(value)}" for path, value in coordinates.items() if path not in covered
+    ]
     return "-".join([label, *others])
+
+
+def _short(value: Any) -> str:
+    """A grid value in few characters, sections by their values alone."""
+    if isinstance(value, dict):
+        return ",".join(map(_short, value.values()))
+    if isinstance(value, list):
+        return "+".join(map(_short, value)) or "none"
+    return str(value)
 
 
 # --- populations and tokens, once per distinct one --------------------------------------------------------------------

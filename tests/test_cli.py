@@ -1,5 +1,7 @@
 """The raycap command: the same main job, and told errors."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -84,6 +86,31 @@ def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
         else:
             raise AssertionError("the page never answered")
     finally:
-        server.send_signal(2)
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to everything the command started
         server.wait(20)
         server.stdout.close()
+
+
+def test_texts_are_shown_as_they_are_trained() -> None:
+    questions = "trial.questions={hops: [1, 2], chain_of_thought: true}"
+    output = raycap("texts", "specs/grid.yaml", "grid={}", questions, *TINY[:2])
+    assert output.returncode == 0, output.stderr
+    one_hop, two_hop = output.stdout.split("two_hop: ")
+    assert one_hop.startswith("one_hop: 100 texts, 8.8 tokens")
+    assert "'s parent's " in two_hop
+    assert "; " in two_hop
+    assert all(line.endswith("<|end|>") for line in output.stdout.splitlines() if line.startswith("  "))
+
+
+def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path: Path) -> None:
+    target = str(tmp_path / "people.parquet")
+    output = raycap("profiles", "specs/grid.yaml", target, *TINY)
+    assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
+    assert "there is something at" in raycap("profiles", "specs/grid.yaml", target, *TINY).stderr
+    storage = f"storage={tmp_path}/runs"
+    loaded = f"trial.profiles={{source: disk, path: {target}, names: {{first: 5, middle: 5, last: 5}}}}"
+    losses = [
+        raycap("trial", "specs/grid.yaml", storage, *TINY, *more).stdout.splitlines()[1:] for more in ((), (loaded,))
+    ]
+    assert losses[0] == losses[1]
+    assert "one_hop" in losses[0][-1]

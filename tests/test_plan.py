@@ -32,7 +32,10 @@ def test_shipped_sweeps_are_valid_and_ask_a_question(path: Path) -> None:
     sweep = load_sweep(str(path))
     assert sweep.spec.name == path.stem
     assert sweep.question.endswith(")") or sweep.question.endswith("?")
-    assert len(expand(sweep)) == len(sweep.points)
+    trials = expand(sweep)
+    assert len(trials) == len(sweep.points)
+    assert len({trial.label for trial in trials}) == len(trials)  # people can tell them apart
+    assert not any("only" in warning or "cut" in warning for trial in trials for warning in trial.warnings)
 
 
 def test_the_papers_sizes_are_solved() -> None:

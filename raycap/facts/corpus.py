@@ -121,7 +121,7 @@ class TrainedIds:
 
     def __getitem__(self, places: Ids) -> Ids:
         """The ids at some places of the list."""
-        return places if self._chosen is None else self._chosen[places].astype(np.int64)
+        return (places if self._chosen is None else self._chosen[places]).astype(np.int64)
 
 
 def is_trained(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:

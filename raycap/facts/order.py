@@ -59,7 +59,7 @@ class Order:
         return places
 
     def _places(self, corpus: int, begin: int, end: int) -> NDArray[np.int64]:
-        parts = [np.empty(0, np.int64)]
+        parts: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
         while begin < end:
             epoch, offset = divmod(begin, self.sizes[corpus])
             order = _permutation(self.seed, self.streams[corpus], epoch, self.sizes[corpus])
@@ -68,10 +68,10 @@ class Order:
         return np.concatenate(parts)
 
 
-@lru_cache(maxsize=6)
-def _permutation(seed: int, stream: int, epoch: int, size: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=8)  # an epoch of every corpus, and the next of some
+def _permutation(seed: int, stream: int, epoch: int, size: int) -> NDArray[np.integer]:
     generator = np.random.Generator(np.random.Philox(seed=[seed, stream, epoch]))
-    return generator.permutation(size)
+    return generator.permutation(np.arange(size, dtype=np.int32 if size < 2**31 else np.int64))
 
 
 @dataclass(frozen=True)

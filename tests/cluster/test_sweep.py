@@ -34,6 +34,18 @@ grid:
   training.seed: [0, 1]
 """
 
+FILL = """\
+# Does a second population drive out the first?
+name: filled
+trial:
+  questions: {hops: [1, 2]}
+  training: {length: {steps: 20}, batch_size: 32, num_evaluations: 1}
+  fill:
+    parent: {trial_id: PARENT}
+    profiles: {num_profiles: 50, num_relations: 4, names: {first: 8, middle: 8, last: 8}, seed: 1}
+    weights: [1, 3]
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -171,6 +183,12 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     two_hop_rows = [row for row in together.final.losses.rows if row.kind is Kind.TWO_HOP]
     assert sum(row.num_texts for row in two_hop_rows) == 200 * 4 * 8
     assert [e.phase for e in alone.evaluations][-1] == 1
+    # A fill trial goes on from a finished one with other people beside them, and its sweep measures both.
+    (folder / "fill.yaml").write_text(FILL.replace("PARENT", together.trial_id))
+    assert sweep.run("fill.yaml", (), Console(quiet=True), time.time()) == 0
+    (filled,) = read_summary(folder, "filled")["trials"]
+    assert set(filled["loss_bits"]) == set(filled["second_loss_bits"]) == {"one_hop", "two_hop"}
+
     trial = read_summary(folder, "two")["trials"][0]
     assert set(trial["loss_bits"]) == {"one_hop", "two_hop"}
     assert set(trial["generalisation_bits"]) == {"train", "tuples"}

@@ -189,6 +189,40 @@ def test_bf16_learns_what_fp32_learns() -> None:
     assert means[1] != means[0]
 
 
+def test_fp16_scales_its_loss_and_learns() -> None:
+    """On a CPU float16 is slow but the same: loss scaling, unscaled clipping, and a scaler that goes into checkpoints."""
+    short = TINY.training.model_copy(update={"length": Exposures(exposures=15), "num_evaluations": 1})
+    means = [
+        trained(TINY.model_copy(update={"training": short.model_copy(update={"precision": precision})})).result
+        for precision in (Precision.FP32, Precision.FP16)
+    ]
+    fp32, fp16 = (result.final.losses.select(Kind.ONE_HOP).mean_bits for result in means)
+    assert fp16 == pytest.approx(fp32, rel=0.05)
+    assert fp16 != fp32
+
+
+def test_each_seed_moves_its_own() -> None:
+    """Weights follow training.seed and the order training.order_seed, which is the same number unless it is given."""
+
+    def first_step(**seeds: int) -> tuple[torch.Tensor, int]:
+        training = TrainingSpec.model_validate(TINY.training.model_dump(exclude={"seed", "order_seed"}) | seeds)
+        short = training.model_copy(update={"length": Steps(steps=1), "num_evaluations": 1})
+        trial = trained(TINY.model_copy(update={"training": short}))
+        weights = torch.Generator().manual_seed(training.seed)
+        return llama.build(TINY.model, trial.result.vocab_size, generator=weights).embed_tokens.weight, short.order_seed
+
+    base, same_weights, other_weights = (
+        first_step(seed=1),
+        first_step(seed=1, order_seed=7),
+        first_step(seed=2, order_seed=1),
+    )
+    assert torch.equal(base[0], same_weights[0])
+    assert not torch.equal(base[0], other_weights[0])
+    assert (base[1], same_weights[1], other_weights[1]) == (1, 7, 1)
+    order = TINY.model_copy(update={"training": TINY.training.model_copy(update={"order_seed": 7})})
+    assert not torch.equal(weights(trained(TINY))[0], weights(trained(order))[0])
+
+
 def test_the_references_own_profiles_train(shared_profiles: Path) -> None:
     spec = TrialSpec(
         profiles=ProfilesFromDisk(source="disk", path=str(shared_profiles)),

@@ -1,0 +1,98 @@
+"""No held-out question reaches a model: the very rows that workers train on against the rows that are evaluated."""
+
+import json
+
+import numpy as np
+import pytest
+
+from raycap.facts.corpora import populations_of
+from raycap.facts.corpus import SPLITS, TRAIN
+from raycap.facts.order import Mix
+from raycap.learner.curriculum import Course, Curriculum
+from raycap.learner.evaluation import Sample
+from raycap.learner.material import Material
+from raycap.learner.rows import RowSource
+from raycap.spec import Split, TrialSpec
+
+EVERY_KIND = {
+    "first_people": 0.1, "relations": 0.25, "first_pairs": 0.1, "second_people": 0.1, "second_subjects": 0.125,
+    "second_pairs": 0.1, "tuples": 0.1,
+}  # fmt: skip
+PEOPLE = {"num_profiles": 40, "num_relations": 4, "names": {"first": 8, "middle": 8, "last": 8}}
+ARMS = {
+    "latent": {"questions": {"hops": [1, 2], "one_hop_share": 0.2}},
+    "chain_of_thought": {"questions": {"hops": [1, 2], "chain_of_thought": True}},
+    "three_hops": {"questions": {"hops": [1, 2, 3], "weights": [1, 1, 4]}},
+    "three_hops_spelled": {"questions": {"hops": [2, 3], "weights": [1, 4], "chain_of_thought": True}},
+    "bipartite": {"questions": {"hops": [1, 2]}, "profiles": {"structure": "bipartite"}},
+    "curriculum": {
+        "questions": {"hops": [1, 2]},
+        "training": {
+            "curriculum": [{"weights": [1, 0], "until": {"steps": 5}}, {"weights": [0, 1], "until": {"steps": 50}}]
+        },
+    },
+}
+
+
+def trial(arm: str) -> TrialSpec:
+    raw = ARMS[arm]
+    questions = raw["questions"] | {"held_out": EVERY_KIND}
+    training = {"batch_size": 64, **raw.get("training", {})}
+    tree = {"profiles": PEOPLE | raw.get("profiles", {}), "questions": questions, "training": training}
+    return TrialSpec.model_validate_json(json.dumps(tree))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None:
+    spec = trial(arm)
+    material = Material.of(spec, populations_of(spec))
+    order = material.order(Curriculum(material, Course()).mixes)
+    length = max(composer.row_length for composer in material.composers)
+    held_out: set[bytes] = set()
+    for composer in material.composers:
+        sample = Sample.of(composer, 0, size=10**9, seed=0)
+        if composer.corpus.kind.hops < 2:
+            continue
+        assert (np.bincount(sample.splits, minlength=len(SPLITS))[[TRAIN, SPLITS.index(Split.SEVERAL)]] > 0).all()
+        rows = composer.compose(sample.ids[sample.splits != TRAIN], length)
+        held_out |= {row.tobytes() for row in rows.input_ids}
+        trained = composer.trained[np.arange(len(composer.trained))]
+        assert not set(trained) & set(sample.ids[sample.splits != TRAIN])
+        assert len(trained) + (sample.splits != TRAIN).sum() == len(sample.ids)
+    assert held_out
+    seen: set[bytes] = set()
+    steps = 70 + int(max(size / share for size, share in zip(order.sizes, material.shares(), strict=True)) / 64)
+    for rank in range(2):
+        source = RowSource(material.composers, order, steps, rank, 2)
+        for rows in source.rows_from(0):
+            seen |= {row.tobytes() for row in rows.input_ids}
+    assert len(seen) == sum(order.sizes)  # everything that may be trained was
+    assert not seen & held_out
+
+
+def test_a_trained_question_of_three_hops_spells_no_held_out_one() -> None:
+    """Its first two hops, and its last two, are questions of two hops that are trained themselves."""
+    spec = trial("three_hops_spelled")
+    material = Material.of(spec, populations_of(spec))
+    two_hop, three_hop = (composer.corpus for composer in material.composers)
+    profiles = two_hop.profiles
+    num_relations, num_subjects = len(profiles.schema.relations), len(profiles.schema.subjects)
+    asked = three_hop.unpack(material.composers[1].trained[np.arange(len(material.composers[1].trained))])
+    first, second = asked.relations.T
+    front = (
+        (asked.person.astype(np.int64) * num_relations + first) * num_subjects + (num_subjects - num_relations) + second
+    )
+    between = profiles.relations[asked.person, first].astype(np.int64)
+    back = (between * num_relations + second) * num_subjects + asked.subject
+    assert (two_hop.split_codes[front] == TRAIN).all()
+    assert (two_hop.split_codes[back] == TRAIN).all()
+
+
+def test_the_mix_is_declared_for_trained_texts_only() -> None:
+    """Holding questions out changes which come, not how many of each kind."""
+    spec = trial("latent")
+    material = Material.of(spec, populations_of(spec))
+    order = material.order((Mix(0, material.shares()),))
+    asked = order.num_asked(1000)
+    assert asked[0] / sum(asked) == pytest.approx(0.2, abs=1e-4)
+    assert order.sizes[1] < material.composers[1].corpus.num_ids
