@@ -4,18 +4,20 @@ No torch and no ray here: the plan is there in a second or two.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from raycap.facts.corpora import corpora_of, profiles_of
+from raycap.facts.corpora import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
 from raycap.facts.entropy import code_length_bits
 from raycap.facts.hosted import fingerprint
-from raycap.facts.profiles import Profiles, census_schema
-from raycap.facts.splits import expected_trained_share, num_held_out
+from raycap.facts.profiles import Profiles
+from raycap.facts.splits import followed_share, num_held_out
+from raycap.facts.targets import expected_trained, profiles_for_bits
 from raycap.learner.material import Material
 from raycap.learner.parent import parent_model, resolve_parent
 from raycap.learner.sizes import parameter_counts, width_for_params
@@ -23,6 +25,7 @@ from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
     BpeTokenizer,
+    Exposures,
     HeldOut,
     Kind,
     LoadedProfiles,
@@ -32,8 +35,7 @@ from raycap.spec import (
     ProfilesByBits,
     ProfilesByCount,
     ProfilesSpec,
-    RelationStructure,
-    ScheduleFree,
+    QuestionsSpec,
     TrialSpec,
     Windows,
 )
@@ -61,6 +63,9 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
         if training.batch_size < execution.num_workers:
             rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
             problems.append(f"{point.place}: trial.training.batch_size: {rule}")
+        if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
+            rule = "workers fill windows of their own, so texts would see others than with one; set num_workers: 1"
+            problems.append(f"{point.place}: trial.training.packing.attend_across: {rule}")
         if training.precision is Precision.FP16 and not execution.gpus_per_worker:
             rule = "fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
             problems.append(f"{point.place}: trial.training.precision: {rule}")
@@ -81,69 +86,43 @@ def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
     of what is loaded from its content, and under fill everything that the parent decides.
     """
     trial = resolve_parent(trial, storage)
-    trial = trial.model_copy(update={"profiles": _resolve_profiles(trial.profiles)})
+    trial = trial.model_copy(update={"profiles": _resolve_profiles(trial.profiles, trial.questions)})
     if trial.fill:
-        second = trial.fill.model_copy(update={"profiles": _resolve_profiles(trial.fill.profiles)})
-        trial = trial.model_copy(update={"fill": second})
+        second = _resolve_profiles(trial.fill.profiles, trial.questions)
+        trial = trial.model_copy(update={"fill": trial.fill.model_copy(update={"profiles": second})})
     if isinstance(trial.model, ModelByParams):
         vocab_size = _material_of(trial, storage).vocab_size
         trial = trial.model_copy(update={"model": width_for_params(trial.model, vocab_size)})
     return trial
 
 
-def _resolve_profiles(profiles: ProfilesSpec) -> ProfilesSpec:
+def _resolve_profiles(profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
     if isinstance(profiles, ProfilesByBits):
-        return _profiles_for_bits(profiles)
+        return profiles_for_bits(profiles, questions)
     if isinstance(profiles, LoadedProfiles):
-        return profiles.model_copy(update={"fingerprint": fingerprint(_population_of(profiles))})
+        return profiles.model_copy(update={"fingerprint": fingerprint(_loaded(profiles))})
     return profiles
-
-
-def _profiles_for_bits(profiles: ProfilesByBits) -> ProfilesByCount:
-    """The largest population whose code length stays within the target; the length grows with N."""
-    schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
-    kind = Kind.TWO_HOP if profiles.num_relations else Kind.ONE_HOP  # only the two-hop schemes make a difference
-    unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
-    most = schema.num_names // unit
-
-    def fits(num: int) -> bool:
-        bits = code_length_bits(schema.facts(num * unit), profiles.scheme, profiles.selection, kind)
-        return bits <= profiles.target_bits
-
-    low, high = 0, 1
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    if low == 0:
-        raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
-    if low == most:
-        raise ValueError(
-            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {schema.num_names} names of profiles.names"
-        )
-    shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
-    return ProfilesByCount(num_profiles=low * unit, **shared)
 
 
 def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep, storage: Storage) -> PlannedTrial:
     assert isinstance(spec.model, ModelByWidth)
     material = _material_of(spec, storage)
-    population_specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
-    populations = tuple(map(_population_of, population_specs))
+    populations = _populations_of(spec)
     held_out = getattr(spec.questions, "held_out", HeldOut())
     for profiles in populations:
         num_held_out(profiles.schema, profiles.num_profiles, held_out)
-    packing = spec.training.packing
-    longest = max(counts.longest for counts in material.token_counts)
-    if isinstance(packing, Windows) and longest > packing.length:
-        raise ValueError(f"training.packing.length: a text has {longest} tokens, a window only {packing.length}")
-    scheme, kind = sweep.spec.analysis.schemes[0], max(spec.questions.kinds, key=list(Kind).index)
-    trained_share = expected_trained_share(held_out, kind.hops) if kind.hops > 1 else 1.0
+    _check_course(spec, material)
+    scheme, kind = sweep.spec.analysis.schemes[0], spec.questions.kinds[-1]
     dataset_bits = {
         str(selection): sum(
-            code_length_bits(profiles.facts, scheme, selection, kind, trained_share=trained_share)
+            code_length_bits(
+                profiles.facts,
+                scheme,
+                selection,
+                kind,
+                num_trained=expected_trained(profiles.facts, spec.questions, kind),
+                followed=followed_share(held_out, len(profiles.schema.relations)),
+            )
             for profiles in populations
         )
         for selection in sweep.spec.analysis.selections
@@ -169,6 +148,26 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep, stor
     return planned.model_copy(update={"warnings": tuple(_warnings(planned, demanded, material))})
 
 
+def _check_course(spec: TrialSpec, material: Material) -> None:
+    """Raise ValueError where windows are too short for texts, or for a plateau to be seen."""
+    training = spec.training
+    if isinstance(training.packing, Windows):
+        longest = max(counts.longest for counts in material.token_counts)
+        # Seen on part of the population only, the longest text of all may be somewhat longer.
+        needed = math.ceil(1.25 * longest) if _is_estimated(spec) else longest
+        if needed > training.packing.length:
+            raise ValueError(
+                f"training.packing.length: a text has {longest} tokens, windows need {needed}, got {training.packing.length}"
+            )
+    if training.stop and isinstance(training.length, Exposures):
+        window = training.stop.window_exposures
+        if 2 * window > training.length.exposures:
+            raise ValueError(
+                f"training.stop.window_exposures: two windows of {window:g} do not fit into {training.length.exposures:g} "
+                "exposures; no plateau could be seen"
+            )
+
+
 def _warnings(planned: PlannedTrial, demanded: float, material: Material) -> list[str]:
     training = planned.spec.training
     texts = planned.steps * training.batch_size
@@ -179,7 +178,7 @@ def _warnings(planned: PlannedTrial, demanded: float, material: Material) -> lis
         warnings.append(f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param")
     if (uses := texts * material.exposures(material.shares())) < 1:
         warnings.append(f"sees each fact only {uses:.2f} times")
-    if not isinstance(training.optimizer, ScheduleFree) and training.optimizer.warmup_steps > planned.steps // 2:
+    if training.optimizer.warmup_steps > planned.steps // 2:
         warnings.append(f"warm-up cut to half of all steps, {planned.steps // 2}")
     return warnings
 
@@ -213,11 +212,11 @@ def _is_estimated(spec: TrialSpec) -> bool:
 
 
 def _cached_by_json(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Cache by the specs' JSON: they hold dicts no cache can hash."""
+    """Cache by the JSON of a spec of profiles, or of a trial's: specs hold dicts no cache can hash."""
     results: dict[str, Any] = {}
 
-    def cached(spec: ProfilesSpec) -> Any:
-        key = spec.model_dump_json()
+    def cached(spec: ProfilesSpec | TrialSpec) -> Any:
+        key = spec.model_dump_json(include={"profiles", "fill"} if isinstance(spec, TrialSpec) else None)
         if key not in results:
             results[key] = compute(spec)
         return results[key]
@@ -226,8 +225,13 @@ def _cached_by_json(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_cached_by_json
-def _population_of(profiles: ProfilesSpec) -> Profiles:
+def _loaded(profiles: ProfilesSpec) -> Profiles:
     return profiles_of(profiles)
+
+
+@_cached_by_json
+def _populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
+    return populations_of(spec)
 
 
 _materials: dict[str, Material] = {}
@@ -247,17 +251,17 @@ def _new_material(spec: TrialSpec, storage: Storage) -> Material:
     if spec.fill:
         with parent_model(spec.fill, storage) as folder:
             tokenizer = load_tokenizer(folder)
-        return Material.of(spec, (_population_of(spec.profiles), _population_of(spec.fill.profiles)), tokenizer)
+        return Material.of(spec, _populations_of(spec), tokenizer)
     if not _is_estimated(spec):
-        return Material.of(spec, (_population_of(spec.profiles),))
+        return Material.of(spec, _populations_of(spec))
     few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
     questions = spec.questions.model_copy(update={"held_out": HeldOut()} if hasattr(spec.questions, "held_out") else {})
     spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
-    corpora = corpora_of(_population_of(few), questions)
+    corpora = corpora_of(_loaded(few), questions)
     key = few.model_dump_json() + spec.tokenizer.model_dump_json()
     key += "" if corpora[0].kind is Kind.ONE_HOP else questions.model_dump_json()  # a BPE reads the first corpus alone
     if key not in _tokenizers:
         _tokenizers[key] = build_tokenizer(spec.tokenizer, corpora)
-    estimate = Material.of(spec_of_few, (_population_of(few),), _tokenizers[key])
-    whole = replace(estimate.composers[-1].corpus, profiles=_population_of(spec.profiles))  # type: ignore[type-var]
+    estimate = Material.of(spec_of_few, (_loaded(few),), _tokenizers[key])
+    whole = replace(estimate.composers[-1].corpus, profiles=_populations_of(spec)[0])  # type: ignore[type-var]
     return replace(estimate, num_facts=num_facts(whole))

@@ -13,7 +13,7 @@ from typing import Any
 from raycap.losses import LossTable, Record
 from raycap.spec import RelationStructure, SweepSpec, TrialSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ParameterCounts(Record):

@@ -16,10 +16,18 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from raycap.facts.corpus import NAME_SUBJECT
-from raycap.facts.entropy import answer_bits, code_length_bits, copies, fact_bits, name_set_bits, unordered_bits
+from raycap.facts.entropy import (
+    answer_bits,
+    code_length_bits,
+    fact_bits,
+    name_set_bits,
+    relation_copies,
+    unordered_bits,
+)
+from raycap.facts.splits import followed_share
 from raycap.losses import LossTable, Part
 from raycap.results import Evaluation, PlannedTrial, PopulationFacts, TrialResult
-from raycap.spec import AnalysisSpec, EncodingScheme, Kind, SelectionScheme, TrialSpec
+from raycap.spec import AnalysisSpec, EncodingScheme, HeldOut, Kind, SelectionScheme, TrialSpec
 
 TOTAL = "total"
 NAMES = "names"
@@ -127,42 +135,96 @@ def _by_subject(
     scheme: EncodingScheme,
     selection: SelectionScheme,
 ) -> list[_Row]:
-    """What is known of each subject is the share of its entropy that is not lost; see fact_bits for what that is of."""
-    trained = losses.select(kind, population=number)
-    asked = sum(
-        row.num_texts for row in losses.rows if (row.kind, row.part, row.population) == (kind, Part.ANSWER, number)
-    )
-    share = trained.num_texts / asked
-    times = copies(population, scheme, kind, share)
+    """What is known of each subject is the share of its entropy that is not lost, times what the scheme stores of it.
+
+    Latent questions of k hops tell the loss of one hop by inversion. With a chain of thought the answer is a single hop,
+    given all before, and the chain the hops that are followed: a relation stored once has the mean of both losses, one
+    stored for each hop has each its own, and memorised answers are charged for chain and answer together.
+    """
+    trained = losses.select(kind, population=number).by_subject()
+    chained = kind.hops > 1 and getattr(spec.questions, "chain_of_thought", False)
+    chains = losses.select(kind, population=number, part=Part.CHAIN) if chained else None
     entropies, facts = answer_bits(population, selection), fact_bits(population, selection)
-    composed = kind.hops > 1 and scheme is not EncodingScheme.TWO_HOP_BIG_HASH
-    # A chain of thought gives the model every step before the last: its answer is a single hop.
-    inverted = composed and not getattr(spec.questions, "chain_of_thought", False)
+    chances = answer_bits(population, SelectionScheme.SET)
+    memorised = kind.hops > 1 and scheme is EncodingScheme.TWO_HOP_BIG_HASH
+    held_out = getattr(spec.questions, "held_out", HeldOut())
+    followed = followed_share(held_out, len(population.relations))
+    num_trained = {subject: trained[subject].num_texts if subject in trained else 0 for subject in facts}
+
+    def answer_loss(subject: str) -> _Loss:
+        rows = trained[subject]
+        mean, error = rows.mean_bits, rows.standard_error_bits
+        if kind.hops < 2 or chained or memorised:
+            return _Loss(mean, error)
+        hop, slope = hop_loss_bits(mean, chances[subject], kind.hops)
+        return _Loss(hop, slope * error)
+
+    def followed_loss(relation: str) -> _Loss:
+        if chains is not None:
+            return _Loss(chains.mean_bits / (kind.hops - 1), chains.standard_error_bits / (kind.hops - 1))
+        asked = [answer_loss(r) for r in ([relation] if relation in trained else population.relations) if r in trained]
+        if not asked:  # no question tells
+            return _Loss(chances[relation], 0.0)
+        return _Loss(sum(loss.bits for loss in asked) / len(asked), max(loss.error_bits for loss in asked))
+
     rows = []
-    for subject, rows_of in trained.by_subject().items():
-        if subject == NAME_SUBJECT:
-            continue
-        loss, slope = rows_of.mean_bits, 1.0
-        if inverted:
-            uniform = answer_bits(population, SelectionScheme.SET)[subject]
-            loss, slope = hop_loss_bits(loss, uniform, kind.hops)
-        weight = times.relation if subject in population.relations else times.attribute
-        per_bit = weight * facts[subject] / entropies[subject] if entropies[subject] else 0.0
-        learned = per_bit * (entropies[subject] - loss)
+    for subject, bits in facts.items():
+        entropy, asked = entropies[subject], subject in trained
+        stored: list[tuple[float, float, _Loss]] = []  # bits stored, entropy of one answer, its loss
+        if memorised:
+            if asked:
+                loss, told = answer_loss(subject), entropy
+                if chains is not None:
+                    chain = losses.select(kind, population=number, part=Part.CHAIN, subject=subject)
+                    loss, told = _Loss(loss.bits + chain.mean_bits, loss.error_bits), entropy
+                    told += (kind.hops - 1) * entropies[population.relations[0]]
+                stored.append((num_trained[subject] * told, told, loss))
+        elif subject in population.relations:
+            to_follow, to_answer = relation_copies(scheme, kind, asked=asked, followed=followed)
+            if to_follow:
+                stored.append((to_follow * bits, entropy, followed_loss(subject)))
+            if to_answer:
+                loss = answer_loss(subject)
+                if chains is not None and not to_follow:
+                    also = followed_loss(subject)
+                    loss = _Loss((loss.bits + also.bits) / 2, math.hypot(loss.error_bits, also.error_bits) / 2)
+                stored.append((to_answer * bits, entropy, loss))
+        elif asked:
+            stored.append((bits, entropy, answer_loss(subject)))
+        known = [(held, held / each if each else 0.0, each, loss) for held, each, loss in stored]
         rows.append(
-            _Row(number, subject, weight * facts[subject], learned, per_bit * slope * rows_of.standard_error_bits)
+            _Row(
+                number,
+                subject,
+                sum(held for held, *_ in known),
+                sum(per_bit * (each - loss.bits) for _, per_bit, each, loss in known),
+                math.sqrt(sum((per_bit * loss.error_bits) ** 2 for _, per_bit, _, loss in known)),
+            )
         )
-    names = name_set_bits(population, selection)
-    learned, error = names, 0.0
-    if kind.names_are_measured and selection is not SelectionScheme.INDEPENDENT:
-        measured = losses.select(kind, population=number, subject=NAME_SUBJECT)
-        num_profiles = population.num_profiles
-        learned = num_profiles * (math.log2(population.num_names) - measured.mean_bits)
-        error = num_profiles * measured.standard_error_bits
-    rows.append(_Row(number, NAMES, names, learned, error))
-    dataset = code_length_bits(population, scheme, selection, kind, trained_share=share)
-    assert math.isclose(sum(row.dataset_bits for row in rows), dataset, rel_tol=1e-9, abs_tol=1e-6)
+    rows.append(_names_row(number, population, losses, kind, selection))
+    if not (memorised and chains is not None):  # there the chains are stored with the answers
+        dataset = code_length_bits(population, scheme, selection, kind, num_trained=num_trained, followed=followed)
+        assert math.isclose(sum(row.dataset_bits for row in rows), dataset, rel_tol=1e-9, abs_tol=1e-6)
     return rows
+
+
+class _Loss(NamedTuple):
+    """Mean loss of one answer, and its standard error."""
+
+    bits: float
+    error_bits: float
+
+
+def _names_row(
+    number: int, population: PopulationFacts, losses: LossTable, kind: Kind, selection: SelectionScheme
+) -> _Row:
+    """The names: N log2 M - N (mean loss of a name) where that is measured (A-Z), all of them where it is not."""
+    names = name_set_bits(population, selection)
+    if not kind.names_are_measured or selection is SelectionScheme.INDEPENDENT:
+        return _Row(number, NAMES, names, names, 0.0)
+    measured = losses.select(kind, population=number, subject=NAME_SUBJECT)
+    learned = population.num_profiles * (math.log2(population.num_names) - measured.mean_bits)
+    return _Row(number, NAMES, names, learned, population.num_profiles * measured.standard_error_bits)
 
 
 def hop_loss_bits(loss_bits: float, uniform_bits: float, hops: int) -> tuple[float, float]:
@@ -210,17 +272,22 @@ def exclusion(result: TrialResult, scheme: EncodingScheme, selection: SelectionS
 def lost_share(result: TrialResult) -> float:
     """Final loss over the entropy of what is told, of the headline kind; 1 is knowing the possible answers alone.
 
-    Names alone are never told apart beyond log2 N! / N bits each, which count as nothing lost.
+    A chain of thought tells a relation's answer with every step. Of measured names log2 N! / N bits each are never
+    told apart, and count as nothing lost.
     """
     losses, kind = result.final.losses, result.final.losses.kinds[-1]
     lost = told = 0.0
     for number, population in enumerate(result.populations):
-        entropies, floor = answer_bits(population, SelectionScheme.SET), 0.0
-        if kind is Kind.NAME:
-            floor = unordered_bits(population.num_profiles) / population.num_profiles
-            entropies = {NAME_SUBJECT: math.log2(population.num_names)}
+        entropies = answer_bits(population, SelectionScheme.SET)
         for subject, rows in losses.select(kind, population=number).by_subject().items():
-            if subject in entropies:
-                lost += rows.mean_bits - floor
-                told += entropies[subject] - floor
+            floor = 0.0
+            if subject == NAME_SUBJECT:
+                floor = unordered_bits(population.num_profiles) / population.num_profiles
+            entropy = math.log2(population.num_names) if subject == NAME_SUBJECT else entropies[subject]
+            lost += rows.mean_bits - floor
+            told += entropy - floor
+        for row in losses.rows:
+            if (row.kind, row.part, row.population) == (kind, Part.CHAIN, number) and row.trained:
+                lost += row.mean_bits
+                told += (kind.hops - 1) * entropies[population.relations[0]]
     return lost / told

@@ -4,12 +4,22 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from raycap.analysis.figures import BLUE, GREEN, GREY, KIND_TEXTS, ORANGE, styled
 from raycap.analysis.summary import Analysis
 from raycap.facts.entropy import answer_bits
 from raycap.spec import Kind, ModelByWidth, SelectionScheme, Split
 
+COMPARABLE_AXES = {
+    "training.optimizer.lr",
+    "model.hidden_size",
+    "model.num_params",
+    "model.parametrization",
+    "training.seed",
+    "training.order_seed",
+}
+"""Losses are drawn against the learning rate where trials differ in nothing else."""
 SPLIT_TEXTS = {
     Split.TRAIN: "nothing (trained)",
     Split.FIRST_PEOPLE: "first person",
@@ -55,7 +65,7 @@ def generalisation(analysis: Analysis) -> Figure | None:
 
 @styled
 def loss_vs_learning_rate(analysis: Analysis) -> Figure | None:
-    """Final loss against learning rate, a line per size, a panel per parametrisation; None where one rate is used."""
+    """Final loss against learning rate, a line per size, a panel per parametrisation; None where more or less is varied."""
     rows = pd.DataFrame(
         [
             {
@@ -68,7 +78,8 @@ def loss_vs_learning_rate(analysis: Analysis) -> Figure | None:
             if isinstance(result.spec.model, ModelByWidth)
         ]
     )
-    if rows.empty or rows["lr"].nunique() < 2:
+    axes_varied = set(analysis.sweep.spec.grid)
+    if rows.empty or rows["lr"].nunique() < 2 or not axes_varied <= COMPARABLE_AXES:
         return None
     panels = sorted(rows["panel"].unique(), reverse=True)
     figure = Figure(figsize=(4.2 * len(panels) + 1, 4.6))
@@ -80,6 +91,9 @@ def loss_vs_learning_rate(analysis: Analysis) -> Figure | None:
             axes.plot(curve.index, curve, marker=".", color=shades[size], label=f"width {size}")
             axes.scatter(curve.idxmin(), curve.min(), s=90, facecolors="none", edgecolors=[shades[size]], zorder=3)
         axes.set(xscale="log", xlabel="learning rate", title=panel)
+        rates = sorted(rows["lr"].unique())
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
     figure.supylabel(f"final loss, {KIND_TEXTS[analysis.kind]} (bits)", fontsize=10)
     return figure

@@ -100,7 +100,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, str]:
                 checkpoint_every=execution.checkpoint_every_steps,
                 place=Place(rank, context.get_world_size(), device),
             )
-        except DivergedError as error:  # the same numbers would come out again
+        except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
             return {"error": f"{type(error).__name__}: {error}"}
         if rank == 0:
             trained.save_model(Storage.at(config["storage"]), model_folder(spec.trial_id))

@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, Measure, Slot, Table
+from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, Measure, Slot, Table, WithoutCaches
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NOBODY
 from raycap.facts.templates import lead_texts
@@ -22,7 +22,7 @@ END_TEXT, START, STOP, PRONOUN = range(len(FRAME))
 
 
 @dataclass(frozen=True)
-class Biographies:
+class Biographies(WithoutCaches):
     """`per_person` biographies of each person, id = person * per_person + number: a Corpus."""
 
     profiles: Profiles
@@ -38,7 +38,7 @@ class Biographies:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Each subject's value, with the full stop that ends it, and the name."""
+        """Each subject's value, with the full stop (and end of text) after it, and the name."""
         return (*map(Measure, self.profiles.schema.subjects), Measure(NAME_SUBJECT))
 
     @cached_property
@@ -51,9 +51,9 @@ class Biographies:
         return (*FRAME, *(lead for leads in self._leads for lead in leads))
 
     @property
-    def uses(self) -> int:
-        """Every subject once."""
-        return len(self.profiles.schema.subjects)
+    def uses(self) -> float:
+        """Every subject that a person has, once."""
+        return float((self.profiles.answers != NOBODY).sum() / self.profiles.num_profiles)
 
     @cached_property
     def _templates(self) -> NDArray[np.uint8]:
@@ -65,17 +65,18 @@ class Biographies:
     @cached_property
     def _orders(self) -> NDArray[np.uint8]:
         """(N k, S): which subject comes when."""
+        subjects = np.arange(len(self.profiles.schema.subjects), dtype=np.uint8)
+        orders = np.broadcast_to(subjects, (self.num_ids, len(subjects)))
         if not self.spec.permute:
-            return np.broadcast_to(np.arange(self.uses, dtype=np.uint8), (self.num_ids, self.uses))
-        rng = np.random.default_rng([self.spec.seed, *b"orders"])
-        return rng.permuted(np.tile(np.arange(self.uses, dtype=np.uint8), (self.num_ids, 1)), axis=1)
+            return orders
+        return np.random.default_rng([self.spec.seed, *b"orders"]).permuted(orders, axis=1)
 
     def slots(self, ids: Ids) -> list[Slot]:
         """Start, name, and for each subject a pronoun (the name does for the first), lead, value, full stop."""
         person = ids // self.spec.per_person
         first_lead = np.array([0, *accumulate(map(len, self._leads))])[:-1] + len(FRAME)
         slots = [Slot(Table.TEXT, START), Slot(Table.NAME, person, len(self.measures))]
-        told = np.zeros(len(ids), bool)
+        told, last_label = np.zeros(len(ids), bool), np.zeros(len(ids), np.int64)
         for number, subject in enumerate(self._orders[ids].T.astype(np.int64)):
             value = self.profiles.answers[person, subject]
             missing = value == NOBODY
@@ -91,4 +92,5 @@ class Biographies:
             slots.append(Slot(Table.ANSWER, value, label))
             slots.append(Slot(Table.TEXT, unless(missing, STOP) if missing.any() else STOP, label))
             told |= ~missing
-        return [*slots, Slot(Table.TEXT, END_TEXT)]
+            last_label = np.where(missing, last_label, label)
+        return [*slots, Slot(Table.TEXT, END_TEXT, last_label)]

@@ -39,8 +39,29 @@ def profiles_of(spec: ProfilesSpec) -> Profiles:
 
 
 def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
-    """The population of a trial; under fill the first and the second."""
-    return tuple(map(profiles_of, (spec.profiles, *([spec.fill.profiles] if spec.fill else []))))
+    """The population of a trial; under fill the first and the second, which share no name.
+
+    A second population that is generated draws from the names the first has left. Raises ValueError where they cannot
+    be told apart.
+    """
+    first = profiles_of(spec.profiles)
+    if spec.fill is None:
+        return (first,)
+    second = spec.fill.profiles
+    if isinstance(second, ProfilesByCount):
+        if getattr(spec.profiles, "seed", None) == second.seed:
+            raise ValueError(f"fill.profiles.seed: {second.seed} is the seed of the first population; take another")
+        schema = census_schema(second.names, second.num_relations, second.structure, second.self_relations)
+        return first, generate(schema, second.num_profiles, seed=second.seed, taken=first)
+    loaded = profiles_of(second)
+    shared = {loaded.full_name(p) for p in range(loaded.num_profiles)} & {
+        first.full_name(p) for p in range(first.num_profiles)
+    }
+    if shared:
+        raise ValueError(
+            f"fill.profiles: {len(shared)} of its names are in the first population, {min(shared)!r} is one"
+        )
+    return first, loaded
 
 
 def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:

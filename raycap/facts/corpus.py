@@ -4,10 +4,10 @@ Every arm is a corpus: questions of k hops, biographies, names. Text and tokens 
 adding an arm is adding a class with the members of `Corpus` and an entry in `corpora_of`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,13 @@ VOID = 255
 NAME_SUBJECT = "name"
 
 Ids = NDArray[np.int64]
+
+
+class WithoutCaches:
+    """A dataclass that travels to other processes without what it has computed from its fields."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 class Table(Enum):
@@ -85,8 +92,8 @@ class Corpus(Protocol):
         """The fixed texts its pieces are taken from; END is the first."""
 
     @property
-    def uses(self) -> int:
-        """Facts that a text uses."""
+    def uses(self) -> float:
+        """Facts that a text uses on average."""
 
     @property
     def split_codes(self) -> NDArray[np.uint8] | None:
@@ -104,7 +111,7 @@ def num_facts(corpus: Corpus) -> int:
 
 
 @dataclass(frozen=True)
-class TrainedIds:
+class TrainedIds(WithoutCaches):
     """The ids of a corpus that are trained, in ascending order."""
 
     corpus: Corpus

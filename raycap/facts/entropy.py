@@ -4,7 +4,7 @@ N people, M possible names, A bits of attributes per person, R relations.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -72,31 +72,15 @@ def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[s
     return bits
 
 
-@dataclass(frozen=True)
-class Copies:
-    """How often a scheme stores the facts it answers from: `attribute` and `relation` times."""
+def relation_copies(scheme: EncodingScheme, kind: Kind, *, asked: bool, followed: float) -> tuple[float, float]:
+    """How often a scheme stores a relation for following it, and for answering with it.
 
-    attribute: float
-    relation: float
-
-
-def copies(population: PopulationFacts, scheme: EncodingScheme, kind: Kind, trained_share: float = 1.0) -> Copies:
-    """Copies of each fact under a scheme; the answers of single hops are stored once under all of them.
-
-    `trained_share` is f2, the share of the questions of this kind that is trained on. For k hops: each fact once;
-    relations k times (one function per hop) and attributes once; or R^(k-1) answers per fact memorised one by one.
+    `asked` is whether it is ever asked for, `followed` the share of the relations that is ever followed. Each fact once;
+    or, for k hops, one function per hop: k - 1 to follow and one to answer.
     """
-    hops = kind.hops
-    if hops < 2:
-        return Copies(1, 1)
-    match scheme:
-        case EncodingScheme.OPTIMAL:
-            return Copies(1, 1)
-        case EncodingScheme.TWO_HOP_DOUBLE:
-            return Copies(1, hops)
-        case EncodingScheme.TWO_HOP_BIG_HASH:
-            answers = trained_share * len(population.relations) ** (hops - 1)
-            return Copies(answers, answers)
+    if kind.hops < 2 or scheme is EncodingScheme.OPTIMAL:
+        return (0.0, 1.0) if asked else (followed if kind.hops > 1 else 0.0, 0.0)
+    return (kind.hops - 1) * followed, float(asked)
 
 
 def code_length_bits(
@@ -105,13 +89,27 @@ def code_length_bits(
     selection: SelectionScheme,
     kind: Kind = Kind.ONE_HOP,
     *,
-    trained_share: float = 1.0,
+    num_trained: Mapping[str, float] | None = None,
+    followed: float = 1.0,
 ) -> float:
-    """Code length of everything that texts of a kind ask about or tell: the names, and copies of the facts."""
+    """Code length of everything that texts of a kind ask about or tell: the names, and what the scheme stores of facts.
+
+    `num_trained` is how many questions of the kind are trained about each subject, N R^(k-1) unless given: those that
+    nobody asks about need nothing, and the big hash stores every answer. `followed` is the share of relations that is.
+    """
     names = name_set_bits(population, selection)
     if kind is Kind.NAME:
         return names
-    times = copies(population, scheme, kind, trained_share)
-    bits = fact_bits(population, selection)
-    attributes = times.attribute * sum(bits[a] for a in population.attribute_entropies_bits)
-    return names + attributes + times.relation * sum(bits[r] for r in population.relations)
+    answers, facts = answer_bits(population, selection), fact_bits(population, selection)
+    whole = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
+    trained = {subject: whole if num_trained is None else num_trained.get(subject, 0) for subject in facts}
+    if kind.hops > 1 and scheme is EncodingScheme.TWO_HOP_BIG_HASH:
+        return names + sum(trained[subject] * answers[subject] for subject in facts)
+    total = names
+    for subject, bits in facts.items():
+        asked = trained[subject] > 0
+        if subject in population.relations:
+            total += bits * sum(relation_copies(scheme, kind, asked=asked, followed=followed))
+        else:
+            total += bits * asked
+    return total

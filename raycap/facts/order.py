@@ -8,7 +8,6 @@ begin at a step, each counted from there.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +67,22 @@ class Order:
         return np.concatenate(parts)
 
 
-@lru_cache(maxsize=8)  # an epoch of every corpus, and the next of some
+_epochs: dict[tuple[int, int, int], dict[int, NDArray[np.integer]]] = {}
+"""The last two epochs of the streams in use: a permutation can take a gigabyte."""
+MAX_STREAMS_KEPT = 16
+
+
 def _permutation(seed: int, stream: int, epoch: int, size: int) -> NDArray[np.integer]:
-    generator = np.random.Generator(np.random.Philox(seed=[seed, stream, epoch]))
-    return generator.permutation(np.arange(size, dtype=np.int32 if size < 2**31 else np.int64))
+    key = seed, stream, size
+    if key not in _epochs and len(_epochs) >= MAX_STREAMS_KEPT:
+        _epochs.clear()
+    kept = _epochs.setdefault(key, {})
+    if epoch not in kept:
+        for older in sorted(kept)[:-1]:
+            del kept[older]
+        generator = np.random.Generator(np.random.Philox(seed=[seed, stream, epoch]))
+        kept[epoch] = generator.permutation(np.arange(size, dtype=np.int32 if size < 2**31 else np.int64))
+    return kept[epoch]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Random data have this form too: keys are people whose names are given, strings a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -62,6 +62,8 @@ class Schema:
     structure: RelationStructure = RelationStructure.UNIFORM
     self_relations: bool = True
     names_given: bool = False
+    num_taken: int = 0
+    """Names that the pools make but others have: a second population beside a first draws from the rest."""
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ class Schema:
     @property
     def num_names(self) -> int:
         """M, the number of possible full names."""
-        return math.prod(map(len, self.name_pools))
+        return math.prod(map(len, self.name_pools)) - self.num_taken
 
     def facts(self, num_profiles: int) -> PopulationFacts:
         """The numbers that code lengths are computed from, for a population of this schema."""
@@ -182,33 +184,48 @@ def census_schema(
     return Schema(name_pools, attributes, RELATIONS[:num_relations], structure, self_relations)
 
 
-def generate(schema: Schema, num_profiles: int, *, seed: int) -> Profiles:
+def generate(schema: Schema, num_profiles: int, *, seed: int, taken: "Profiles | None" = None) -> Profiles:
     """Draw a population: unique full names, independent attributes, relations as the schema's structure says.
 
     Names, each attribute and each relation have random streams of their own, so adding a relation changes nothing else.
-    Raises ValueError if there are fewer possible names than people, or an odd number of them is to be paired up.
+    Nobody gets a name of `taken`, and the schema's number of names is less by those. Raises ValueError if there are fewer
+    possible names than people, or an odd number of them is to be paired up.
     """
+    taken_ids = _name_ids(schema, taken) if taken else np.empty(0, np.int64)
+    schema = replace(schema, num_taken=len(taken_ids))
     if num_profiles > schema.num_names:
         raise ValueError(f"num_profiles must not exceed the {schema.num_names} possible names, got {num_profiles}")
 
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng([seed, *purpose.encode()])
 
-    name_ids = _distinct(schema.num_names, num_profiles, rng=stream("names"))
+    name_ids = _distinct(schema.num_names + schema.num_taken, num_profiles, taken_ids, rng=stream("names"))
     names = np.stack(np.unravel_index(name_ids, [len(pool) for pool in schema.name_pools]), axis=1).astype(np.int32)
     attributes = [attribute.sample(num_profiles, rng=stream(attribute.name)) for attribute in schema.attributes]
     relations = draw_relations(schema.relations, num_profiles, schema.structure, schema.self_relations, stream)
     return Profiles(schema, names, np.stack(attributes, axis=1), relations)
 
 
-def _distinct(num_values: int, num: int, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`num` different integers below `num_values`, every ordered choice equally likely, shape (num,)."""
-    if num_values <= 4 * num:
-        return rng.permutation(num_values)[:num]
+def _name_ids(schema: Schema, people: "Profiles") -> NDArray[np.int64]:
+    """Which of a schema's possible names some people have; names that are not possible there are left out."""
+    columns = []
+    for pool, own, column in zip(schema.name_pools, people.schema.name_pools, people.names.T, strict=True):
+        places = {part: place for place, part in enumerate(pool)}
+        columns.append(np.array([places.get(part, -1) for part in own])[column])
+    possible = np.min(columns, axis=0) >= 0
+    return np.ravel_multi_index([c[possible] for c in columns], [len(pool) for pool in schema.name_pools])
+
+
+def _distinct(num_values: int, num: int, taken: NDArray[np.int64], *, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`num` different integers below `num_values`, none of them taken, every ordered choice equally likely; (num,)."""
+    if num_values <= 4 * (num + len(taken)):
+        order = rng.permutation(num_values)
+        return order[~np.isin(order, taken)][:num]
     # The first `num` distinct values of a sequence of independent draws are a uniform draw without replacement.
     drawn = np.empty(0, np.int64)
     while True:
-        drawn = np.concatenate([drawn, rng.integers(num_values, size=num, dtype=np.int64)])
+        more = rng.integers(num_values, size=num, dtype=np.int64)
+        drawn = np.concatenate([drawn, more[~np.isin(more, taken)]])
         first_places = np.sort(np.unique(drawn, return_index=True)[1])
         if len(first_places) >= num:
             return drawn[first_places[:num]]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts import splits
-from raycap.facts.corpus import END, Ids, Measure, Slot, Table
+from raycap.facts.corpus import END, Ids, Measure, Slot, Table, WithoutCaches, is_trained
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.losses import Part
 from raycap.spec import HeldOut, Kind
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(WithoutCaches):
     """All questions of one number of hops about a population: a Corpus."""
 
     profiles: Profiles
@@ -79,6 +79,14 @@ class Questions:
     def split_codes(self) -> NDArray[np.uint8] | None:
         """See splits.py."""
         return splits.codes(self.profiles, self.held_out, self.hops)
+
+    def num_trained(self) -> dict[str, int]:
+        """How many questions are trained about each subject."""
+        subjects = self.profiles.schema.subjects
+        if self.split_codes is None:
+            return dict.fromkeys(subjects, self.num_ids // len(subjects))
+        trained = is_trained(self.kind, self.split_codes).reshape(-1, len(subjects))
+        return dict(zip(subjects, trained.sum(axis=0).tolist(), strict=True))
 
     def unpack(self, ids: Ids) -> Asked:
         """Who and what some ids ask for."""

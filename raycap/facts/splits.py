@@ -93,6 +93,11 @@ def expected_trained_share(held_out: HeldOut, hops: int) -> float:
     return math.prod(1 - share for share in held_out.fractions.values()) ** (hops - 1)
 
 
+def followed_share(held_out: HeldOut, num_relations: int) -> float:
+    """Share of the relations that some question of two or more hops follows."""
+    return 1 - round(held_out.relations * num_relations) / num_relations if num_relations else 1.0
+
+
 def _draw(profiles: Profiles, held_out: HeldOut) -> Drawn:
     """The components of each kind that are held out, as indices into their own population."""
     drawn: Drawn = {}

@@ -33,8 +33,7 @@ class Curriculum:
     def __init__(self, material: Material, course: Course) -> None:
         training = material.spec.training
         self.course, self._training = course, training
-        weights = [tuple(w / sum(phase.weights) for w in phase.weights) for phase in training.curriculum]
-        self._shares = [*(material.shares(each) for each in weights), material.shares()]
+        self._shares = [*map(material.shares, training.curriculum), material.shares()]
         self._rates = [material.rates(shares) for shares in self._shares]
         self._plateau_steps = (
             max(1, round(training.stop.window_exposures / self._rates[-1].exposures / training.batch_size))

@@ -1,5 +1,6 @@
 """What a trial reads: its tokenizer, its corpora as composers, and in what proportion. No torch here."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -12,7 +13,7 @@ from raycap.facts.order import Mix, Order, Rates
 from raycap.facts.profiles import Profiles
 from raycap.learner.tokenizers import build_tokenizer, num_embeddings
 from raycap.learner.tokens import Composer, TokenCounts
-from raycap.spec import TrialSpec
+from raycap.spec import Exposures, LossBelow, Phase, Steps, TrialSpec
 
 SECOND_POPULATION_STREAMS = 100
 """Random streams of the second population's corpora begin here; those of the first are known by their hops."""
@@ -43,6 +44,10 @@ class Material:
             raise ValueError(
                 f"fill: the parent's tokenizer has no word for {error}; take the same pools and kinds"
             ) from None
+        for composer, share in zip(composers, cls._shares(spec), strict=True):
+            if share > 0 and not len(composer.trained):
+                kind = str(composer.corpus.kind).replace("_", "-")
+                raise ValueError(f"questions: no {kind} question has an answer and is trained; ask fewer hops")
         return cls(spec, known, composers, num_facts(places[-1]))
 
     @property
@@ -55,10 +60,14 @@ class Material:
         """The population that each corpus is about."""
         return tuple(place // len(self.spec.questions.kinds) for place in range(len(self.composers)))
 
-    def shares(self, kind_shares: tuple[float, ...] | None = None) -> tuple[float, ...]:
-        """Share of each corpus; those of kinds are the questions' own unless given."""
-        populations = self.spec.fill.shares if self.spec.fill else (1.0,)
-        return tuple(a * b for a, b in product(populations, kind_shares or self.spec.questions.shares))
+    def shares(self, phase: Phase | None = None) -> tuple[float, ...]:
+        """Share of each corpus in the questions' own mix, or in a phase's."""
+        return self._shares(self.spec, phase)
+
+    @staticmethod
+    def _shares(spec: TrialSpec, phase: Phase | None = None) -> tuple[float, ...]:
+        kinds = tuple(w / sum(phase.weights) for w in phase.weights) if phase else spec.questions.shares
+        return tuple(a * b for a, b in product(spec.fill.shares if spec.fill else (1.0,), kinds))
 
     @property
     def corpus_weights(self) -> tuple[float, ...]:
@@ -92,9 +101,33 @@ class Material:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the trial's full length."""
+        """Steps of the trial's full length, phases of known length included; phases that end by loss take from it.
+
+        Raises ValueError if phases of known length leave nothing to the questions' own mix.
+        """
         training = self.spec.training
-        return self.rates(self.shares()).num_steps(training.length, training.batch_size)
+        batch_size, length = training.batch_size, training.length
+        steps_before, texts = 0, dict.fromkeys(("exposures", "tokens"), 0.0)
+        for phase in training.curriculum:
+            if not isinstance(phase.until, LossBelow):
+                rates = self.rates(self.shares(phase))
+                steps = rates.num_steps(phase.until, batch_size)
+                steps_before += steps
+                texts["exposures"] += steps * batch_size * rates.exposures
+                texts["tokens"] += steps * batch_size * rates.tokens
+        own = self.rates(self.shares())
+        if isinstance(length, Steps):
+            left = length.steps - steps_before
+        else:
+            amount, per_text = (
+                (length.exposures - texts["exposures"], own.exposures)
+                if isinstance(length, Exposures)
+                else (length.tokens - texts["tokens"], own.tokens)
+            )
+            left = math.ceil(amount / per_text / batch_size)
+        if steps_before and left <= 0:
+            raise ValueError("training.curriculum: its phases fill the whole training.length; lengthen it or cut them")
+        return steps_before + max(1, left)
 
     def order(self, mixes: tuple[Mix, ...]) -> Order:
         """The order of texts under some mixes."""

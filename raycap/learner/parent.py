@@ -10,7 +10,7 @@ from raycap.results import TrialResult
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.storage import Storage, model_folder, result_path
 
-WEIGHTS_FILE = "model.safetensors"
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
         where, folder = storage, model_folder(parent.trial_id)
     else:
         where, folder = Storage.at(parent.path), ""
-    if not where.exists(f"{folder}/{WEIGHTS_FILE}" if folder else WEIGHTS_FILE):
+    if not all(where.exists(f"{folder}/{name}" if folder else name) for name in MODEL_FILES):
         raise ValueError(f"fill.parent: there is no trained model at {where.path(folder)}; train it first")
     with TemporaryDirectory(prefix="raycap-") as local:
         where.read_folder(folder, Path(local))
@@ -36,8 +36,11 @@ def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
 
 
 def sha256_of(folder: Path) -> str:
-    """Digest of a saved model's weights."""
-    return hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    """Digest of a saved model: its shape, weights and tokenizer."""
+    digest = hashlib.sha256()
+    for name in MODEL_FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
@@ -54,6 +57,10 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
             known = parent.model_copy(update={"sha256": sha256_of(folder)})
             return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
     theirs = TrialResult.model_validate_json(storage.read_text(result_path(parent.trial_id))).spec
+    if theirs.fill is not None:
+        raise ValueError(
+            f"fill.parent: trial {parent.trial_id} was filled itself; a third population is not provided for"
+        )
     taken = {}
     for name in ("profiles", "tokenizer", "model"):
         value = getattr(theirs, name)

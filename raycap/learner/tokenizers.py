@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from raycap.facts.corpus import END, Corpus, possessive, render
+from raycap.facts.corpus import END, Corpus, TrainedIds, possessive, render
 from raycap.facts.profiles import Attribute
 from raycap.facts.questions import CHAIN_LINK, PROMPT_END, TEXTS, Questions
 from raycap.spec import Kind, TokenizerSpec, WordTokenizer
@@ -98,7 +98,8 @@ def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
     corpus: Corpus = corpora[0]
     if isinstance(corpus, Questions):
         corpus = Questions(corpus.profiles, 1)
-    ids = np.linspace(0, corpus.num_ids - 1, min(corpus.num_ids, MAX_BPE_TEXTS)).astype(np.int64)
+    trained = TrainedIds(corpus)
+    ids = trained[np.linspace(0, len(trained) - 1, min(len(trained), MAX_BPE_TEXTS)).astype(np.int64)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

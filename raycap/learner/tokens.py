@@ -16,7 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
-from raycap.facts.corpus import NOTHING, Corpus, Ids, Slot, Table, TrainedIds, answer_values, possessive
+from raycap.facts.corpus import (
+    NOTHING,
+    Corpus,
+    Ids,
+    Slot,
+    Table,
+    TrainedIds,
+    WithoutCaches,
+    answer_values,
+    possessive,
+)
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.learner.tokenizers import END_ID, value_words
 from raycap.spec import Kind
@@ -78,7 +88,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Composer:
+class Composer(WithoutCaches):
     """Makes rows from the texts of one corpus. Plain arrays, cheap to send to another process."""
 
     corpus: Corpus

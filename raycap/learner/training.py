@@ -16,6 +16,8 @@ from raycap.learner.tokens import Rows
 from raycap.spec import Precision, TrainingSpec
 
 CHECK_FINITE_EVERY = 100
+LOWEST_SCALE = 2.0**-10
+"""Of fp16 losses: one that is scaled down so far overflows whatever is done."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Snapshot:
 class Loss:
     """What is minimised: the weighted sum over a step's measured tokens divided by their expected number.
 
-    So the gradient of a batch is the sum of its parts', however it is split over workers.
+    So the gradient of a batch is the sum of its parts', however it is split over workers. The number is that of the
+    questions' own mix, in every phase of a curriculum.
     """
 
     tokens_per_step: float
@@ -81,8 +84,8 @@ def train(
             nats = token_losses(model, batch)
         optimizer.zero_grad()
         scaler.scale(loss(nats, batch)).backward()
-        if world_size > 1:
-            _sum_over_workers(parameters)
+        total = nats.detach().double().sum()
+        loss_of_all = _sum_over_workers(parameters, total) if world_size > 1 else total
         for member in optimizer.members:
             scaler.unscale_(member)
         # The norm is of all workers' gradients, so that all of them see the same trouble at the same step.
@@ -91,17 +94,19 @@ def train(
             scaler.step(member)
         scaler.update()
 
-        total = nats.detach().double().sum()
         sums += torch.stack([total, total.new_tensor(len(batch.corpus)), total.new_tensor(batch.num_tokens)])
         # A scaled fp16 gradient overflows now and then, and its step is left out; a loss must be finite in any case.
-        finite = torch.isfinite(total if spec.precision is Precision.FP16 else norm)
+        finite = torch.isfinite(loss_of_all if spec.precision is Precision.FP16 else norm)
         first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
         rows = next(batches, None)
         done = step + 1
-        if (done % CHECK_FINITE_EVERY == 0 or done in pauses) and (bad := int(first_bad)) < num_steps:
-            raise DivergedError(
-                f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
-            )
+        if done % CHECK_FINITE_EVERY == 0 or done in pauses:
+            if (bad := int(first_bad)) < num_steps:
+                raise DivergedError(
+                    f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
+                )
+            if scaler.is_enabled() and scaler.get_scale() < LOWEST_SCALE:
+                raise DivergedError(f"fp16 gradients overflow at every scale up to step {done}; take bf16")
         if done in pauses:
             if world_size > 1:
                 dist.all_reduce(sums)
@@ -112,10 +117,15 @@ def train(
             began = time.perf_counter()
 
 
-def _sum_over_workers(parameters: list[torch.nn.Parameter]) -> None:
-    """Add the gradients of all workers in one message; models here are too small to gain from overlapping it."""
+def _sum_over_workers(parameters: list[torch.nn.Parameter], loss: Tensor) -> Tensor:
+    """Add the gradients of all workers, and their losses, in one message; returns the sum of the losses.
+
+    Models here are too small to gain from overlapping it.
+    """
     gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.to(gradients[0].dtype).view(1)])
     dist.all_reduce(flat)
-    for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
+    *summed, loss_of_all = flat.split([*(g.numel() for g in gradients), 1])
+    for gradient, total in zip(gradients, summed, strict=True):
+        gradient.copy_(total.view_as(gradient))
+    return loss_of_all

@@ -42,7 +42,8 @@ class EncodingScheme(StrEnum):
     TWO_HOP_DOUBLE = "2-hop-double"
     """Two-function composition, relations stored twice: names + N (A + 2 R log2 N)."""
     TWO_HOP_BIG_HASH = "2-hop-big-hash"
-    """Every trained two-hop answer memorised by itself: names + f2 N R (A + R log2 N)."""
+    """Every trained two-hop answer memorised by itself: names + the bits of every answer, f2 N R (A + R log2 N) if the
+    share f2 of the questions is trained."""
 
 
 class SelectionScheme(StrEnum):

@@ -75,9 +75,10 @@ class ProfilesByBits(GeneratedProfiles):
     """A generated population as large as a code length allows; the plan solves for num_profiles."""
 
     target_bits: float = Field(gt=0)
-    """The number of people is the largest (even, if bipartite) whose code length stays within this many bits."""
+    """The number of people is the largest (even, if bipartite) whose code length, as the questions ask for it, stays
+    within this many bits."""
     scheme: EncodingScheme = EncodingScheme.OPTIMAL
-    """The encoding scheme the target is counted in; the two-hop ones with every two-hop question trained."""
+    """The encoding scheme the target is counted in."""
     selection: SelectionScheme = SelectionScheme.ENUMERATE
     """The selection scheme the target is counted in."""
 
@@ -145,6 +146,19 @@ class RandomStrings(Spec):
     """S: tokens per string."""
     seed: int = Field(default=0, ge=0)
     """Seed of the strings."""
+
+    @field_validator("length")
+    @classmethod
+    def _strings_differ(cls, length: int, info: Any) -> int:
+        num_strings, vocab_size = info.data.get("num_strings"), info.data.get("vocab_size")
+        if num_strings and vocab_size and vocab_size**length < 1_000_000 * num_strings:
+            raise broken_rule(
+                "{n} strings of {s} tokens out of {v} would repeat each other; make them longer, or draw from more tokens",
+                n=num_strings,
+                s=length,
+                v=vocab_size,
+            )
+        return length
 
 
 _TAGS: dict[type, str] = {

@@ -235,6 +235,13 @@ class TrainingSpec(Spec):
     order_seed: int = Field(default_factory=lambda data: data.get("seed", 0), ge=0)
     """Seed of the order of the questions and of evaluation samples; by default that of the weights."""
 
+    @field_validator("precision")
+    @classmethod
+    def _muon_does_not_scale(cls, precision: Precision, info: Any) -> Precision:
+        if precision is Precision.FP16 and isinstance(info.data.get("optimizer"), Muon):
+            raise broken_rule("two optimizers cannot leave out an overflowing fp16 step as one; take bf16 with muon")
+        return precision
+
     @field_validator("stop")
     @classmethod
     def _plateaus_need_a_rate_that_stays(cls, stop: Plateau | None, info: Any) -> Plateau | None:

@@ -34,7 +34,7 @@ class ParentModel(Spec):
     path: str
     """The folder that holds config.json, model.safetensors and tokenizer.json; its shape must be that of `model`."""
     sha256: str | None = None
-    """SHA-256 of model.safetensors. The plan fills it in; given, it must be met."""
+    """SHA-256 of config.json, model.safetensors and tokenizer.json in a row. The plan fills it in; given, it must be met."""
 
 
 ParentSpec = Annotated[
@@ -100,6 +100,8 @@ class TrialSpec(Spec):
                 raise broken_rule("pairs can only be asked for: leave questions as they are with source: pairs")
             if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(self.tokenizer, BpeTokenizer):
                 raise broken_rule("random tokens are words already: set tokenizer: {kind: word} with random data")
+        if self.training.curriculum and len(kinds) == 1:
+            raise broken_rule("training.curriculum mixes kinds of text, but there is one; set questions.hops: [1, 2]")
         for number, phase in enumerate(self.training.curriculum):
             try:
                 check_weights(phase.weights, len(kinds), "questions.hops")

@@ -17,7 +17,7 @@ from raycap.analysis.capacity import (
     hop_loss_bits,
 )
 from raycap.facts.entropy import code_length_bits, name_set_bits
-from raycap.losses import LossTable
+from raycap.losses import LossTable, Part
 from raycap.results import Evaluation, ParameterCounts, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,
@@ -145,16 +145,42 @@ def read(
     return {e.subject: e for e in capacities(trial, evaluated(losses), AnalysisSpec()) if e.selection == "set"}
 
 
-def test_a_chain_of_thought_makes_the_answer_a_single_hop() -> None:
-    """Given every step before the last, an answer's loss is that of one fact: nothing is to be inverted."""
+def with_chain(answer_lost: float, chain_lost: float) -> LossTable:
+    """Two-hop questions with a chain of thought; the chain is a name, whatever is asked for."""
+    answers, names = table(POPULATION, answer_lost, Kind.TWO_HOP).rows, math.log2(1000)
+    chains = tuple(
+        row.model_copy(update={"part": Part.CHAIN, "sum_bits": chain_lost * names * row.num_texts}) for row in answers
+    )
+    return LossTable(rows=answers + chains)
 
-    def learned(chain_of_thought: bool) -> float:
-        questions = QuestionsByShare(hops=(1, 2), chain_of_thought=chain_of_thought)
-        spec = sweep([16]).trials[0].spec.model_copy(update={"questions": questions})
-        return read(table(POPULATION, 0.5, Kind.TWO_HOP), spec)["parent"].learned_bits
 
-    assert learned(True) == pytest.approx(0.5 * 1000 * math.log2(1000))
-    assert learned(False) > learned(True)
+def spelled(scheme: EncodingScheme, answer_lost: float, chain_lost: float, subject: str = "parent") -> float:
+    questions = QuestionsByShare(hops=(1, 2), chain_of_thought=True)
+    (planned,) = sweep([16]).trials
+    spec = planned.spec.model_copy(update={"questions": questions})
+    trial = planned.model_copy(update={"populations": (POPULATION,), "spec": spec})
+    found = capacities(trial, evaluated(with_chain(answer_lost, chain_lost)), AnalysisSpec(schemes=(scheme,)))
+    return {e.subject: e.learned_bits for e in found if e.selection == "set"}[subject]
+
+
+def test_a_chain_of_thought_is_read_with_its_answer() -> None:
+    """The answer is a single hop, nothing is inverted; the chain tells of the relations that are followed.
+
+    Stored once, a relation has the mean of both losses; stored twice, each copy its own; memorised, chain and answer go
+    together. What the chain lost is never passed over.
+    """
+    name = math.log2(1000)
+    assert spelled(EncodingScheme.OPTIMAL, 0.5, 0.1) == pytest.approx(0.7 * 1000 * name)
+    assert spelled(EncodingScheme.TWO_HOP_DOUBLE, 0.5, 0.1) == pytest.approx((0.5 + 0.9) * 1000 * name)
+    assert spelled(EncodingScheme.TWO_HOP_BIG_HASH, 0.5, 0.1) == pytest.approx((0.5 + 0.9) * 2000 * name)
+    assert spelled(EncodingScheme.OPTIMAL, 0.5, 0.1, "employer") == pytest.approx(0.5 * 1000 * 6.0)
+    assert spelled(EncodingScheme.OPTIMAL, 0.0, 2.5) < 0
+
+
+def test_latent_answers_are_inverted() -> None:
+    """Half the entropy lost over two hops is less than half lost over one."""
+    learned = read(table(POPULATION, 0.5, Kind.TWO_HOP))["parent"].learned_bits
+    assert learned > 0.5 * 1000 * math.log2(1000)
 
 
 def test_measured_names_are_not_inferred() -> None:
@@ -180,14 +206,24 @@ def test_facts_that_imply_each_other_are_counted_once() -> None:
 
 
 def test_memorised_answers_are_charged_for_what_is_trained() -> None:
-    """Big hash counts the trained share of the questions, and the losses of those."""
-    trained = table(POPULATION, 0.0, Kind.TWO_HOP)
-    held_out = table(POPULATION, 1.0, Kind.TWO_HOP).rows
-    both = trained + LossTable(rows=tuple(row.model_copy(update={"split": Split.TUPLES}) for row in held_out))
-    key = Kind.TWO_HOP, EncodingScheme.TWO_HOP_BIG_HASH, SelectionScheme.SET, TOTAL
-    names = name_set_bits(POPULATION, SelectionScheme.SET)
-    whole, half = estimates(trained)[key].learned_bits - names, estimates(both)[key].learned_bits - names
-    assert half == pytest.approx(whole / 2)
+    """Big hash counts the trained answers of each subject, and the losses of those."""
+    whole = table(POPULATION, 0.0, Kind.TWO_HOP)
+    half = [row.model_copy(update={"num_texts": 1000, "num_evaluated": 1000}) for row in whole.rows]
+    held_out = [row.model_copy(update={"split": Split.TUPLES, "sum_bits": 1e4}) for row in half]
+    key = Kind.TWO_HOP, EncodingScheme.TWO_HOP_BIG_HASH, SelectionScheme.SET
+    for subject in ("parent", "employer"):
+        everything, some = (estimates(t)[*key, subject] for t in (whole, LossTable(rows=(*half, *held_out))))
+        assert some.learned_bits == some.dataset_bits == pytest.approx(everything.learned_bits / 2)
+
+
+def test_a_subject_that_is_never_asked_for_counts_for_what_it_is_used_for() -> None:
+    """Held out of two-hop questions: an attribute is needed by none, a relation still to be followed."""
+    rows = table(POPULATION, 0.0, Kind.TWO_HOP).rows
+    found = estimates(LossTable(rows=tuple(row for row in rows if row.subject not in ("employer", "child"))))
+    for scheme, copies in zip(EncodingScheme, (1, 1, 0), strict=True):
+        child = found[Kind.TWO_HOP, scheme, SelectionScheme.SET, "child"]
+        assert child.learned_bits == child.dataset_bits == pytest.approx(copies * 1000 * math.log2(1000))
+        assert found[Kind.TWO_HOP, scheme, SelectionScheme.SET, "employer"].dataset_bits == 0
 
 
 def test_tables_add_up_and_refuse_what_was_not_evaluated() -> None:

@@ -37,13 +37,14 @@ def test_the_set_of_names_is_exact_for_the_census_pool() -> None:
     assert exact - textbook == pytest.approx(num_profiles / math.log(2), rel=0.01)  # what the reference left out
 
 
-@given(st.integers(2, 500), st.integers(0, 17), st.sampled_from(SelectionScheme))
+@given(st.integers(2, 500), st.integers(1, 17), st.sampled_from(SelectionScheme))
 def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, selection: SelectionScheme) -> None:
     facts = population(num_profiles, 10_000, num_relations)
     names = name_set_bits(facts, selection)
     a = sum(facts.attribute_entropies_bits.values())
     per_name = math.log2(10_000 if selection is SelectionScheme.INDEPENDENT else num_profiles)
     once = names + num_profiles * (a + num_relations * per_name)
+    subjects = (*facts.attribute_entropies_bits, *facts.relations)
     for scheme in EncodingScheme:
         assert code_length_bits(facts, scheme, selection, Kind.ONE_HOP) == pytest.approx(once)
     two_hop = {
@@ -57,11 +58,13 @@ def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, sel
         EncodingScheme.TWO_HOP_BIG_HASH: names + 0.5 * num_profiles * num_relations**2 * (a + num_relations * per_name),
     }
     for scheme, bits in three_hop.items():
-        got = code_length_bits(facts, scheme, selection, Kind.THREE_HOP, trained_share=0.5)
+        half = dict.fromkeys(subjects, 0.5 * num_profiles * num_relations**2)
+        got = code_length_bits(facts, scheme, selection, Kind.THREE_HOP, num_trained=half)
         assert got == pytest.approx(bits)
     assert code_length_bits(facts, EncodingScheme.OPTIMAL, selection, Kind.NAME) == names
     for scheme, bits in two_hop.items():
-        assert code_length_bits(facts, scheme, selection, Kind.TWO_HOP, trained_share=0.5) == pytest.approx(bits)
+        half = dict.fromkeys(subjects, 0.5 * num_profiles * num_relations)
+        assert code_length_bits(facts, scheme, selection, Kind.TWO_HOP, num_trained=half) == pytest.approx(bits)
 
 
 @given(st.integers(1, 400))
@@ -88,3 +91,21 @@ def test_nobody_related_to_themselves_leaves_one_choice_less() -> None:
     others = facts.model_copy(update={"self_relations": False})
     before, after = (fact_bits(f, SelectionScheme.SET)["parent"] for f in (facts, others))
     assert (before, after) == pytest.approx((100 * math.log2(100), 100 * math.log2(99)))
+
+
+def test_what_nobody_asks_for_or_follows_is_not_counted() -> None:
+    """A subject held out of two-hop questions needs no bits there; a relation is stored for what it is used for."""
+    facts = population(100, 10_000, 4)
+    names, each = name_set_bits(facts, SelectionScheme.SET), 100 * math.log2(100)
+    trained = {"birth_date": 300, "parent": 300, "child": 300, "best_friend": 300}  # neither employer nor worst_enemy
+    attributes = 100 * 15.95
+
+    def bits(scheme: EncodingScheme, followed: float) -> float:
+        kind = Kind.TWO_HOP
+        return (
+            code_length_bits(facts, scheme, SelectionScheme.SET, kind, num_trained=trained, followed=followed) - names
+        )
+
+    assert bits(EncodingScheme.OPTIMAL, 0.75) == pytest.approx(attributes + (3 + 0.75) * each)
+    assert bits(EncodingScheme.TWO_HOP_DOUBLE, 0.75) == pytest.approx(attributes + (3 + 4 * 0.75) * each)
+    assert bits(EncodingScheme.TWO_HOP_BIG_HASH, 0.75) == pytest.approx(300 * 15.95 + 3 * 300 * math.log2(100))

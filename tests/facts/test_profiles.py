@@ -1,7 +1,7 @@
 """Populations: drawn from the distributions their entropies are computed from, seeded, names unique."""
 
 import datetime
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -85,3 +85,17 @@ def test_indices_stay_in_their_ranges(profiles: Profiles) -> None:
     for column, attribute in zip(profiles.attributes.T, schema.attributes, strict=True):
         assert ((column >= 0) & (column < len(attribute.values))).all()
     assert ((profiles.relations >= 0) & (profiles.relations < profiles.num_profiles)).all()
+
+
+@pytest.mark.parametrize("num_profiles", [100, 7_000])
+def test_a_second_population_has_the_names_that_are_left(num_profiles: int) -> None:
+    """Whether names are plenty or nearly all of them taken; names outside the second's pools take nothing away."""
+    first = generate(census_schema(NamePools(first=21, middle=20, last=40), 2), 8_000, seed=0)
+    second = generate(census_schema(SMALL, 2), num_profiles, seed=1, taken=first)
+    theirs, ours = ({people.full_name(p) for p in range(people.num_profiles)} for people in (first, second))
+    assert not theirs & ours
+    assert len(ours) == num_profiles
+    taken = len(theirs & {" ".join(n) for n in product(*census_schema(SMALL, 2).name_pools)})
+    assert second.facts.num_names == 16_000 - taken
+    with pytest.raises(ValueError, match="must not exceed"):
+        generate(census_schema(SMALL, 2), 16_001 - taken, seed=1, taken=first)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raycap.facts import splits
 from raycap.facts.corpus import SPLITS, TRAIN, VOID, TrainedIds
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import Profiles, census_schema, generate
@@ -74,15 +75,17 @@ def test_no_held_out_question_is_ever_trained(
     profiles: Profiles, held_out: HeldOut, chain_of_thought: bool, hops: int, rank: int
 ) -> None:
     """What streams to the workers of a trial, epoch after epoch, against the components written out by hand."""
-    kinds = {split for split, fraction in held_out.fractions.items()}
-    two_hop = Questions(profiles, 2, chain_of_thought, held_out)
-    seen_new = {split: set() for split in kinds}  # components that some held-out question is held out for
-    if two_hop.split_codes is not None:
-        for i in np.flatnonzero((two_hop.split_codes != TRAIN) & (two_hop.split_codes != VOID)):
-            split = SPLITS[two_hop.split_codes[i]]
-            if split is not Split.SEVERAL:
-                p, (r,), s = (part[0] for part in two_hop.unpack(np.array([i])))
-                seen_new[split].add(components(profiles, int(p), int(r), int(s))[split])
+    sizes = {
+        Split.FIRST_PEOPLE: (40,), Split.RELATIONS: (4,), Split.FIRST_PAIRS: (40, 4), Split.SECOND_PEOPLE: (40,),
+        Split.SECOND_SUBJECTS: (8,), Split.SECOND_PAIRS: (40, 8), Split.TUPLES: (40, 4, 8),
+    }  # fmt: skip
+    drawn = splits._draw(profiles, held_out)
+    assert set(drawn) == set(held_out.fractions)
+    new = {
+        split: set(zip(*(axis.tolist() for axis in np.unravel_index(chosen, sizes[split])), strict=True))
+        for split, chosen in drawn.items()
+    }
+    assert all(len(components) == round(held_out.fractions[s] * np.prod(sizes[s])) for s, components in new.items())
     questions = Questions(profiles, hops, chain_of_thought, held_out)
     trained = TrainedIds(questions)
     order = Order((len(trained),), (hops,), (Mix(0, (1.0,)),), 64, 0)
@@ -95,7 +98,7 @@ def test_no_held_out_question_is_ever_trained(
         for place, relation in enumerate(chain):  # every two-hop part of the question
             following = num_attributes + chain[place + 1] if place + 1 < len(chain) else s
             for split, component in components(profiles, person, relation, following).items():
-                assert component not in seen_new.get(split, ())
+                assert component not in new.get(split, ())
             person = int(profiles.relations[person, relation])
 
 

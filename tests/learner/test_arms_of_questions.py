@@ -1,6 +1,6 @@
 """What small models learn under each arm of questions: chains, the two-hop trap, three hops, bipartite, curricula.
 
-One training serves several tests. Every bound held with a margin for several seeds of people, weights and order.
+One training serves several tests. Every bound held with a margin for at least three seeds of people, weights and order.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from raycap.facts.corpora import populations_of
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import run_trial
 from raycap.losses import LossTable, Part
-from raycap.results import TrialResult
+from raycap.results import StopReason, TrialResult
 from raycap.spec import (
     AdamW,
     Exposures,
@@ -28,7 +28,6 @@ from raycap.spec import (
     SelectionScheme,
     Split,
     Steps,
-    StopReason,
     TrainingSpec,
     TrialSpec,
 )
@@ -105,14 +104,16 @@ def latent() -> TrialResult:
 
 
 def test_a_chain_answers_combinations_that_were_never_trained(spelled: TrialResult, latent: TrialResult) -> None:
-    """With a chain, new combinations are answered nearly as well as trained ones; without, as if nothing were known."""
+    """With a chain, new combinations are answered, what the chain costs included; without, as if nothing were known."""
+
+    def tuples(result: TrialResult, part: Part) -> float:
+        return result.final.losses.select(Kind.TWO_HOP, split=Split.TUPLES, part=part).mean_bits
+
     uniform = uniform_bits(spelled)
-    with_chain, without = (
-        result.final.losses.select(Kind.TWO_HOP, split=Split.TUPLES).mean_bits for result in (spelled, latent)
-    )
-    assert with_chain < 0.2 * uniform
-    assert without > 0.6 * uniform
-    assert with_chain < 0.3 * without
+    answer, chain, without = tuples(spelled, Part.ANSWER), tuples(spelled, Part.CHAIN), tuples(latent, Part.ANSWER)
+    assert answer < 0.2 * uniform
+    assert without > 0.5 * uniform
+    assert answer + chain < 0.5 * without
 
 
 def test_a_chain_is_measured_apart_from_its_answer(spelled: TrialResult, latent: TrialResult) -> None:
@@ -132,15 +133,22 @@ def test_single_hops_of_what_is_held_out_are_learned(spelled: TrialResult, laten
     for result in (spelled, latent):
         matrix, uniform = result.final.losses.generalisation(), uniform_bits(result)
         for split in (Split.FIRST_PEOPLE, Split.SECOND_PEOPLE, Split.SEVERAL):
-            assert matrix[split]["one_hop"] < 0.3 * uniform
-            assert matrix[split]["one_hop"] < 0.4 * matrix[split]["two_hop"] or split is Split.FIRST_PEOPLE
+            assert matrix[split]["one_hop"] < 0.35 * uniform
 
 
-def test_chains_begin_anywhere_but_lead_only_where_some_chain_led(spelled: TrialResult) -> None:
-    """A person new to the front of chains is followed; one that no chain ever led to is lost, though known in one hop."""
-    matrix, uniform = spelled.final.losses.generalisation(), uniform_bits(spelled)
-    assert max(matrix[split]["two_hop"] for split in (Split.FIRST_PEOPLE, Split.TUPLES)) < 0.25 * uniform
-    assert matrix[Split.SECOND_PEOPLE]["two_hop"] > 3 * matrix[Split.TUPLES]["two_hop"]
+def test_where_a_chain_fails(spelled: TrialResult) -> None:
+    """A chain once spelled is answered from, whoever was asked, unless it led where no trained chain led.
+
+    To spell it for a person new to the front is harder than for a new combination, though all are known in one hop.
+    """
+    uniform, splits = uniform_bits(spelled), (Split.FIRST_PEOPLE, Split.SECOND_PEOPLE, Split.TUPLES)
+    answer, chain = (
+        {split: spelled.final.losses.select(Kind.TWO_HOP, part=part, split=split).mean_bits for split in splits}
+        for part in (Part.ANSWER, Part.CHAIN)
+    )
+    assert max(answer[Split.FIRST_PEOPLE], answer[Split.TUPLES]) < 0.2 * uniform
+    assert answer[Split.SECOND_PEOPLE] > 3 * answer[Split.TUPLES]
+    assert chain[Split.FIRST_PEOPLE] > 3 * chain[Split.TUPLES]
 
 
 def test_without_a_chain_nothing_new_is_answered(latent: TrialResult) -> None:
@@ -148,17 +156,17 @@ def test_without_a_chain_nothing_new_is_answered(latent: TrialResult) -> None:
     two_hop = {split: row["two_hop"] for split, row in latent.final.losses.generalisation().items()}
     uniform = uniform_bits(latent)
     assert two_hop[Split.TRAIN] < 0.6 * uniform
-    assert min(loss for split, loss in two_hop.items() if split != Split.TRAIN) > 0.7 * uniform
+    assert min(loss for split, loss in two_hop.items() if split != Split.TRAIN) > 0.6 * uniform
     assert two_hop[Split.TUPLES] < 0.8 * two_hop[Split.SECOND_PEOPLE]
 
 
 # The two-hop trap (T6) in miniature: 200 people, a model with room for every fact twice, but not for every answer.
 
 
-def trap(questions: QuestionsByShare, *, batch_size: int = 256) -> TrialResult:
+def trap(questions: QuestionsByShare, *, num_steps: int, batch_size: int = 256) -> TrialResult:
     return trained(
         questions,
-        length=Steps(steps=3000),
+        length=Steps(steps=num_steps),
         num_profiles=200,
         names=NamePools(first=20, middle=20, last=40),
         hidden_size=16,
@@ -168,24 +176,55 @@ def trap(questions: QuestionsByShare, *, batch_size: int = 256) -> TrialResult:
     )
 
 
+ONE_IN_ELEVEN = QuestionsByShare(hops=(1, 2), one_hop_share=1 / 11)
+ONE_IN_TWO = QuestionsByShare(hops=(1, 2), one_hop_share=0.5)
+
+
+def test_facts_are_learned_from_one_one_hop_question_in_two_before_one_in_eleven() -> None:
+    """The trap's beginning: after as many steps, 1/11 knows how frequent answers are, 1/2 many facts."""
+    few, half = (trap(questions, num_steps=800) for questions in (ONE_IN_ELEVEN, ONE_IN_TWO))
+    one_hop, two_hop = one_and_two_hop(few.final.losses)
+    assert one_hop > 0.78 * uniform_bits(few)
+    assert one_hop > frequency_bits(few) - 0.3
+    assert two_hop < one_hop - 0.2
+    one_hop, two_hop = one_and_two_hop(half.final.losses)
+    assert one_hop < 0.7 * uniform_bits(half)
+    assert two_hop > one_hop + 1
+
+
 @pytest.mark.slow
-def test_one_one_hop_question_in_eleven_teaches_no_fact() -> None:
-    """The trap: at 1/11 single facts stay unlearned while two-hop answers are memorised; at 1/2 it is the reverse.
+def test_the_trap_holds_while_two_hop_answers_are_memorised() -> None:
+    """At 1/11 single facts stay unlearned though two-hop answers are memorised; at 1/2 it is the reverse.
 
     Nor is it for want of one-hop questions: as many of them, and nothing else, teach the facts.
     """
-    few = trap(QuestionsByShare(hops=(1, 2), one_hop_share=1 / 11))
-    half = trap(QuestionsByShare(hops=(1, 2), one_hop_share=0.5))
-    alone = trap(QuestionsByShare(hops=(1,)), batch_size=24)
+    few, half = (trap(questions, num_steps=3000) for questions in (ONE_IN_ELEVEN, ONE_IN_TWO))
+    alone = trap(QuestionsByShare(hops=(1,)), num_steps=3000, batch_size=24)
     uniform = uniform_bits(few)
     one_hop, two_hop = one_and_two_hop(few.final.losses)
     assert one_hop > 0.7 * uniform
     assert one_hop > frequency_bits(few) - 0.6  # which answers are common is known, hardly whose they are
     assert two_hop < one_hop - 0.8
     one_hop, two_hop = one_and_two_hop(half.final.losses)
-    assert one_hop < 0.3 * uniform
+    assert one_hop < 0.35 * uniform
     assert two_hop > 0.65 * uniform
     assert alone.final.losses.select(Kind.ONE_HOP).mean_bits < 0.6 * uniform
+
+
+@pytest.mark.slow
+def test_a_model_with_room_for_every_answer_leaves_the_trap() -> None:
+    """Where there is room for every two-hop answer, all of them are memorised, and then the single facts follow."""
+    result = trained(
+        ONE_IN_ELEVEN,
+        length=Steps(steps=4000),
+        num_profiles=200,
+        names=NamePools(first=20, middle=20, last=40),
+        warmup_steps=200,
+        batch_size=256,
+    )
+    one_hop, two_hop = one_and_two_hop(result.final.losses)
+    assert two_hop < 0.15 * uniform_bits(result)
+    assert two_hop < one_hop < 0.5 * uniform_bits(result)
 
 
 # Three hops.
@@ -204,15 +243,15 @@ def test_three_hops_are_learned(three_hops: TrialResult) -> None:
     losses, uniform = three_hops.final.losses, uniform_bits(three_hops)
     assert losses.kinds == (Kind.ONE_HOP, Kind.TWO_HOP, Kind.THREE_HOP)
     for kind in losses.kinds:
-        assert losses.select(kind).mean_bits < 0.1 * uniform
-    assert losses.select(Kind.THREE_HOP, part=Part.CHAIN).mean_bits < 0.1 * uniform
+        assert losses.select(kind).mean_bits < 0.15 * uniform
+    assert losses.select(Kind.THREE_HOP, part=Part.CHAIN).mean_bits < 0.15 * uniform
 
 
 def test_three_hops_generalise_by_their_chain(three_hops: TrialResult) -> None:
     """Three-hop questions with a two-hop part that is held out are answered too; with the trained ones they are all."""
     losses = three_hops.final.losses
     held_out = losses.select(Kind.THREE_HOP, split=Split.TUPLES)
-    assert held_out.mean_bits < 0.25 * uniform_bits(three_hops)
+    assert held_out.mean_bits < 0.4 * uniform_bits(three_hops)
     assert held_out.num_texts + losses.select(Kind.THREE_HOP).num_texts == 60 * 2**2 * 6
 
 
@@ -233,7 +272,7 @@ def test_parents_and_children_are_both_learned(bipartite: TrialResult) -> None:
     for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
         by_subject = bipartite.final.losses.select(kind).by_subject()
         for relation in ("parent", "child", "best_friend", "worst_enemy"):
-            assert by_subject[relation].mean_bits < 0.2 * np.log2(60)
+            assert by_subject[relation].mean_bits < 0.25 * np.log2(60)
 
 
 def test_questions_without_an_answer_are_never_asked(bipartite: TrialResult) -> None:
@@ -262,21 +301,21 @@ def curriculum() -> TrialResult:
 
 
 def test_a_phase_ends_when_its_loss_is_reached(curriculum: TrialResult) -> None:
-    """One phase, then the other; the first ends before the length, and not before single hops are learned."""
+    """One phase, then the other; the first ends before the length, and not before single hops are half learned."""
     phases = [evaluation.phase for evaluation in curriculum.evaluations]
     assert phases == sorted(phases)
     assert set(phases) == {0, 1}
     assert curriculum.stop_reason is StopReason.LENGTH
-    one_hop, _ = one_and_two_hop([e for e in curriculum.evaluations if e.phase == 0][-1].losses)
+    one_hop, _ = one_and_two_hop(curriculum.evaluations[phases.index(1) - 1].losses)
     assert one_hop < 0.5 * uniform_bits(curriculum)
 
 
 def test_two_hops_are_learned_in_their_phase_and_not_before(curriculum: TrialResult) -> None:
-    """Until asked, the model does worse on two hops than by knowing the possible answers; then the loss falls."""
+    """Until asked, two hops cost more than knowing the possible answers would; then their loss falls."""
     uniform = uniform_bits(curriculum)
-    for evaluation in curriculum.evaluations[:-1]:
-        if evaluation.phase == 0:
-            assert evaluation.losses.select(Kind.TWO_HOP).mean_bits > uniform
+    last_of_first_phase = [evaluation for evaluation in curriculum.evaluations if evaluation.phase == 0][-1]
+    _, two_hop_before = one_and_two_hop(last_of_first_phase.losses)
     one_hop, two_hop = one_and_two_hop(curriculum.final.losses)
-    assert two_hop < 0.7 * uniform
+    assert two_hop_before > 1.2 * uniform
+    assert two_hop < 0.5 * uniform
     assert one_hop < 0.25 * uniform  # and single hops are not forgotten

@@ -1,6 +1,7 @@
 """Training and measuring without Ray: schedules, losses in bits, resuming, diverging."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from raycap.facts.questions import Questions
 from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
+from raycap.learner.rows import RowSource
 from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer
+from raycap.learner.tokens import Composer, Rows
 from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trial
 from raycap.losses import LossTable, Part
 from raycap.results import Evaluation, StopReason
@@ -202,25 +204,28 @@ def test_fp16_scales_its_loss_and_learns() -> None:
 
 
 def test_each_seed_moves_its_own() -> None:
-    """Weights follow training.seed and the order training.order_seed, which is the same number unless it is given."""
+    """Weights follow training.seed, the order training.order_seed, which is the same number unless it is given."""
 
-    def first_step(**seeds: int) -> tuple[torch.Tensor, int]:
-        training = TrainingSpec.model_validate(TINY.training.model_dump(exclude={"seed", "order_seed"}) | seeds)
-        short = training.model_copy(update={"length": Steps(steps=1), "num_evaluations": 1})
-        trial = trained(TINY.model_copy(update={"training": short}))
-        weights = torch.Generator().manual_seed(training.seed)
-        return llama.build(TINY.model, trial.result.vocab_size, generator=weights).embed_tokens.weight, short.order_seed
+    def untrained(**seeds: int) -> tuple[torch.Tensor, np.ndarray]:
+        """The weights before the first step (learning rate 0 in effect), and the first texts."""
+        tree = TINY.training.model_dump(exclude={"seed", "order_seed"}) | seeds
+        tree |= {"length": {"steps": 1}, "num_evaluations": 1}
+        tree["optimizer"] = tree["optimizer"] | {"lr": 1e-30}
+        spec = TINY.model_copy(update={"training": TrainingSpec.model_validate(tree)})
+        seen = []
 
-    base, same_weights, other_weights = (
-        first_step(seed=1),
-        first_step(seed=1, order_seed=7),
-        first_step(seed=2, order_seed=1),
-    )
-    assert torch.equal(base[0], same_weights[0])
-    assert not torch.equal(base[0], other_weights[0])
-    assert (base[1], same_weights[1], other_weights[1]) == (1, 7, 1)
-    order = TINY.model_copy(update={"training": TINY.training.model_copy(update={"order_seed": 7})})
-    assert not torch.equal(weights(trained(TINY))[0], weights(trained(order))[0])
+        def keep(source: RowSource, step: int) -> Iterator[Rows]:
+            for rows in source.rows_from(step):
+                seen.append(rows.input_ids)
+                yield rows
+
+        return weights(trained(spec, open_rows=keep))[0], seen[0]
+
+    base, reordered, reweighted = untrained(seed=1), untrained(seed=1, order_seed=7), untrained(seed=2, order_seed=1)
+    assert torch.equal(base[0], reordered[0])
+    assert not np.array_equal(base[1], reordered[1])
+    assert not torch.equal(base[0], reweighted[0])
+    assert np.array_equal(base[1], reweighted[1])
 
 
 def test_the_references_own_profiles_train(shared_profiles: Path) -> None:

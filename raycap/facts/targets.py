@@ -1,0 +1,59 @@
+"""Targets in bits solved for the size of a population, before anybody is drawn."""
+
+from raycap.facts.entropy import code_length_bits
+from raycap.facts.profiles import census_schema
+from raycap.facts.relations import INVERSES
+from raycap.facts.splits import expected_trained_share
+from raycap.results import PopulationFacts
+from raycap.spec import HeldOut, Kind, ProfilesByBits, ProfilesByCount, QuestionsSpec, RelationStructure
+
+
+def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> ProfilesByCount:
+    """The largest population whose code length, as these questions ask for it, stays within the target.
+
+    The length grows with N; what is held out counts with its expected share. Raises ValueError for a target that no
+    population meets.
+    """
+    schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
+    unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
+    most = schema.num_names // unit
+    kind = questions.kinds[-1]
+
+    def fits(num: int) -> bool:
+        facts = schema.facts(num * unit)
+        trained = expected_trained(facts, questions, kind)
+        bits = code_length_bits(facts, profiles.scheme, profiles.selection, kind, num_trained=trained)
+        return bits <= profiles.target_bits
+
+    low, high = 0, 1
+    while high <= most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    if low == 0:
+        raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
+    if low == most:
+        raise ValueError(
+            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {schema.num_names} names of profiles.names"
+        )
+    shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
+    return ProfilesByCount(num_profiles=low * unit, **shared)
+
+
+def expected_trained(facts: PopulationFacts, questions: QuestionsSpec, kind: Kind) -> dict[str, float] | None:
+    """How many questions about each subject are expected to be trained; None where that is all there could be.
+
+    Parents and children exist for half the people: of the chains that lead somewhere, the expected number.
+    """
+    if kind.hops < 2:
+        return None
+    held_out = getattr(questions, "held_out", HeldOut())
+    whole = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * expected_trained_share(held_out, kind.hops)
+    halves = [r for r in facts.relations if r in INVERSES] if facts.structure is RelationStructure.BIPARTITE else []
+    leads = (1 - 0.5 * len(halves) / max(len(facts.relations), 1)) ** (kind.hops - 1)
+    return {
+        subject: whole * leads * (0.5 if subject in halves else 1.0)
+        for subject in (*facts.attribute_entropies_bits, *facts.relations)
+    }
