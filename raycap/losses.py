@@ -164,18 +164,17 @@ class LossTable(Record):
         """Standard error of mean_bits."""
         return self.total_standard_error_bits / self.num_texts
 
-    def generalisation(self, population: int = 0) -> dict[str, dict[str, float]]:
+    def generalisation(self, population: int = 0, part: Part = Part.ANSWER) -> dict[str, dict[str, float]]:
         """Mean loss in bits per split and kind: which component is new x how many hops are asked.
 
         Single hops are all trained; theirs are the losses of the facts that hold the component that is new to the others.
+        A chain of thought is given to its answer in evaluation: whether it is known itself, part CHAIN tells.
         """
         matrix: dict[str, dict[str, float]] = {}
         for split in Split:
             for kind in self.kinds:
                 rows = [
-                    r
-                    for r in self.rows
-                    if (r.split, r.kind, r.part, r.population) == (split, kind, Part.ANSWER, population)
+                    r for r in self.rows if (r.split, r.kind, r.part, r.population) == (split, kind, part, population)
                 ]
                 if rows:
                     matrix.setdefault(str(split), {})[str(kind)] = LossTable(rows=tuple(rows)).mean_bits

@@ -87,6 +87,8 @@ def test_every_arm_is_planned_trained_and_read(arm: str, tmp_path: Path) -> None
     trial = assert_read(record, results)
     assert set(trial["loss_bits"]) == {str(kind) for kind in record.trials[0].spec.questions.kinds}
     assert ("generalisation_bits" in trial) == (arm in HELD_OUT)
+    chained = trial.get("chain_generalisation_bits", {}).get("tuples", {})
+    assert set(chained) == set(trial.get("chain_loss_bits", {}))
     assert ("chain_loss_bits" in trial) == record.trials[0].spec.model_dump()["questions"].get(
         "chain_of_thought", False
     )

@@ -104,7 +104,7 @@ def test_all_faults_of_the_whole_grid_are_told_at_once_with_their_places(tmp_pat
         (
             ("{lr: 1e-2}", "{lr: 1e-2}\n    curriculum: [{weights: [1, 0], until: {steps: 5}}]"),
             ":3:1",
-            "must be 1 weights",
+            "mixes kinds of text, but there is one",
         ),
         (("{exposures: 5}", "{exposures: 5, steps: 3}"), ":9:14", "unknown field"),
         (("{exposures: 5}", "{exposures: .nan}"), ":9:14", "finite"),

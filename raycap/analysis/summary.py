@@ -151,6 +151,8 @@ def _losses(losses: LossTable) -> dict[str, Any]:
         matrix = losses.generalisation(population)
         if len(matrix) > 1:
             found[f"{prefix}generalisation_bits"] = matrix
+            if chains:
+                found[f"{prefix}chain_generalisation_bits"] = losses.generalisation(population, Part.CHAIN)
     return found
 
 
