@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult, source_commit
+from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import Storage, failure_path, result_path
 
 QUIET = {
@@ -112,6 +113,22 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     return Outcome(analyst.conclude(run.model_dump_json(), "FINISHED"), interrupted=False)
 
 
+def _places_read(trials: list[PlannedTrial]) -> dict[str, str]:
+    """Files and folders that trials read, by the name of the field that names one."""
+    found = {}
+    for trial in trials:
+        fill = trial.spec.fill
+        for name, part in (
+            ("profiles.path", trial.spec.profiles),
+            ("fill.profiles.path", fill.profiles if fill else None),
+        ):
+            if isinstance(part, ProfilesFromDisk):
+                found[name] = part.path
+        if fill and isinstance(fill.parent, ParentModel):
+            found["fill.parent.path"] = fill.parent.path
+    return found
+
+
 def _run_on_ray(job: Job, console: Console) -> Outcome:
     import ray
 
@@ -121,7 +138,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
 
     sweep, place = job.sweep, job.sweep.spec.storage
     storage, commit = Storage.at(place), source_commit()
-    slots = concurrent_slots(sweep.spec.execution, place)
+    slots = concurrent_slots(sweep.spec.execution, {"storage": place} | _places_read(job.missing))
     analyst = AnalystActor.remote(*job.for_the_analyst())
     _unwrapped(analyst.open.remote(slots))
     progress = Progress(job.missing, len(job.results), analyst, console)

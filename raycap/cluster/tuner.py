@@ -19,18 +19,19 @@ from raycap.spec import ExecutionSpec, TrialSpec
 from raycap.storage import CHECKPOINT_INDEX, Storage, failure_path, result_path, trial_folder
 
 
-def concurrent_slots(execution: ExecutionSpec, storage_location: str) -> int:
+def concurrent_slots(execution: ExecutionSpec, places: dict[str, str]) -> int:
     """How many trials the connected cluster, as large as its autoscaler may make it, holds at once.
 
-    Raises ResourceError, with the arithmetic, if one trial can never fit, or if several machines would store into
-    folders of their own.
+    `places` is what trials read and write, by name. Raises ResourceError, with the arithmetic, if one trial can never fit,
+    or if several machines would look for a place in folders of their own.
     """
     machines = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    if "://" not in storage_location and (len(machines) > 1 or _autoscaler_maximum()):
-        raise ResourceError(
-            f"storage {storage_location} is a folder of one machine, but the cluster has or may have several; use "
-            "s3://..., gs://..., or file:///... for a folder that all of them share"
-        )
+    for name, place in places.items():
+        if "://" not in place and (len(machines) > 1 or _autoscaler_maximum()):
+            raise ResourceError(
+                f"{name} {place} is a folder of one machine, but the cluster has or may have several; use file:///... for "
+                "one that all of them share" + ("" if name.endswith("profiles.path") else ", s3://... or gs://...")
+            )
     need = {
         "CPU": execution.num_workers * execution.cpus_per_worker,
         "GPU": execution.num_workers * execution.gpus_per_worker,

@@ -58,7 +58,7 @@ def _read(spec: ProfilesFromDisk | ProfilesFromHub) -> "Dataset":
     _hide_progress()
     if isinstance(spec, ProfilesFromHub):
         return load_dataset(spec.path, split=spec.split, revision=spec.revision)
-    path = Path(spec.path)
+    path = Path(spec.path.removeprefix("file://"))
     if not path.exists():
         raise FileNotFoundError(f"profiles.path: there is no file or folder {path}")
     if path.is_file():

@@ -102,7 +102,8 @@ class ProfilesFromDisk(LoadedProfiles):
     source: Literal["disk"]
     """Read the people from `path`."""
     path: str
-    """A parquet file, or a folder written by datasets' save_to_disk."""
+    """A parquet file, or a folder written by datasets' save_to_disk; file:///... says that every machine of a cluster has
+    it there."""
 
 
 class ProfilesFromHub(LoadedProfiles):

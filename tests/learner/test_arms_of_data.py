@@ -301,14 +301,14 @@ def test_a_fill_with_the_second_people_alone_overwrites_the_first(filled: Filled
 
 
 def test_a_fill_with_both_keeps_the_first_people(filled: Filled) -> None:
-    assert max(filled((1, 1))) < 0.3
+    assert max(filled((1, 1))) < 0.1
 
 
 def test_a_fill_learns_what_its_losses_weigh(filled: Filled) -> None:
     """Both are asked about as often; a hundredth of the weight leaves bits to learn that a whole one does not."""
     first, second = filled((1, 1), (1.0, 0.01))
     assert first < 0.1
-    assert second > 1
+    assert second > 0.5
 
 
 # Optimizers, packing, precision and plateaus on one task.
@@ -387,7 +387,7 @@ def test_windows_whose_questions_stand_alone_learn_as_rows_do(in_rows: list[floa
 
 
 def test_windows_learn_too_where_questions_see_each_other() -> None:
-    """Slower than rows at this size: a step holds fewer positions from which a question must be answered alone."""
+    """Slower than in rows: at 60 exposures they were at 0.5 bits where rows were at 0.04."""
     across = course(one_hop(adamw(), packing=Windows(kind="windows", length=32), exposures=100))
     assert across[-1] < 0.5
 
@@ -405,5 +405,4 @@ def test_training_stops_on_a_plateau() -> None:
     assert result.stop_reason is StopReason.PLATEAU
     assert result.final.step == result.num_steps
     assert 40 <= result.final.exposures < 500
-    assert result.final.train_loss_bits < 3
-    assert mean_bits(result.final.losses) < 1.5, "it has learned before"
+    assert mean_bits(result.final.losses) < 1.0, "it has learned before"
