@@ -58,7 +58,7 @@ def generalisation(analysis: Analysis) -> Figure | None:
     axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
     axes.invert_yaxis()
     axes.set(xlabel="loss per question (bits)")
-    axes.set_title("What is known of questions that were never trained, by what is new in them")
+    axes.set_title("What is new in a question, and what is lost on it")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
