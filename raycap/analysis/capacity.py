@@ -22,7 +22,6 @@ from raycap.facts.entropy import (
     fact_bits,
     name_set_bits,
     relation_copies,
-    unordered_bits,
 )
 from raycap.facts.splits import followed_share
 from raycap.losses import LossTable, Part
@@ -218,12 +217,18 @@ class _Loss(NamedTuple):
 def _names_row(
     number: int, population: PopulationFacts, losses: LossTable, kind: Kind, selection: SelectionScheme
 ) -> _Row:
-    """The names: N log2 M - N (mean loss of a name) where that is measured (A-Z), all of them where it is not."""
+    """The names: all of them where their loss is not measured.
+
+    Where it is, N (log2 M - loss) as a list (A-Z, Morris); as a set all but what is lost beyond log2 N, the least that a
+    name can cost on average whoever knows the set and is not told which of it is next.
+    """
     names = name_set_bits(population, selection)
     if not kind.names_are_measured or selection is SelectionScheme.INDEPENDENT:
         return _Row(number, NAMES, names, names, 0.0)
     measured = losses.select(kind, population=number, subject=NAME_SUBJECT)
-    learned = population.num_profiles * (math.log2(population.num_names) - measured.mean_bits)
+    # As a list the names are worth N log2 M, which is what `names` is then.
+    least_bits = 0.0 if selection is SelectionScheme.ENUMERATE else math.log2(population.num_profiles)
+    learned = names - population.num_profiles * (measured.mean_bits - least_bits)
     return _Row(number, NAMES, names, learned, population.num_profiles * measured.standard_error_bits)
 
 
@@ -272,8 +277,8 @@ def exclusion(result: TrialResult, scheme: EncodingScheme, selection: SelectionS
 def lost_share(result: TrialResult) -> float:
     """Final loss over the entropy of what is told, of the headline kind; 1 is knowing the possible answers alone.
 
-    A chain of thought tells a relation's answer with every step. Of measured names log2 N! / N bits each are never
-    told apart, and count as nothing lost.
+    A chain of thought tells a relation's answer with every step. Measured names cost log2 N each at least, which counts
+    as nothing lost.
     """
     losses, kind = result.final.losses, result.final.losses.kinds[-1]
     lost = told = 0.0
@@ -282,7 +287,7 @@ def lost_share(result: TrialResult) -> float:
         for subject, rows in losses.select(kind, population=number).by_subject().items():
             floor = 0.0
             if subject == NAME_SUBJECT:
-                floor = unordered_bits(population.num_profiles) / population.num_profiles
+                floor = math.log2(population.num_profiles)
             entropy = math.log2(population.num_names) if subject == NAME_SUBJECT else entropies[subject]
             lost += rows.mean_bits - floor
             told += entropy - floor

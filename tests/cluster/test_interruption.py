@@ -18,9 +18,9 @@ name: killed
 trial:
   profiles: {num_profiles: 500, num_relations: 4, names: {first: 20, middle: 20, last: 40}}
   model: {num_layers: 2, hidden_size: 16, tie_embeddings: true, heads: {num_heads: 1}}
-  training: {length: {steps: 4000}, batch_size: 256, num_evaluations: 40, optimizer: {lr: 0.01}}
+  training: {length: {steps: 5000}, batch_size: 256, num_evaluations: 40, optimizer: {lr: 0.01}}
 grid:
-  training.length.steps: [50, 4000, 4001]
+  training.length.steps: [50, 2000, 5000]  # the longest are begun first: one has ended while another runs
 execution: {checkpoint_every_steps: 200}
 """
 
@@ -79,7 +79,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path, number: signal.Signals) -> None
     log = (tmp_path / "log").read_text()
     assert "resumable" in log
     assert " 0.1 exposures" not in "".join(
-        line for line in log.splitlines() if "steps=4000: " in line
+        line for line in log.splitlines() if "steps=5000: " in line
     )  # not from scratch
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     summary = json.loads((tmp_path / "runs" / "killed" / "summary.json").read_text())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from raycap.analysis.capacity import TOTAL, CapacityEstimate, capacities
+from raycap.analysis.capacity import TOTAL, CapacityEstimate, ExclusionReason, capacities, exclusion
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import TrainedTrial, run_trial
 from raycap.losses import LossTable
@@ -191,6 +191,8 @@ def test_a_model_that_knows_all_names_loses_log2_of_their_number() -> None:
     result = names(200, 10, 16, exposures=200)
     loss = mean_bits(result.final.losses, Kind.NAME)
     assert math.log2(200) < loss < math.log2(200) + 0.1
+    key = EncodingScheme.OPTIMAL, SelectionScheme.SET
+    assert exclusion(result, *key) is ExclusionReason.DATASET_EXHAUSTED
 
 
 def test_names_alone_are_stored_at_more_than_a_bit_per_parameter() -> None:
