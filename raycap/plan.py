@@ -13,11 +13,10 @@ from tokenizers import Tokenizer
 
 from raycap.facts.corpora import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
-from raycap.facts.entropy import code_length_bits
 from raycap.facts.hosted import fingerprint
 from raycap.facts.profiles import Profiles
-from raycap.facts.splits import followed_share, num_held_out
-from raycap.facts.targets import expected_trained, profiles_for_bits
+from raycap.facts.splits import num_held_out
+from raycap.facts.targets import expected_bits, profiles_for_bits
 from raycap.learner.material import Material
 from raycap.learner.parent import parent_model, resolve_parent
 from raycap.learner.sizes import parameter_counts, width_for_params
@@ -108,23 +107,12 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep, stor
     assert isinstance(spec.model, ModelByWidth)
     material = _material_of(spec, storage)
     populations = _populations_of(spec)
-    held_out = getattr(spec.questions, "held_out", HeldOut())
     for profiles in populations:
-        num_held_out(profiles.schema, profiles.num_profiles, held_out)
+        num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
     _check_course(spec, material)
-    scheme, kind = sweep.spec.analysis.schemes[0], spec.questions.kinds[-1]
+    scheme = sweep.spec.analysis.schemes[0]
     dataset_bits = {
-        str(selection): sum(
-            code_length_bits(
-                profiles.facts,
-                scheme,
-                selection,
-                kind,
-                num_trained=expected_trained(profiles.facts, spec.questions, kind),
-                followed=followed_share(held_out, len(profiles.schema.relations)),
-            )
-            for profiles in populations
-        )
+        str(selection): sum(expected_bits(p.facts, spec.questions, scheme, selection) for p in populations)
         for selection in sweep.spec.analysis.selections
     }
     steps = material.num_steps
@@ -255,7 +243,9 @@ def _new_material(spec: TrialSpec, storage: Storage) -> Material:
     if not _is_estimated(spec):
         return Material.of(spec, _populations_of(spec))
     few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
-    questions = spec.questions.model_copy(update={"held_out": HeldOut()} if hasattr(spec.questions, "held_out") else {})
+    questions = spec.questions
+    if questions.held_out.fractions:  # few people would not have the fractions that many do
+        questions = questions.model_copy(update={"held_out": HeldOut()})
     spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
     corpora = corpora_of(_loaded(few), questions)
     key = few.model_dump_json() + spec.tokenizer.model_dump_json()

@@ -120,7 +120,6 @@ def test_target_bits_are_met_to_within_a_profile(
     target_bits: float,
     structure: RelationStructure,
 ) -> None:
-    """Solved and planned by different paths: the plan's data bits with the solved N, and with the next larger one."""
     hops = (1, 2) if num_relations else (1,)
     questions = QuestionsByShare(hops=hops, held_out=HeldOut(tuples=0.2) if num_relations else HeldOut())
     fields = {"num_relations": num_relations, "structure": structure, "scheme": scheme, "selection": selection}
@@ -134,6 +133,18 @@ def test_target_bits_are_met_to_within_a_profile(
         return code_length_bits(facts, scheme, selection, kind, num_trained=trained)
 
     assert bits(solved.num_profiles) <= target_bits < bits(solved.num_profiles + unit)
+
+
+@pytest.mark.parametrize("scheme", EncodingScheme)
+def test_the_plan_finds_the_target_bits_it_solved_for(scheme: EncodingScheme) -> None:
+    """Whatever is held out, followed or spelled: data bits of the planned trial are the target, less a profile's."""
+    questions = "{hops: [1, 2], chain_of_thought: true, held_out: {relations: 0.25, second_people: 0.1}}"
+    profiles = (
+        f"trial.profiles={{target_bits: 2e5, scheme: {scheme}, selection: set, names: {{first: 40, middle: 40}}}}"
+    )
+    (trial,) = planned("grid.yaml", "grid={}", f"trial.questions={questions}", profiles, f"analysis.schemes=[{scheme}]")
+    solved = trial.populations[0].num_profiles
+    assert 2e5 * (1 - 2 / solved) < trial.dataset_bits["set"] <= 2e5
 
 
 def test_target_bits_are_of_what_is_asked() -> None:

@@ -18,6 +18,7 @@ from scipy.optimize import brentq
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.entropy import (
     answer_bits,
+    chain_bits,
     code_length_bits,
     fact_bits,
     name_set_bits,
@@ -26,7 +27,7 @@ from raycap.facts.entropy import (
 from raycap.facts.splits import followed_share
 from raycap.losses import LossTable, Part
 from raycap.results import Evaluation, PlannedTrial, PopulationFacts, TrialResult
-from raycap.spec import AnalysisSpec, EncodingScheme, HeldOut, Kind, SelectionScheme, TrialSpec
+from raycap.spec import AnalysisSpec, EncodingScheme, Kind, SelectionScheme, TrialSpec
 
 TOTAL = "total"
 NAMES = "names"
@@ -141,13 +142,12 @@ def _by_subject(
     stored for each hop has each its own, and memorised answers are charged for chain and answer together.
     """
     trained = losses.select(kind, population=number).by_subject()
-    chained = kind.hops > 1 and getattr(spec.questions, "chain_of_thought", False)
+    chained = kind.hops > 1 and spec.questions.chain_of_thought
     chains = losses.select(kind, population=number, part=Part.CHAIN) if chained else None
     entropies, facts = answer_bits(population, selection), fact_bits(population, selection)
     chances = answer_bits(population, SelectionScheme.SET)
     memorised = kind.hops > 1 and scheme is EncodingScheme.TWO_HOP_BIG_HASH
-    held_out = getattr(spec.questions, "held_out", HeldOut())
-    followed = followed_share(held_out, len(population.relations))
+    followed = followed_share(spec.questions.held_out, len(population.relations))
     num_trained = {subject: trained[subject].num_texts if subject in trained else 0 for subject in facts}
 
     def answer_loss(subject: str) -> _Loss:
@@ -174,9 +174,12 @@ def _by_subject(
             if asked:
                 loss, told = answer_loss(subject), entropy
                 if chains is not None:
-                    chain = losses.select(kind, population=number, part=Part.CHAIN, subject=subject)
-                    loss, told = _Loss(loss.bits + chain.mean_bits, loss.error_bits), entropy
-                    told += (kind.hops - 1) * entropies[population.relations[0]]
+                    chain = chains.by_subject()[subject]
+                    error = math.hypot(loss.error_bits, chain.standard_error_bits)
+                    loss, told = (
+                        _Loss(loss.bits + chain.mean_bits, error),
+                        told + chain_bits(population, selection, kind),
+                    )
                 stored.append((num_trained[subject] * told, told, loss))
         elif subject in population.relations:
             to_follow, to_answer = relation_copies(scheme, kind, asked=asked, followed=followed)
@@ -201,9 +204,10 @@ def _by_subject(
             )
         )
     rows.append(_names_row(number, population, losses, kind, selection))
-    if not (memorised and chains is not None):  # there the chains are stored with the answers
-        dataset = code_length_bits(population, scheme, selection, kind, num_trained=num_trained, followed=followed)
-        assert math.isclose(sum(row.dataset_bits for row in rows), dataset, rel_tol=1e-9, abs_tol=1e-6)
+    dataset = code_length_bits(
+        population, scheme, selection, kind, num_trained=num_trained, followed=followed, chained=chained
+    )
+    assert math.isclose(sum(row.dataset_bits for row in rows), dataset, rel_tol=1e-9, abs_tol=1e-6)
     return rows
 
 
@@ -294,5 +298,5 @@ def lost_share(result: TrialResult) -> float:
         for row in losses.rows:
             if (row.kind, row.part, row.population) == (kind, Part.CHAIN, number) and row.trained:
                 lost += row.mean_bits
-                told += (kind.hops - 1) * entropies[population.relations[0]]
+                told += chain_bits(population, SelectionScheme.SET, kind)
     return lost / told

@@ -170,11 +170,6 @@ def render(corpus: Corpus, ids: Ids) -> list[str]:
     return ["".join(pieces) for pieces in zip(*slots, strict=True)]
 
 
-def subject_text(subject: str) -> str:
-    """How a subject is called in a text."""
-    return subject.replace("_", " ")
-
-
 def possessive(subject: str) -> str:
     """A subject as it follows the one it belongs to, such as "'s best friend"."""
-    return f"'s {subject_text(subject)}"
+    return f"'s {subject.replace('_', ' ')}"

@@ -72,6 +72,11 @@ def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[s
     return bits
 
 
+def chain_bits(population: PopulationFacts, selection: SelectionScheme, kind: Kind) -> float:
+    """Bits of the steps that a chain of thought spells before its answer: a name for each hop but the last."""
+    return (kind.hops - 1) * answer_bits(population, selection)[population.relations[0]]
+
+
 def relation_copies(scheme: EncodingScheme, kind: Kind, *, asked: bool, followed: float) -> tuple[float, float]:
     """How often a scheme stores a relation for following it, and for answering with it.
 
@@ -91,11 +96,13 @@ def code_length_bits(
     *,
     num_trained: Mapping[str, float] | None = None,
     followed: float = 1.0,
+    chained: bool = False,
 ) -> float:
     """Code length of everything that texts of a kind ask about or tell: the names, and what the scheme stores of facts.
 
     `num_trained` is how many questions of the kind are trained about each subject, N R^(k-1) unless given: those that
-    nobody asks about need nothing, and the big hash stores every answer. `followed` is the share of relations that is.
+    nobody asks about need nothing, and the big hash stores every answer, with `chained` the steps before it too.
+    `followed` is the share of relations that is.
     """
     names = name_set_bits(population, selection)
     if kind is Kind.NAME:
@@ -104,7 +111,8 @@ def code_length_bits(
     whole = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
     trained = {subject: whole if num_trained is None else num_trained.get(subject, 0) for subject in facts}
     if kind.hops > 1 and scheme is EncodingScheme.TWO_HOP_BIG_HASH:
-        return names + sum(trained[subject] * answers[subject] for subject in facts)
+        chain = chain_bits(population, selection, kind) if chained else 0.0
+        return names + sum(trained[subject] * (answers[subject] + chain) for subject in facts)
     total = names
     for subject, bits in facts.items():
         asked = trained[subject] > 0

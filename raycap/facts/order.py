@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raycap.spec import Exposures, LengthSpec, Steps
+from raycap.spec import Exposures, LengthSpec, Steps, Tokens
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,17 @@ class Rates:
     """Uses per fact of the population that exposures are counted of."""
     tokens: float
 
+    def amount(self, length: LengthSpec, batch_size: int) -> tuple[float, float]:
+        """A length, and what one text adds to it; steps are counted in texts."""
+        match length:
+            case Exposures():
+                return length.exposures, self.exposures
+            case Tokens():
+                return length.tokens, self.tokens
+            case Steps():
+                return length.steps * batch_size, 1.0
+
     def num_steps(self, length: LengthSpec, batch_size: int) -> int:
         """Steps of a length, rounded up."""
-        if isinstance(length, Steps):
-            return length.steps
-        texts = length.exposures / self.exposures if isinstance(length, Exposures) else length.tokens / self.tokens
-        return max(1, math.ceil(texts / batch_size))
+        amount, per_text = self.amount(length, batch_size)
+        return max(1, math.ceil(amount / per_text / batch_size))

@@ -1,11 +1,19 @@
-"""Targets in bits solved for the size of a population, before anybody is drawn."""
+"""What questions will demand in bits, before anybody is drawn; and populations solved for a demand."""
 
 from raycap.facts.entropy import code_length_bits
 from raycap.facts.profiles import census_schema
 from raycap.facts.relations import INVERSES
-from raycap.facts.splits import expected_trained_share
+from raycap.facts.splits import expected_trained_share, followed_share
 from raycap.results import PopulationFacts
-from raycap.spec import HeldOut, Kind, ProfilesByBits, ProfilesByCount, QuestionsSpec, RelationStructure
+from raycap.spec import (
+    EncodingScheme,
+    Kind,
+    ProfilesByBits,
+    ProfilesByCount,
+    QuestionsSpec,
+    RelationStructure,
+    SelectionScheme,
+)
 
 
 def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> ProfilesByCount:
@@ -17,12 +25,9 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
     schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
     unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
     most = schema.num_names // unit
-    kind = questions.kinds[-1]
 
     def fits(num: int) -> bool:
-        facts = schema.facts(num * unit)
-        trained = expected_trained(facts, questions, kind)
-        bits = code_length_bits(facts, profiles.scheme, profiles.selection, kind, num_trained=trained)
+        bits = expected_bits(schema.facts(num * unit), questions, profiles.scheme, profiles.selection)
         return bits <= profiles.target_bits
 
     low, high = 0, 1
@@ -42,6 +47,22 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
     return ProfilesByCount(num_profiles=low * unit, **shared)
 
 
+def expected_bits(
+    facts: PopulationFacts, questions: QuestionsSpec, scheme: EncodingScheme, selection: SelectionScheme
+) -> float:
+    """Code length of what some questions ask about a population, with the expected share of what is held out."""
+    kind = questions.kinds[-1]
+    return code_length_bits(
+        facts,
+        scheme,
+        selection,
+        kind,
+        num_trained=expected_trained(facts, questions, kind),
+        followed=followed_share(questions.held_out, len(facts.relations)),
+        chained=questions.chain_of_thought,
+    )
+
+
 def expected_trained(facts: PopulationFacts, questions: QuestionsSpec, kind: Kind) -> dict[str, float] | None:
     """How many questions about each subject are expected to be trained; None where that is all there could be.
 
@@ -49,8 +70,8 @@ def expected_trained(facts: PopulationFacts, questions: QuestionsSpec, kind: Kin
     """
     if kind.hops < 2:
         return None
-    held_out = getattr(questions, "held_out", HeldOut())
-    whole = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * expected_trained_share(held_out, kind.hops)
+    share = expected_trained_share(questions.held_out, kind.hops)
+    whole = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * share
     halves = [r for r in facts.relations if r in INVERSES] if facts.structure is RelationStructure.BIPARTITE else []
     leads = (1 - 0.5 * len(halves) / max(len(facts.relations), 1)) ** (kind.hops - 1)
     return {

@@ -13,7 +13,7 @@ from raycap.facts.order import Mix, Order, Rates
 from raycap.facts.profiles import Profiles
 from raycap.learner.tokenizers import build_tokenizer, num_embeddings
 from raycap.learner.tokens import Composer, TokenCounts
-from raycap.spec import Exposures, LossBelow, Phase, Steps, TrialSpec
+from raycap.spec import LossBelow, Phase, TrialSpec
 
 SECOND_POPULATION_STREAMS = 100
 """Random streams of the second population's corpora begin here; those of the first are known by their hops."""
@@ -106,28 +106,18 @@ class Material:
         Raises ValueError if phases of known length leave nothing to the questions' own mix.
         """
         training = self.spec.training
-        batch_size, length = training.batch_size, training.length
-        steps_before, texts = 0, dict.fromkeys(("exposures", "tokens"), 0.0)
+        length, batch_size = training.length, training.batch_size
+        left, per_text = self.rates(self.shares()).amount(length, batch_size)
+        steps_before = 0
         for phase in training.curriculum:
             if not isinstance(phase.until, LossBelow):
                 rates = self.rates(self.shares(phase))
                 steps = rates.num_steps(phase.until, batch_size)
                 steps_before += steps
-                texts["exposures"] += steps * batch_size * rates.exposures
-                texts["tokens"] += steps * batch_size * rates.tokens
-        own = self.rates(self.shares())
-        if isinstance(length, Steps):
-            left = length.steps - steps_before
-        else:
-            amount, per_text = (
-                (length.exposures - texts["exposures"], own.exposures)
-                if isinstance(length, Exposures)
-                else (length.tokens - texts["tokens"], own.tokens)
-            )
-            left = math.ceil(amount / per_text / batch_size)
+                left -= steps * batch_size * rates.amount(length, batch_size)[1]
         if steps_before and left <= 0:
             raise ValueError("training.curriculum: its phases fill the whole training.length; lengthen it or cut them")
-        return steps_before + max(1, left)
+        return steps_before + max(1, math.ceil(left / per_text / batch_size))
 
     def order(self, mixes: tuple[Mix, ...]) -> Order:
         """The order of texts under some mixes."""

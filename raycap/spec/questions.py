@@ -140,7 +140,26 @@ def check_weights(weights: tuple[float, ...], num: int, things: str) -> None:
         )
 
 
-class Biographies(Spec):
+class _OneKind(Spec):
+    """Texts of one kind, of which nothing is held out."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """All of them are of the one kind."""
+        return (1.0,)
+
+    @property
+    def held_out(self) -> HeldOut:
+        """Nothing."""
+        return HeldOut()
+
+    @property
+    def chain_of_thought(self) -> bool:
+        """No steps before an answer."""
+        return False
+
+
+class Biographies(_OneKind):
     """Sentences about every subject of a person, from templates, in the manner of bioS (A-Z)."""
 
     kind: Literal["biographies"]
@@ -157,13 +176,8 @@ class Biographies(Spec):
         """Biographies alone."""
         return (Kind.BIOGRAPHY,)
 
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """All of them."""
-        return (1.0,)
 
-
-class NamesOnly(Spec):
+class NamesOnly(_OneKind):
     """The names themselves, or random strings: their loss measured, not inferred."""
 
     kind: Literal["names"]
@@ -173,11 +187,6 @@ class NamesOnly(Spec):
     def kinds(self) -> tuple[Kind, ...]:
         """Names alone."""
         return (Kind.NAME,)
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """All of them."""
-        return (1.0,)
 
 
 def _questions_kind(value: Any) -> str:
