@@ -1,4 +1,4 @@
-"""The raycap command: run, plan, report, ui, trial."""
+"""The raycap command: run, plan, report, compare, ui, trial, texts, profiles."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from rich.box import SIMPLE
 from rich.console import Console
 
 from raycap import sweep as sweeps
@@ -21,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. trial.training.seed=3.")]
+SweepFolder = Annotated[str, typer.Argument(help="A sweep's folder or URI, such as runs/grid.")]
 SpecFile = Annotated[str, typer.Argument(help="Sweep file, as given or under sweeps/.")]
 
 app.command("run")(sweeps.main)
@@ -31,23 +34,72 @@ def plan(
     spec: SpecFile,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    power: Annotated[bool, typer.Option("--power", help="How often would it tell which reading is true?")] = False,
+    noise: Annotated[
+        list[float] | None, typer.Option(help="With --power: noise of a trial's bits, as a share.")
+    ] = None,
+    bits_per_param: Annotated[float, typer.Option(help="With --power: what models are taken to store.")] = 2.0,
+    num_sweeps: Annotated[int, typer.Option(help="With --power: sweeps simulated for each truth.")] = 200,
 ) -> None:
     """Show what a sweep would run: sizes, bits, tokens, and the state of every trial."""
-    sweeps.main(spec, overrides, plan=True, as_json=as_json)
+    if power:
+        sweep, _ = sweeps.prepare(spec, tuple(overrides or ()))
+        levels = tuple(noise or (0.02, 0.05, 0.1))
+        if min(levels) <= 0 or bits_per_param <= 0 or num_sweeps < 1:
+            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive"])
+        sweeps.print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
+    else:
+        sweeps.main(spec, overrides, plan=True, as_json=as_json)
 
 
 @app.command()
-def report(
-    folder: Annotated[str, typer.Argument(help="A sweep's folder or URI, such as runs/grid.")],
-) -> None:
+def report(folder: SweepFolder) -> None:
     """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray."""
+    print(sweeps.report(*_sweep_in(folder)))
+    print(f"{folder}/report.html")
+
+
+@app.command()
+def compare(
+    one: SweepFolder,
+    other: SweepFolder,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page of its own, with a figure.")] = None,
+) -> None:
+    """Put two sweeps side by side: what differs in their specs, laws and their ratio, trials at the same coordinates."""
+    from rich.table import Table
+
+    from raycap.analysis.compare import SideBySide, compare_html, headings, sections
+
+    both = SideBySide(*(sweeps.read_analysis(*_sweep_in(folder)) for folder in (one, other)))
+    console = Console(soft_wrap=True)
+    for title, rows in sections(both).items():
+        shown = Table(title=title, title_justify="left", box=SIMPLE)
+        for header in headings(both)[title]:
+            shown.add_column(header)
+        for row in rows:
+            shown.add_row(*row)
+        if rows:
+            console.print(shown)
+    console.print(f"{both.shared} trials are in both.")
+    if html:
+        html.write_text(compare_html(both), encoding="utf-8")
+        console.print(str(html), highlight=False)
+
+
+def _sweep_in(folder: str) -> tuple[SweepRecord, Storage]:
+    """The sweep whose folder this is, and the storage it lies in."""
     place, _, name = folder.rstrip("/").rpartition("/")
     storage = Storage.at(place or ".")
     if not storage.exists(f"{name}/sweep.json") or not storage.exists(f"{name}/run.json"):
         raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks sweep.json or run.json)"])
-    record = SweepRecord.model_validate_json(storage.read_text(f"{name}/sweep.json"))
-    print(sweeps.report(record, storage))
-    print(f"{folder}/report.html")
+    try:
+        return SweepRecord.model_validate_json(storage.read_text(f"{name}/sweep.json")), storage
+    except ValidationError as error:
+        told = error.errors(include_url=False)[0]
+        place = ".".join(map(str, told["loc"]))
+        raise SpecError(
+            [f"{folder}/sweep.json: {place}: {told['msg']}; run the sweep's spec once more, and it is written anew"]
+        ) from None
 
 
 @app.command()

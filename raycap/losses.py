@@ -15,6 +15,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+HISTOGRAM_EDGES_BITS = tuple(2.0 ** (i / 2) for i in range(-12, 13))
+"""Half an octave apart, from 1/64 to 64 bits; the first bin lies below, the last above."""
+
+
 class Part(StrEnum):
     """Which part of a text was measured."""
 
@@ -42,6 +46,8 @@ class LossRow(Record):
     num_evaluated: int
     num_texts: int
     """How many such texts there are; larger than num_evaluated where a sample was evaluated."""
+    histogram: tuple[int, ...] = ()
+    """Evaluated texts by loss, a count per bin of HISTOGRAM_EDGES_BITS; kept of a trial's last evaluation alone."""
 
     @property
     def key(self) -> tuple[Kind, str, Part, Split, int]:
@@ -81,6 +87,7 @@ class LossRow(Record):
                 "sum_bits": self.sum_bits + other.sum_bits,
                 "sum_squares_bits2": self.sum_squares_bits2 + other.sum_squares_bits2,
                 "num_evaluated": self.num_evaluated + other.num_evaluated,
+                "histogram": tuple(map(sum, zip(self.histogram, other.histogram, strict=True))),
             }
         )
 
@@ -95,6 +102,10 @@ class LossTable(Record):
         for row in other.rows:
             mine[row.key] = mine[row.key] + row if row.key in mine else row
         return self.model_copy(update={"rows": tuple(mine.values())})
+
+    def without_histograms(self) -> Self:
+        """The same sums and counts."""
+        return self.model_copy(update={"rows": tuple(row.model_copy(update={"histogram": ()}) for row in self.rows)})
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

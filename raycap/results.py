@@ -13,7 +13,7 @@ from typing import Any
 from raycap.losses import LossTable, Record
 from raycap.spec import RelationStructure, SweepSpec, TrialSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class ParameterCounts(Record):
@@ -37,6 +37,17 @@ class ParameterCounts(Record):
         return self.attention + self.mlp + self.norms
 
 
+class ObservedFacts(Record):
+    """What happens to occur in a population: the reference computes its entropies from this."""
+
+    num_values: dict[str, int]
+    """Distinct answers by subject."""
+    num_names: int
+    """Names that can be made of the first, middle and last names that occur."""
+    num_answered_names: dict[str, int]
+    """The same of the people that each relation leads to."""
+
+
 class PopulationFacts(Record):
     """What the analysis must know of the population, in numbers."""
 
@@ -53,6 +64,8 @@ class PopulationFacts(Record):
     """Whether a uniform relation may lead to oneself."""
     names_given: bool = False
     """Names are no information: all that are possible exist (random key -> value pairs)."""
+    observed: ObservedFacts | None = None
+    """None where nobody was drawn: code lengths do not need it."""
 
 
 class StopReason(StrEnum):
@@ -77,7 +90,13 @@ class Evaluation(Record):
     """Seconds spent in training steps so far, evaluation and checkpoints not counted."""
     phase: int = 0
     """Curriculum phases that had ended before this step; all of them where there is no curriculum."""
+    parameter_norm: float
+    """Root of the sum of all squared parameters, as they are evaluated."""
     losses: LossTable
+
+    def without_histograms(self) -> "Evaluation":
+        """The same sums and counts."""
+        return self.model_copy(update={"losses": self.losses.without_histograms()})
 
 
 class Provenance(Record):

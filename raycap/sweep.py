@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import psutil
 import typer
@@ -19,12 +19,16 @@ from rich.table import Table
 
 from raycap.cluster.errors import CannotRunError
 from raycap.plan import expand
-from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
+from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import CHECKPOINT_INDEX, Storage, absolute_uri, failure_path, result_path
 
+if TYPE_CHECKING:
+    from raycap.analysis.analyse import Analysis
+
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
 PLAN_ROWS_SHOWN = 60
+POWER_SEED = 0
 WIDTH_WITHOUT_TERMINAL = 160
 
 
@@ -33,33 +37,37 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
 
     Returns the exit code; SpecError passes through.
     """
+    from raycap.analysis.stored import read_stored
     from raycap.cluster.session import Job, run_sweep
 
     sweep, storage = prepare(spec, overrides)
-    results, failures = stored(sweep, storage)
-    missing = [trial for trial in sweep.trials if trial.trial_id not in results]
-    console.print(plan_table(sweep, states(sweep, storage)))
+    before = states(sweep, storage)
+    missing = [trial for trial in sweep.trials if before[trial.trial_id] != "finished"]
+    console.print(plan_table(sweep, before))
     storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
     try:
-        outcome = run_sweep(Job(sweep, missing, list(results.values()), list(failures.values()), began), console)
+        outcome = run_sweep(Job(sweep, missing, len(sweep.trials) - len(missing), began), console)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
 
     law = outcome.law or report(sweep, storage)
-    results, failures = stored(sweep, storage)
+    stored = read_stored(sweep.trials, storage)
     command = shlex.join([spec, *overrides])
     console.print()
     console.print(law, style="bold", highlight=False, markup=False)
     console.print(f"Report: {storage.path(sweep.spec.name)}/report.html", highlight=False, soft_wrap=True)
     console.print(f"Compare the trials: raycap ui {command}", highlight=False, soft_wrap=True, markup=False)
-    if failures:
-        _digest(sweep, failures, storage, console)
-    left = len(sweep.trials) - len(results)
+    if stored.failures:
+        _digest(sweep, stored.failures, storage, console)
+    for trial_id, why in stored.unreadable.items():
+        where = storage.path(result_path(trial_id))
+        console.print(f"{where} cannot be read: {why}. Delete it to train the trial again.", style="red", markup=False)
+    unread, left = len(stored.unreadable), len(sweep.trials) - len(stored.measured) - len(stored.unreadable)
     if left:
         told = "Interrupted" if outcome.interrupted else "Not finished"
         console.print(f"{told}: {left} of {len(sweep.trials)} trials are left. To go on:")
         console.print(f"  python -m raycap.sweep {command}", highlight=False, soft_wrap=True, markup=False)
-    return EXIT_INTERRUPTED if outcome.interrupted else EXIT_FAILED if left else 0
+    return EXIT_INTERRUPTED if outcome.interrupted else EXIT_FAILED if left or unread else 0
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
@@ -76,18 +84,6 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     absolute = loaded.spec.model_copy(update={"storage": place, "tracking": tracking})
     record = SweepRecord(spec=absolute, question=loaded.question, spec_yaml=loaded.text, trials=tuple(trials))
     return record, storage
-
-
-def stored(sweep: SweepRecord, storage: Storage) -> tuple[dict[str, TrialResult], dict[str, Failure]]:
-    """Results and failures of the sweep's trials, as far as there are any."""
-    results, failures = {}, {}
-    for trial in sweep.trials:
-        if storage.exists(result_path(trial.trial_id)):
-            text = storage.read_text(result_path(trial.trial_id))
-            results[trial.trial_id] = TrialResult.model_validate_json(text)
-        elif storage.exists(failure_path(trial.trial_id)):
-            failures[trial.trial_id] = Failure.model_validate_json(storage.read_text(failure_path(trial.trial_id)))
-    return results, failures
 
 
 def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
@@ -108,13 +104,21 @@ def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
 def report(sweep: SweepRecord, storage: Storage) -> str:
     """Analyse a sweep again from what is stored, write its files, and return the law; no Ray, no MLflow."""
     from raycap.analysis.report import answer, files
-    from raycap.analysis.summary import analyse
 
-    run_record = RunRecord.model_validate_json(storage.read_text(f"{sweep.spec.name}/run.json"))
-    analysis = analyse(sweep, run_record, *stored(sweep, storage))
+    analysis = read_analysis(sweep, storage)
     for name, content in files(analysis).items():
         storage.write(f"{sweep.spec.name}/{name}", content)
     return answer(analysis)
+
+
+def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
+    """The analysis of what is stored."""
+    from raycap.analysis.analyse import analyse
+    from raycap.analysis.stored import read_stored
+
+    run_record = RunRecord.model_validate_json(storage.read_text(f"{sweep.spec.name}/run.json"))
+    stored = read_stored(sweep.trials, storage)
+    return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
 
 
 def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
@@ -146,6 +150,62 @@ def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
     more = f" ({len(sweep.trials) - PLAN_ROWS_SHOWN} more not shown)" if len(sweep.trials) > PLAN_ROWS_SHOWN else ""
     table.caption = f"{len(sweep.trials)} trials{more}, {total:,} tokens; data bits with names as '{selection}'"
     return table
+
+
+def print_power(
+    sweep: SweepRecord, noises: tuple[float, ...], bits_per_param: float, num_sweeps: int, *, as_json: bool
+) -> None:
+    """Print how often each reading would be told from the others, if it were true. Raises SpecError where none could."""
+    import numpy as np
+
+    from raycap.analysis.power import simulate
+
+    console = Console(file=sys.stdout, soft_wrap=True)
+    told = []
+    for noise in noises:
+        power = simulate(
+            sweep.trials,
+            sweep.spec.analysis,
+            noise=noise,
+            bits_per_param=bits_per_param,
+            num_sweeps=num_sweeps,
+            rng=np.random.default_rng(POWER_SEED),
+        )
+        if len(power.readings) < 2:
+            raise SpecError(
+                [f"{sweep.spec.name}: analysis: all readings say the same of this data; there is no choice"]
+            )
+        told.append(power)
+        if as_json:
+            continue
+        table = Table(
+            title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials for each truth",
+            title_justify="left",
+            box=SIMPLE,
+        )
+        table.add_column("if this is true")
+        for reading in power.readings:
+            table.add_column(f"best score:\n{reading}", justify="right")
+        for column in ("decided\nfor it", "decided\nagainst it", "usable\ntrials"):
+            table.add_column(column, justify="right")
+        for row, reading in enumerate(power.readings):
+            shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
+            table.add_row(str(reading), *(f"{100 * share:.0f} %" for share in shares))
+        console.print(table)
+    if as_json:
+        entries = [
+            {
+                "noise": power.noise,
+                "num_sweeps": power.num_sweeps,
+                "readings": [str(reading) for reading in power.readings],
+                "picked": power.picked.tolist(),
+                "decided": power.decided.tolist(),
+                "misled": power.misled.tolist(),
+                "usable": power.usable.tolist(),
+            }
+            for power in told
+        ]
+        print(json.dumps(entries, indent=2))
 
 
 def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """Trial results with a planted truth: chosen bits per parameter, or chosen losses."""
 
+from raycap.analysis.measurements import Measured
 from raycap.facts.entropy import answer_bits, code_length_bits
 from raycap.losses import LossRow, LossTable
 from raycap.plan import expand
@@ -99,6 +100,7 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
                     learning_rate=0.01,
                     train_loss_bits=5.0,
                     train_seconds=step / 10,
+                    parameter_norm=10.0,
                     losses=table(population, share),
                 )
                 for step, share in ((10, 1.0), (100, share_lost))
@@ -106,6 +108,11 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
             provenance=Provenance(git_commit="planted", versions={}, host="here", device="cpu"),
         )
     return found
+
+
+def measured(found: dict[str, TrialResult]) -> dict[str, Measured]:
+    """Results as the analysis takes them."""
+    return {trial_id: Measured.of(result) for trial_id, result in found.items()}
 
 
 RUN = RunRecord(wall_seconds=20.0, slots=2)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from raycap.analysis.analyse import analyse
 from raycap.analysis.report import files
-from raycap.analysis.summary import analyse, summary
+from raycap.analysis.summary import summary
 from raycap.learner.trial import run_trial
 from raycap.plan import expand
 from raycap.results import RunRecord, SweepRecord
@@ -15,6 +16,7 @@ from raycap.spec import RelationStructure
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, model_folder, result_path
 from tests.learner.test_leaks import ARMS, EVERY_KIND, PEOPLE
+from tests.planted import measured
 
 HELD_OUT = {name: {"profiles": PEOPLE | raw.get("profiles", {}), **raw} for name, raw in ARMS.items()}
 OTHERS = {
@@ -66,11 +68,12 @@ def run(tree: dict, folder: Path, **more: object) -> tuple[SweepRecord, dict, St
 
 def assert_read(record: SweepRecord, results: dict) -> dict:
     """Capacities under every scheme and selection are finite, add up, and are never more than there is to know."""
-    analysis = analyse(record, RunRecord(wall_seconds=1, slots=1), results, {})
-    table = analysis.capacities
+    analysis = analyse(record, RunRecord(wall_seconds=1, slots=1), measured(results), {})
+    table = analysis.tables.capacities
+    table = table[table["final"]]
     assert table["learned_bits"].map(math.isfinite).all()
     assert (table["learned_bits"] <= table["dataset_bits"] * (1 + 1e-9) + 1e-6).all()
-    for _, reading in table.groupby(["kind", "scheme", "selection"]):
+    for _, reading in table.groupby(["kind", "scheme", "selection", "incremental"], observed=True):
         total = reading[reading["subject"] == "total"]
         parts = reading[reading["subject"] != "total"]
         assert total["learned_bits"].sum() == pytest.approx(parts["learned_bits"].sum())
@@ -97,7 +100,7 @@ def test_every_arm_is_planned_trained_and_read(arm: str, tmp_path: Path) -> None
 def test_the_report_of_a_held_out_sweep_shows_what_is_new(tmp_path: Path) -> None:
     raw = {"questions": {"hops": [1, 2], "chain_of_thought": True, "held_out": EVERY_KIND}}
     record, results, _ = run(document(raw), tmp_path)
-    contents = files(analyse(record, RunRecord(wall_seconds=1, slots=1), results, {}))
+    contents = files(analyse(record, RunRecord(wall_seconds=1, slots=1), measured(results), {}))
     assert "generalisation.png" in contents
     assert "learning_rates.png" not in contents
     assert b'alt="generalisation"' in contents["report.html"]

@@ -3,128 +3,219 @@
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections import Counter
 from html import escape
 
-from matplotlib.figure import Figure
+import pyarrow as pa
+from pyarrow import csv, parquet
 
-from raycap.analysis.comparisons import generalisation, loss_vs_learning_rate
-from raycap.analysis.figures import bits_vs_exposures, capacity_vs_params, image, loss_per_subject
-from raycap.analysis.laws import FitStatus, ProportionalLaw
-from raycap.analysis.summary import Analysis, summary, summary_json
-from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.curves import Convergence
+from raycap.analysis.figures.all import draw
+from raycap.analysis.figures.style import image
+from raycap.analysis.html import note, page, table
+from raycap.analysis.intervals import Interval
+from raycap.analysis.laws import FitStatus
+from raycap.analysis.selection import Verdict, in_order
+from raycap.analysis.summary import state, summary_json, trial_entries
 
-CSS = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2.5rem auto; padding: 0 1.2rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.question { color: #555; font-size: 1.1rem; margin: 0; }
-.answer { font-size: 1.15rem; background: #eef5fa; border-left: 4px solid #0072b2; padding: .8rem 1rem; margin: 1.2rem 0; }
-figure { margin: 1.2rem 0; } figure img { width: 100%; max-width: 46rem; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #e2e2e2; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.failed { color: #b3261e; } .note { color: #666; font-size: .9rem; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }
-"""
-
-
-FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
-    "capacity": capacity_vs_params,
-    "exposures": bits_vs_exposures,
-    "subjects": loss_per_subject,
-    "generalisation": generalisation,
-    "learning_rates": loss_vs_learning_rate,
-}
-"""By file name; a figure that says nothing about a sweep is None."""
+TRIALS_SHOWN = 300
+"""In the report; capacity.parquet and summary.json hold all of them."""
 
 
 def files(analysis: Analysis) -> dict[str, bytes]:
-    """Everything a sweep's folder gets from its analysis, by file name. Drawing is the slow part, a second or two."""
-    tables = io.BytesIO()
-    analysis.capacities.to_parquet(tables, index=False)
+    """Everything a sweep's folder gets from its analysis, by file name. Drawing is the slow part, some seconds."""
+    capacities = pa.Table.from_pandas(analysis.tables.capacities, preserve_index=False)
+    packed, lines = io.BytesIO(), io.BytesIO()
+    parquet.write_table(capacities, packed)
+    csv.write_csv(capacities, lines)
     contents = {
         "summary.json": summary_json(analysis).encode(),
-        "capacity.parquet": tables.getvalue(),
-        "capacity.csv": analysis.capacities.to_csv(index=False).encode(),
+        "capacity.parquet": packed.getvalue(),
+        "capacity.csv": lines.getvalue(),
     }
     drawings = {}
-    for name, draw in FIGURES.items():
-        figure = draw(analysis)
-        if figure is None:
-            continue
+    for name, figure in draw(analysis).items():
         drawings[name] = image(figure, "svg")
         contents |= {f"{name}.svg": drawings[name], f"{name}.png": image(figure, "png")}
-    return contents | {"report.html": html(analysis, drawings).encode()}
+    return contents | {"report.html": report_html(analysis, drawings).encode()}
 
 
 def answer(analysis: Analysis) -> str:
-    """The law of the headline reading in one sentence."""
-    scheme, selection = analysis.headline
-    law = analysis.laws[scheme, selection]
-    reading = f"({scheme} encoding, {selection} names)"
+    """The law of the headline reading in one sentence, and what can be said of the readings in another."""
+    law, reading = analysis.law, analysis.headline
+    alpha, gamma = law.alpha, law.power.gamma
     match law.status:
         case FitStatus.NO_TRIALS:
-            return f"No capacity-limited trial has finished, so there is no law yet {reading}."
-        case FitStatus.TOO_FEW:
-            return f"{law.alpha:.2f} bits per parameter {reading}, from {law.num_trials} trial(s): too few for an interval."
+            return f"No capacity-limited trial has finished, so there is no law yet ({_told(analysis)})."
         case FitStatus.OK:
-            slope = f"bits grow as P^{law.gamma:.2f} [{law.gamma_low:.2f}, {law.gamma_high:.2f}]"
-            return (
-                f"{law.alpha:.2f} bits per parameter, 95 % interval [{law.low:.2f}, {law.high:.2f}] {reading}, "
-                f"from {law.num_trials} capacity-limited trials; {slope}."
+            told = (
+                f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
+                f"({_told(analysis)}), from {law.num_trials} capacity-limited trials"
             )
+            if law.power.status is FitStatus.OK:
+                told += f"; bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
+        case _:
+            told = (
+                f"{alpha.estimate:.2f} bits per parameter ({_told(analysis)}), from {law.num_trials} trial(s): "
+                "too few for an interval"
+            )
+    comparison = analysis.comparison
+    if len(comparison.readings) < 2 or not comparison.pairs:
+        return f"{told}."
+    best = comparison.best
+    if best is None:
+        return f"{told}. Which reading fits is undecided."
+    return f"{told}. The reading that fits is {best}{'' if best == reading else ', another than the one shown first'}."
 
 
-def html(analysis: Analysis, drawings: dict[str, bytes]) -> str:
+def _told(analysis: Analysis) -> str:
+    scheme, selection = analysis.headline
+    return f"{scheme} encoding, {selection} names"
+
+
+def report_html(analysis: Analysis, drawings: dict[str, bytes]) -> str:
     """The report, with its figures inside."""
     figures = "".join(
-        f'<figure><img alt="{name}" src="data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"></figure>'
+        f'<figure id="{name}"><img alt="{name.replace("_", " ")}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"></figure>'
         for name, drawing in drawings.items()
     )
-    name = escape(analysis.sweep.spec.name)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>raycap: {name}</title><style>{CSS}</style></head><body>
-<h1>{name}</h1><p class="question">{escape(analysis.sweep.question)}</p>
-<p class="answer">{escape(answer(analysis))}</p>
-{figures}
-<h2>Laws: learned bits = &alpha; P</h2>{_law_table(analysis)}
-<h2>Trials</h2>{_trial_table(analysis)}
-{_failures(analysis)}
-<h2>How it was measured</h2>{_method(analysis)}
-<pre>{escape(json.dumps(analysis.sweep.spec.model_dump(mode="json"), indent=2))}</pre>
-</body></html>
-"""
+    sections = [
+        f'<p class="answer">{escape(answer(analysis))}</p>',
+        f'<div class="figures">{figures}</div>',
+        _laws(analysis),
+        _comparison(analysis),
+        _training(analysis),
+        _trials(analysis),
+        _exclusions(analysis),
+        _failures(analysis),
+        _method(analysis),
+        _provenance(analysis),
+        _rerun(analysis),
+    ]
+    spec = analysis.sweep.spec
+    return page(spec.name, analysis.sweep.question, "".join(sections))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _interval(told: Interval, digits: int = 3) -> str:
+    return f"{told.estimate:.{digits}f} [{told.low:.{digits}f}, {told.high:.{digits}f}]"
 
 
-def _law_table(analysis: Analysis) -> str:
-    def row(scheme: EncodingScheme, selection: SelectionScheme, law: ProportionalLaw) -> list[str]:
-        numbers = [f"{law.alpha:.3f}", f"[{law.low:.3f}, {law.high:.3f}]", f"{law.gamma:.3f}"]
-        return [f"{scheme}, {selection}", *numbers, str(law.num_trials), str(law.status), str(len(law.excluded))]
-
-    header = ["scheme, names", "α (bits/param)", "95 % interval", "exponent γ", "trials", "status", "excluded"]
-    return _table(header, [row(*key, law) for key, law in analysis.laws.items()])
-
-
-def _trial_table(analysis: Analysis) -> str:
-    scheme, selection = analysis.headline
-    law = analysis.laws[scheme, selection]
+def _laws(analysis: Analysis) -> str:
     rows = []
-    for trial in summary(analysis)["trials"]:
+    for reading, law in analysis.laws.items():
+        power = law.power
+        profile = f"[{power.profile[0]:.3f}, {power.profile[1]:.3f}]"
+        numbers = [_interval(law.alpha), f"{100 * law.noise:.1f} %", f"{law.num_trials} in {law.num_cells}"]
+        numbers += [str(law.status), _interval(power.gamma), profile, f"{power.num_trials}", str(power.status)]
+        rows.append([escape(str(reading)), *numbers])
+    header = [
+        "reading",
+        "α (bits/param)",
+        "noise",
+        "trials, cells",
+        "status",
+        "exponent γ",
+        "by profile likelihood",
+        "trials",
+        "status",
+    ]
+    made = "<h2>Laws</h2>" + table(header, rows)
+    made += note(
+        "α: learned bits = α P over capacity-limited trials. γ: learned bits = smooth-min(C (P/P₀)^γ, H) over all trials "
+        "that learned something, H the bits of the data. Intervals are at 95 %, from 4,000 resamples of cells and of the "
+        "seeds within them, brought to the width of the jackknife over cells; noise is the robust standard deviation of "
+        "log residuals."
+    )
+    if analysis.law.arms:
+        arms = [
+            [escape(f"{arm.name}: {arm.value}"), escape(arm.baseline), _interval(arm.ratio), str(arm.num_trials)]
+            for arm in analysis.law.arms
+        ]
+        made += "<h2>What arms change</h2>" + table(["arm", "against", "ratio of capacities", "trials"], arms)
+    return made
+
+
+def _comparison(analysis: Analysis) -> str:
+    comparison = analysis.comparison
+    if len(comparison.readings) < 2:
+        return ""
+    if not comparison.pairs:
+        told = f"{comparison.num_cells} cells that are neither exhausted nor ignorant are too few to compare readings."
+        return "<h2>Which reading fits</h2>" + note(told)
+    scores = [
+        [
+            escape(str(reading)),
+            f"{comparison.scores_bits[reading]:.3f}",
+            f"{comparison.scores_by_size_bits.get(reading, float('nan')):.3f}",
+            f"{comparison.weights[reading]:.2f}",
+        ]
+        for reading in in_order(comparison)
+    ]
+    pairs = [
+        [
+            f"{escape(str(pair.one))} against {escape(str(pair.other))}",
+            _interval(pair.difference_bits),
+            f"{pair.difference_by_size_bits:.3f}",
+            f"{pair.p_value:.4f}",
+            f"<b>{pair.verdict}</b>" if pair.verdict is not Verdict.UNDECIDED else str(pair.verdict),
+        ]
+        for pair in comparison.pairs
+    ]
+    trends = [
+        [escape(str(trend.reading)), escape(trend.quantity), _interval(trend.exponent), str(trend.constancy)]
+        for trend in comparison.trends
+    ]
+    made = "<h2>Which reading fits</h2>"
+    made += table(["reading", "score by cell (bits)", "score by size (bits)", "stacking weight"], scores)
+    made += table(["pair", "difference (bits a cell)", "by size", "p, Holm-corrected", "the first is"], pairs)
+    if trends:
+        made += table(["reading", "quantity", "exponent of bits/param", "bits/param are"], trends)
+    same = "".join(
+        f" {escape(str(one))} says the same as {escape(str(other))}." for one, other in comparison.same.items()
+    )
+    return made + note(
+        "Each reading predicts the losses of a cell (or of all models of a size) from the others; scores are mean log2 "
+        f"densities of {comparison.num_trials} trials in {comparison.num_cells} cells of {comparison.num_sizes} sizes. A "
+        "pair is decided if the difference is significant at 5 % after Holm's correction (paired bootstrap over cells) and "
+        "has the same sign when sizes are left out. The right reading keeps bits per parameter constant: exponents within "
+        f"±0.1 by two one-sided tests at 5 %.{same}"
+    )
+
+
+def _training(analysis: Analysis) -> str:
+    counts = Counter(str(verdict) for verdict in analysis.training["convergence"])
+    if not counts:
+        return ""
+    rows = [[escape(name), str(count)] for name, count in counts.most_common()]
+    learning = counts[str(Convergence.STILL_LEARNING)]
+    caution = " The law is that of this length of training, not of its end." if learning else ""
+    return (
+        "<h2>Training</h2>"
+        + table(["trials are", "number"], rows)
+        + note(
+            "Dataset exhausted: less than a tenth of the answers' entropy is lost. Diverged: 5 % of it more is lost than "
+            "at an earlier evaluation. Still learning: learned bits grew by more than 5 % over the last doubling of "
+            f"exposures. Converged: by less.{caution}"
+        )
+    )
+
+
+def _trials(analysis: Analysis) -> str:
+    scheme, selection = analysis.headline
+    rows = []
+    entries = trial_entries(analysis)
+    for trial in entries[:TRIALS_SHOWN]:
         cells = [escape(trial["label"]), f"{trial['num_params']:,}", f"{trial['num_non_embedding_params']:,}"]
         if trial["state"] == "finished":
-            bits = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
+            columns = ("learned_bits", "bits_per_param", "bits_per_non_embedding_param")
+            bits, total, rest = (trial[column][str(scheme)][str(selection)] for column in columns)
             loss = " / ".join(f"{value:.2f}" for value in trial["loss_bits"].values())
-            cells += [f"{trial['exposures']:,.0f}", loss, f"{bits[0]:,.0f}", f"{bits[1]:.3f}"]
-            cells += [f"{trial['train_seconds']:,.0f}", escape(law.excluded.get(trial["trial_id"], ""))]
+            cells += [f"{trial['exposures']:,.0f}", loss, f"{bits:,.0f}", f"{total:.3f}", f"{rest:.3f}"]
+            cells += [f"{trial['train_seconds']:,.0f}", trial["convergence"], escape(trial["excluded"] or "")]
         else:
-            cells += ["", "", "", "", "", f'<span class="failed">{trial["state"]}</span>']
+            cells += ["", "", "", "", "", "", "", f'<span class="failed">{trial["state"]}</span>']
         rows.append(cells)
     header = [
         "trial",
@@ -134,10 +225,34 @@ def _trial_table(analysis: Analysis) -> str:
         "loss (bits)",
         "learned bits",
         "bits/param",
+        "bits/non-emb.",
         "seconds",
+        "training",
         "excluded",
     ]
-    return _table(header, rows)
+    shown = (
+        f"The first {TRIALS_SHOWN} of {len(entries):,}; summary.json has all." if len(entries) > TRIALS_SHOWN else ""
+    )
+    return "<h2>Trials</h2>" + table(header, rows) + (note(shown) if shown else "")
+
+
+def _exclusions(analysis: Analysis) -> str:
+    excluded = analysis.law.excluded
+    if not excluded:
+        return ""
+    labels = {trial.trial_id: trial.label for trial in analysis.sweep.trials}
+    by_reason: dict[str, list[str]] = {}
+    for trial_id, reason in excluded.items():
+        by_reason.setdefault(reason, []).append(labels[trial_id])
+    rows = [
+        [escape(reason), str(len(of_reason)), escape(", ".join(of_reason[:20]) + (" …" if len(of_reason) > 20 else ""))]
+        for reason, of_reason in by_reason.items()
+    ]
+    return (
+        "<h2>Left out of the proportional law</h2>"
+        + table(["reason", "trials", "which"], rows)
+        + note("Trials whose data are exhausted stay in the power law, which bends where data run out.")
+    )
 
 
 def _failures(analysis: Analysis) -> str:
@@ -145,20 +260,56 @@ def _failures(analysis: Analysis) -> str:
         return ""
     labels = {trial.trial_id: trial.label for trial in analysis.sweep.trials}
     rows = [[escape(labels[failure.trial_id]), escape(failure.cause)] for failure in analysis.failures.values()]
-    return "<h2>Failed trials</h2>" + _table(["trial", "cause"], rows)
+    return "<h2>Failed trials</h2>" + table(["trial", "cause"], rows)
 
 
 def _method(analysis: Analysis) -> str:
-    sampled = any(
-        row.num_evaluated < row.num_texts for result in analysis.results.values() for row in result.final.losses.rows
-    )
+    sampled = any((one.losses.num_evaluated < one.losses.asked.num_texts).any() for one in analysis.measured.values())
     coverage = "a sample of the longer and all of the one-hop questions" if sampled else "the whole population"
-    sentences = [
+    spec = analysis.sweep.spec.analysis
+    told = (
         f"Losses are measured on {coverage}, in bits per answer, end token included; learned bits are the code length "
-        "of the data minus the lost bits.",
-        "Trials whose data are exhausted, or that learned nothing, are drawn open and left out of the laws.",
-        "Intervals come from 4,000 bootstrap resamples of the trials.",
+        f"of the data minus the lost bits. Entropies are {spec.accounting}; "
+        f"{'each subject is read by its own loss' if spec.per_subject else 'only the mean loss over all subjects counts'}"
+        f"{'; one-hop bits are counted beside those of longer questions' if spec.incremental else ''}."
+    )
+    return "<h2>How it was measured</h2>" + note(told)
+
+
+def _provenance(analysis: Analysis) -> str:
+    trials = analysis.tables.trials
+    origins = Counter(
+        (one.provenance.git_commit, json.dumps(one.provenance.versions), one.provenance.host, one.provenance.device)
+        for one in analysis.measured.values()
+    )
+    rows = [
+        [
+            escape(commit),
+            escape(", ".join(f"{name} {version}" for name, version in json.loads(versions).items())),
+            escape(f"{host}, {device}"),
+            str(count),
+        ]
+        for (commit, versions, host, device), count in origins.most_common(20)
     ]
-    origins = sorted({(r.provenance.git_commit, json.dumps(r.provenance.versions)) for r in analysis.results.values()})
-    sentences += [f"Code {commit}; {versions}." for commit, versions in origins]
-    return "".join(f'<p class="note">{escape(sentence)}</p>' for sentence in sentences)
+    finished = sum(state(analysis, trial.trial_id) == "finished" for trial in analysis.sweep.trials)
+    device = f"{trials['device_seconds'].sum() / 3600:,.2f}" if "device_seconds" in trials else "0.00"
+    told = (
+        f"{finished} of {len(analysis.sweep.trials)} trials finished. The last run took {analysis.run.wall_seconds:,.0f} s "
+        f"of wall time, up to {analysis.run.slots} trials at once; all training steps together {device} device hours. "
+        "A commit with “+changes” had uncommitted changes in raycap."
+    )
+    return "<h2>Provenance</h2>" + table(["code", "versions", "machine", "trials"], rows) + note(told)
+
+
+def _rerun(analysis: Analysis) -> str:
+    spec = analysis.sweep.spec
+    written = analysis.sweep.spec_yaml or json.dumps(spec.model_dump(mode="json"), indent=2)
+    resolved = json.dumps(spec.model_dump(mode="json", include={"analysis", "grid", "trial"}), indent=1)
+    return (
+        "<h2>To run it again</h2>"
+        + note(
+            f"Save this as {spec.name}.yaml, check out the commit above, and run: python -m raycap.sweep {spec.name}.yaml"
+        )
+        + f"<pre>{escape(written)}</pre><details><summary>The spec as it ran, overrides included</summary>"
+        + f"<pre>{escape(resolved)}</pre></details>"
+    )

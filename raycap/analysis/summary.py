@@ -1,169 +1,201 @@
-"""The whole analysis of a sweep as one pure function of what is stored, and summary.json as its outcome."""
+"""summary.json: every trial, every law and the comparison of readings in plain numbers, null where there is none."""
 
 import json
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.intervals import Interval
+from raycap.analysis.laws import Law
+from raycap.analysis.readings import Reading
+from raycap.analysis.selection import Comparison
 
-from raycap.analysis.capacity import TOTAL, capacity_table, exclusion
-from raycap.analysis.laws import Point, ProportionalLaw, fit_proportional
-from raycap.losses import LossTable, Part
-from raycap.results import Failure, RunRecord, SweepRecord, TrialResult
-from raycap.spec import EncodingScheme, Kind, SelectionScheme
-
-BOOTSTRAP_SEED = 0
-
-LawKey = tuple[EncodingScheme, SelectionScheme]
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A sweep read under its analysis spec. Laws and headline numbers are of each trial's last kind of text."""
-
-    sweep: SweepRecord
-    run: RunRecord
-    results: dict[str, TrialResult]
-    failures: dict[str, Failure]
-    capacities: pd.DataFrame
-    laws: dict[LawKey, ProportionalLaw]
-
-    @property
-    def headline(self) -> LawKey:
-        """The reading shown first."""
-        return self.sweep.spec.analysis.headline
-
-    @property
-    def kind(self) -> Kind:
-        """The last kind of text that any trial was evaluated on; one-hop questions while there is none."""
-        kinds = [result.final.losses.kinds[-1] for result in self.results.values()]
-        return max(kinds, key=list(Kind).index, default=Kind.ONE_HOP)
-
-    def totals(self, scheme: EncodingScheme, selection: SelectionScheme) -> pd.DataFrame:
-        """The capacity table's totals under one reading, every evaluation, each trial's last kind of text."""
-        table = self.capacities
-        if table.empty:
-            return table
-        return table[
-            (table["subject"] == TOTAL)
-            & (table["scheme"] == str(scheme))
-            & (table["selection"] == str(selection))
-            & table["headline"]
-        ]
-
-    def finals(self, scheme: EncodingScheme, selection: SelectionScheme) -> dict[str, dict[str, Any]]:
-        """The rows of `totals` at each trial's last evaluation, by trial_id."""
-        totals = self.totals(scheme, selection)
-        if totals.empty:
-            return {}
-        rows = totals[totals["final"]].to_dict("records")
-        return {str(row["trial_id"]): {str(name): value for name, value in row.items()} for row in rows}
-
-
-def analyse(
-    sweep: SweepRecord, run: RunRecord, results: dict[str, TrialResult], failures: dict[str, Failure]
-) -> Analysis:
-    """Capacities of every trial and a law per scheme and selection. The same records give the same analysis."""
-    ordered = {trial.trial_id: results[trial.trial_id] for trial in sweep.trials if trial.trial_id in results}
-    spec = sweep.spec.analysis
-    table = capacity_table(list(ordered.values()), spec)
-    analysis = Analysis(sweep, run, ordered, failures, table, {})
-    for scheme in spec.schemes:
-        for selection in spec.selections:
-            finals = analysis.finals(scheme, selection)
-            reasons = {trial_id: exclusion(result, scheme, selection) for trial_id, result in ordered.items()}
-            points = [
-                Point(trial_id, final["num_params"], final["learned_bits"])
-                for trial_id, final in finals.items()
-                if reasons[trial_id] is None
-            ]
-            excluded = {trial_id: str(reason) for trial_id, reason in reasons.items() if reason is not None}
-            rng = np.random.default_rng(BOOTSTRAP_SEED)
-            analysis.laws[scheme, selection] = fit_proportional(points, excluded, rng=rng)
-    return analysis
+LAW_NUMBERS = ("alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "num_trials")
+"""Of a law's entry, those that are also logged as metrics."""
 
 
 def summary(analysis: Analysis) -> dict[str, Any]:
-    """summary.json: every trial and every law in plain numbers, null where there is none."""
-    spec = analysis.sweep.spec.analysis
-    finals = {key: analysis.finals(*key) for key in analysis.laws}
-
-    def by_reading(trial_id: str, column: str) -> dict[str, dict[str, float | None]]:
-        return {
-            str(scheme): {
-                str(selection): finals[scheme, selection].get(trial_id, {}).get(column) for selection in spec.selections
-            }
-            for scheme in spec.schemes
-        }
-
-    trials = []
-    train_seconds = 0.0
-    for planned in analysis.sweep.trials:
-        result = analysis.results.get(planned.trial_id)
-        state = "finished" if result else "failed" if planned.trial_id in analysis.failures else "missing"
-        trial: dict[str, Any] = {
-            "trial_id": planned.trial_id,
-            "label": planned.label,
-            "state": state,
-            "num_params": planned.parameters.total,
-            "num_non_embedding_params": planned.parameters.non_embedding,
-            "dataset_bits": planned.dataset_bits,
-        }
-        if result:
-            final = result.final
-            train_seconds += final.train_seconds
-            trial |= {
-                "learned_bits": by_reading(planned.trial_id, "learned_bits"),
-                "bits_per_param": by_reading(planned.trial_id, "bits_per_param"),
-                "bits_per_non_embedding_param": by_reading(planned.trial_id, "bits_per_non_embedding_param"),
-                **_losses(final.losses),
-                "exposures": final.exposures,
-                "train_seconds": final.train_seconds,
-                "capacity_limited": exclusion(result, *analysis.headline) is None,
-                "stop_reason": str(result.stop_reason),
-            }
-        trials.append(trial)
+    """summary.json as a tree."""
+    trials = trial_entries(analysis)
+    train_seconds = sum(trial.get("train_seconds", 0.0) for trial in trials)
     return {
         "sweep": analysis.sweep.spec.name,
         "question": analysis.sweep.question,
         "trials": trials,
-        "laws": {
-            str(scheme): {str(selection): _law_entry(analysis.laws[scheme, selection]) for selection in spec.selections}
-            for scheme in spec.schemes
-        },
+        "laws": _by_reading({reading: law_entry(law) for reading, law in analysis.laws.items()}),
+        "comparison": _comparison_entry(analysis.comparison),
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
 
 
-def _losses(losses: LossTable) -> dict[str, Any]:
-    """Mean losses of a final evaluation, of the second population under a name of their own."""
-    found: dict[str, Any] = {}
-    for population, prefix in enumerate(("", "second_")[: losses.num_populations]):
-        select = partial(losses.select, population=population)
-        found[f"{prefix}loss_bits"] = {str(kind): select(kind).mean_bits for kind in losses.kinds}
-        chains = {row.kind for row in losses.rows if row.part is Part.CHAIN}
-        if chains:
-            found[f"{prefix}chain_loss_bits"] = {str(kind): select(kind, part=Part.CHAIN).mean_bits for kind in chains}
-        matrix = losses.generalisation(population)
-        if len(matrix) > 1:
-            found[f"{prefix}generalisation_bits"] = matrix
-            if chains:
-                found[f"{prefix}chain_generalisation_bits"] = losses.generalisation(population, Part.CHAIN)
-    return found
-
-
-def _law_entry(law: ProportionalLaw) -> dict[str, Any]:
-    numbers = {
-        name: value if math.isfinite(value := getattr(law, name)) else None
-        for name in ("alpha", "low", "high", "gamma", "gamma_low", "gamma_high")
-    }
-    return numbers | {"num_trials": law.num_trials, "status": str(law.status), "excluded": law.excluded}
-
-
 def summary_json(analysis: Analysis) -> str:
     """summary() as text."""
     return json.dumps(summary(analysis), indent=2, allow_nan=False)
+
+
+def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
+    """Every planned trial; what was measured of it, where it was."""
+    finals = {}
+    for reading in analysis.laws:
+        for row in analysis.totals(reading, final=True).to_dict("records"):
+            finals[reading, row["trial"]] = row
+    losses, splits, training = (
+        _losses(analysis),
+        _splits(analysis),
+        analysis.training.set_index("trial").to_dict("index"),
+    )
+    entries = []
+    for place, (planned, row) in enumerate(
+        zip(analysis.sweep.trials, analysis.tables.trials.to_dict("records"), strict=True)
+    ):
+        entry: dict[str, Any] = {
+            "trial_id": planned.trial_id,
+            "label": planned.label,
+            "state": state(analysis, planned.trial_id),
+            "num_params": planned.parameters.total,
+            "num_non_embedding_params": planned.parameters.non_embedding,
+            "dataset_bits": planned.dataset_bits,
+        }
+        if planned.trial_id in analysis.measured:
+            for column in ("learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"):
+                entry[column] = _by_reading({reading: finals[reading, place][column] for reading in analysis.laws})
+            verdict = training[place]
+            excluded = analysis.law.excluded.get(planned.trial_id)
+            entry |= {
+                **losses[place],
+                **splits.get(place, {}),
+                "exposures": row["exposures"],
+                "train_seconds": row["train_seconds"],
+                "parameter_norm": row["parameter_norm"],
+                "convergence": str(verdict["convergence"]),
+                "asymptote_bits": _plain([verdict[f"asymptote_{name}"] for name in ("bits", "low", "high")]),
+                "excluded": excluded,
+                "capacity_limited": excluded is None,
+                "stop_reason": row["stop_reason"],
+            }
+        entries.append(entry)
+    return entries
+
+
+def state(analysis: Analysis, trial_id: str) -> str:
+    """finished, unreadable, failed or missing."""
+    if trial_id in analysis.measured:
+        return "finished"
+    if trial_id in analysis.unreadable:
+        return "unreadable"
+    return "failed" if trial_id in analysis.failures else "missing"
+
+
+def law_entry(law: Law) -> dict[str, Any]:
+    """A law in plain numbers; both laws' confidence intervals are at 95 %."""
+    power = law.power
+    return {
+        "alpha": _plain(law.alpha.estimate),
+        "low": _plain(law.alpha.low),
+        "high": _plain(law.alpha.high),
+        "noise": _plain(law.noise),
+        "num_trials": law.num_trials,
+        "num_cells": law.num_cells,
+        "status": str(law.status),
+        "gamma": _plain(power.gamma.estimate),
+        "gamma_low": _plain(power.gamma.low),
+        "gamma_high": _plain(power.gamma.high),
+        "gamma_profile": _plain(list(power.profile)),
+        "power_law": {
+            "status": str(power.status),
+            "bits_per_param": _plain(list(power.bits_per_param)),
+            "reference_params": _plain(power.reference_params),
+            "sharpness": _plain(power.sharpness),
+            "noise": _plain(power.noise),
+            "num_trials": power.num_trials,
+            "num_cells": power.num_cells,
+        },
+        "arms": [arm._asdict() | {"ratio": _plain(list(arm.ratio))} for arm in law.arms],
+        "excluded": dict(law.excluded),
+    }
+
+
+def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
+    def interval(told: Interval) -> list[Any]:
+        return _plain(list(told))
+
+    best = comparison.best
+    return {
+        "best": str(best) if best else None,
+        "num_trials": comparison.num_trials,
+        "num_cells": comparison.num_cells,
+        "num_sizes": comparison.num_sizes,
+        "readings": {
+            str(reading): {
+                "score_bits": _plain(comparison.scores_bits.get(reading)),
+                "score_by_size_bits": _plain(comparison.scores_by_size_bits.get(reading)),
+                "weight": _plain(comparison.weights.get(reading)),
+            }
+            for reading in comparison.readings
+        },
+        "same": {str(reading): str(earlier) for reading, earlier in comparison.same.items()},
+        "pairs": [
+            {
+                "one": str(pair.one),
+                "other": str(pair.other),
+                "difference_bits": interval(pair.difference_bits),
+                "difference_by_size_bits": _plain(pair.difference_by_size_bits),
+                "p_value": pair.p_value,
+                "verdict": str(pair.verdict),
+            }
+            for pair in comparison.pairs
+        ],
+        "trends": [
+            {
+                "reading": str(trend.reading),
+                "quantity": trend.quantity,
+                "exponent": interval(trend.exponent),
+                "constancy": str(trend.constancy),
+            }
+            for trend in comparison.trends
+        ],
+    }
+
+
+def _losses(analysis: Analysis) -> dict[int, dict[str, Any]]:
+    """Mean final losses by trial: of the second population, and of chains, under names of their own."""
+    found: dict[int, dict[str, Any]] = {}
+    table = analysis.tables.losses
+    for row in table[table["final"]].to_dict("records"):
+        name = f"{'second_' * row['population']}{'chain_' * (row['part'] == 'chain')}loss_bits"
+        found.setdefault(row["trial"], {}).setdefault(name, {})[row["kind"]] = row["loss_bits"]
+    return found
+
+
+def _splits(analysis: Analysis) -> dict[int, dict[str, Any]]:
+    """Generalisation matrices by trial, where something is held out."""
+    found: dict[int, dict[str, Any]] = {}
+    table = analysis.tables.splits
+    if table.empty:
+        return found
+    keys: Any
+    for keys, rows in table.groupby(["trial", "population", "part"], sort=True):
+        trial, population, part = keys
+        if rows["split"].nunique() > 1:
+            name = f"{'second_' * population}{'chain_' * (part == 'chain')}generalisation_bits"
+            matrix: dict[str, dict[str, float]] = {}
+            for row in rows.to_dict("records"):
+                matrix.setdefault(row["split"], {})[row["kind"]] = row["loss_bits"]
+            found.setdefault(trial, {})[name] = matrix
+    return found
+
+
+def _by_reading(values: Mapping[Reading, Any]) -> dict[str, dict[str, Any]]:
+    tree: dict[str, dict[str, Any]] = {}
+    for (scheme, selection), value in values.items():
+        tree.setdefault(str(scheme), {})[str(selection)] = value
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    """Numbers that JSON has; null for those that it has not."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if value is None or not math.isfinite(value) else value

@@ -4,16 +4,19 @@ What it writes is `analysis` applied to the stored results, so that `raycap repo
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import ray
 
+from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.capacity import TOTAL, capacities
+from raycap.analysis.measurements import Curve, Floats, Losses, Measured
+from raycap.analysis.readings import headline
 from raycap.analysis.report import answer, files
-from raycap.analysis.summary import Analysis, analyse, summary
+from raycap.analysis.stored import read_stored
+from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
 from raycap.cluster.tracking import Tracker
-from raycap.losses import LossTable, Part
+from raycap.losses import Part
 from raycap.results import Evaluation, Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult
 from raycap.spec import Split
 from raycap.storage import Storage
@@ -37,37 +40,35 @@ class Event:
 class Analyst:
     """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
 
-    def __init__(
-        self, sweep_json: str, storage_location: str, results_json: list[str], failures_json: list[str]
-    ) -> None:
-        """Starts from the trials that finished or failed before; `open` comes next."""
+    def __init__(self, sweep_json: str) -> None:
+        """`open` comes next."""
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
-        self._storage = Storage.at(storage_location)
-        self._results = {r.trial_id: r for r in map(TrialResult.model_validate_json, results_json)}
-        self._failures = {f.trial_id: f for f in map(Failure.model_validate_json, failures_json)}
+        self._storage = Storage.at(self._sweep.spec.storage)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing = 0.0
         self._events: list[Event] = []
 
     def open(self, slots: int) -> None:
-        """Make or find MLflow's experiment and runs, before trials begin, `slots` at once.
+        """Read what finished or failed before, and make or find MLflow's experiment and runs, before trials begin, `slots`
+        at once.
 
         Raises TrackingError if MLflow cannot be used. (Not done on construction: an actor that fails there dies without
         saying why.)
         """
         self._slots = slots
+        self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = Tracker(self._sweep, self._sweep.spec.tracking)
         if not self._storage.exists(f"{self._sweep.spec.name}/run.json"):  # whatever happens, `raycap report` works
             self._storage.write(f"{self._sweep.spec.name}/run.json", self._run_so_far().model_dump_json())
-        for result in self._results.values():
-            if not self._tracker.is_finished(result.trial_id):
-                self._log_result(result)
+        for measured in self._stored.measured.values():
+            if not self._tracker.is_finished(measured.trial_id):
+                self._log_result(measured)
 
     def start_trial(self, trial_id: str, afresh: bool) -> None:
         """A trial is placed; `afresh` if there is no checkpoint that it goes on from."""
         self._tracker.start_trial(trial_id, afresh=afresh)
-        self._failures.pop(trial_id, None)
+        self._stored.failures.pop(trial_id, None)
         self._events.append(Event(trial_id, "started"))
 
     def events(self, since: int) -> list[Event]:
@@ -77,18 +78,20 @@ class Analyst:
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
         """A trial was evaluated: log its losses and capacities."""
         evaluation = Evaluation.model_validate_json(evaluation_json)
-        metrics = self._metrics(self._planned[trial_id], evaluation)
+        planned = self._planned[trial_id]
+        losses = Losses.of(planned.spec, planned.populations, [evaluation])
+        (metrics,) = self._metrics(planned, Curve.of([evaluation]), losses)
         self._tracker.log_evaluation(trial_id, evaluation.step, metrics)
         bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
-        loss = evaluation.losses.select(evaluation.losses.kinds[-1]).mean_bits
+        loss = metrics[f"loss/{losses.kinds[-1]}_bits"]
         self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
         """A trial finished: log it."""
-        result = TrialResult.model_validate_json(result_json)
-        self._results[result.trial_id] = result
-        self._log_result(result)
-        self._events.append(Event(result.trial_id, "finished"))
+        measured = Measured.of(TrialResult.model_validate_json(result_json))
+        self._stored.measured[measured.trial_id] = measured
+        self._log_result(measured)
+        self._events.append(Event(measured.trial_id, "finished"))
 
     def refresh(self) -> None:
         """Refit the laws and redraw, unless that was done a moment ago. No trial waits for this."""
@@ -104,7 +107,7 @@ class Analyst:
     def record_failure(self, failure_json: str) -> None:
         """A trial failed."""
         failure = Failure.model_validate_json(failure_json)
-        self._failures[failure.trial_id] = failure
+        self._stored.failures[failure.trial_id] = failure
         self._tracker.fail_trial(failure.trial_id, failure.cause)
         self._events.append(Event(failure.trial_id, "failed"))
 
@@ -117,7 +120,8 @@ class Analyst:
         return answer(analysis)
 
     def _publish(self, run: RunRecord) -> Analysis:
-        analysis = analyse(self._sweep, run, self._results, self._failures)
+        stored = self._stored
+        analysis = analyse(self._sweep, run, stored.measured, stored.failures, stored.unreadable)
         contents = files(analysis)
         for name, content in contents.items():
             self._storage.write(f"{self._sweep.spec.name}/{name}", content)
@@ -126,60 +130,67 @@ class Analyst:
             f"law/{scheme}/{selection}/{name}": value
             for scheme, by_selection in laws.items()
             for selection, law in by_selection.items()
-            for name in ("alpha", "low", "high", "gamma", "num_trials")
+            for name in LAW_NUMBERS
             if (value := law[name]) is not None
         }
         shown = {name: content for name, content in contents.items() if not name.endswith(".parquet")}
         shown["spec.yaml"] = self._sweep.spec_yaml.encode()
         shown["sweep.json"] = self._sweep.model_dump_json(indent=1).encode()
-        self._tracker.log_sweep(len(self._results), metrics, description(analysis), shown)
+        self._tracker.log_sweep(len(stored.measured), metrics, description(analysis), shown)
         return analysis
 
-    def _log_result(self, result: TrialResult) -> None:
-        planned = self._planned[result.trial_id]
-        for evaluation in result.evaluations:
-            self._tracker.log_evaluation(result.trial_id, evaluation.step, self._metrics(planned, evaluation))
-        final = self._metrics(planned, result.final)
-        self._tracker.finish_trial(result.trial_id, {f"final/{name}": value for name, value in final.items()})
+    def _log_result(self, measured: Measured) -> None:
+        planned = self._planned[measured.trial_id]
+        metrics = self._metrics(planned, measured.curve, measured.losses)
+        for step, at_step in zip(measured.curve.step.tolist(), metrics, strict=True):
+            self._tracker.log_evaluation(measured.trial_id, step, at_step)
+        self._tracker.finish_trial(measured.trial_id, {f"final/{name}": value for name, value in metrics[-1].items()})
 
-    def _metrics(self, planned: PlannedTrial, evaluation: Evaluation) -> Mapping[str, float]:
-        """One evaluation as MLflow metrics, capacities under the sweep's first scheme."""
-        metrics = {
-            "train/loss_bits": evaluation.train_loss_bits,
-            "train/exposures": evaluation.exposures,
-            "train/tokens": evaluation.tokens,
-            "train/tokens_per_s": evaluation.tokens / evaluation.train_seconds,
-            "train/learning_rate": evaluation.learning_rate,
+    def _metrics(self, planned: PlannedTrial, curve: Curve, losses: Losses) -> list[dict[str, float]]:
+        """Evaluations as MLflow metrics, capacities under the sweep's first scheme."""
+        metrics: dict[str, Floats] = {
+            "train/loss_bits": curve.train_loss_bits,
+            "train/exposures": curve.exposures,
+            "train/tokens": curve.tokens.astype(float),
+            "train/tokens_per_s": curve.tokens / curve.train_seconds,
+            "train/learning_rate": curve.learning_rate,
+            "train/parameter_norm": curve.parameter_norm,
         }
-        metrics |= loss_metrics(evaluation.losses)
+        metrics |= loss_metrics(losses)
         analysis = self._sweep.spec.analysis
-        scheme, headline = analysis.headline
-        for estimate in capacities(planned, evaluation, analysis):
-            if (estimate.subject, estimate.scheme, estimate.kind) != (TOTAL, scheme, evaluation.losses.kinds[-1]):
+        first = headline(analysis)
+        for capacity in capacities(losses, analysis):
+            if capacity.subject != TOTAL or not capacity.is_headline(losses, analysis):
                 continue
-            metrics[f"capacity/{estimate.selection}_bits_per_param"] = estimate.bits_per_param
-            if estimate.selection == headline:
-                metrics["capacity/learned_bits"] = estimate.learned_bits
-                metrics["capacity/bits_per_param"] = estimate.bits_per_param
-                metrics["capacity/bits_per_non_embedding_param"] = estimate.bits_per_non_embedding_param
-        return metrics
+            if capacity.reading.scheme is not first.scheme:
+                continue
+            per_param = capacity.learned_bits / planned.parameters.total
+            metrics[f"capacity/{capacity.reading.selection}_bits_per_param"] = per_param
+            if capacity.reading == first:
+                metrics["capacity/learned_bits"] = capacity.learned_bits
+                metrics["capacity/bits_per_param"] = per_param
+                non_embedding = capacity.learned_bits / planned.parameters.non_embedding
+                metrics["capacity/bits_per_non_embedding_param"] = non_embedding
+        names = list(metrics)
+        return [dict(zip(names, map(float, values), strict=True)) for values in zip(*metrics.values(), strict=True)]
 
 
-def loss_metrics(losses: LossTable) -> dict[str, float]:
+def loss_metrics(losses: Losses) -> dict[str, Floats]:
     """Mean losses by kind and subject; chains of thought, held-out splits and the second population by themselves."""
     metrics = {}
-    for population, about in enumerate(("", "second_")[: losses.num_populations]):
+    for number, about in enumerate(("", "second_")[: len(losses.populations)]):
         for kind in losses.kinds:
-            trained = losses.select(kind, population=population)
-            metrics[f"loss/{about}{kind}_bits"] = trained.mean_bits
-            for subject, rows in trained.by_subject().items():
-                metrics[f"loss_{about}{kind}/{subject}_bits"] = rows.mean_bits
-            if any(row.part is Part.CHAIN and row.kind is kind for row in losses.rows):
-                chain = losses.select(kind, population=population, part=Part.CHAIN)
-                metrics[f"loss/{about}{kind}_chain_bits"] = chain.mean_bits
-        for split, by_kind in losses.generalisation(population).items():
-            if split != Split.TRAIN:
-                metrics |= {f"held_out_{about}{kind}/{split}_bits": bits for kind, bits in by_kind.items()}
+            metrics[f"loss/{about}{kind}_bits"] = losses.mean_bits(losses.columns(kind, population=number))
+            for subject in losses.subjects(kind, number):
+                columns = losses.columns(kind, population=number, subject=subject)
+                metrics[f"loss_{about}{kind}/{subject}_bits"] = losses.mean_bits(columns)
+            chain = losses.columns(kind, population=number, part=Part.CHAIN)
+            if chain:
+                metrics[f"loss/{about}{kind}_chain_bits"] = losses.mean_bits(chain)
+            for split in Split:
+                held_out = losses.columns(kind, population=number, split=split)
+                if held_out and split is not Split.TRAIN:
+                    metrics[f"held_out_{about}{kind}/{split}_bits"] = losses.mean_bits(held_out)
     return metrics
 
 
@@ -198,7 +209,7 @@ def description(analysis: Analysis) -> str:
         f"| trial | parameters | learned bits ({selection}) | bits/param | state |",
         "|---|---:|---:|---:|---|",
     ]
-    for trial in summary(analysis)["trials"]:
+    for trial in trial_entries(analysis):
         bits = ("", "")
         if trial["state"] == "finished":
             values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]

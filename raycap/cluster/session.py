@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord, TrialResult, source_commit
+from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import Storage, failure_path, result_path
 
@@ -40,17 +40,9 @@ class Job:
 
     sweep: SweepRecord
     missing: list[PlannedTrial]
-    results: list[TrialResult]
-    failures: list[Failure]
-    """Of the last runs of trials among the missing."""
+    num_finished: int
     began: float
     """When the command started, in seconds since the epoch."""
-
-    def for_the_analyst(self) -> tuple[str, str, list[str], list[str]]:
-        """The analyst's arguments, as JSON: what crosses processes is data."""
-        results = [result.model_dump_json() for result in self.results]
-        failures = [failure.model_dump_json() for failure in self.failures]
-        return self.sweep.model_dump_json(), self.sweep.spec.storage, results, failures
 
     def run_until_now(self, slots: int) -> RunRecord:
         """The record of this run, as if it ended here."""
@@ -107,7 +99,7 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     if job.missing:
         with ray_session():
             return _run_on_ray(job, console)
-    analyst = Analyst(*job.for_the_analyst())
+    analyst = Analyst(job.sweep.model_dump_json())
     run = _last_run(job.sweep) or job.run_until_now(slots=1)
     analyst.open(run.slots)
     return Outcome(analyst.conclude(run.model_dump_json(), "FINISHED"), interrupted=False)
@@ -139,9 +131,9 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     sweep, place = job.sweep, job.sweep.spec.storage
     storage, commit = Storage.at(place), source_commit()
     slots = concurrent_slots(sweep.spec.execution, {"storage": place} | _places_read(job.missing))
-    analyst = AnalystActor.remote(*job.for_the_analyst())
+    analyst = AnalystActor.remote(sweep.model_dump_json())
     _unwrapped(analyst.open.remote(slots))
-    progress = Progress(job.missing, len(job.results), analyst, console)
+    progress = Progress(job.missing, job.num_finished, analyst, console)
     progress.start()
     # The longest first, so that no slot stands empty while the last one runs.
     ordered = sorted(job.missing, key=lambda trial: -trial.parameters.total * trial.tokens)

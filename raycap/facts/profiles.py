@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
 from raycap.facts.relations import NOBODY, draw_relations
-from raycap.results import PopulationFacts
+from raycap.results import ObservedFacts, PopulationFacts
 from raycap.spec import NamePools, RelationStructure
 
 IntArray = NDArray[np.int32]
@@ -107,8 +107,23 @@ class Profiles:
 
     @property
     def facts(self) -> PopulationFacts:
-        """The numbers that code lengths are computed from."""
-        return self.schema.facts(self.num_profiles)
+        """The numbers that code lengths are computed from, and what of the possible values occurs."""
+        return self.schema.facts(self.num_profiles).model_copy(update={"observed": self._observed})
+
+    @cached_property
+    def _observed(self) -> ObservedFacts:
+        columns = zip(self.schema.relations, self.relations.T, strict=True)
+        led_to = {relation: np.unique(column[column != NOBODY]) for relation, column in columns}
+        num_values = {a.name: len(used) for a, used in zip(self.schema.attributes, self.used_values, strict=True)}
+        return ObservedFacts(
+            num_values=num_values | {relation: len(people) for relation, people in led_to.items()},
+            num_names=self._num_names_made_of(np.arange(self.num_profiles)),
+            num_answered_names={relation: self._num_names_made_of(people) for relation, people in led_to.items()},
+        )
+
+    def _num_names_made_of(self, people: NDArray[np.integer]) -> int:
+        """How many names the parts of some people's names make."""
+        return math.prod(len(np.unique(parts)) for parts in self.names[people].T)
 
     def name_parts(self, person: int) -> tuple[str, ...]:
         """First, middle and last name of a person."""

@@ -19,7 +19,7 @@ from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
 from raycap.learner.batches import Batch
 from raycap.learner.model import Llama
 from raycap.learner.tokens import Composer
-from raycap.losses import LossRow, LossTable
+from raycap.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision
 
 BITS_PER_NAT = 1 / math.log(2)
@@ -112,6 +112,7 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
     corpus, ids = sample.composer.corpus, sample.ids[rank::world_size]
     shape = sample.num_texts.shape
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    histograms = np.zeros((*shape, 1 + len(HISTOGRAM_EDGES_BITS)), np.int64)
     for part, bits, held in _text_losses(model, sample.composer, ids, precision):
         if not np.isfinite(bits).all():
             bad = (~np.isfinite(bits)).any(axis=1).sum()
@@ -122,6 +123,8 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
             sums[split] += bits[of_split].sum(axis=0)
             squares[split] += (bits[of_split] ** 2).sum(axis=0)
             counts[split] += held[of_split].sum(axis=0)
+        bins = np.searchsorted(HISTOGRAM_EDGES_BITS, bits, side="right")
+        np.add.at(histograms, (splits[:, None], np.arange(shape[1]), bins), held)
     rows = [
         LossRow(
             kind=corpus.kind,
@@ -133,6 +136,7 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
             sum_squares_bits2=float(squares[split, place]),
             num_evaluated=int(counts[split, place]),
             num_texts=int(sample.num_texts[split, place]),
+            histogram=tuple(histograms[split, place].tolist()),
         )
         for split in range(len(SPLITS))
         for place, measure in enumerate(corpus.measures)

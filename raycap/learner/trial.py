@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -197,6 +198,7 @@ class _Run:
                 for sample in self.samples:
                     ranks = {"rank": place.rank, "world_size": place.world_size}
                     table += losses(self.model, sample, precision=precision, **ranks)
+                norm = math.sqrt(sum(float(p.detach().double().square().sum()) for p in self.model.parameters()))
         except DivergedError as error:
             raise DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr") from error
         evaluation = Evaluation(
@@ -207,9 +209,11 @@ class _Run:
             train_loss_bits=self.state.loss_sum_bits / self.state.num_texts,
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
+            parameter_norm=norm,
             losses=_over_workers(table, place.world_size),
         )
-        self.state.evaluations.append(evaluation)
+        before = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
+        self.state.evaluations[-1:] = [*before, evaluation]
         self.state.loss_sum_bits, self.state.num_texts = 0.0, 0
         return evaluation
 

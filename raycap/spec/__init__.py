@@ -4,7 +4,7 @@ The identity of a trial is its *resolved* TrialSpec alone: what is learned, by w
 runs, where it is stored and what it is called live in ExecutionSpec, TrackingSpec and SweepSpec and never enter it.
 """
 
-from raycap.spec.base import EncodingScheme, Kind, RelationStructure, SelectionScheme, Spec, Split
+from raycap.spec.base import Accounting, EncodingScheme, Kind, RelationStructure, SelectionScheme, Spec, Split
 from raycap.spec.facts import (
     NUM_CENSUS_FIRST_NAMES,
     NUM_CENSUS_LAST_NAMES,
@@ -32,7 +32,7 @@ from raycap.spec.learner import (
     WordTokenizer,
 )
 from raycap.spec.questions import Biographies, HeldOut, NamesOnly, QuestionsByShare, QuestionsByWeights, QuestionsSpec
-from raycap.spec.sweep import AnalysisSpec, ExecutionSpec, SweepSpec, TrackingSpec
+from raycap.spec.sweep import AnalysisSpec, Calibration, ExecutionSpec, SweepSpec, TrackingSpec
 from raycap.spec.training import (
     AdamW,
     Exposures,
@@ -59,10 +59,12 @@ __all__ = [
     "NUM_CENSUS_FIRST_NAMES",
     "NUM_CENSUS_LAST_NAMES",
     "NUM_RELATIONS_KNOWN",
+    "Accounting",
     "AdamW",
     "AnalysisSpec",
     "Biographies",
     "BpeTokenizer",
+    "Calibration",
     "EncodingScheme",
     "ExecutionSpec",
     "Exposures",

@@ -57,6 +57,15 @@ class SelectionScheme(StrEnum):
     """Nothing for the set, but log2 M instead of log2 N for every name-valued answer."""
 
 
+class Accounting(StrEnum):
+    """Where code lengths take their entropies from."""
+
+    EXACT = "exact"
+    """From the distributions that the data are drawn from."""
+    OBSERVED = "observed"
+    """From the distinct values that happen to occur, as the reference does: to compare with its numbers, quirks and all."""
+
+
 class Kind(StrEnum):
     """What a text asks or tells, in the order in which kinds speak for a trial: the last one trained is its headline."""
 

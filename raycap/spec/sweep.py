@@ -2,9 +2,18 @@
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from raycap.spec.base import EncodingScheme, SelectionScheme, Spec, broken_rule
+from raycap.spec.base import Accounting, EncodingScheme, SelectionScheme, Spec, broken_rule
+
+
+class Calibration(Spec):
+    """Bits per parameter of the same models on random strings or pairs: the law of another sweep."""
+
+    bits_per_param: float = Field(gt=0)
+    """Its estimate."""
+    standard_error: float = Field(gt=0)
+    """A quarter of the width of its 95 % interval."""
 
 
 class AnalysisSpec(Spec):
@@ -15,12 +24,30 @@ class AnalysisSpec(Spec):
     selections: tuple[SelectionScheme, ...] = tuple(SelectionScheme)
     """Selection schemes to compute capacities for."""
 
+    accounting: Accounting = Accounting.EXACT
+    """Where code lengths take their entropies from."""
+    per_subject: bool = True
+    """Read each subject by its own loss; false takes the mean loss over all, each subject losing the same share."""
+    incremental: bool = False
+    """Count the bits of one-hop questions beside those of longer ones ("2.1 hops"), the names once."""
+    calibration: Calibration | None = None
+    """What these models store of data that every scheme reads alike; narrows the comparison of schemes."""
+
     @field_validator("schemes", "selections")
     @classmethod
     def _unique(cls, members: tuple[Any, ...]) -> tuple[Any, ...]:
         if not members or len(set(members)) != len(members):
             raise broken_rule("must name at least one, each once, got {got}", got=str([str(m) for m in members]))
         return members
+
+    @model_validator(mode="after")
+    def _the_reference_needs_subjects(self) -> "AnalysisSpec":
+        mean_alone = self.accounting is Accounting.OBSERVED and not self.per_subject
+        if mean_alone and EncodingScheme.TWO_HOP_DOUBLE in self.schemes:
+            raise broken_rule(
+                "observed accounting reads 2-hop-double by subject only: set per_subject: true, or leave it out"
+            )
+        return self
 
     @property
     def headline(self) -> tuple[EncodingScheme, SelectionScheme]:

@@ -2,23 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycap.analysis.capacity import (
-    NAMES,
-    TOTAL,
-    CapacityEstimate,
-    ExclusionReason,
-    capacities,
-    capacity_table,
-    exclusion,
-    hop_loss_bits,
-)
+from raycap.analysis.analyse import analyse
+from raycap.analysis.capacity import NAMES, TOTAL, Capacity, capacities, hop_loss_bits
+from raycap.analysis.measurements import Losses
 from raycap.facts.entropy import code_length_bits, name_set_bits
 from raycap.losses import LossTable, Part
-from raycap.results import Evaluation, ParameterCounts, PopulationFacts
+from raycap.results import Evaluation, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,
     EncodingScheme,
@@ -29,20 +23,23 @@ from raycap.spec import (
     Split,
     TrialSpec,
 )
-from tests.planted import POPULATION, results, sweep, table
+from tests.planted import POPULATION, RUN, measured, results, sweep, table
 
 EVERYTHING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 
 
 def evaluated(losses: LossTable) -> Evaluation:
-    return Evaluation(step=1, exposures=1, tokens=1, learning_rate=1, train_loss_bits=1, train_seconds=1, losses=losses)
+    told = dict.fromkeys(("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0)
+    return Evaluation(step=1, tokens=1, losses=losses, **told)
 
 
-def estimates(losses: LossTable) -> dict[tuple, CapacityEstimate]:
-    (planned,) = sweep([16]).trials
-    parameters = ParameterCounts(embedding=6_000, attention=2_000, mlp=2_000, norms=0, unembedding=0)
-    trial = planned.model_copy(update={"populations": (POPULATION,), "parameters": parameters})
-    return {(e.kind, e.scheme, e.selection, e.subject): e for e in capacities(trial, evaluated(losses), EVERYTHING)}
+def losses_of(losses: LossTable, spec: TrialSpec | None = None, population: PopulationFacts = POPULATION) -> Losses:
+    return Losses.of(spec or TrialSpec(), (population,), [evaluated(losses)])
+
+
+def estimates(losses: LossTable) -> dict[tuple, Capacity]:
+    found = capacities(losses_of(losses), EVERYTHING)
+    return {(c.kind, *c.reading, c.subject): c for c in found if not c.incremental}
 
 
 @pytest.mark.parametrize("kind", [Kind.ONE_HOP, Kind.TWO_HOP, Kind.THREE_HOP])
@@ -52,8 +49,6 @@ def test_no_loss_is_the_whole_code_length(kind: Kind, scheme: EncodingScheme, se
     total = estimates(table(POPULATION, 0.0, kind))[kind, scheme, selection, TOTAL]
     assert total.learned_bits == pytest.approx(code_length_bits(POPULATION, scheme, selection, kind))
     assert total.dataset_bits == pytest.approx(total.learned_bits)
-    assert total.bits_per_param == total.learned_bits / 10_000
-    assert total.bits_per_non_embedding_param == total.learned_bits / 4_000
 
 
 @pytest.mark.parametrize("kind", [Kind.ONE_HOP, Kind.TWO_HOP, Kind.THREE_HOP])
@@ -99,50 +94,50 @@ def test_subjects_and_names_add_up_to_the_total() -> None:
 def test_the_inversion_of_hops_inverts(p: float, num_values: int, hops: int) -> None:
     p = 1 / num_values + p * (1 - 1 / num_values)
     answer = p**hops + (1 - p ** (hops - 1)) / num_values
-    loss, slope = hop_loss_bits(-math.log2(answer), math.log2(num_values), hops)
+    loss, slope = hop_loss_bits(np.array(-math.log2(answer)), math.log2(num_values), hops)
     if answer > 1.05 / num_values:  # near chance the curve is flat, and what p was no answer tells
         assert loss == pytest.approx(-math.log2(p), abs=1e-5)
     if p < 0.999 and answer > 1.2 / num_values:
         step = 1e-5
-        nudged, _ = hop_loss_bits(-math.log2(answer) + step, math.log2(num_values), hops)
+        nudged, _ = hop_loss_bits(np.array(-math.log2(answer) + step), math.log2(num_values), hops)
         assert slope == pytest.approx((nudged - loss) / step, rel=0.02, abs=1e-3)
 
 
 def test_worse_than_chance_is_charged_for_in_two_hops_too() -> None:
-    assert hop_loss_bits(12.0, 10.0, 2) == (12.0, 1.0)
+    assert hop_loss_bits(np.array([12.0]), 10.0, 2) == (12.0, 1.0)
 
 
 def test_planted_bits_per_parameter_are_read_off() -> None:
     record = sweep([12, 16])
-    frame = capacity_table(list(results(record, 1.7).values()), record.spec.analysis)
-    totals = frame[(frame["subject"] == TOTAL) & (frame["selection"] == "enumerate") & frame["final"]]
+    analysis = analyse(record, RUN, measured(results(record, 1.7)), {})
+    totals = analysis.totals(final=True)
     assert totals["bits_per_param"].tolist() == pytest.approx([1.7, 1.7])
-    assert not frame[~frame["final"]].empty
+    shares = [p.parameters.non_embedding / p.parameters.total for p in record.trials]
+    rest = (totals["bits_per_non_embedding_param"] * shares).tolist()
+    assert rest == pytest.approx([1.7, 1.7])
+    assert len(analysis.totals()) == 4
 
 
 def test_exclusions_have_their_reasons() -> None:
     record = sweep([16])
     (trial,) = record.trials
-    optimal, enumerate_ = EncodingScheme.OPTIMAL, SelectionScheme.ENUMERATE
     demanded = trial.demanded_bits_per_param("enumerate")
-    names = name_set_bits(trial.populations[0], enumerate_) / trial.parameters.total
+    names = name_set_bits(trial.populations[0], SelectionScheme.ENUMERATE) / trial.parameters.total
     cases = {
-        demanded * 0.99: ExclusionReason.DATASET_EXHAUSTED,
-        (demanded + names) / 2: None,
-        names * 0.99: ExclusionReason.NOTHING_LEARNED,
+        demanded * 0.99: {trial.trial_id: "dataset exhausted"},
+        (demanded + names) / 2: {},
+        names * 0.99: {trial.trial_id: "nothing learned"},
     }
-    for bits_per_param, reason in cases.items():
-        (result,) = results(record, bits_per_param).values()
-        assert exclusion(result, optimal, enumerate_) is reason
+    for bits_per_param, excluded in cases.items():
+        assert analyse(record, RUN, measured(results(record, bits_per_param)), {}).law.excluded == excluded
 
 
 def read(
     losses: LossTable, spec: TrialSpec | None = None, population: PopulationFacts = POPULATION
-) -> dict[str, CapacityEstimate]:
-    """Estimates by subject, names as a set, each fact once."""
-    (planned,) = sweep([16]).trials
-    trial = planned.model_copy(update={"populations": (population,), "spec": spec or planned.spec})
-    return {e.subject: e for e in capacities(trial, evaluated(losses), AnalysisSpec()) if e.selection == "set"}
+) -> dict[str, Capacity]:
+    """Capacities by subject, names as a set, each fact once."""
+    found = capacities(losses_of(losses, spec, population), AnalysisSpec(selections=(SelectionScheme.SET,)))
+    return {c.subject: c for c in found}
 
 
 def with_chain(answer_lost: float, chain_lost: float) -> LossTable:
@@ -156,11 +151,10 @@ def with_chain(answer_lost: float, chain_lost: float) -> LossTable:
 
 def spelled(scheme: EncodingScheme, answer_lost: float, chain_lost: float, subject: str = "parent") -> float:
     questions = QuestionsByShare(hops=(1, 2), chain_of_thought=True)
-    (planned,) = sweep([16]).trials
-    spec = planned.spec.model_copy(update={"questions": questions})
-    trial = planned.model_copy(update={"populations": (POPULATION,), "spec": spec})
-    found = capacities(trial, evaluated(with_chain(answer_lost, chain_lost)), AnalysisSpec(schemes=(scheme,)))
-    return {e.subject: e.learned_bits for e in found if e.selection == "set"}[subject]
+    spec = TrialSpec(questions=questions)
+    analysis = AnalysisSpec(schemes=(scheme,), selections=(SelectionScheme.SET,))
+    found = capacities(losses_of(with_chain(answer_lost, chain_lost), spec), analysis)
+    return {c.subject: float(c.learned_bits[0]) for c in found}[subject]
 
 
 def test_a_chain_of_thought_is_read_with_its_answer() -> None:
@@ -237,3 +231,70 @@ def test_tables_add_up_and_refuse_what_was_not_evaluated() -> None:
     assert doubled.rows[0].num_evaluated == 2 * doubled.rows[0].num_texts
     with pytest.raises(KeyError, match="no two_hop losses"):
         doubled.select(Kind.TWO_HOP)
+
+
+def two_kinds(one_hop_lost: float, two_hop_lost: float) -> LossTable:
+    rows = (*table(POPULATION, one_hop_lost).rows, *table(POPULATION, two_hop_lost, Kind.TWO_HOP).rows)
+    return LossTable(rows=rows)
+
+
+@pytest.mark.parametrize("scheme", EncodingScheme)
+@pytest.mark.parametrize("selection", SelectionScheme)
+def test_one_hop_bits_come_on_top_with_the_names_once(scheme: EncodingScheme, selection: SelectionScheme) -> None:
+    """ "2.1 hops": two-hop bits, and those of the one-hop questions less the names, which are known already."""
+    found = list(capacities(losses_of(two_kinds(0.25, 0.75)), AnalysisSpec(schemes=(scheme,), selections=(selection,))))
+    totals = {(c.kind, c.incremental): c for c in found if c.subject == TOTAL}
+    one, two, both = totals[Kind.ONE_HOP, False], totals[Kind.TWO_HOP, False], totals[Kind.TWO_HOP, True]
+    names = name_set_bits(POPULATION, selection)
+    assert both.learned_bits == pytest.approx(two.learned_bits + one.learned_bits - names)
+    assert both.dataset_bits == pytest.approx(two.dataset_bits + one.dataset_bits - names)
+    assert both.baseline_bits == two.baseline_bits == names
+    parts = [c.learned_bits for c in found if c.incremental and c.subject != TOTAL]
+    assert sum(parts) == pytest.approx(both.learned_bits)
+
+
+@pytest.mark.parametrize("kind", [Kind.ONE_HOP, Kind.TWO_HOP])
+def test_where_every_subject_loses_the_same_share_the_mean_tells_all(kind: Kind) -> None:
+    losses = losses_of(table(POPULATION, 0.4, kind))
+    each, mean = (
+        list(capacities(losses, EVERYTHING.model_copy(update={"per_subject": told}))) for told in (True, False)
+    )
+    for one, other in zip(each, mean, strict=True):
+        assert one.learned_bits == pytest.approx(other.learned_bits)
+
+
+def test_one_hop_totals_need_the_mean_loss_alone() -> None:
+    """Every one-hop question is one fact, so it does not matter which of them are lost."""
+    rows = table(POPULATION, 0.4).rows
+    uneven = [
+        row.model_copy(update={"sum_bits": row.sum_bits * factor})
+        for row, factor in zip(rows, (0, 1, 2, 0.5), strict=True)
+    ]
+    losses = losses_of(LossTable(rows=tuple(uneven)))
+    each, mean = (
+        list(capacities(losses, EVERYTHING.model_copy(update={"per_subject": told}))) for told in (True, False)
+    )
+    for one, other in zip(each, mean, strict=True):
+        same = one.learned_bits == pytest.approx(other.learned_bits)
+        assert same == (one.subject in (TOTAL, NAMES))
+
+
+def test_sampled_losses_have_a_standard_error_that_reaches_the_total() -> None:
+    rows = table(POPULATION, 0.5).rows
+    sampled = [
+        row.model_copy(
+            update={
+                "num_evaluated": 100,
+                "sum_bits": row.mean_bits * 100,
+                "sum_squares_bits2": (row.mean_bits**2 + 4.0) * 100,  # a standard deviation of 2 bits
+            }
+        )
+        for row in rows
+    ]
+    (total, *_parts) = capacities(
+        losses_of(LossTable(rows=tuple(sampled))), AnalysisSpec(selections=(SelectionScheme.SET,))
+    )
+    each = 2.0 * math.sqrt(100 / 99) / 10 * math.sqrt(0.9) * 1000  # of a sum over 1,000 people, from 100 of them
+    assert total.standard_error_bits == pytest.approx(each * 2)  # four subjects
+    whole = next(iter(capacities(losses_of(table(POPULATION, 0.5)), AnalysisSpec())))
+    assert whole.standard_error_bits == 0

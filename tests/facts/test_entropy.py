@@ -1,16 +1,18 @@
 """Code lengths against brute force and against the formulas written out."""
 
 import math
-from itertools import combinations
+from itertools import combinations, permutations, product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycap.facts.entropy import code_length_bits, fact_bits, name_set_bits, unordered_bits
 from raycap.facts.names import RELATIONS
+from raycap.facts.profiles import birth_dates
 from raycap.results import PopulationFacts
-from raycap.spec import EncodingScheme, Kind, SelectionScheme
+from raycap.spec import EncodingScheme, Kind, RelationStructure, SelectionScheme
 
 
 def population(num_profiles: int, num_names: int, num_relations: int = 3) -> PopulationFacts:
@@ -109,3 +111,65 @@ def test_what_nobody_asks_for_or_follows_is_not_counted() -> None:
     assert bits(EncodingScheme.OPTIMAL, 0.75) == pytest.approx(attributes + (3 + 0.75) * each)
     assert bits(EncodingScheme.TWO_HOP_DOUBLE, 0.75) == pytest.approx(attributes + (3 + 4 * 0.75) * each)
     assert bits(EncodingScheme.TWO_HOP_BIG_HASH, 0.75) == pytest.approx(300 * 15.95 + 3 * 300 * math.log2(100))
+
+
+def every_relation(num: int, kind: str) -> int:
+    """How many ways there are to relate `num` people, counted one by one."""
+    if kind == "uniform":
+        return sum(1 for _ in product(range(num), repeat=num))
+    if kind == "others":
+        return sum(all(led != own for own, led in enumerate(to)) for to in product(range(num), repeat=num))
+    if kind == "matching":  # an involution without fixed points
+        return sum(all(to[to[i]] == i != to[i] for i in range(num)) for to in permutations(range(num)))
+    children = combinations(range(num), num // 2)  # each half of the people, and each bijection from it to the other
+    return sum(1 for half in children for _ in permutations(set(range(num)) - set(half)))
+
+
+@pytest.mark.parametrize("num", [2, 4, 6])
+def test_relations_cost_log2_of_the_ways_there_are(num: int) -> None:
+    """By enumeration: functions, functions without fixed points, perfect matchings, bijections between halves."""
+    relations = ("parent", "child", "best_friend", "sibling")
+    facts = population(num, 1_000).model_copy(update={"relations": relations})
+    paired = facts.model_copy(update={"structure": RelationStructure.BIPARTITE})
+    uniform, bipartite = (fact_bits(f, SelectionScheme.SET) for f in (facts, paired))
+    others = fact_bits(facts.model_copy(update={"self_relations": False}), SelectionScheme.SET)
+    close = {"rel": 1e-12, "abs": 1e-12}
+    assert uniform["parent"] == pytest.approx(math.log2(every_relation(num, "uniform")), **close)
+    assert others["parent"] == pytest.approx(math.log2(every_relation(num, "others")), **close)
+    assert bipartite["sibling"] == uniform["sibling"]
+    assert bipartite["best_friend"] == pytest.approx(math.log2(every_relation(num, "matching")), **close)
+    together = bipartite["parent"] + bipartite["child"]
+    assert together == pytest.approx(math.log2(every_relation(num, "inverses")), **close)
+
+
+@pytest.mark.parametrize("self_relations", [True, False])
+def test_a_whole_world_costs_log2_of_the_worlds_there_are(self_relations: bool) -> None:
+    """Every set of names, every attribute of everybody, every relation: counted one by one for three people."""
+    names, cities, num = 5, 3, 3
+    worlds = sum(
+        1
+        for _ in combinations(range(names), num)
+        for _ in product(range(cities), repeat=num)
+        for to in product(range(num), repeat=num)
+        if self_relations or all(led != own for own, led in enumerate(to))
+    )
+    facts = PopulationFacts(
+        num_profiles=num,
+        num_names=names,
+        attribute_entropies_bits={"birth_city": math.log2(cities)},
+        relations=("parent",),
+        self_relations=self_relations,
+    )
+    bits = code_length_bits(facts, EncodingScheme.OPTIMAL, SelectionScheme.SET)
+    assert bits == pytest.approx(math.log2(worlds), rel=1e-12)
+
+
+def test_the_entropy_of_birth_dates_is_that_of_their_distribution() -> None:
+    """Clipped days are likelier: by enumeration of all 73,048 days, not log2 of anything."""
+    dates = birth_dates()
+    days = np.repeat(np.arange(len(dates.weights)), dates.weights)
+    assert len(days) == 73_048
+    _, counts = np.unique(days, return_counts=True)
+    shares = counts / len(days)
+    assert dates.entropy_bits == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-12)
+    assert dates.entropy_bits == pytest.approx(15.95, abs=0.005)

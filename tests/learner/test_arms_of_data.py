@@ -6,10 +6,15 @@ parameter are printed; `pytest -rP` shows them.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from raycap.analysis.capacity import TOTAL, CapacityEstimate, ExclusionReason, capacities, exclusion
+from raycap.analysis.analyse import headline_bits
+from raycap.analysis.capacity import capacities, lost_share
+from raycap.analysis.curves import EXHAUSTED_BELOW
+from raycap.analysis.measurements import Losses
+from raycap.analysis.readings import headline
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import TrainedTrial, run_trial
 from raycap.losses import LossTable
@@ -90,20 +95,34 @@ def trained(spec: TrialSpec) -> TrialResult:
     return run_trial(spec, source_commit="test").result
 
 
-def total(result: TrialResult, evaluation: Evaluation | None = None) -> CapacityEstimate:
+@dataclass(frozen=True)
+class Total:
     """What was learned of all there is, names as a list."""
-    estimates = capacities(result, evaluation or result.final, ENUMERATE)
-    return next(estimate for estimate in estimates if estimate.subject == TOTAL)
+
+    result: TrialResult
+    dataset_bits: float
+    learned_bits: float
+
+    @property
+    def bits_per_param(self) -> float:
+        return self.learned_bits / self.result.parameters.total
+
+
+def total(result: TrialResult, evaluation: Evaluation | None = None) -> Total:
+    losses = Losses.of(result.spec, result.populations, [evaluation or result.final])
+    dataset = next(c.dataset_bits for c in capacities(losses, ENUMERATE) if c.is_headline(losses, ENUMERATE))
+    return Total(result, dataset, float(headline_bits(losses, ENUMERATE)[headline(ENUMERATE)][0]))
 
 
 def show(what: str, result: TrialResult) -> None:
     """Print bits per parameter at every evaluation."""
+    parameters = result.parameters
     for evaluation in result.evaluations:
         found = total(result, evaluation)
         print(
-            f"{what}: {found.num_params} parameters, {found.dataset_bits / found.num_params:.2f} bits/param offered, "
-            f"{found.exposures:.0f} exposures, {found.bits_per_param:.3f} bits/param, "
-            f"{found.bits_per_non_embedding_param:.3f} per non-embedding parameter"
+            f"{what}: {parameters.total} parameters, {found.dataset_bits / parameters.total:.2f} bits/param offered, "
+            f"{evaluation.exposures:.0f} exposures, {found.bits_per_param:.3f} bits/param, "
+            f"{found.learned_bits / parameters.non_embedding:.3f} per non-embedding parameter"
         )
 
 
@@ -191,8 +210,7 @@ def test_a_model_that_knows_all_names_loses_log2_of_their_number() -> None:
     result = names(200, 10, 16, exposures=200)
     loss = mean_bits(result.final.losses, Kind.NAME)
     assert math.log2(200) < loss < math.log2(200) + 0.1
-    key = EncodingScheme.OPTIMAL, SelectionScheme.SET
-    assert exclusion(result, *key) is ExclusionReason.DATASET_EXHAUSTED
+    assert lost_share(Losses.of(result.spec, result.populations, [result.final]))[0] < EXHAUSTED_BELOW
 
 
 def test_names_alone_are_stored_at_more_than_a_bit_per_parameter() -> None:

@@ -1,0 +1,1 @@
+"""Analysis -> Figure: nothing is saved here, and no global style is touched."""

@@ -1,0 +1,46 @@
+"""Every figure of a sweep, by file name, in the order a reader wants them."""
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.figures.capacities import (
+    capacity,
+    capacity_by_profiles,
+    capacity_by_scheme,
+    capacity_vs_norm,
+    capacity_vs_profiles,
+    hops,
+)
+from raycap.analysis.figures.laws import law, phase_map
+from raycap.analysis.figures.losses import generalisation, histograms, learning_rates, loss_vs_content, subjects
+from raycap.analysis.figures.schemes import schemes
+from raycap.analysis.figures.training import exposures, generalisation_gap, loss_derivatives
+
+FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
+    "capacity": capacity,
+    "law": law,
+    "capacity_by_profiles": capacity_by_profiles,
+    "capacity_vs_profiles": capacity_vs_profiles,
+    "capacity_by_scheme": capacity_by_scheme,
+    "schemes": schemes,
+    "phase_map": phase_map,
+    "hops": hops,
+    "exposures": exposures,
+    "loss_derivatives": loss_derivatives,
+    "generalisation": generalisation,
+    "generalisation_gap": generalisation_gap,
+    "subjects": subjects,
+    "loss_vs_content": loss_vs_content,
+    "histograms": histograms,
+    "learning_rates": learning_rates,
+    "capacity_vs_norm": capacity_vs_norm,
+}
+"""By file name; a figure that says nothing about a sweep is None."""
+
+
+def draw(analysis: Analysis) -> dict[str, Figure]:
+    """The figures that say something about a sweep."""
+    drawn = {name: make(analysis) for name, make in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,0 +1,220 @@
+"""What is lost in the end: per subject, per text, on what is new, and at each learning rate."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.points import about, final_points, loss_curves, trials
+from raycap.analysis.figures.style import (
+    COLUMN_INCHES,
+    GREY,
+    INK,
+    KIND_TEXTS,
+    LOOKS,
+    MOST_VECTORS,
+    PAGE_INCHES,
+    PALE,
+    REFERENCE_BITS_PER_PARAM,
+    Look,
+    finish,
+    log_ticks,
+    panels,
+    scatter,
+    short,
+    styled,
+)
+from raycap.losses import HISTOGRAM_EDGES_BITS, Part
+from raycap.spec import Kind, Split
+
+COMPARABLE_AXES = {
+    "training.optimizer.lr",
+    "model.hidden_size",
+    "model.num_params",
+    "model.parametrization",
+    "training.seed",
+    "training.order_seed",
+}
+"""Losses are drawn against the learning rate where trials differ in nothing else."""
+SPLIT_TEXTS = {
+    Split.TRAIN: "nothing (trained)",
+    Split.FIRST_PEOPLE: "first person",
+    Split.RELATIONS: "relation",
+    Split.FIRST_PAIRS: "first person and relation",
+    Split.SECOND_PEOPLE: "second person",
+    Split.SECOND_SUBJECTS: "second subject",
+    Split.SECOND_PAIRS: "second person and subject",
+    Split.TUPLES: "only the combination",
+    Split.SEVERAL: "several of these",
+}
+ROW_INCHES = 0.2
+
+
+@styled
+def subjects(analysis: Analysis) -> Figure:
+    """Final loss per question of each subject against that of knowing just which answers are possible: what is left to
+    learn. Drawn always.
+    """
+    table = analysis.tables.subjects
+    if len(table):
+        table = table[(table["kind"] == str(analysis.kind)) & (table["population"] == 0)]
+    names = list(dict.fromkeys(table["subject"])) if len(table) else []
+    figure, ((axes,),) = panels(height=max(1.2, 0.5 + ROW_INCHES * len(names)))
+    if names:
+        places = np.arange(len(names))
+        uniform = table.groupby("subject")["uniform_bits"].max().reindex(names)  # where trials differ, the largest
+        axes.barh(places, uniform, color=PALE, label="knowing the possible answers only")
+        sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"].to_numpy(dtype=int)]
+        groups = grouped(sizes, "params")
+        for number, group in enumerate(groups):
+            of_size = table[group.members].groupby("subject")["loss_bits"].agg(["mean", "min", "max"]).reindex(names)
+            height = places + 0.6 * ((number + 0.5) / len(groups) - 0.5)
+            axes.hlines(height, of_size["min"], of_size["max"], color=group.look.colour, linewidth=0.8)
+            scatter(axes, of_size["mean"], height, group.look, s=10, label=group.label)
+        axes.set_yticks(places, [name.replace("_", " ") for name in names])
+        axes.grid(axis="y", visible=False)
+        axes.set_ylim(len(names) - 0.45, -0.55)
+        axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
+    else:
+        axes.set_yticks([])
+    axes.set(xlabel="loss per question (bits)")
+    told = about(analysis, "Marks: means over trials of about one size; lines: from the least to the most.")
+    return finish(figure, f"What is left to learn, {KIND_TEXTS[analysis.kind]}", told)
+
+
+@styled
+def loss_vs_content(analysis: Analysis) -> Figure | None:
+    """Final loss per question against the bits per parameter that the data demand: where models run out of room. None
+    while no trial has finished.
+    """
+    points, losses = final_points(analysis), loss_curves(analysis)
+    if points.empty or losses.empty:
+        return None
+    ends = losses[losses["final"].astype(bool)].set_index("trial")["loss_bits"]
+    points = points.assign(loss=ends.reindex(points["trial"]).to_numpy(dtype=float)).dropna(subset=["loss"])
+    if points.empty:
+        return None
+    figure, ((axes,),) = panels()
+    for group in grouped(points["num_params"], "params"):
+        members = points[group.members]
+        demanded = members["dataset_bits"] / members["num_params"]
+        scatter(axes, demanded, members["loss"], group.look, dense=len(points) > MOST_VECTORS, label=group.label)
+    table = analysis.tables.subjects
+    table = table[(table["kind"] == str(analysis.kind)) & (table["population"] == 0)]
+    uniform = table.groupby("trial")["uniform_bits"].mean()
+    axes.axhline(uniform.max(), color=GREY, linestyle=":", label="knowing the possible answers only")
+    if uniform.max() - uniform.min() > 1e-3:
+        axes.axhspan(uniform.min(), uniform.max(), color=PALE, linewidth=0)
+    axes.axvline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param demanded")
+    axes.set(xlabel="bits of data per parameter", ylabel="loss per question (bits)")
+    axes.set_ylim(bottom=min(0.0, points["loss"].min()) - 0.03 * axes.get_ylim()[1])
+    log_ticks(axes.xaxis)
+    told = about(analysis, f"A point a trial; data bits: {analysis.headline}.")
+    return finish(figure, f"Loss against content, {KIND_TEXTS[analysis.kind]}", told)
+
+
+@styled
+def histograms(analysis: Analysis) -> Figure | None:
+    """Share of trained texts by their final loss, a line per size, a panel per kind: known or unknown, or all half known.
+    None where no histogram was kept.
+    """
+    kept = {kind: counts for kind, counts in sorted(analysis.tables.histograms.items()) if counts.any()}
+    if not kept:
+        return None
+    kinds = [kind for kind in Kind if kind in kept]
+    width = COLUMN_INCHES if len(kinds) == 1 else min(PAGE_INCHES, 0.6 + 2.3 * len(kinds))
+    figure, (row,) = panels(1, len(kinds), width=width, height=2.0, sharey=True)
+    edges = np.array([HISTOGRAM_EDGES_BITS[0] / 2**0.5, *HISTOGRAM_EDGES_BITS, HISTOGRAM_EDGES_BITS[-1] * 2**0.5])
+    for axes, kind in zip(row, kinds, strict=True):
+        counts = kept[kind]
+        for group in grouped(analysis.tables.trials["num_params"], "params"):
+            total = counts[group.members].sum(0)
+            if total.any():
+                shares = 100 * total / total.sum()
+                axes.stairs(
+                    shares, edges, color=group.look.colour, linestyle=group.look.line, linewidth=1.0, label=group.label
+                )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator([1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: short(bits) if bits >= 1 else f"1/{1 / bits:.0f}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="loss of a text (bits)", xlim=(edges[0] / 1.2, edges[-1] * 1.2))
+        axes.set_title(KIND_TEXTS[kind])
+        axes.set_ylim(bottom=0)
+    row[0].set_ylabel("trained texts (%)")
+    told = "All trials of about one size together, at the end; the outermost bins hold all that lies beyond."
+    return finish(figure, "Losses of single texts", about(analysis, told))
+
+
+@styled
+def generalisation(analysis: Analysis) -> Figure | None:
+    """Mean final loss by the component of a question that is new, and by hops: what generalises. None where nothing is
+    held out.
+    """
+    table = analysis.tables.splits
+    if table.empty or table["split"].nunique() < 2:
+        return None
+    table = table[table["population"] == 0]
+    chained = np.array([planned.spec.questions.chain_of_thought for planned in analysis.sweep.trials])
+    table = table.assign(chained=chained[table["trial"].to_numpy(dtype=int)])
+    single = table["kind"].isin([str(kind) for kind in Kind if kind.hops < 2])
+    table.loc[single, "chained"] = False  # chains are spelled in longer questions alone
+    splits = [split for split in Split if str(split) in set(table["split"])]
+    series = []
+    for kind in Kind:
+        for chain in (False, True):
+            for part, what in ((Part.ANSWER, ", given the chain"), (Part.CHAIN, ", the chain itself")):
+                chosen = (table["kind"] == str(kind)) & (table["part"] == str(part)) & (table["chained"] == chain)
+                if chosen.any():
+                    series.append((KIND_TEXTS[kind] + what * chain, table[chosen]))
+    figure, ((axes,),) = panels(height=0.5 + (0.1 + 0.06 * len(series)) * len(splits))
+    for number, (label, rows) in enumerate(series):
+        look = LOOKS[number % len(LOOKS)]
+        bits = rows.groupby("split")["loss_bits"].agg(["mean", "min", "max"]).reindex([str(split) for split in splits])
+        height = np.arange(len(splits)) + 0.7 * ((number + 0.5) / len(series) - 0.5)
+        axes.hlines(height, bits["min"], bits["max"], color=look.colour, linewidth=0.8)
+        scatter(axes, bits["mean"], height, look, s=16, label=label)
+    told = analysis.tables.subjects
+    uniform = told[told["kind"] == str(analysis.kind)]["uniform_bits"].mean()
+    axes.axvline(uniform, color=GREY, linestyle=":", label="knowing the possible answers only")
+    axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
+    axes.invert_yaxis()
+    axes.set(xlabel="loss (bits per question)", ylabel="what is new")
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    caption = about(analysis, "Marks: means over trials; lines: from the least to the most.")
+    return finish(figure, "What is new in a question, and what is lost", caption)
+
+
+@styled
+def learning_rates(analysis: Analysis) -> Figure | None:
+    """Final loss against learning rate, a line per width, a panel per parametrisation: whether the best rate stays where
+    it is as models widen. None where more or less is varied.
+    """
+    table = analysis.tables.losses
+    if table.empty or not set(analysis.sweep.spec.grid) <= COMPARABLE_AXES:
+        return None
+    finals = table[table["final"].astype(bool) & (table["part"] == str(Part.ANSWER)) & (table["population"] == 0)]
+    finals = finals.drop_duplicates("trial", keep="last").merge(trials(analysis), on="trial")  # each trial's last kind
+    if finals["learning_rate"].nunique() < 2:
+        return None
+    kinds = sorted(finals["parametrization"].unique(), reverse=True)
+    width = COLUMN_INCHES if len(kinds) == 1 else min(PAGE_INCHES, 0.6 + 2.4 * len(kinds))
+    figure, (row,) = panels(1, len(kinds), width=width, height=2.3, sharey=True)
+    rates = finals["learning_rate"]
+    for group in grouped(finals["hidden_size"], "wide"):
+        of_width = finals[group.members]
+        for axes, kind in zip(row, kinds, strict=True):
+            curve = of_width[of_width["parametrization"] == kind].groupby("learning_rate")["loss_bits"].mean()
+            if curve.empty:
+                continue
+            look = group.look
+            axes.plot(curve.index, curve, color=look.colour, marker=look.marker, linestyle=look.line, label=group.label)
+            scatter(axes, [curve.idxmin()], [curve.min()], Look(look.colour, "o", "-"), filled=False, s=60)
+    for axes, kind in zip(row, kinds, strict=True):
+        axes.set(xlabel="learning rate", title={"mup": "muP", "standard": "standard parametrisation"}.get(kind, kind))
+        axes.set_xlim(rates.min() / 1.4, rates.max() * 1.4)
+        log_ticks(axes.xaxis, rates)
+    row[0].set_ylabel("final loss per question (bits)")
+    told = about(analysis, "Means over seeds; the best rate of each width is ringed.")
+    return finish(figure, f"Loss against learning rate, {KIND_TEXTS[analysis.kind]}", told)

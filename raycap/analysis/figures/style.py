@@ -1,0 +1,258 @@
+"""The look of all figures: one column of a page wide, safe for the colour-blind, title above, legend and caption below."""
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from raycap.analysis.analyse import Analysis
+from raycap.spec import Kind, SelectionScheme
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0
+CAPTION_POINTS = 6.5
+MOST_VECTORS = 2_000
+"""Figures with more elements than this become pixels where they are dense: an SVG of all of them is no good to anyone."""
+MOST_LINES = 250
+"""Of trials of about one size, where there are many."""
+STYLE: Any = {
+    "figure.dpi": 300,
+    "savefig.dpi": 300,
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.columnspacing": 1.0,
+    "legend.handletextpad": 0.5,
+    "legend.borderpad": 0.2,
+    "legend.labelspacing": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "svg.hashsalt": "raycap",
+}
+INK, GREY, PALE = "#222222", "#757575", "#e2e2e2"
+BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"  # Okabe-Ito
+
+
+class Look(NamedTuple):
+    """Colour, marker and line style together: none of them alone tells two things apart."""
+
+    colour: Any
+    marker: Any
+    line: Any
+
+
+SELECTION_LOOKS = {
+    SelectionScheme.SET: Look(GREEN, "s", "-."),
+    SelectionScheme.ENUMERATE: Look(BLUE, "o", "-"),
+    SelectionScheme.INDEPENDENT: Look(ORANGE, "^", "--"),
+}
+LOOKS = [Look(BLUE, "o", "-"), Look(ORANGE, "^", "--"), Look(GREEN, "s", "-."), Look(PINK, "D", ":")]
+LOOKS += [Look(SKY, "v", "-"), Look(AMBER, "P", "--")]
+REFERENCE_BITS_PER_PARAM = 2.0
+KIND_TEXTS = {
+    Kind.NAME: "names",
+    Kind.BIOGRAPHY: "biographies",
+    Kind.ONE_HOP: "one-hop questions",
+    Kind.TWO_HOP: "two-hop questions",
+    Kind.THREE_HOP: "three-hop questions",
+}
+
+DrawnFigure = TypeVar("DrawnFigure", Figure, Figure | None)
+
+
+def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], DrawnFigure]:
+    """A drawing in the house style."""
+
+    @wraps(draw)
+    def in_style(analysis: Analysis) -> DrawnFigure:
+        with matplotlib.rc_context(STYLE):
+            return draw(analysis)
+
+    return in_style
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """A figure as "png" or "svg"; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {})
+    return buffer.getvalue()
+
+
+def panels(
+    rows: int = 1, columns: int = 1, *, width: float = COLUMN_INCHES, height: float = 2.3, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure and its axes, (rows, columns). Its height is that of the axes alone: `finish` adds what it needs."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def finish(figure: Figure, title: str, caption: str) -> Figure:
+    """Title above, legend and caption below; the figure grows by what these take, so nothing lies on anything."""
+    width, height = figure.get_size_inches()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    room = 0.97 * width * figure.dpi
+    heading = figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
+    _wrap(heading, room, renderer)
+    text = figure.text(0.012, 0.01, caption, fontsize=CAPTION_POINTS, color=GREY, va="bottom", linespacing=1.25)
+    lines = _wrap(text, room, renderer)
+    caption_inches = text.get_window_extent(renderer).height / figure.dpi + 0.05 if lines else 0.0
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    legend_inches = 0.0
+    if handles:
+        for columns in range(min(len(handles), 5), 0, -1):  # as many columns as there is room for
+            legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
+            extent = legend.get_window_extent(renderer)
+            if extent.width <= figure.bbox.width or columns == 1:
+                break
+            legend.remove()
+        legend_inches = extent.height / figure.dpi + 0.03
+    extra = caption_inches + legend_inches
+    title_inches = 0.12 * (1 + heading.get_text().count("\n"))
+    whole = height + extra + title_inches
+    figure.set_size_inches(width, whole)
+    text.set_y(0.03 / whole)
+    if handles:
+        legend.set_bbox_to_anchor((0.5, caption_inches / whole), transform=figure.transFigure)
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.008, extra / whole, 0.984, 1.0 - extra / whole))
+    _settle(figure)
+    return figure
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out now, once, and round: the solver of the layout differs in the last digits from one time to the next."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        box = axes.get_position(original=True)
+        axes.set_position(Bbox.from_bounds(*(round(value, 5) for value in box.bounds)))
+        axes.set_in_layout(True)
+
+
+def _wrap(text: Text, room: float, renderer: Any) -> int:
+    """Break a text into lines no wider than `room` pixels; how many."""
+    font = text.get_fontproperties()
+
+    def width(word: str) -> float:
+        return float(renderer.get_text_width_height_descent(word, font, False)[0])
+
+    lines: list[str] = []
+    used, space = 0.0, width("n n") - width("nn")
+    for word in text.get_text().split():
+        own = width(word)
+        if lines and used + space + own <= room:
+            lines[-1] += f" {word}"
+            used += space + own
+        else:
+            lines.append(word)
+            used = own
+    text.set_text("\n".join(lines))
+    return len(lines)
+
+
+def short(value: float) -> str:
+    """A number in three digits, as people say it: 890k, 1.17M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def log_ticks(axis: Axis, values: Any = ()) -> None:
+    """A logarithmic axis with numbers as people write them; at `values`, if they are few and apart."""
+    axes: Any = axis.axes
+    name = "x" if axis is axes.xaxis else "y"
+    getattr(axes, f"set_{name}scale")("log")
+    low, high = getattr(axes, f"get_{name}lim")()
+    decades = np.log10(high / low)
+    distinct = np.unique(np.asarray(values, dtype=float))
+    gaps = np.diff(np.log10(distinct)) / decades
+    if 0 < len(distinct) <= 8 and (gaps > 0.12).all():
+        axis.set_major_locator(FixedLocator(distinct.tolist()))
+    elif decades < 0.35:
+        axis.set_major_locator(MaxNLocator(4))
+    else:
+        subs = (
+            (1,) if decades > 2.5 else (1, 3) if decades > 1.3 else (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 5, 7)
+        )
+        axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def scatter(
+    axes: Axes, x: Any, y: Any, look: Look, *, dense: bool = False, filled: bool = True, **options: Any
+) -> None:
+    """Points; pixels in an SVG where they are `dense`."""
+    if len(x) == 0:
+        return
+    colours = {"color": look.colour, "linewidth": 0} if filled else {"facecolors": "none", "edgecolors": look.colour}
+    size = {"linewidth": 0.7} if not filled else {}
+    settings: dict[str, Any] = {"s": 14, "marker": look.marker, "zorder": 3, "rasterized": dense} | colours | size
+    axes.scatter(x, y, **(settings | options))
+
+
+def curves(axes: Axes, trial: Any, x: Any, y: Any, look: Look, *, label: str, dense: bool) -> None:
+    """A line for each trial, all in one collection; rows of a trial are neighbours. Where they are `dense` lines are thin
+    and solid, as dashes are slow and no one sees them, no more than MOST_LINES of them, and medians of all lie on top.
+    """
+    points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
+    lines = np.split(points, np.flatnonzero(np.diff(np.asarray(trial))) + 1)
+    if dense:
+        lines = lines[:: -(-len(lines) // MOST_LINES)]
+    alpha = float(np.clip(8 / len(lines), 0.15, 0.9))
+    style, width = ("-", 0.3) if dense else (look.line, 0.9)
+    axes.add_collection(
+        LineCollection(lines, colors=look.colour, linestyles=[style], linewidths=width, alpha=alpha, rasterized=dense)
+    )
+    if dense:
+        points, alpha = _medians(points), 1.0
+        axes.plot(points[:, 0], points[:, 1], color="white", linewidth=2.2)
+        axes.plot(points[:, 0], points[:, 1], color=look.colour, linestyle=look.line)
+    scatter(axes, points[:, 0], points[:, 1], look, s=5, alpha=alpha)
+    axes.plot([], [], color=look.colour, marker=look.marker, linestyle=look.line, markersize=3, label=label)
+
+
+def _medians(points: Floats) -> Floats:
+    """Medians of (x, y), at most 24 in the order of x."""
+    points = points[np.argsort(points[:, 0], kind="stable")]
+    places = np.flatnonzero(np.diff(points[:, 0])) + 1
+    parts = np.split(points, places) if len(places) < 24 else np.array_split(points, 24)
+    return np.array([np.median(part, axis=0) for part in parts])

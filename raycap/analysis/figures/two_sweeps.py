@@ -1,0 +1,33 @@
+"""Two sweeps in one figure."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.figures.capacities import draw_law, draw_points
+from raycap.analysis.figures.points import final_points
+from raycap.analysis.figures.style import INK, LOOKS, REFERENCE_BITS_PER_PARAM, STYLE, finish, log_ticks, panels
+
+
+def two_sweeps(one: Analysis, other: Analysis) -> Figure:
+    """Learned bits against parameters, each sweep under its own headline reading, with both laws."""
+    with matplotlib.rc_context(STYLE):
+        figure, ((axes,),) = panels()
+        sizes = np.concatenate([analysis.tables.trials["num_params"] for analysis in (one, other)]).astype(float)
+        span = np.array([sizes.min() / 1.2, sizes.max() * 1.2])
+        told = []
+        for analysis, look in zip((one, other), LOOKS, strict=False):
+            points = final_points(analysis)
+            name = analysis.sweep.spec.name
+            draw_points(axes, points, look, label=name)
+            draw_law(axes, analysis.law, span, look.colour)
+            told.append(
+                f"{name}: {len(points)} trials, {len(analysis.law.excluded)} not in its law ({analysis.headline})."
+            )
+        axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
+        axes.set(xlabel="parameters, embeddings included", ylabel="learned bits", xlim=span)
+        axes.set_yscale("log")
+        log_ticks(axes.xaxis, sizes)
+        log_ticks(axes.yaxis)
+        return finish(figure, "Two sweeps", " ".join(told))

@@ -1,0 +1,269 @@
+"""Measurements as data frames: trials, evaluations, losses, held-out splits, capacities. Figures and tables read these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
+from raycap.analysis.measurements import Asked, Curve, Ints, Losses, Measured, cells
+from raycap.losses import Part
+from raycap.results import PlannedTrial
+from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split, TrialSpec
+
+ARMS = ("layers", "optimizer", "precision", "tying", "parametrization")
+"""Covariates of a law, columns of `trials`."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A sweep in tables. Rows follow the plan's order of trials, then the steps; `trial` is the place in the plan."""
+
+    trials: pd.DataFrame
+    """One row a planned trial: trial_id, label, cell, sizes, factors, arms; measured columns are missing where it is."""
+    evaluations: pd.DataFrame
+    """trial, the columns of Curve, lost_share, final."""
+    losses: pd.DataFrame
+    """trial, step, exposures, population, kind, part, loss_bits (mean of trained texts), held_out_bits (mean of held-out
+    questions, NaN where there are none), final."""
+    subjects: pd.DataFrame
+    """Final mean loss by trial, population, kind and subject, and `uniform_bits`, that of knowing the possible answers."""
+    splits: pd.DataFrame
+    """Final mean loss by trial, population, part, split and kind: the generalisation matrix."""
+    capacities: pd.DataFrame
+    """Totals at every evaluation; subjects and names at the last. See `capacity_frame`."""
+    histograms: dict[Kind, Ints]
+    """Trained texts of each kind by loss at the last evaluation, (trials, bins)."""
+
+
+Block = tuple[pd.DataFrame, Losses]
+"""Evaluations with the place of their trial, and their losses."""
+
+
+def tables(trials: Sequence[PlannedTrial], found: Mapping[int, Measured], analysis: AnalysisSpec) -> Tables:
+    """Everything measured, by place in the plan, as tables."""
+    blocks = joined(found)
+    frame = _trials(trials, found)
+    evaluations = _evaluations(blocks)
+    return Tables(
+        frame,
+        evaluations,
+        _in_order(pd.concat([_losses(*block) for block in blocks]) if blocks else _empty("trial step kind part final")),
+        _in_order(pd.concat([_subjects(*block) for block in blocks]) if blocks else _empty("trial kind")),
+        _in_order(pd.concat([_splits(*block) for block in blocks]) if blocks else _empty("trial kind")),
+        capacity_frame(blocks, frame, analysis),
+        _histograms(found, len(trials)),
+    )
+
+
+def _empty(columns: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=columns.split())
+
+
+def joined(found: Mapping[int, Measured]) -> list[Block]:
+    """Evaluations of trials that were asked the same, one after the other."""
+    groups: dict[Asked, list[int]] = {}
+    for place in sorted(found):
+        groups.setdefault(found[place].losses.asked, []).append(place)
+    blocks = []
+    for members in groups.values():
+        lengths = [len(found[place].curve.step) for place in members]
+        columns: dict[str, Any] = {"trial": np.repeat(members, lengths)}
+        for name in Curve._fields:
+            columns[name] = np.concatenate([getattr(found[place].curve, name) for place in members])
+        ends = np.cumsum(lengths) - 1
+        columns["final"] = np.isin(np.arange(sum(lengths)), ends)
+        blocks.append((pd.DataFrame(columns), Losses.joined([found[place].losses for place in members])))
+    return blocks
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    by = [name for name in ("trial", "step") if name in frame]
+    return frame.sort_values(by, kind="stable", ignore_index=True)
+
+
+def _trials(trials: Sequence[PlannedTrial], found: Mapping[int, Measured]) -> pd.DataFrame:
+    numbers = cells(trials)
+    rows = []
+    for place, trial in enumerate(trials):
+        row = {
+            "trial_id": trial.trial_id,
+            "label": trial.label,
+            "cell": numbers[trial.trial_id],
+            "num_params": trial.parameters.total,
+            "num_non_embedding_params": trial.parameters.non_embedding,
+            **factors(trial),
+            **arms(trial.spec),
+        }
+        one = found.get(place)
+        if one:
+            final = {name: getattr(one.curve, name)[-1] for name in ("exposures", "tokens", "train_seconds")}
+            row |= {
+                "finished": True,
+                **final,
+                "parameter_norm": one.curve.parameter_norm[-1],
+                "device_seconds": final["train_seconds"] * one.num_workers,
+                "stop_reason": str(one.stop_reason),
+            }
+        rows.append({"finished": False} | row)
+    return pd.DataFrame(rows)
+
+
+def factors(trial: PlannedTrial) -> dict[str, Any]:
+    """What a trial is about, in numbers."""
+    questions = trial.spec.questions
+    shares = dict(zip(questions.kinds, questions.shares, strict=True))
+    assert isinstance(trial.spec.model, ModelByWidth)
+    return {
+        "num_profiles": sum(population.num_profiles for population in trial.populations),
+        "num_relations": len(trial.populations[0].relations),
+        "hidden_size": trial.spec.model.hidden_size,
+        "learning_rate": trial.spec.training.optimizer.lr,
+        "one_hop_share": shares.get(Kind.ONE_HOP, 0.0),
+        "seed": trial.spec.training.seed,
+    }
+
+
+def arms(spec: TrialSpec) -> dict[str, str]:
+    """How a trial was made, in words: the covariates of a law."""
+    model = spec.model
+    values = (
+        f"{model.num_layers} layers",
+        spec.training.optimizer.kind,
+        str(spec.training.precision),
+        "tied" if model.tie_embeddings else "untied",
+        model.parametrization.kind,
+    )
+    return dict(zip(ARMS, values, strict=True))
+
+
+def _evaluations(blocks: list[Block]) -> pd.DataFrame:
+    frames = [evaluations.assign(lost_share=lost_share(losses)) for evaluations, losses in blocks]
+    return _in_order(pd.concat(frames)) if frames else _empty("trial step exposures final lost_share")
+
+
+def _losses(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
+    frames = []
+    index = evaluations[["trial", "step", "exposures", "final"]]
+    for number in range(len(losses.populations)):
+        for kind in losses.kinds:
+            for part in Part:
+                trained = losses.columns(kind, population=number, part=part)
+                if not trained:
+                    continue
+                held_out = [
+                    column
+                    for split in Split
+                    if split is not Split.TRAIN
+                    for column in losses.columns(kind, population=number, part=part, split=split)
+                ]
+                bits = losses.mean_bits(held_out) if held_out and kind.hops > 1 else np.nan
+                frames.append(
+                    index.assign(
+                        population=number,
+                        kind=str(kind),
+                        part=str(part),
+                        loss_bits=losses.mean_bits(trained),
+                        held_out_bits=bits,
+                    )
+                )
+    return pd.concat(frames)
+
+
+def _subjects(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
+    final = evaluations["final"].to_numpy()
+    last, index = losses[final], evaluations.loc[final, ["trial"]]
+    return pd.concat(
+        index.assign(
+            population=number,
+            kind=str(kind),
+            subject=subject,
+            loss_bits=last.mean_bits(last.columns(kind, population=number, subject=subject)),
+            uniform_bits=uniform_bits(losses.populations[number])[subject],
+        )
+        for number in range(len(losses.populations))
+        for kind in losses.kinds
+        for subject in losses.subjects(kind, number)
+    )
+
+
+def _splits(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
+    final = evaluations["final"].to_numpy()
+    last, index = losses[final], evaluations.loc[final, ["trial"]]
+    frames = []
+    for number in range(len(losses.populations)):
+        for part in Part:
+            for split in Split:
+                for kind in losses.kinds:
+                    columns = last.columns(kind, population=number, part=part, split=split)
+                    if columns:
+                        frames.append(
+                            index.assign(
+                                population=number,
+                                part=str(part),
+                                split=str(split),
+                                kind=str(kind),
+                                loss_bits=last.mean_bits(columns),
+                            )
+                        )
+    return pd.concat(frames)
+
+
+def _histograms(found: Mapping[int, Measured], num_trials: int) -> dict[Kind, Ints]:
+    """Sums over the trained rows of each kind."""
+    totals: dict[Kind, Ints] = {}
+    for place, one in found.items():
+        for kind in one.losses.kinds:
+            columns = one.losses.columns(kind, population=None)
+            into = totals.setdefault(kind, np.zeros((num_trials, one.histograms.shape[1]), np.int64))
+            into[place] = one.histograms[columns].sum(0)
+    return totals
+
+
+def capacity_frame(blocks: list[Block], trials: pd.DataFrame, analysis: AnalysisSpec) -> pd.DataFrame:
+    """trial, trial_id, step, exposures, kind, scheme, selection, incremental, population, subject, dataset_bits,
+    baseline_bits, learned_bits, standard_error_bits, num_params, num_non_embedding_params, bits_per_param,
+    bits_per_non_embedding_param, headline (the trial's last kind, read as the analysis says), final.
+    """
+    frames = []
+    for evaluations, losses in blocks:
+        for capacity in capacities(losses, analysis):
+            rows = evaluations if capacity.subject == TOTAL else evaluations[evaluations["final"]]
+            frames.append(_capacity_rows(capacity, rows, analysis, losses))
+    if not frames:
+        return _empty("trial trial_id step exposures subject scheme selection headline final num_params learned_bits")
+    frame = _in_order(pd.concat(frames, ignore_index=True))
+    place = frame["trial"].to_numpy()
+    for name in ("num_params", "num_non_embedding_params"):
+        frame[name] = trials[name].to_numpy()[place]
+    frame["bits_per_param"] = frame["learned_bits"] / frame["num_params"]
+    frame["bits_per_non_embedding_param"] = frame["learned_bits"] / frame["num_non_embedding_params"]
+    frame.insert(1, "trial_id", pd.Series(pd.Categorical.from_codes(place, pd.Index(trials["trial_id"]))))
+    text = ("kind", "scheme", "selection", "subject")
+    return frame.astype(dict.fromkeys(text, "category"))
+
+
+def _capacity_rows(capacity: Capacity, rows: pd.DataFrame, analysis: AnalysisSpec, losses: Losses) -> pd.DataFrame:
+    every = len(rows) == len(capacity.learned_bits)
+    chosen = slice(None) if every else rows.index.to_numpy()
+    return pd.DataFrame(
+        {
+            "trial": rows["trial"].to_numpy(),
+            "step": rows["step"].to_numpy(),
+            "exposures": rows["exposures"].to_numpy(),
+            "kind": str(capacity.kind),
+            "scheme": str(capacity.reading.scheme),
+            "selection": str(capacity.reading.selection),
+            "incremental": capacity.incremental,
+            "population": capacity.population,
+            "subject": capacity.subject,
+            "dataset_bits": capacity.dataset_bits,
+            "baseline_bits": capacity.baseline_bits,
+            "learned_bits": capacity.learned_bits[chosen],
+            "standard_error_bits": capacity.standard_error_bits[chosen],
+            "headline": capacity.is_headline(losses, analysis),
+            "final": rows["final"].to_numpy(),
+        }
+    )

@@ -1,0 +1,85 @@
+"""Curves over training: asymptotes recovered or refused, verdicts by their rules, derivatives."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.analysis.curves import Convergence, asymptote, convergence, derivative, gain
+
+EXPOSURES = 100 * 0.5 ** np.arange(8)[::-1]
+
+
+def approach(end: float, tau: float, exposures: np.ndarray = EXPOSURES) -> np.ndarray:
+    return end * (1 - np.exp(-exposures / tau))
+
+
+@given(st.floats(1e3, 1e7), st.floats(5, 60))
+def test_an_exponential_approach_is_recovered(end: float, tau: float) -> None:
+    told = asymptote(EXPOSURES, approach(end, tau))
+    assert told.refused == ""
+    assert told.learned_bits.estimate == pytest.approx(end, rel=5e-3)
+    assert told.learned_bits.low <= end * (1 + 1e-3)
+    assert told.learned_bits.high >= end * (1 - 1e-3)
+
+
+def test_the_interval_of_a_noisy_curve_holds_its_end_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    exposures = np.linspace(5, 100, 20)
+    held = []
+    for _ in range(300):
+        told = asymptote(exposures, approach(1e5, 30.0, exposures) + 1e3 * rng.standard_normal(20))
+        assert not told.refused
+        held.append(told.learned_bits.low <= 1e5 <= told.learned_bits.high)
+    assert 0.92 <= np.mean(held) <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("learned", "why"),
+    [
+        (1e3 * EXPOSURES, "straight line"),
+        (approach(1e5, 2000.0), "straight line"),
+        (np.where(EXPOSURES > 20, approach(1e5, 20.0), -1.0), "fewer than 5"),
+        (1e5 + 1e5 * np.exp(-EXPOSURES / 10), "fall"),
+    ],
+)
+def test_an_end_that_the_curve_does_not_tell_is_refused(learned: np.ndarray, why: str) -> None:
+    told = asymptote(EXPOSURES, learned)
+    assert why in told.refused
+    assert np.isnan(told.learned_bits.estimate)
+
+
+LOST = np.linspace(0.9, 0.5, 8)
+
+
+@pytest.mark.parametrize(
+    ("learned", "lost", "verdict"),
+    [
+        (approach(1e5, 10.0), LOST, Convergence.CONVERGED),
+        (approach(1e5, 60.0), LOST, Convergence.STILL_LEARNING),
+        (approach(1e5, 60.0), LOST - 0.45, Convergence.EXHAUSTED),
+        (approach(1e5, 10.0), LOST[::-1], Convergence.DIVERGED),
+        (approach(1e5, 10.0), np.append(LOST[:-1], LOST[-2] + 0.01), Convergence.CONVERGED),
+        (np.full(8, -1.0), np.full(8, 1.0), Convergence.STILL_LEARNING),
+    ],
+)
+def test_verdicts_follow_their_rules(learned: np.ndarray, lost: np.ndarray, verdict: Convergence) -> None:
+    assert convergence(EXPOSURES, learned, lost) is verdict
+
+
+def test_one_evaluation_tells_nothing_of_convergence() -> None:
+    one = np.array([100.0])
+    assert convergence(one, np.array([1e5]), np.array([0.5])) is Convergence.UNKNOWN
+    late = np.array([80.0, 100.0])
+    assert convergence(late, np.array([9e4, 1e5]), np.array([0.6, 0.5])) is Convergence.UNKNOWN
+
+
+def test_gain_is_of_the_last_doubling() -> None:
+    exposures = np.array([10.0, 25.0, 100.0])
+    learned = np.array([0.0, 40.0, 100.0])  # 70 at 50 exposures, halfway between 25 and 100 on a log scale
+    assert gain(exposures, learned) == pytest.approx(0.3)
+
+
+def test_derivatives_are_per_doubling() -> None:
+    loss = 8 - 0.75 * np.log2(EXPOSURES)
+    assert derivative(EXPOSURES, loss) == pytest.approx(np.full(7, 0.75))

@@ -1,0 +1,469 @@
+"""Figures draw what the tables hold, exist where they have something to say, and are the same bytes every time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import rc_context, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.figure import Figure
+
+from raycap.analysis.analyse import Analysis, ExclusionReason, analyse
+from raycap.analysis.figures import capacities, laws, losses, schemes, training
+from raycap.analysis.figures.all import FIGURES, draw
+from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.points import final_points, lost_shares
+from raycap.analysis.figures.style import COLUMN_INCHES, MOST_VECTORS, PAGE_INCHES, STYLE, image, short
+from raycap.analysis.laws import FitStatus
+from raycap.analysis.measurements import Measured, cells
+from raycap.analysis.planted import Truth, plant
+from raycap.analysis.readings import Reading, headline
+from raycap.analysis.selection import MARGIN
+from raycap.plan import expand
+from raycap.results import RunRecord, SweepRecord
+from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.spec.file import load_sweep
+
+SPEC = str(Path(__file__).parents[2] / "sweeps" / "specs" / "grid.yaml")
+HOPS = (
+    "trial.questions.hops=[1,2]",
+    "trial.questions.held_out={first_people: 0.05, tuples: 0.1}",
+    "analysis.schemes=[optimal,2-hop-double]",
+    "grid.questions.one_hop_share=[0.05,0.5]",
+    "grid.profiles.num_profiles=[300,500]",
+)
+SWEEPS: dict[str, tuple[str, ...]] = {
+    "widths": (),
+    "people": ("grid.training.seed=[0,1]", "grid.profiles.num_profiles=[300,1000,3000]"),
+    "hops": HOPS,
+    "rates": ("grid.training.optimizer.lr=[0.01,0.02]", "grid.model.hidden_size=[10,14]"),
+    "chain": (
+        "trial.questions.hops=[1,2]",
+        "trial.questions.held_out={tuples: 0.1}",
+        "grid.questions.chain_of_thought=[false,true]",
+        "grid.model.hidden_size=[10,14]",
+    ),
+}
+ALWAYS = {"capacity", "exposures", "subjects"}
+MEASURED = ALWAYS | {"law", "loss_derivatives", "loss_vs_content", "histograms", "capacity_vs_norm", "schemes"}
+
+
+@cache
+def planted(name: str, bits_per_param: float = 2.0) -> tuple[SweepRecord, dict[str, Measured]]:
+    loaded = load_sweep(SPEC, SWEEPS[name])
+    trials = tuple(expand(loaded))
+    record = SweepRecord(spec=loaded.spec, question=loaded.question, spec_yaml=loaded.text, trials=trials)
+    numbers = cells(trials)
+    own = np.array([numbers[trial.trial_id] for trial in trials])
+    truth = Truth(reading=headline(loaded.spec.analysis), bits_per_param=bits_per_param)
+    found = plant(trials, truth, loaded.spec.analysis, own, rng=np.random.default_rng(0))
+    return record, {result.trial_id: Measured.of(result) for result in found}
+
+
+@cache
+def analysed(name: str, bits_per_param: float = 2.0, num: int | None = None, unreadable: int = 0) -> Analysis:
+    record, found = planted(name, bits_per_param)
+    places = list(found)
+    kept = {trial_id: found[trial_id] for trial_id in places[: len(places) if num is None else num]}
+    broken = dict.fromkeys(places[len(places) - unreadable :], "it holds no evaluation")
+    return analyse(record, RunRecord(wall_seconds=1.0, slots=1), kept, {}, broken)
+
+
+@cache
+def drawn(name: str) -> dict[str, Figure]:
+    return draw(analysed(name))
+
+
+def caption(figure: Figure) -> str:
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.texts)
+
+
+def labels(figure: Figure) -> set[str]:
+    return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+
+
+def offsets(axes: Any, label: str | None = None) -> np.ndarray:
+    """Points of all scatters in axes, sorted."""
+    found = [c for c in axes.collections if isinstance(c, PathCollection) and label in (None, c.get_label())]
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in found])
+    return points[np.lexsort(points.T)]
+
+
+def in_order(x: Any, y: Any) -> np.ndarray:
+    points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
+    return points[np.lexsort(points.T)]
+
+
+def line(axes: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+    (found,) = [each for each in axes.lines if each.get_label().startswith(label)]
+    return np.asarray(found.get_xdata(), dtype=float), np.asarray(found.get_ydata(), dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("widths", set()),
+        ("people", {"capacity_by_profiles", "capacity_vs_profiles"}),
+        (
+            "hops",
+            {"capacity_by_profiles", "capacity_vs_profiles", "capacity_by_scheme", "hops"}
+            | {"phase_map", "generalisation", "generalisation_gap"},
+        ),
+        ("rates", {"learning_rates"}),
+        ("chain", {"hops", "generalisation", "generalisation_gap"}),
+    ],
+)
+def test_a_sweep_has_the_figures_that_say_something_about_it(name: str, more: set[str]) -> None:
+    assert set(drawn(name)) == MEASURED | more
+    assert list(drawn(name)) == [figure for figure in FIGURES if figure in drawn(name)]  # in the reader's order
+
+
+@pytest.mark.parametrize("name", ["people", "hops", "chain", "rates"])
+def test_nothing_is_cut_off_and_nothing_lies_on_anything(name: str) -> None:
+    for figure_name, figure in drawn(name).items():
+        with rc_context(STYLE):  # ticks are made when they are needed
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            boxes = [text.get_window_extent(renderer) for text in figure.texts]
+            boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
+            boxes += [axes.get_tightbbox(renderer) for axes in figure.axes]
+        assert COLUMN_INCHES <= figure.get_size_inches()[0] <= PAGE_INCHES
+        for place, one in enumerate(boxes):
+            assert min(one.x0, one.y0) >= -1, figure_name
+            assert one.x1 <= figure.bbox.width + 1, figure_name
+            assert one.y1 <= figure.bbox.height + 1, figure_name
+            for other in boxes[place + 1 :]:
+                apart = max(one.x0 - other.x1, other.x0 - one.x1, one.y0 - other.y1, other.y0 - one.y1)
+                assert apart >= -2, (figure_name, one, other)
+
+
+@pytest.mark.parametrize("num", [0, 1, 2])
+def test_figures_are_drawn_however_little_has_finished(num: int) -> None:
+    found = draw(analysed("widths", num=num))
+    assert set(found) >= ALWAYS
+    if num == 0:
+        assert set(found) == ALWAYS
+        assert all("No trial has finished yet (4 planned)." in caption(figure) for figure in found.values())
+    else:
+        assert f"{num} trial{'s' * (num > 1)} of 4 planned, 1 seed a cell." in caption(found["capacity"])
+    assert ("law" in found) == (num == 2)  # of one size there is no exponent
+    for figure in found.values():
+        assert image(figure, "svg")
+
+
+def test_a_law_that_is_nowhere_is_not_drawn() -> None:
+    exhausted = analysed("widths", 50.0)
+    assert exhausted.law.status is FitStatus.NO_TRIALS
+    found = draw(exhausted)
+    assert not any(label.startswith("law") for label in labels(found["capacity"]))
+    assert "Open, left out of the law: dataset exhausted (4)." in caption(found["capacity"])
+    assert "Exhausted trials (4) are in this law." in caption(found["law"])
+    ignorant = draw(analysed("widths", 0.5))
+    assert "law" not in ignorant
+    assert "nothing learned (4)" in caption(ignorant["capacity"])
+
+
+def test_capacities_are_those_of_the_table() -> None:
+    analysis = analysed("people")
+    figure = capacities.capacity(analysis)
+    (axes,) = figure.axes
+    for selection in analysis.sweep.spec.analysis.selections:
+        points = final_points(analysis, Reading(EncodingScheme.OPTIMAL, selection))
+        points = points[points["learned_bits"] > 0]
+        every = offsets(axes)
+        wanted = in_order(points["num_params"], points["learned_bits"])
+        assert all((np.isclose(every, point, rtol=1e-12).all(1)).any() for point in wanted)
+    x, y = line(axes, "law")
+    assert y == pytest.approx(analysis.law.alpha.estimate * x)
+    x, y = line(axes, "2 bits/param")
+    assert y == pytest.approx(2 * x)
+    assert not any("all data" in label for label in labels(figure))  # of three populations there is no one level
+
+
+def test_a_single_population_has_levels() -> None:
+    analysis = analysed("widths")
+    figure = capacities.capacity(analysis)
+    _, bits = line(figure.axes[0], "all data")
+    assert bits == pytest.approx([analysis.totals(final=True)["dataset_bits"].iloc[0]] * 2)
+    _, names = line(figure.axes[0], "names alone")
+    assert names == pytest.approx([analysis.totals(final=True)["baseline_bits"].iloc[0]] * 2)
+
+
+def test_captions_count_trials_and_seeds_and_say_who_is_left_out() -> None:
+    analysis = analysed("people", num=23, unreadable=1)
+    told = caption(capacities.capacity(analysis))
+    assert "23 trials of 24 planned, 1–2 seeds a cell." in told
+    reasons = list(analysis.law.excluded.values())
+    for reason in (ExclusionReason.EXHAUSTED, ExclusionReason.NOTHING_LEARNED):
+        count = reasons.count(str(reason))
+        assert count > 0
+        assert f"{reason} ({count})" in told
+    assert "Not drawn: unreadable (1)." in told
+    assert "24 trials, 2 seeds a cell." in caption(drawn("people")["exposures"])
+
+
+def test_excluded_trials_are_open() -> None:
+    analysis = analysed("people")
+    points = final_points(analysis)
+    (axes,) = capacities.capacity(analysis).axes
+    blue = [c for c in axes.collections if isinstance(c, PathCollection) and c.get_zorder() == 4]
+    open_ones = [c for c in blue if len(c.get_facecolors()) == 0]
+    filled = [c for c in blue if len(c.get_facecolors())]
+    assert sum(len(c.get_offsets()) for c in open_ones) == (points["excluded"] != "").sum() > 0
+    assert sum(len(c.get_offsets()) for c in filled) == (points["excluded"] == "").sum() > 0
+
+
+def test_panels_split_the_trials() -> None:
+    analysis = analysed("people")
+    figure = drawn("people")["capacity_by_profiles"]
+    points = final_points(analysis)
+    for axes, (number, members) in zip(figure.axes, points.groupby("num_profiles"), strict=True):
+        assert axes.get_title(loc="left") == f"N = {number:,.0f}"
+        assert offsets(axes) == pytest.approx(in_order(members["num_params"], members["learned_bits"]))
+    hops = analysed("hops")
+    for axes, scheme in zip(drawn("hops")["capacity_by_scheme"].axes, hops.sweep.spec.analysis.schemes, strict=True):
+        assert axes.get_title(loc="left") == str(scheme)
+        readings = [Reading(scheme, selection) for selection in SelectionScheme]
+        totals = [final_points(hops, reading) for reading in readings]
+        assert len(offsets(axes)) == sum((total["learned_bits"] > 0).sum() for total in totals)
+
+
+def test_the_data_and_the_norms_are_those_of_the_tables() -> None:
+    analysis = analysed("people")
+    (axes,) = drawn("people")["capacity_vs_profiles"].axes
+    people, bits = line(axes, "all data")
+    totals = analysis.totals(final=True)
+    data = totals.groupby(analysis.tables.trials["num_profiles"].to_numpy()[totals["trial"]])["dataset_bits"].first()
+    assert (people, bits) == (pytest.approx(data.index.to_numpy(dtype=float)), pytest.approx(data.to_numpy()))
+    (axes,) = drawn("people")["capacity_vs_norm"].axes
+    norms = analysis.tables.trials["parameter_norm"].to_numpy()[totals["trial"]]
+    assert offsets(axes) == pytest.approx(in_order(norms, totals["learned_bits"]))
+
+
+def test_hops_are_set_against_each_other() -> None:
+    analysis = analysed("hops")
+    (axes,) = drawn("hops")["hops"].axes
+    table = analysis.tables.capacities
+    chosen = table["final"] & (table["subject"] == "total") & ~table["incremental"]
+    table = table[chosen & (table["scheme"] == "optimal") & (table["selection"] == "enumerate")]
+    one, two = (table[table["kind"] == kind].set_index("trial")["bits_per_param"] for kind in ("one_hop", "two_hop"))
+    assert offsets(axes) == pytest.approx(in_order(two, one.reindex(two.index)))
+    x, y = line(axes, "together")
+    assert x + y == pytest.approx([2.0, 2.0])
+
+
+def segments(axes: Any) -> np.ndarray:
+    found = [c for c in axes.collections if isinstance(c, LineCollection)]
+    return np.concatenate([np.asarray(path) for c in found for path in c.get_segments()])
+
+
+def test_curves_are_those_of_the_evaluations() -> None:
+    analysis = analysed("hops")
+    totals = analysis.totals()
+    drawn_points = segments(drawn("hops")["exposures"].axes[0])
+    assert in_order(*drawn_points.T) == pytest.approx(in_order(totals["exposures"], totals["bits_per_param"]))
+    told = analysis.training["refused"] == ""
+    assert 0 < told.sum() <= len(told)
+    assert f"asymptotes, of {told.sum()} trials" in caption(drawn("hops")["exposures"])
+
+    rows = analysis.tables.losses
+    rows = rows[(rows["kind"] == "two_hop") & (rows["part"] == "answer")]
+    gaps = rows["held_out_bits"] - rows["loss_bits"]
+    drawn_points = segments(drawn("hops")["generalisation_gap"].axes[0])
+    assert in_order(*drawn_points.T) == pytest.approx(in_order(rows["exposures"], gaps))
+    largest = gaps.groupby(rows["trial"]).max().mean()
+    assert f"mean {largest:.2f} bits" in caption(drawn("hops")["generalisation_gap"])
+
+    first = rows[rows["trial"] == 0]
+    falls = -np.diff(first["loss_bits"]) / np.diff(np.log2(first["exposures"]))
+    drawn_points = segments(drawn("hops")["loss_derivatives"].axes[0])
+    assert all(np.isclose(drawn_points[:, 1], fall).any() for fall in falls)
+    assert len(drawn_points) == len(rows) - len(analysis.measured)
+
+
+def test_losses_are_those_of_the_tables() -> None:
+    analysis = analysed("hops")
+    table = analysis.tables.subjects
+    table = table[table["kind"] == "two_hop"]
+    (axes,) = drawn("hops")["subjects"].axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(
+        table.groupby("subject", sort=False)["uniform_bits"].max().tolist()
+    )
+    sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"]]
+    means = table.groupby([sizes, "subject"])["loss_bits"].mean()
+    assert np.sort(offsets(axes)[:, 0]) == pytest.approx(np.sort(means))
+
+    totals = analysis.totals(final=True).set_index("trial")
+    rows = analysis.tables.losses
+    rows = rows[rows["final"] & (rows["kind"] == "two_hop")].set_index("trial")
+    (axes,) = drawn("hops")["loss_vs_content"].axes
+    demanded = totals["dataset_bits"] / totals["num_params"]
+    assert offsets(axes) == pytest.approx(in_order(demanded, rows["loss_bits"].reindex(totals.index)))
+
+
+def test_histograms_are_shares() -> None:
+    analysis = analysed("hops")
+    figure = drawn("hops")["histograms"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one-hop questions", "two-hop questions"]
+    sizes = analysis.tables.trials["num_params"].to_numpy()
+    for axes, counts in zip(figure.axes, analysis.tables.histograms.values(), strict=True):
+        for patch, size in zip(axes.patches, np.unique(sizes), strict=True):
+            values = patch.get_data().values  # type: ignore[attr-defined]
+            of_size = counts[sizes == size].sum(0)
+            assert values == pytest.approx(100 * of_size / of_size.sum())
+
+
+def test_generalisation_keeps_chains_apart() -> None:
+    figure = drawn("chain")["generalisation"]
+    assert labels(figure) >= {"two-hop questions", "two-hop questions, given the chain"}
+    assert "two-hop questions, the chain itself" in labels(figure)
+    analysis = analysed("chain")
+    table = analysis.tables.splits
+    chained = [planned.spec.questions.chain_of_thought for planned in analysis.sweep.trials]
+    rows = table[np.array(chained)[table["trial"]] & (table["part"] == "answer") & (table["kind"] == "two_hop")]
+    wanted = rows.groupby("split")["loss_bits"].mean().reindex(["train", "tuples"])
+    assert np.sort(offsets(figure.axes[0], "two-hop questions, given the chain")[:, 0]) == pytest.approx(
+        np.sort(wanted)
+    )
+
+
+def test_the_law_bends_where_the_data_end() -> None:
+    analysis = analysed("people")
+    power = analysis.law.power
+    above, below = drawn("people")["law"].axes
+    data = np.unique(analysis.totals(final=True)["dataset_bits"])
+    assert len(data) == len(above.lines) == 3
+    for drawn_line, bits in zip(above.lines, data, strict=True):
+        x, y = np.asarray(drawn_line.get_xdata(), dtype=float), drawn_line.get_ydata()
+        assert y == pytest.approx(power.learned_bits(x, float(bits)))
+    residuals = np.sort(100 * np.expm1(list(power.residuals.values())))
+    assert np.sort(offsets(below)[:, 1]) == pytest.approx(residuals)
+    assert f"P^{power.gamma.estimate:.2f} [{power.gamma.low:.2f}, {power.gamma.high:.2f}]" in caption(above.figure)
+
+
+def test_the_phase_map_marks_where_answers_are_memorised() -> None:
+    analysis = analysed("hops")
+    axes = drawn("hops")["phase_map"].axes[0]
+    _, share = line(axes, "predicted end")
+    assert share == pytest.approx([1 / 5, 1 / 5])
+    lost = lost_shares(analysis)
+    excess = (lost["one_hop"] - lost["two_hop"]).groupby(analysis.tables.trials["cell"]).mean()
+    marks = [c for c in axes.collections if isinstance(c, PathCollection)]
+    assert np.sort(np.concatenate([np.asarray(c.get_array()) for c in marks])) == pytest.approx(
+        np.sort(excess.to_numpy()), abs=1e-9
+    )
+    facts = analysis.tables.capacities
+    facts = facts[(facts["kind"] == "one_hop") & (facts["subject"] == "total") & facts["final"]]
+    facts = facts[(facts["scheme"] == "optimal") & (facts["selection"] == "enumerate")]
+    room = np.sort(facts["num_params"] / facts["dataset_bits"])
+    assert np.sort(offsets(axes)[:, 0]) == pytest.approx(room)
+
+
+def test_schemes_are_told_against_the_one_ahead() -> None:
+    analysis = analysed("hops")
+    comparison = analysis.comparison
+    scores, weights, *trends = drawn("hops")["schemes"].axes
+    ahead = comparison.ahead
+    assert ahead is not None
+    assert scores.get_yticklabels()[0].get_text() == str(ahead)
+    differences = sorted(
+        comparison.scores_bits[reading] - comparison.scores_bits[ahead] for reading in comparison.readings
+    )
+    assert np.sort(offsets(scores)[:, 0]) == pytest.approx(differences)
+    verdicts = [text.get_text() for text in scores.texts]
+    for reading, verdict in zip(
+        sorted(comparison.readings, key=lambda r: -comparison.scores_bits[r]), verdicts, strict=True
+    ):
+        told = "ahead" if reading == ahead else str(schemes.against(comparison, reading, ahead)[1])
+        assert verdict == told
+    assert sorted(bar.get_width() for bar in weights.patches) == pytest.approx(sorted(comparison.weights.values()))
+    for axes in trends:
+        estimates = [trend.exponent.estimate for trend in comparison.trends]
+        assert np.sort(offsets(axes)[:, 0]) == pytest.approx(sorted(estimates))
+        (margin,) = axes.patches
+        assert (margin.get_x(), margin.get_width()) == pytest.approx((-MARGIN, 2 * MARGIN))
+
+
+def test_the_best_learning_rate_is_ringed() -> None:
+    analysis = analysed("rates")
+    (axes,) = drawn("rates")["learning_rates"].axes
+    finals = analysis.tables.losses[analysis.tables.losses["final"]].set_index("trial")["loss_bits"]
+    trials = analysis.tables.trials.assign(loss=finals)
+    best = trials.loc[trials.groupby("hidden_size")["loss"].idxmin()]
+    assert offsets(axes) == pytest.approx(in_order(best["learning_rate"], best["loss"]))
+
+
+def test_the_same_analysis_gives_the_same_bytes() -> None:
+    again = draw(analysed("hops"))
+    for name, figure in drawn("hops").items():
+        assert image(figure, "svg") == image(again[name], "svg"), name
+    for name in ("capacity", "phase_map"):
+        assert image(again[name], "png") == image(again[name], "png") == image(drawn("hops")[name], "png"), name
+
+
+def test_early_evaluations_far_below_nothing_are_cut_off() -> None:
+    analysis = analysed("widths")
+    table = analysis.tables.capacities
+    early = table["exposures"] < 5
+    sunk = table.assign(bits_per_param=np.where(early, -20.0, table["bits_per_param"]))
+    figure = training.exposures(replace(analysis, tables=replace(analysis.tables, capacities=sunk)))
+    assert "Earlier evaluations are not shown" in caption(figure)
+    assert figure.axes[0].get_ylim()[0] > -1
+    assert figure.axes[0].get_xlim()[0] > table["exposures"][early].max() / 1.3
+    assert "Earlier evaluations" not in caption(drawn("widths")["exposures"])
+
+
+def test_no_global_style_is_touched() -> None:
+    before = dict(rcParams)
+    image(capacities.capacity(analysed("widths")), "png")
+    assert dict(rcParams) == before
+
+
+def test_many_lines_become_pixels_with_medians_on_top() -> None:
+    figure, ((axes,),) = training.panels()
+    num = MOST_VECTORS
+    trial = np.repeat(np.arange(num), 2)
+    x, y = np.tile([1.0, 2.0], num), np.arange(2.0 * num)
+    training.curves(axes, trial, x, y, losses.LOOKS[0], label="many", dense=True)
+    (lines,) = [c for c in axes.collections if isinstance(c, LineCollection)]
+    assert lines.get_rasterized()
+    assert len(lines.get_segments()) <= 250
+    assert offsets(axes) == pytest.approx(in_order([1.0, 2.0], [np.median(y[::2]), np.median(y[1::2])]))
+    assert len(image(figure, "svg")) < 300_000
+
+
+def test_groups_are_of_neighbours() -> None:
+    groups = grouped(np.arange(1, 21) * 1000, "params")
+    assert len(groups) == 6
+    assert np.sum([group.members for group in groups], axis=0).tolist() == [1] * 20
+    assert groups[0].label == "1k–4k params"
+    assert len({group.look.marker for group in groups}) == len({str(group.look.line) for group in groups}) == 6
+    assert [group.label for group in grouped([90e3, 93e3, 300e3, 310e3, 310e3], "params", most=2)] == [
+        "90k–93k params",
+        "300k–310k params",
+    ]
+    assert grouped([], "params") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0125, "0.0125"), (12, "12"), (999_600, "1M"), (1_170_000, "1.17M"), (890_320, "890k")]
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+EMPTY: list[Callable[[Analysis], Figure | None]] = [
+    laws.law,
+    laws.phase_map,
+    schemes.schemes,
+    training.generalisation_gap,
+]
+
+
+@pytest.mark.parametrize("make", EMPTY)
+def test_what_says_nothing_is_none(make: Callable[[Analysis], Figure | None]) -> None:
+    assert make(analysed("widths", num=0)) is None

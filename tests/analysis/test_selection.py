@@ -1,0 +1,271 @@
+"""Which reading fits: a planted one is found, an undecidable choice is left undecided, and simulated power says as much."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.measurements import Measured, cells
+from raycap.analysis.planted import Truth, plant, share_curves
+from raycap.analysis.power import simulate
+from raycap.analysis.readings import Reading
+from raycap.analysis.scoring import predictive_bits
+from raycap.analysis.selection import (
+    Constancy,
+    Evidence,
+    Verdict,
+    compare,
+    holm,
+    in_order,
+    paired,
+    stacking,
+)
+from raycap.plan import expand
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import (
+    AnalysisSpec,
+    Calibration,
+    EncodingScheme,
+    Kind,
+    ModelByWidth,
+    NamePools,
+    NumHeads,
+    ProfilesByCount,
+    QuestionsByShare,
+    SelectionScheme,
+    SweepSpec,
+    TrainingSpec,
+    TrialSpec,
+)
+from raycap.spec.file import GridPoint, LoadedSweep
+from tests.planted import RUN
+
+SET, ENUMERATE, INDEPENDENT = (Reading(EncodingScheme.OPTIMAL, selection) for selection in SelectionScheme)
+
+
+EVERY_NAME_CODE = AnalysisSpec()
+
+
+def planned(
+    analysis: AnalysisSpec = EVERY_NAME_CODE,
+    *,
+    relations: tuple[int, ...] = (4,),
+    people: tuple[int, ...] = (1000, 2000),
+    widths: tuple[int, ...] = (10, 14, 20),
+    seeds: int = 1,
+    hops: tuple[int, ...] = (1,),
+) -> SweepRecord:
+    points = [
+        GridPoint(
+            {
+                "profiles.num_relations": r,
+                "profiles.num_profiles": n,
+                "model.hidden_size": width,
+                "training.seed": seed,
+            },
+            TrialSpec(
+                profiles=ProfilesByCount(
+                    num_profiles=n, num_relations=r, names=NamePools(first=20, middle=20, last=40)
+                ),
+                questions=QuestionsByShare(hops=hops),
+                model=ModelByWidth(hidden_size=width, num_layers=2, tie_embeddings=True, heads=NumHeads(num_heads=1)),
+                training=TrainingSpec(seed=seed),
+            ),
+            "planted",
+        )
+        for r in relations
+        for n in people
+        for width in widths
+        for seed in range(seeds)
+    ]
+    spec = SweepSpec(name="planted", analysis=analysis)
+    trials = tuple(expand(LoadedSweep(spec, points, "", "")))
+    return SweepRecord(spec=spec, question="Which reading is planted?", spec_yaml="", trials=trials)
+
+
+def numbers(trials: tuple[PlannedTrial, ...]) -> np.ndarray:
+    of_cell = cells(trials)
+    return np.array([of_cell[trial.trial_id] for trial in trials])
+
+
+def analysed(record: SweepRecord, truth: Truth, seed: int = 0) -> Analysis:
+    spec = record.spec.analysis
+    found = plant(record.trials, truth, spec, numbers(record.trials), rng=np.random.default_rng(seed))
+    return analyse(record, RUN, {result.trial_id: Measured.of(result) for result in found}, {})
+
+
+@pytest.mark.parametrize("truth", [SET, ENUMERATE, INDEPENDENT], ids=str)
+def test_with_mixed_numbers_of_relations_the_true_code_for_names_is_found(truth: Reading) -> None:
+    record = planned(relations=(0, 1, 4, 17))
+    analysis = analysed(record, Truth(truth, 1.8, noise=0.03))
+    comparison = analysis.comparison
+    assert comparison.best == comparison.ahead == truth
+    assert in_order(comparison)[0] == truth
+    assert comparison.weights[truth] > 0.9
+    assert analysis.laws[truth].alpha.estimate == pytest.approx(1.8, rel=0.04)
+    constant = {trend.reading for trend in comparison.trends if trend.constancy is Constancy.CONSTANT}
+    varies = {trend.reading for trend in comparison.trends if trend.constancy is Constancy.VARIES}
+    assert truth in constant - varies
+    assert {SET, ENUMERATE, INDEPENDENT} - {truth} <= varies
+
+
+@pytest.mark.parametrize("truth", list(EncodingScheme))
+def test_the_true_encoding_of_two_hops_is_found(truth: EncodingScheme) -> None:
+    analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.ENUMERATE,))
+    # Sizes that each scheme's demand suits: every answer by itself is several times as much as each fact once.
+    widths = (20, 28, 36) if truth is EncodingScheme.TWO_HOP_BIG_HASH else (14, 18, 24)
+    record = planned(analysis, relations=(2, 4, 8), people=(500, 1000), widths=widths, hops=(1, 2))
+    comparison = analysed(record, Truth(Reading(truth, SelectionScheme.ENUMERATE), 1.5, noise=0.03)).comparison
+    assert len(comparison.readings) == 3
+    assert comparison.ahead == Reading(truth, SelectionScheme.ENUMERATE)
+
+
+def test_encodings_of_one_hop_questions_are_one_reading() -> None:
+    analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.SET, SelectionScheme.ENUMERATE))
+    comparison = analysed(planned(analysis), Truth(ENUMERATE, noise=0.05)).comparison
+    assert set(comparison.readings) == {SET, ENUMERATE}
+    assert comparison.same[Reading(EncodingScheme.TWO_HOP_DOUBLE, SelectionScheme.SET)] == SET
+    assert len(comparison.same) == 4
+    assert len(comparison.pairs) == 1
+
+
+def test_too_few_cells_decide_nothing() -> None:
+    comparison = analysed(planned(people=(1000,)), Truth(ENUMERATE, noise=0.01)).comparison
+    assert comparison.num_cells == 3
+    assert comparison.best is None
+    assert comparison.pairs == ()
+
+
+def test_exhausted_and_ignorant_trials_do_not_vote() -> None:
+    record = planned(relations=(0, 4, 17), widths=(10, 40))
+    comparison = analysed(record, Truth(ENUMERATE, 2.0, noise=0.02)).comparison
+    assert 0 < comparison.num_trials < len(record.trials)
+
+
+def test_a_calibration_tells_readings_apart_that_nothing_else_does() -> None:
+    """One population, so the codes of the list differ by a constant factor of bits/param but for their slope."""
+
+    def told(calibration: Calibration | None) -> float:
+        analysis = AnalysisSpec(
+            selections=(SelectionScheme.ENUMERATE, SelectionScheme.INDEPENDENT), calibration=calibration
+        )
+        record = planned(analysis, people=(1000,), widths=(10, 12, 14, 16), seeds=2)
+        found = analysed(record, Truth(ENUMERATE, 2.0, noise=0.05))
+        return found.comparison.scores_bits[ENUMERATE] - found.comparison.scores_bits[INDEPENDENT]
+
+    assert told(Calibration(bits_per_param=2.0, standard_error=0.02)) > told(None) + 1
+
+
+def test_scores_are_densities_of_the_loss() -> None:
+    """Over all losses a trial might have had they add up to one, whatever the reading."""
+    (trial,) = planned(people=(1000,), widths=(14,)).trials
+    (curve,) = share_curves([trial], AnalysisSpec())
+    params = np.append(np.geomspace(1e4, 2e4, 6), trial.parameters.total)
+    others = 2 * params[:-1] * np.array([1, 1.1, 0.9, 1.05, 0.95, 1.0])
+    shares = np.geomspace(1e-3, 4, 4001)
+    for reading in (SET, ENUMERATE):
+        learned = curve.bits_at(reading, shares)
+        table = np.concatenate([np.tile(others, (len(shares), 1)), learned[:, None]], axis=1)
+        slopes = np.concatenate([np.ones((len(shares), 6)), curve.slope_bits(reading, shares)[:, None]], axis=1)
+        data = np.append(others * 3, curve.learned_bits[reading][0])
+        groups = np.array([0, 0, 0, 0, 0, 0, 1])
+        found = predictive_bits(table, data, slopes, params, groups, np.ones(table.shape, bool))
+        density = np.exp2(found[:, -1])
+        assert np.trapezoid(density, np.log(shares)) == pytest.approx(1.0, abs=0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+    p = np.array(p_values)
+    corrected = holm(p)
+    assert (corrected >= p).all()
+    assert (corrected <= np.minimum(len(p) * p, 1) + 1e-12).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_holm_by_hand() -> None:
+    assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_a_paired_bootstrap_rejects_as_often_as_it_should() -> None:
+    rng = np.random.default_rng(0)
+    nothing = rng.standard_normal((1000, 12))
+    p_values, intervals = paired(nothing, rng=rng, num_resamples=500)
+    assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.025)
+    assert ((intervals[:, 0] < 0) & (intervals[:, 1] > 0)).mean() == pytest.approx(0.95, abs=0.03)
+    clear, _ = paired(nothing + 2.0, rng=rng, num_resamples=500)
+    assert (clear < 0.05).mean() > 0.95
+    same, _ = paired(np.zeros((1, 12)), rng=rng)
+    assert same[0] == 1.0
+
+
+def test_stacking_gives_the_weight_to_what_predicts() -> None:
+    rng = np.random.default_rng(0)
+    good = rng.standard_normal(40)
+    assert stacking(np.stack([good, good - 3])).tolist() == pytest.approx([1, 0], abs=1e-3)
+    each_half = np.where(np.arange(40) < 20, 3.0, -3.0)
+    assert stacking(np.stack([each_half, -each_half])).tolist() == pytest.approx([0.5, 0.5], abs=1e-3)
+
+
+def test_a_verdict_needs_whole_sizes_to_agree() -> None:
+    """A reading that wins on cells of known sizes, and loses where it must go from one size to another, is undecided."""
+    rng = np.random.default_rng(0)
+    params = np.repeat([1e4, 2e4, 4e4], 4)
+    one = 2.0 * params * np.exp(0.01 * rng.standard_normal(12))
+    noisy = 2.0 * params * np.exp(0.1 * rng.standard_normal(12))
+    slopes = 0.5 * params
+    first, second = SET, ENUMERATE
+    evidence = Evidence(
+        params,
+        np.arange(12),
+        {"N": np.ones(12)},
+        {first: one, second: noisy},
+        dict.fromkeys((first, second), params * 9),
+        dict.fromkeys((first, second), slopes),
+    )
+    (pair,) = compare(evidence, rng=rng, num_resamples=500).pairs
+    assert pair.verdict is Verdict.BETTER
+    assert pair.difference_bits.low > 0
+    assert pair.difference_by_size_bits > 0
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_power_is_what_the_comparison_then_delivers(noise: float) -> None:
+    """Mixed R tells the codes for names apart, R = 4 alone does so less often (SCIENCE, 6)."""
+    mixed, alone = (planned(relations=relations) for relations in ((0, 1, 4, 17), (4,)))
+    both = [
+        simulate(
+            record.trials,
+            record.spec.analysis,
+            noise=noise,
+            bits_per_param=1.8,
+            num_sweeps=60,
+            rng=np.random.default_rng(0),
+        )
+        for record in (mixed, alone)
+    ]
+    for power in both:
+        assert power.readings == (SET, ENUMERATE, INDEPENDENT)
+        assert power.picked.sum(axis=1) == pytest.approx(np.ones(3))
+        assert (power.decided <= np.diag(power.picked) + 1e-12).all()
+        assert power.misled.max() <= 0.1
+    right = [np.diag(power.picked) for power in both]
+    print(noise, right)
+    assert right[0].min() >= 0.97
+    assert right[1].mean() < right[0].mean() or noise < 0.05
+    wins = sum(analysed(mixed, Truth(SET, 1.8, noise=noise), seed).comparison.ahead == SET for seed in range(5))
+    assert wins == 5
+
+
+def test_planted_losses_are_those_of_the_planted_bits() -> None:
+    """The generator, read back by the accounting it does not use, gives what was planted."""
+    analysis = AnalysisSpec(schemes=tuple(EncodingScheme))
+    record = planned(analysis, relations=(2,), people=(300,), widths=(10, 14), hops=(1, 2))
+    for scheme in EncodingScheme:
+        truth = Truth(Reading(scheme, SelectionScheme.ENUMERATE), 1.2, noise=0.0, sharpness=60.0)
+        found = analysed(record, truth).totals(truth.reading, final=True)
+        assert found["bits_per_param"].tolist() == pytest.approx([1.2, 1.2], rel=2e-3)
+        assert json.dumps(found["kind"].astype(str).tolist()) == json.dumps([str(Kind.TWO_HOP)] * 2)
