@@ -71,7 +71,7 @@ def compare(
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
     both = SideBySide(*(sweeps.read_analysis(*_sweep_in(folder)) for folder in (one, other)))
-    console = Console(soft_wrap=True)
+    console = sweeps.wide_console()
     for title, rows in sections(both).items():
         shown = Table(title=title, title_justify="left", box=SIMPLE)
         for header in headings(both)[title]:

@@ -23,6 +23,7 @@ from raycap.learner.sizes import parameter_counts, width_for_params
 from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
+    Accounting,
     BpeTokenizer,
     Exposures,
     HeldOut,
@@ -35,6 +36,9 @@ from raycap.spec import (
     ProfilesByCount,
     ProfilesSpec,
     QuestionsSpec,
+    RandomPairs,
+    RandomStrings,
+    RelationStructure,
     TrialSpec,
     Windows,
 )
@@ -65,6 +69,10 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
         if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
             rule = "workers fill windows of their own, so texts would see others than with one; set num_workers: 1"
             problems.append(f"{point.place}: trial.training.packing.attend_across: {rule}")
+        if sweep.spec.analysis.accounting is Accounting.OBSERVED and (
+            unknown := _unknown_to_the_reference(point.trial)
+        ):
+            problems.append(f"{point.place}: trial.{unknown}; set analysis.accounting: exact")
         if training.precision is Precision.FP16 and not execution.gpus_per_worker:
             rule = "fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
             problems.append(f"{point.place}: trial.training.precision: {rule}")
@@ -78,6 +86,21 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return list(trials.values())
+
+
+def _unknown_to_the_reference(trial: TrialSpec) -> str | None:
+    """What of a trial the reference's accounting has no formula for."""
+    if any(kind not in (Kind.ONE_HOP, Kind.TWO_HOP) for kind in trial.questions.kinds):
+        return "questions: observed accounting knows one- and two-hop questions only"
+    if trial.questions.chain_of_thought:
+        return "questions.chain_of_thought: observed accounting knows latent answers only"
+    if trial.fill:
+        return "fill: observed accounting knows one population only"
+    if isinstance(trial.profiles, RandomPairs | RandomStrings):
+        return "profiles: observed accounting knows people only"
+    if getattr(trial.profiles, "structure", RelationStructure.UNIFORM) is not RelationStructure.UNIFORM:
+        return "profiles.structure: observed accounting knows uniform relations only"
+    return None
 
 
 def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:

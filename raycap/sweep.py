@@ -121,6 +121,14 @@ def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
     return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
 
 
+def wide_console() -> Console:
+    """Standard output; wide enough for tables where no terminal says how wide it is."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
+    return console
+
+
 def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
     """The plan for people."""
     _, selection = sweep.spec.analysis.headline
@@ -160,7 +168,7 @@ def print_power(
 
     from raycap.analysis.power import simulate
 
-    console = Console(file=sys.stdout, soft_wrap=True)
+    console = wide_console()
     told = []
     for noise in noises:
         power = simulate(
@@ -252,9 +260,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
 ) -> None:
     """Run a sweep: train the trials that are missing, then fit the laws and write the report."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
+    console = wide_console()
     changes = tuple(overrides or ())
     try:
         if plan:

@@ -1,5 +1,6 @@
 """The raycap command: the same main job, and told errors."""
 
+import json
 import os
 import signal
 import socket
@@ -34,6 +35,40 @@ def test_plan_is_the_same_as_the_sweeps_own() -> None:
     assert raycap("plan", "specs/grid.yaml", "--json").stdout == subprocess.check_output(sweep, text=True, cwd=ROOT)
 
 
+def test_power_is_simulated_before_anything_is_spent() -> None:
+    command = ["plan", "specs/grid.yaml", "grid.profiles.num_relations=[0, 4]", "--power"]
+    few = ["--noise", "0.05", "--num-sweeps", "5"]
+    shown = raycap(*command, *few).stdout
+    assert "5 % noise, 5 simulated sweeps of 8 trials for each truth" in shown
+    (told,) = json.loads(raycap(*command, *few, "--json").stdout)
+    assert told["readings"] == [f"optimal, {code} names" for code in ("set", "enumerate", "independent")]
+    assert [sum(row) for row in told["picked"]] == pytest.approx([1, 1, 1])
+
+
+def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path) -> None:
+    from tests.planted import RUN, results, sweep
+
+    for name, bits_per_param in (("one", 1.8), ("other", 1.5)):
+        record = sweep([12, 14, 16, 20], name=name)
+        folder = tmp_path / name
+        (folder / name).mkdir(parents=True)
+        (folder / name / "sweep.json").write_text(record.model_dump_json())
+        (folder / name / "run.json").write_text(RUN.model_dump_json())
+        for trial_id, result in results(record, bits_per_param).items():
+            (folder / "trials" / trial_id).mkdir(parents=True)
+            (folder / "trials" / trial_id / "result.json").write_text(result.model_dump_json())
+    page = tmp_path / "both.html"
+    output = raycap("compare", str(tmp_path / "one/one"), str(tmp_path / "other/other"), "--html", str(page))
+    assert output.returncode == 0, output.stderr
+    assert "0.833 [0.833, 0.833]" in output.stdout
+    assert page.read_text().startswith("<!doctype html>")
+    broken = tmp_path / "one/one/sweep.json"
+    broken.write_text(broken.read_text().replace('"num_profiles"', '"num_people"'))
+    refused = raycap("compare", str(broken.parent), str(tmp_path / "other/other"))
+    assert refused.returncode == 2
+    assert "one/one/sweep.json: trials.0." in refused.stderr
+
+
 def test_one_trial_runs_without_ray() -> None:
     output = raycap("trial", "specs/grid.yaml", *TINY, "--index", "0")
     assert output.returncode == 0, output.stderr
@@ -46,6 +81,14 @@ def test_one_trial_runs_without_ray() -> None:
         (["plan", "specs/gird.yaml"], "did you mean sweeps/specs/grid.yaml?"),
         (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..3, got 99"),
         (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
+        (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
+        (["plan", "specs/grid.yaml", "--power", "--noise", "0"], "must be positive"),
+        (["plan", "specs/grid.yaml", "analysis.selections=[set]", "--power"], "there is no choice"),
+        (
+            ["plan", "specs/grid.yaml", "analysis={accounting: observed, per_subject: false, schemes: [2-hop-double]}"],
+            "observed accounting reads 2-hop-double by subject only",
+        ),
+        (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "observed accounting knows"),
         (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),
     ],
 )

@@ -1,6 +1,5 @@
 """Two sweeps side by side: how their specs differ, their laws and the ratio of these, and trials at the same coordinates."""
 
-import base64
 import json
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +11,7 @@ from scipy import stats
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.style import image
 from raycap.analysis.figures.two_sweeps import two_sweeps
-from raycap.analysis.html import note, page, table
+from raycap.analysis.html import figure, note, page, table
 from raycap.analysis.intervals import NOTHING, TAILS, Interval
 from raycap.analysis.laws import FitStatus, Law
 from raycap.analysis.readings import Reading
@@ -84,9 +83,8 @@ def ratio(one: Law, other: Law) -> Interval:
 def compare_html(both: SideBySide) -> str:
     """A self-contained page."""
     one, other = both.one.sweep.spec.name, both.other.sweep.spec.name
-    drawing = base64.b64encode(image(two_sweeps(both.one, both.other), "svg")).decode()
     headers = headings(both)
-    body = [f'<figure><img alt="{escape(one)} and {escape(other)}" src="data:image/svg+xml;base64,{drawing}"></figure>']
+    body = [figure(image(two_sweeps(both.one, both.other), "svg"), f"{one} and {other}")]
     for title, rows in sections(both).items():
         if rows:
             body.append(f"<h2>{title}</h2>" + table(headers[title], [[escape(cell) for cell in row] for row in rows]))

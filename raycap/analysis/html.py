@@ -1,5 +1,6 @@
 """A page of HTML that needs nothing but itself."""
 
+import base64
 from html import escape
 
 CSS = """
@@ -9,7 +10,7 @@ h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-
 .question { color: #555; font-size: 1.1rem; margin: 0; }
 .answer { font-size: 1.15rem; background: #eef5fa; border-left: 4px solid #0072b2; padding: .8rem 1rem; margin: 1.2rem 0; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 1.6rem; align-items: flex-start; }
-figure { margin: 0; flex: 1 1 26rem; max-width: 62rem; } figure img { width: 100%; }
+figure { margin: 0; flex: 0 1 29rem; } figure.wide { flex-basis: 60rem; } figure img { width: 100%; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e2e2e2; text-align: right; white-space: nowrap; }
@@ -35,6 +36,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def figure(svg: bytes, name: str, *, wide: bool = False) -> str:
+    """A drawing, inside the page."""
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    return f'<figure class="{"wide" if wide else "column"}"><img alt="{escape(name)}" src="{source}"></figure>'
 
 
 def note(text: str) -> str:

@@ -17,7 +17,7 @@ from raycap.analysis.fitting import Fit, Floats, descend
 
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-PROFILE_POINTS = 81
+PROFILE_POINTS = 161
 RESAMPLES_AT_ONCE = 500
 MOST_GROUPS = 200
 """Cells left out one by one in a jackknife; where there are more, groups of cells are."""
@@ -97,7 +97,7 @@ def profile(resamples: Resamples, place: int) -> tuple[float, float]:
     variance = float(resamples.variance(lambda theta: theta[..., [place]])[0])
     threshold = resamples.t**2 / 2
     theta = np.tile(best, (PROFILE_POINTS, 1))
-    reach = 2.0 * resamples.t * max(np.sqrt(variance), 1e-4)
+    reach = 4.0 * resamples.t * max(np.sqrt(variance), 1e-4)
     theta[:, place] = best[place] + np.linspace(-reach, reach, PROFILE_POINTS)
     others = problem.with_free(tuple(other for other in problem.free if other != place))
     weights, noise = np.tile(ones, (PROFILE_POINTS, 1)), np.full(PROFILE_POINTS, found.noise)

@@ -158,7 +158,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
     ages = 0.5 ** np.arange(num_evaluations)[::-1]
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)
     shares = curve.share_lost(truth.reading, end * known)
-    late = np.minimum(1.0, shares + 0.6 * (1 - ages))
+    late = np.maximum(shares, np.minimum(1.0, shares + 0.6 * (1 - ages)))
     of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in asked.keys]
     means = planted_means(asked, trial.populations, np.stack(of_rows, axis=1))
     steps = np.maximum(1, np.round(trial.steps * ages)).astype(int)

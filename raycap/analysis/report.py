@@ -1,8 +1,8 @@
 """An analysis as files: summary.json, tables, figures, and one self-contained report.html."""
 
-import base64
 import io
 import json
+import math
 from collections import Counter
 from html import escape
 
@@ -12,8 +12,8 @@ from pyarrow import csv, parquet
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import Convergence
 from raycap.analysis.figures.all import draw
-from raycap.analysis.figures.style import image
-from raycap.analysis.html import note, page, table
+from raycap.analysis.figures.style import COLUMN_INCHES, image
+from raycap.analysis.html import figure, note, page, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.selection import Verdict, in_order
@@ -34,11 +34,12 @@ def files(analysis: Analysis) -> dict[str, bytes]:
         "capacity.parquet": packed.getvalue(),
         "capacity.csv": lines.getvalue(),
     }
-    drawings = {}
-    for name, figure in draw(analysis).items():
-        drawings[name] = image(figure, "svg")
-        contents |= {f"{name}.svg": drawings[name], f"{name}.png": image(figure, "png")}
-    return contents | {"report.html": report_html(analysis, drawings).encode()}
+    figures = ""
+    for name, drawn in draw(analysis).items():
+        drawing = image(drawn, "svg")
+        contents |= {f"{name}.svg": drawing, f"{name}.png": image(drawn, "png")}
+        figures += figure(drawing, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
+    return contents | {"report.html": report_html(analysis, figures).encode()}
 
 
 def answer(analysis: Analysis) -> str:
@@ -74,13 +75,8 @@ def _told(analysis: Analysis) -> str:
     return f"{scheme} encoding, {selection} names"
 
 
-def report_html(analysis: Analysis, drawings: dict[str, bytes]) -> str:
-    """The report, with its figures inside."""
-    figures = "".join(
-        f'<figure id="{name}"><img alt="{name.replace("_", " ")}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"></figure>'
-        for name, drawing in drawings.items()
-    )
+def report_html(analysis: Analysis, figures: str) -> str:
+    """The report; the figures are HTML already."""
     sections = [
         f'<p class="answer">{escape(answer(analysis))}</p>',
         f'<div class="figures">{figures}</div>',
@@ -103,25 +99,21 @@ def _interval(told: Interval, digits: int = 3) -> str:
 
 
 def _laws(analysis: Analysis) -> str:
-    rows = []
+    proportional, power = [], []
     for reading, law in analysis.laws.items():
-        power = law.power
-        profile = f"[{power.profile[0]:.3f}, {power.profile[1]:.3f}]"
-        numbers = [_interval(law.alpha), f"{100 * law.noise:.1f} %", f"{law.num_trials} in {law.num_cells}"]
-        numbers += [str(law.status), _interval(power.gamma), profile, f"{power.num_trials}", str(power.status)]
-        rows.append([escape(str(reading)), *numbers])
-    header = [
-        "reading",
-        "α (bits/param)",
-        "noise",
-        "trials, cells",
-        "status",
-        "exponent γ",
-        "by profile likelihood",
-        "trials",
-        "status",
-    ]
-    made = "<h2>Laws</h2>" + table(header, rows)
+        bent = law.power
+        name = escape(str(reading))
+        trials = f"{law.num_trials} in {law.num_cells}"
+        proportional.append([name, _interval(law.alpha), f"{100 * law.noise:.1f} %", trials, str(law.status)])
+        profile = f"[{bent.profile[0]:.3f}, {bent.profile[1]:.3f}]".replace("nan", "–")
+        capacity, trials = _interval(bent.bits_per_param), f"{bent.num_trials} in {bent.num_cells}"
+        power.append([name, _interval(bent.gamma), profile, capacity, trials, str(bent.status)])
+    header = ["learned bits = α P", "α (bits/param)", "noise", "trials, cells", "status"]
+    made = "<h2>Laws</h2>" + table(header, proportional)
+    reference = analysis.law.power.reference_params
+    at = f" at P₀ = {reference:,.0f}" if math.isfinite(reference) else ""
+    header = ["smooth-min(C (P/P₀)^γ, H)", "γ", "by profile likelihood", f"bits/param{at}", "trials, cells", "status"]
+    made += table(header, power)
     made += note(
         "α: learned bits = α P over capacity-limited trials. γ: learned bits = smooth-min(C (P/P₀)^γ, H) over all trials "
         "that learned something, H the bits of the data. Intervals are at 95 %, from 4,000 resamples of cells and of the "

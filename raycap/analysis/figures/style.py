@@ -212,7 +212,8 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
             (1,) if decades > 2.5 else (1, 3) if decades > 1.3 else (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 5, 7)
         )
         axis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    exact = decades < 0.02  # three digits would make all ticks the same
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if exact else short(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 

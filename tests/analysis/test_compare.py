@@ -1,0 +1,72 @@
+"""Two sweeps side by side: what differs, the ratio of their laws, and trials at the same coordinates."""
+
+import numpy as np
+import pytest
+
+from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.compare import SideBySide, compare_html, headings, ratio, sections
+from raycap.results import SweepRecord
+from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
+from tests.planted import RUN, measured, results, sweep
+
+
+def analysed(record: SweepRecord, bits_per_param: float) -> Analysis:
+    return analyse(record, RUN, measured(results(record, bits_per_param)), {})
+
+
+def other_analysis(record: SweepRecord, **changes: object) -> SweepRecord:
+    spec = record.spec.model_copy(update={"name": "other", "analysis": AnalysisSpec(**changes)})
+    return record.model_copy(update={"spec": spec})
+
+
+def test_ratios_specs_and_trials_are_set_side_by_side() -> None:
+    one = sweep([12, 14, 16, 20], name="one")
+    other = other_analysis(sweep([12, 16, 20, 24]), per_subject=False)
+    both = SideBySide(analysed(one, 1.8), analysed(other, 1.5))
+    assert both.shared == 3
+    assert both.differences() == [["analysis.per_subject", "true", "false"]]
+    laws = {row[0]: row for row in both.laws()}
+    assert laws["optimal, enumerate names"][1:4] == [
+        "1.800 [1.800, 1.800]",
+        "1.500 [1.500, 1.500]",
+        "0.833 [0.833, 0.833]",
+    ]
+    assert both.verdicts()[0][1:] == ["undecided", "undecided"]
+    trials = both.trials()
+    assert [row[1:] for row in trials] == [["1.800", "1.500", "0.833"]] * 3
+    assert trials[0][0] == one.trials[0].label
+
+
+def test_the_ratio_of_two_laws_has_an_interval_of_both() -> None:
+    rng = np.random.default_rng(0)
+    record = sweep([12, 14, 16, 20], seeds=(0, 1))
+    noisy = {}
+    for trial in record.trials:
+        noisy |= {trial.trial_id: results(record, 1.8 * float(np.exp(0.05 * rng.standard_normal())))[trial.trial_id]}
+    one, exact = analyse(record, RUN, measured(noisy), {}).law, analysed(record, 1.8).law
+    told = ratio(one, exact)
+    assert told.estimate == pytest.approx(1.8 / one.alpha.estimate)
+    assert np.log(told.high / told.low) == pytest.approx(np.log(one.alpha.high / one.alpha.low), rel=1e-3)
+    assert np.isnan(ratio(one, analysed(sweep([12]), 1.8).law).low)
+
+
+def test_sweeps_that_share_nothing_can_be_compared() -> None:
+    one = analysed(sweep([12, 14, 16, 20], name="one"), 1.8)
+    record = other_analysis(sweep([24]), schemes=(EncodingScheme.TWO_HOP_DOUBLE,), selections=(SelectionScheme.SET,))
+    both = SideBySide(one, analyse(record, RUN, {}, {}))
+    assert both.readings == []
+    assert both.trials() == []
+    assert "0 trials are in both" in compare_html(both)
+
+
+def test_the_page_is_whole_and_says_what_the_tables_say() -> None:
+    both = SideBySide(
+        analysed(sweep([12, 14, 16, 20], name="<one>"[1:-1]), 1.8), analysed(sweep([12, 16, 20, 24]), 1.5)
+    )
+    html = compare_html(both)
+    assert html.count("data:image/svg+xml;base64,") == 1
+    assert "http://" not in html
+    for title, rows in sections(both).items():
+        assert len(headings(both)[title]) == (len(rows[0]) if rows else len(headings(both)[title]))
+        assert (title in html) == bool(rows)
+    assert compare_html(both) == html
