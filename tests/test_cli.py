@@ -69,6 +69,36 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
     assert "one/one/sweep.json: trials.0." in refused.stderr
 
 
+def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
+    """Nothing is trained, nothing is overwritten, and the sweep is not called finished."""
+    import numpy as np
+
+    from raycap.analysis.planted import Truth, plant
+    from raycap.analysis.readings import headline
+    from raycap.plan import expand
+    from raycap.spec.file import load_sweep
+
+    places = [f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    loaded = load_sweep(str(ROOT / "sweeps/specs/grid.yaml"), tuple(places))
+    trials, analysis = expand(loaded), loaded.spec.analysis
+    truth = Truth(headline(analysis), noise=0.02)
+    for result in plant(trials, truth, analysis, np.arange(4), rng=np.random.default_rng(0)):
+        folder = tmp_path / "runs/trials" / result.trial_id
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(result.model_dump_json())
+    whole = raycap("run", "specs/grid.yaml", *places)
+    assert whole.returncode == 0, whole.stderr
+    assert "from 4 capacity-limited trials" in whole.stdout
+    broken = tmp_path / "runs/trials" / trials[1].trial_id / "result.json"
+    text = broken.read_text().replace('"schema_version":3', '"schema_version":2')
+    broken.write_text(text)
+    again = raycap("run", "specs/grid.yaml", *places)
+    assert again.returncode == 1
+    assert f"{broken} cannot be read: schema version 2, but this raycap reads 3" in again.stdout
+    assert "from 3 capacity-limited trials" in again.stdout
+    assert broken.read_text() == text
+
+
 def test_one_trial_runs_without_ray() -> None:
     output = raycap("trial", "specs/grid.yaml", *TINY, "--index", "0")
     assert output.returncode == 0, output.stderr

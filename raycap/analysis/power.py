@@ -14,7 +14,7 @@ from raycap.analysis.measurements import Floats, cells
 from raycap.analysis.planted import Truth, share_curves
 from raycap.analysis.readings import Reading, readings
 from raycap.analysis.scoring import cell_means, predictive_bits
-from raycap.analysis.selection import LEVEL, holm, paired
+from raycap.analysis.selection import FEWEST_CELLS, Verdict, best_of, judged, verdict_on
 from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec
 
@@ -57,6 +57,7 @@ def simulate(
     """
     curves = share_curves(trials, analysis)
     num_params = np.array([trial.parameters.total for trial in trials], dtype=float)
+    of_size = np.unique(num_params, return_inverse=True)[1].astype(np.int64)
     numbers = cells(trials)
     of_cell = np.array([numbers[trial.trial_id] for trial in trials])
     dataset_bits = {r: np.array([curve.learned_bits[r][0] for curve in curves]) for r in readings(analysis)}
@@ -74,28 +75,22 @@ def simulate(
         share = np.stack([curve.share_lost(truth, bits[:, i]) for i, curve in enumerate(curves)], axis=1)
         present = (share >= EXHAUSTED_BELOW) & (share < 1)
         usable[row] = float(present.mean())
-        scores = []
+        by_cell: list[Floats] = []
+        by_size: list[Floats] = []
         for reading in distinct:
             learned = np.stack([curve.bits_at(reading, share[:, i]) for i, curve in enumerate(curves)], axis=1)
             slopes = np.stack([curve.slope_bits(reading, share[:, i]) for i, curve in enumerate(curves)], axis=1)
-            densities = predictive_bits(learned, dataset_bits[reading], slopes, num_params, of_cell, present)
-            scores.append(cell_means(densities, of_cell, present))
-        by_cell = np.stack(scores, axis=1)  # (sweeps, readings, cells)
-        best = by_cell.mean(-1).argmax(-1)
-        picked[row] = np.bincount(best, minlength=len(distinct)) / num_sweeps
-        for sweep in by_cell:
-            outcome = _told(sweep, row, rng)
-            decided[row] += outcome == 1
-            misled[row] += outcome == -1
+            for scores, groups in ((by_cell, of_cell), (by_size, of_size)):
+                densities = predictive_bits(learned, dataset_bits[reading], slopes, num_params, groups, present)
+                scores.append(cell_means(densities, of_cell, present))
+        told_by = cell_means(present.astype(float), of_cell, present) > 0  # (sweeps, cells)
+        for told, cell_scores, size_scores in zip(told_by, np.stack(by_cell, 1), np.stack(by_size, 1), strict=True):
+            picked[row, cell_scores[:, told].mean(-1).argmax()] += 1
+            if told.sum() < FEWEST_CELLS:
+                continue
+            whole_sizes = size_scores[:, told] if of_size.max() else np.empty(0)
+            pairs = judged(tuple(distinct), cell_scores[:, told], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES)
+            decided[row] += best_of(pairs) == truth
+            misled[row] += any(verdict_on(p, truth) is Verdict.WORSE for p in pairs if truth in p[:2])
+    picked /= num_sweeps
     return Power(tuple(distinct), noise, num_sweeps, picked, decided / num_sweeps, misled / num_sweeps, usable)
-
-
-def _told(scores: Floats, truth: int, rng: np.random.Generator) -> int:
-    """1 if the true reading is better than every other, -1 if some other is better than it, 0 while undecided."""
-    others = [place for place in range(len(scores)) if place != truth]
-    differences = scores[truth] - scores[others]
-    p_values, _ = paired(differences, rng=rng, num_resamples=NUM_RESAMPLES)
-    significant, better = holm(p_values) < LEVEL, differences.mean(1) > 0
-    if (significant & better).all():
-        return 1
-    return -1 if (significant & ~better).any() else 0

@@ -25,6 +25,8 @@ LEVEL = 0.05
 MARGIN = 0.1
 """Bits per parameter are constant in a quantity if they change by less than its 0.1th power: 7 % for a doubling."""
 FEWEST_CELLS = 4
+MOST_FOLDS = 100
+"""Cells are left out one by one; where there are more than so many, in as many groups."""
 Ints = NDArray[np.int64]
 
 
@@ -113,22 +115,12 @@ class Comparison:
     @property
     def best(self) -> Reading | None:
         """The reading that is better than every other; None while that is undecided."""
-        for reading in self.readings:
-            told = [pair for pair in self.pairs if reading in pair[:2]]
-            if told and all(_of(pair, reading) is Verdict.BETTER for pair in told):
-                return reading
-        return None
+        return best_of(self.pairs)
 
     @property
     def ahead(self) -> Reading | None:
         """The reading with the best score, decided or not."""
         return max(self.scores_bits, key=lambda reading: self.scores_bits[reading], default=None)
-
-
-def _of(pair: Pair, reading: Reading) -> Verdict:
-    if pair.verdict is Verdict.UNDECIDED or reading == pair.one:
-        return pair.verdict
-    return Verdict.WORSE if pair.verdict is Verdict.BETTER else Verdict.BETTER
 
 
 def compare(
@@ -148,21 +140,13 @@ def compare(
     cells = np.unique(evidence.cells, return_inverse=True)[1].astype(np.int64)
     num_cells, num_sizes = int(cells.max(initial=-1)) + 1, len(set(evidence.num_params.tolist()))
     enough = num_cells >= FEWEST_CELLS and len(distinct) > 0
-    by_cell = {r: _cell_scores(evidence, r, cells, cells, log_scale) for r in distinct} if enough else {}
+    folds = cells if num_cells <= MOST_FOLDS else rng.permutation(num_cells)[cells] % MOST_FOLDS
+    by_cell = {r: _cell_scores(evidence, r, cells, folds, log_scale) for r in distinct} if enough else {}
     sized = enough and num_sizes > 1
     by_size = {r: _cell_scores(evidence, r, cells, evidence.sizes, log_scale) for r in distinct} if sized else {}
-    places = [(i, j) for i in range(len(distinct)) for j in range(i + 1, len(distinct))] if enough else []
-    differences = np.array([by_cell[distinct[i]] - by_cell[distinct[j]] for i, j in places])
-    p_values, intervals = paired(differences, rng=rng, num_resamples=num_resamples)
-    pairs = []
-    for (i, j), difference, p, (low, high) in zip(places, differences, holm(p_values), intervals, strict=True):
-        one, other = distinct[i], distinct[j]
-        mean = float(difference.mean())
-        sizes_say = float((by_size[one] - by_size[other]).mean()) if sized else np.nan
-        decided = p < LEVEL and (not sized or sizes_say * mean > 0)
-        verdict = Verdict.UNDECIDED if not decided else Verdict.BETTER if mean > 0 else Verdict.WORSE
-        pairs.append(Pair(one, other, Interval(mean, float(low), float(high)), float(p), sizes_say, verdict))
-    weights = stacking(np.array(list(by_cell.values()))) if by_cell else np.empty(0)
+    scores = np.array(list(by_cell.values()))
+    pairs = judged(tuple(by_cell), scores, np.array(list(by_size.values())), rng=rng, num_resamples=num_resamples)
+    weights = stacking(scores) if by_cell else np.empty(0)
     return Comparison(
         tuple(distinct),
         same,
@@ -172,9 +156,50 @@ def compare(
         {r: float(scores.mean()) for r, scores in by_cell.items()},
         {r: float(scores.mean()) for r, scores in by_size.items()},
         dict(zip(by_cell, weights.tolist(), strict=True)),
-        tuple(pairs),
+        pairs,
         tuple(trend for reading in distinct for trend in _trends(evidence, reading, cells)) if enough else (),
     )
+
+
+def judged(
+    readings: tuple[Reading, ...],
+    by_cell: Floats,
+    by_size: Floats,
+    *,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+) -> tuple[Pair, ...]:
+    """Every pair of readings, from their scores (readings, cells) with cells and with whole sizes left out.
+
+    `by_size` is empty where there is one size only.
+    """
+    places = [(i, j) for i in range(len(readings)) for j in range(i + 1, len(readings))]
+    differences = np.array([by_cell[i] - by_cell[j] for i, j in places])
+    p_values, intervals = paired(differences, rng=rng, num_resamples=num_resamples)
+    pairs = []
+    for (i, j), difference, p, (low, high) in zip(places, differences, holm(p_values), intervals, strict=True):
+        mean = float(difference.mean())
+        sizes_say = float((by_size[i] - by_size[j]).mean()) if len(by_size) else np.nan
+        decided = p < LEVEL and (not len(by_size) or sizes_say * mean > 0)
+        verdict = Verdict.UNDECIDED if not decided else Verdict.BETTER if mean > 0 else Verdict.WORSE
+        interval = Interval(mean, float(low), float(high))
+        pairs.append(Pair(readings[i], readings[j], interval, float(p), sizes_say, verdict))
+    return tuple(pairs)
+
+
+def best_of(pairs: tuple[Pair, ...]) -> Reading | None:
+    """The reading that is better than every other; None while that is undecided."""
+    for reading in dict.fromkeys(reading for pair in pairs for reading in pair[:2]):
+        if all(verdict_on(pair, reading) is Verdict.BETTER for pair in pairs if reading in pair[:2]):
+            return reading
+    return None
+
+
+def verdict_on(pair: Pair, reading: Reading) -> Verdict:
+    """The verdict from where one of the two stands."""
+    if pair.verdict is Verdict.UNDECIDED or reading == pair.one:
+        return pair.verdict
+    return Verdict.WORSE if pair.verdict is Verdict.BETTER else Verdict.BETTER
 
 
 def _distinct(evidence: Evidence) -> tuple[list[Reading], dict[Reading, Reading]]:

@@ -19,7 +19,7 @@ from raycap.learner.rows import RowSource
 from raycap.learner.tokenizers import build_tokenizer
 from raycap.learner.tokens import Composer, Rows
 from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trial
-from raycap.losses import LossTable, Part
+from raycap.losses import HISTOGRAM_EDGES_BITS, LossTable, Part
 from raycap.results import Evaluation, StopReason
 from raycap.spec import (
     AdamW,
@@ -123,6 +123,30 @@ def test_ranks_add_up_and_samples_stay_within_their_standard_error() -> None:
         assert 0 < error < every.total_bits
         assert abs(some.total_bits - every.total_bits) < 4 * error
     assert sampled.select(Kind.ONE_HOP).total_standard_error_bits == 0  # one hop is always whole
+
+
+def test_the_last_evaluation_keeps_what_single_texts_lost() -> None:
+    """Histograms hold every evaluated text once, in the bin its loss lies in; earlier evaluations are without."""
+    questions = QuestionsByShare(hops=(1, 2), held_out=HeldOut(tuples=0.2), one_hop_share=0.5)
+    result = trained(TINY.model_copy(update={"questions": questions})).result
+    bounds = np.array([0.0, *HISTOGRAM_EDGES_BITS, np.inf])
+    for row in result.final.losses.rows:
+        counts = np.array(row.histogram)
+        assert counts.sum() == row.num_evaluated
+        filled = np.flatnonzero(counts)
+        least = (counts[filled] * bounds[filled]).sum()
+        assert least <= row.sum_bits * (1 + 1e-9)
+        if filled[-1] < len(HISTOGRAM_EDGES_BITS):
+            assert row.sum_bits <= (counts[filled] * bounds[filled + 1]).sum()
+    assert all(row.histogram == () for e in result.evaluations[:-1] for row in e.losses.rows)
+
+
+def test_the_norm_is_that_of_the_parameters_as_evaluated() -> None:
+    trial = trained(TINY)
+    norm = math.sqrt(sum(float(w.double().square().sum()) for w in weights(trial)))
+    assert trial.result.final.parameter_norm == pytest.approx(norm)
+    first, *_, last = trial.result.evaluations
+    assert first.parameter_norm != last.parameter_norm
 
 
 def test_a_small_model_learns_its_facts() -> None:
