@@ -84,13 +84,14 @@ def compare_html(both: SideBySide) -> str:
     """A self-contained page."""
     one, other = both.one.sweep.spec.name, both.other.sweep.spec.name
     headers = headings(both)
-    body = [figure(image(two_sweeps(both.one, both.other), "svg"), f"{one} and {other}")]
+    drawing = image(two_sweeps(both.one, both.other), "svg")
+    body = [f'<div class="figures">{figure(drawing, f"{one} and {other}")}</div>']
     for title, rows in sections(both).items():
         if rows:
             body.append(f"<h2>{title}</h2>" + table(headers[title], [[escape(cell) for cell in row] for row in rows]))
     body.append(note(f"{both.shared} trials are in both sweeps."))
-    questions = f"{both.one.sweep.question} / {both.other.sweep.question}"
-    return page(f"{one} and {other}", questions, "".join(body))
+    questions = dict.fromkeys(analysis.sweep.question for analysis in (both.one, both.other))
+    return page(f"{one} and {other}", " / ".join(questions), "".join(body))
 
 
 def sections(both: SideBySide) -> dict[str, Rows]:

@@ -87,7 +87,7 @@ def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 2
     for trial in summary["trials"]:
         result = first[trial["trial_id"]]
-        assert trial["loss_bits"] == {"one_hop": result.final.losses.select(Kind.ONE_HOP).mean_bits}
+        assert trial["loss_bits"] == pytest.approx({"one_hop": result.final.losses.select(Kind.ONE_HOP).mean_bits})
         assert len(result.evaluations) == 3
         assert result.final.step == 60
     for name in ("capacity.png", "exposures.svg", "report.html", "capacity.csv", "capacity.parquet"):

@@ -152,7 +152,7 @@ def test_random_strings_are_stored_at_more_than_two_bits_per_parameter_in_second
     show("random strings", result)
     found = total(result)
     assert found.learned_bits == pytest.approx(220 * 32 * 6 - mean_bits(result.final.losses, Kind.NAME) * 220)
-    assert found.dataset_bits == 220 * 32 * 6 > 4 * found.num_params
+    assert found.dataset_bits == 220 * 32 * 6 > 4 * found.result.parameters.total
     assert found.bits_per_param > 2.2
     rates = [total(result, evaluation).bits_per_param for evaluation in result.evaluations]
     assert rates == sorted(rates), "more exposures, more bits"
@@ -164,7 +164,7 @@ def test_random_strings_approach_three_and_a_half_bits_per_parameter() -> None:
     result = strings(500, llama(16, num_layers=4), exposures=1200, batch_size=48)
     show("random strings", result)
     found = total(result)
-    assert found.dataset_bits > 5 * found.num_params
+    assert found.dataset_bits > 5 * found.result.parameters.total
     assert 3.2 < found.bits_per_param < 4
     assert found.bits_per_non_embedding_param > 3.4
 
@@ -184,7 +184,7 @@ def test_random_pairs_are_stored_at_the_rate_of_facts() -> None:
     show("random pairs", result)
     found = total(result)
     assert found.learned_bits == pytest.approx(512 * 4 * (6 - mean_bits(result.final.losses)))
-    assert found.dataset_bits == 512 * 4 * 6 > 4 * found.num_params
+    assert found.dataset_bits == 512 * 4 * 6 > 4 * found.result.parameters.total
     assert 1.0 < found.bits_per_param < 2.2
 
 

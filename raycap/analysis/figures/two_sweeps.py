@@ -30,4 +30,4 @@ def two_sweeps(one: Analysis, other: Analysis) -> Figure:
         axes.set_yscale("log")
         log_ticks(axes.xaxis, sizes)
         log_ticks(axes.yaxis)
-        return finish(figure, "Two sweeps", " ".join(told))
+        return finish(figure, f"{one.sweep.spec.name} and {other.sweep.spec.name}", " ".join(told))
