@@ -28,6 +28,11 @@ class Part(StrEnum):
     """The steps that a chain of thought spells before the answer."""
 
 
+def is_trained(kind: Kind, split: Split) -> bool:
+    """Whether texts of a kind in a split are trained on: single hops always are."""
+    return split is Split.TRAIN or kind.hops < 2
+
+
 class LossRow(Record):
     """Loss of one part of the texts of one kind about one subject."""
 
@@ -57,7 +62,7 @@ class LossRow(Record):
     @property
     def trained(self) -> bool:
         """Whether such texts are trained on."""
-        return self.split is Split.TRAIN or self.kind.hops < 2
+        return is_trained(self.kind, self.split)
 
     @property
     def mean_bits(self) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.splits import followed_share
-from raycap.losses import HISTOGRAM_EDGES_BITS, Part
+from raycap.losses import HISTOGRAM_EDGES_BITS, Part, is_trained
 from raycap.results import (
     Evaluation,
     ParameterCounts,
@@ -48,7 +48,7 @@ def asked_of(
 
 @dataclass(frozen=True)
 class Losses:
-    """E evaluations of trials that were asked the same, in K rows of losses each."""
+    """E evaluations of trials that were asked the same, in K rows of losses each: many a LossTable at once."""
 
     asked: Asked
     populations: tuple[PopulationFacts, ...]
@@ -125,7 +125,7 @@ class Losses:
             place
             for place, key in enumerate(self.asked.keys)
             if (key[0], key[2]) == (kind, part)
-            and (_trained(key) if split is None else key[3] is split)
+            and (is_trained(key[0], key[3]) if split is None else key[3] is split)
             and population in (None, key[4])
             and subject in (None, key[1])
         ]
@@ -157,10 +157,6 @@ class Losses:
     @cached_property
     def _num_texts(self) -> Ints:
         return np.array(self.asked.num_texts)
-
-
-def _trained(key: LossKey) -> bool:
-    return key[3] is Split.TRAIN or key[0].hops < 2
 
 
 class Curve(NamedTuple):

@@ -1,0 +1,110 @@
+"""Arrays of many evaluations say what each evaluation's own table says, whatever trials they are joined with."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycap.analysis.measurements import Losses, Measured, cells
+from raycap.analysis.tables import joined, tables
+from raycap.losses import LossRow, LossTable, Part
+from raycap.results import Evaluation
+from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
+from tests.planted import POPULATION, measured, results, sweep
+
+SUBJECTS = ("birth_date", "employer", "parent", "child")
+
+
+@st.composite
+def rows(draw: st.DrawFn, kind: Kind, subject: str, part: Part, split: Split) -> LossRow:
+    """A row of which everything or a part was evaluated, losses with a mean and a spread."""
+    num_texts = draw(st.integers(3, 1000))
+    num_evaluated = draw(st.one_of(st.just(num_texts), st.integers(2, num_texts)))
+    mean, spread = draw(st.floats(0, 20)), draw(st.floats(0, 5))
+    return LossRow(
+        kind=kind,
+        subject=subject,
+        part=part,
+        split=split,
+        sum_bits=mean * num_evaluated,
+        sum_squares_bits2=(mean**2 + spread**2) * num_evaluated,
+        num_evaluated=num_evaluated,
+        num_texts=num_texts,
+    )
+
+
+@st.composite
+def loss_tables(draw: st.DrawFn) -> LossTable:
+    keys = [(Kind.ONE_HOP, subject, Part.ANSWER, Split.TRAIN) for subject in SUBJECTS]
+    keys += [(Kind.ONE_HOP, "parent", Part.ANSWER, Split.RELATIONS)]
+    keys += [
+        (Kind.TWO_HOP, subject, Part.ANSWER, split) for subject in SUBJECTS for split in (Split.TRAIN, Split.TUPLES)
+    ]
+    keys += [(Kind.TWO_HOP, subject, Part.CHAIN, Split.TRAIN) for subject in SUBJECTS]
+    return LossTable(rows=tuple(draw(rows(*key)) for key in keys))
+
+
+def evaluation(losses: LossTable, step: int = 1) -> Evaluation:
+    told = dict.fromkeys(("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0)
+    return Evaluation(step=step, tokens=1, losses=losses, **told)
+
+
+@given(loss_tables(), loss_tables())
+def test_columns_means_and_errors_are_those_of_the_tables(one: LossTable, other: LossTable) -> None:
+    other = LossTable(rows=tuple(b.model_copy(update={"num_texts": max(a.num_texts, b.num_evaluated)})
+                                 for a, b in zip(one.rows, other.rows, strict=True)))  # fmt: skip
+    one = LossTable(rows=tuple(a.model_copy(update={"num_texts": b.num_texts})
+                               for a, b in zip(one.rows, other.rows, strict=True)))  # fmt: skip
+    losses = Losses.of(TrialSpec(), (POPULATION,), [evaluation(one), evaluation(other, 2)])
+    for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
+        for part, split in ((Part.ANSWER, None), (Part.ANSWER, Split.TUPLES), (Part.CHAIN, None)):
+            for subject in (None, "parent"):
+                columns = losses.columns(kind, part=part, split=split, subject=subject)
+                try:
+                    selected = [t.select(kind, part=part, split=split, subject=subject) for t in (one, other)]
+                except KeyError:
+                    assert columns == []
+                    continue
+                means, errors = losses.mean_bits(columns), losses.standard_error_bits(columns)
+                assert means.tolist() == pytest.approx([table.mean_bits for table in selected])
+                told = [table.standard_error_bits for table in selected]
+                assert errors.tolist() == pytest.approx(told, abs=1e-6)
+
+
+def test_trials_keep_their_own_numbers_however_they_are_joined() -> None:
+    """Trials with different numbers of evaluations, some missing: every row is of the trial it says."""
+    record = sweep([12, 14, 16, 20], seeds=(0, 1))
+    found = {}
+    for place, trial in enumerate(record.trials):
+        result = results(record, 1.0 + 0.1 * place)[trial.trial_id]
+        if place % 2:
+            result = result.model_copy(update={"evaluations": result.evaluations[1:]})
+        if place != 3:
+            found[place] = Measured.of(result)
+    made = tables(record.trials, found, AnalysisSpec())
+    (block,) = joined(found)
+    assert len(block[0]) == block[1].num_evaluations == sum(len(one.curve.step) for one in found.values())
+    finals = made.capacities.query("final and subject == 'total' and selection == 'enumerate'")
+    assert finals["trial"].tolist() == sorted(found)
+    assert finals["bits_per_param"].tolist() == pytest.approx([1.0 + 0.1 * place for place in sorted(found)])
+    assert [str(trial_id) for trial_id in finals["trial_id"]] == [record.trials[p].trial_id for p in sorted(found)]
+    assert made.trials["finished"].tolist() == [place in found for place in range(8)]
+    steps = {place: rows["step"].tolist() for place, rows in made.evaluations.groupby("trial")}
+    assert steps == {place: [100] if place % 2 else [10, 100] for place in found}
+
+
+def test_cells_hold_all_seeds_and_nothing_else() -> None:
+    record = sweep([12, 14], seeds=(0, 1, 2))
+    of_cell = cells(record.trials)
+    assert [of_cell[trial.trial_id] for trial in record.trials] == [0, 0, 0, 1, 1, 1]
+
+
+def test_what_was_measured_is_kept_whole() -> None:
+    record = sweep([12])
+    (result,) = results(record, 1.8).values()
+    (one,) = measured({result.trial_id: result}).values()
+    assert one.losses.num_evaluations == len(result.evaluations)
+    assert np.array_equal(one.curve.step, [e.step for e in result.evaluations])
+    assert one.losses.mean_bits(one.losses.columns(Kind.ONE_HOP))[-1] == pytest.approx(
+        result.final.losses.select(Kind.ONE_HOP).mean_bits
+    )
