@@ -7,6 +7,7 @@ Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings
 
 import json
 import shlex
+import string
 import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,6 +168,7 @@ def print_power(
     import numpy as np
 
     from raycap.analysis.power import simulate
+    from raycap.analysis.selection import FEWEST_CELLS
 
     console = wide_console()
     told = []
@@ -189,16 +191,22 @@ def print_power(
         table = Table(
             title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials for each truth",
             title_justify="left",
+            caption_justify="left",
             box=SIMPLE,
         )
-        table.add_column("if this is true")
-        for reading in power.readings:
-            table.add_column(f"best score:\n{reading}", justify="right")
-        for column in ("decided\nfor it", "decided\nagainst it", "usable\ntrials"):
+        table.add_column("if this is true, the best score has", no_wrap=True)
+        letters = string.ascii_uppercase[: len(power.readings)]
+        for letter in letters:
+            table.add_column(letter, justify="right", no_wrap=True)
+        for column in ("decided for", "against", "usable"):
             table.add_column(column, justify="right")
-        for row, reading in enumerate(power.readings):
+        for row, (letter, reading) in enumerate(zip(letters, power.readings, strict=True)):
             shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
-            table.add_row(str(reading), *(f"{100 * share:.0f} %" for share in shares))
+            table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
+        table.caption = (
+            f"usable trials are neither exhausted nor ignorant; fewer than {FEWEST_CELLS} cells of them compare nothing; models are "
+            f"taken to store {bits_per_param:g} bits/param"
+        )
         console.print(table)
     if as_json:
         entries = [

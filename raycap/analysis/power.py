@@ -32,7 +32,10 @@ class Power:
     num_sweeps: int
     """Simulated for each truth."""
     picked: Floats
-    """Share of sweeps in which a reading (columns) has the best score, if another (rows) is true."""
+    """Share of sweeps in which a reading (columns) has the best score, if another (rows) is true.
+
+    Rows add up to less than one if some sweeps have too few usable cells to compare anything.
+    """
     decided: Floats
     """Share in which the true reading is better than every other, significantly; (readings,)."""
     misled: Floats
@@ -85,9 +88,9 @@ def simulate(
                 scores.append(cell_means(densities, of_cell, present))
         told_by = cell_means(present.astype(float), of_cell, present) > 0  # (sweeps, cells)
         for told, cell_scores, size_scores in zip(told_by, np.stack(by_cell, 1), np.stack(by_size, 1), strict=True):
-            picked[row, cell_scores[:, told].mean(-1).argmax()] += 1
             if told.sum() < FEWEST_CELLS:
                 continue
+            picked[row, cell_scores[:, told].mean(-1).argmax()] += 1
             whole_sizes = size_scores[:, told] if of_size.max() else np.empty(0)
             pairs = judged(tuple(distinct), cell_scores[:, told], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES)
             decided[row] += best_of(pairs) == truth
