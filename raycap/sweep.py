@@ -204,8 +204,8 @@ def print_power(
             shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
             table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
         table.caption = (
-            f"usable trials are neither exhausted nor ignorant; fewer than {FEWEST_CELLS} cells of them compare nothing; models are "
-            f"taken to store {bits_per_param:g} bits/param"
+            f"usable trials are neither exhausted nor ignorant; fewer than {FEWEST_CELLS} cells of them compare nothing; "
+            f"models are taken to store {bits_per_param:g} bits/param"
         )
         console.print(table)
     if as_json:

@@ -27,6 +27,8 @@ MOST_DATA_SIZES = 4
 MOST_PANELS = 3
 LEAST_PERCENT = 1.0
 """Shown around the law at least: what is left over of a perfect one is rounding."""
+NOTICEABLE = 0.01
+"""Of the entropy of answers; less is noise."""
 
 
 @styled
@@ -112,8 +114,8 @@ def phase_map(analysis: Analysis) -> Figure | None:
     for axes, number in zip(row, relations, strict=True):
         of_number = cells[cells["num_relations"] == number]
         for marker, label, chosen in (
-            ("^", "more is lost in one hop", of_number[of_number["excess"] > 0]),
-            ("v", "no more is lost in one hop", of_number[of_number["excess"] <= 0]),
+            ("^", "more is lost in one hop", of_number[of_number["excess"] > NOTICEABLE]),
+            ("v", "no more is lost in one hop", of_number[of_number["excess"] <= NOTICEABLE]),
         ):
             if len(chosen):
                 axes.scatter(
