@@ -130,7 +130,7 @@ def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, 
 
 
 def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -> Law:
-    finals, trials = analysis.totals(reading, final=True), analysis.tables.trials
+    finals, trials = analysis.totals(reading, final=True), analysis.tables.trials.to_dict("index")
     evaluations = analysis.tables.evaluations
     lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))  # the last of each stays
     excluded = {trial_id: f"{ExclusionReason.UNREADABLE}: {why}" for trial_id, why in analysis.unreadable.items()}
@@ -138,7 +138,7 @@ def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -
     rows = zip(finals["trial"], finals["learned_bits"], finals["dataset_bits"], strict=True) if len(finals) else ()
     for place, learned, dataset in rows:
         reason = _exclusion(states[place], lost[place], learned)
-        trial = trials.loc[place]
+        trial = trials[place]
         if reason:
             excluded[trial["trial_id"]] = str(reason)
         if reason in (None, ExclusionReason.EXHAUSTED):

@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from html import escape
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv, parquet
@@ -17,7 +18,7 @@ from raycap.analysis.html import figure, note, page, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.selection import Verdict, in_order
-from raycap.analysis.summary import state, summary_json, trial_entries
+from raycap.analysis.summary import state, summary
 
 TRIALS_SHOWN = 300
 """In the report; capacity.parquet and summary.json hold all of them."""
@@ -29,8 +30,9 @@ def files(analysis: Analysis) -> dict[str, bytes]:
     packed, lines = io.BytesIO(), io.BytesIO()
     parquet.write_table(capacities, packed)
     csv.write_csv(capacities, lines)
+    told = summary(analysis)
     contents = {
-        "summary.json": summary_json(analysis).encode(),
+        "summary.json": json.dumps(told, indent=2, allow_nan=False).encode(),
         "capacity.parquet": packed.getvalue(),
         "capacity.csv": lines.getvalue(),
     }
@@ -39,7 +41,7 @@ def files(analysis: Analysis) -> dict[str, bytes]:
         drawing = image(drawn, "svg")
         contents |= {f"{name}.svg": drawing, f"{name}.png": image(drawn, "png")}
         figures += figure(drawing, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
-    return contents | {"report.html": report_html(analysis, figures).encode()}
+    return contents | {"report.html": report_html(analysis, told["trials"], figures).encode()}
 
 
 def answer(analysis: Analysis) -> str:
@@ -75,15 +77,15 @@ def _told(analysis: Analysis) -> str:
     return f"{scheme} encoding, {selection} names"
 
 
-def report_html(analysis: Analysis, figures: str) -> str:
-    """The report; the figures are HTML already."""
+def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) -> str:
+    """The report; `trials` are those of the summary, the figures are HTML already."""
     sections = [
         f'<p class="answer">{escape(answer(analysis))}</p>',
         f'<div class="figures">{figures}</div>',
         _laws(analysis),
         _comparison(analysis),
         _training(analysis),
-        _trials(analysis),
+        _trials(analysis, trials),
         _exclusions(analysis),
         _failures(analysis),
         _method(analysis),
@@ -194,10 +196,9 @@ def _training(analysis: Analysis) -> str:
     )
 
 
-def _trials(analysis: Analysis) -> str:
+def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
     scheme, selection = analysis.headline
     rows = []
-    entries = trial_entries(analysis)
     for trial in entries[:TRIALS_SHOWN]:
         cells = [escape(trial["label"]), f"{trial['num_params']:,}", f"{trial['num_non_embedding_params']:,}"]
         if trial["state"] == "finished":

@@ -1,6 +1,5 @@
 """summary.json: every trial, every law and the comparison of readings in plain numbers, null where there is none."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ LAW_NUMBERS = ("alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "num_
 
 
 def summary(analysis: Analysis) -> dict[str, Any]:
-    """summary.json as a tree."""
+    """summary.json as a tree without NaN or infinity."""
     trials = trial_entries(analysis)
     train_seconds = sum(trial.get("train_seconds", 0.0) for trial in trials)
     return {
@@ -28,11 +27,6 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
-
-
-def summary_json(analysis: Analysis) -> str:
-    """summary() as text."""
-    return json.dumps(summary(analysis), indent=2, allow_nan=False)
 
 
 def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:

@@ -113,6 +113,6 @@ def test_an_unreadable_trial_is_an_exclusion_with_its_reason_wherever_one_looks(
     told = summary(analysis)
     assert [trial["state"] for trial in told["trials"]] == ["unreadable", "failed", "finished", "finished", "finished"]
     assert told["laws"]["optimal"]["enumerate"]["num_trials"] == 3
-    html = report_html(analysis, "")
+    html = report_html(analysis, told["trials"], "")
     assert "schema version 1" in html
     assert record.trials[0].label in html
