@@ -117,11 +117,6 @@ class LossTable(Record):
         """The kinds that were evaluated, the headline last."""
         return tuple(kind for kind in Kind if any(row.kind is kind for row in self.rows))
 
-    @property
-    def num_populations(self) -> int:
-        """1, or 2 under fill."""
-        return 1 + max(row.population for row in self.rows)
-
     def select(
         self,
         kind: Kind,

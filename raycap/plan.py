@@ -92,6 +92,8 @@ def _unknown_to_the_reference(trial: TrialSpec) -> str | None:
     """What of a trial the reference's accounting has no formula for."""
     if any(kind not in (Kind.ONE_HOP, Kind.TWO_HOP) for kind in trial.questions.kinds):
         return "questions: observed accounting knows one- and two-hop questions only"
+    if trial.questions.held_out.second_subjects:
+        return "questions.held_out.second_subjects: observed accounting needs a loss of every subject"
     if trial.questions.chain_of_thought:
         return "questions.chain_of_thought: observed accounting knows latent answers only"
     if trial.fill:

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, capacities
-from raycap.analysis.curves import Convergence, asymptote, convergence, gain
+from raycap.analysis.curves import IGNORANT_ABOVE, Convergence, asymptote, convergence, gain
 from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.readings import Reading, headline, readings
 from raycap.analysis.selection import Comparison, Evidence, compare
 from raycap.analysis.tables import ARMS, Tables, joined, tables
 from raycap.results import Failure, RunRecord, SweepRecord
-from raycap.spec import AnalysisSpec, Kind
+from raycap.spec import AnalysisSpec, Calibration, Kind
 
 BOOTSTRAP_SEED = 0
 NUDGE = 1e-4
@@ -28,7 +28,7 @@ class ExclusionReason(StrEnum):
     EXHAUSTED = "dataset exhausted"
     """Hardly any loss is left: the model could have stored more than there was. The power law bends there, and keeps it."""
     NOTHING_LEARNED = "nothing learned"
-    """It loses as much as a model that knows the names alone; what those are worth, no loss has measured."""
+    """It loses 95 % of what a model loses that knows the names alone; what those are worth, no loss has measured."""
     DIVERGED = "diverged"
     """It ended up knowing clearly less than it once did."""
     UNREADABLE = "unreadable"
@@ -159,7 +159,7 @@ def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -
 def _exclusion(state: Convergence, lost: float, learned_bits: float) -> ExclusionReason | None:
     if state is Convergence.DIVERGED:
         return ExclusionReason.DIVERGED
-    if lost >= 1 or learned_bits <= 0:
+    if lost > IGNORANT_ABOVE or learned_bits <= 0:
         return ExclusionReason.NOTHING_LEARNED
     return ExclusionReason.EXHAUSTED if state is Convergence.EXHAUSTED else None
 
@@ -174,7 +174,8 @@ def _comparison(
     evaluations = analysis.tables.evaluations
     lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
     barred = (Convergence.EXHAUSTED, Convergence.DIVERGED)
-    chosen = np.array(sorted(p for p, state in states.items() if state not in barred and lost[p] < 1), dtype=np.int64)
+    able = (place for place, state in states.items() if state not in barred and lost[place] <= IGNORANT_ABOVE)
+    chosen = np.array(sorted(able), dtype=np.int64)
     slopes = _slopes(blocks, spec)
     learned, dataset, moved = {}, {}, {}
     for reading in readings(spec):
@@ -195,12 +196,15 @@ def _comparison(
         dataset,
         moved,
     )
-    calibration = spec.calibration
-    log_scale = None
-    if calibration:
-        relative = calibration.standard_error / calibration.bits_per_param
-        log_scale = float(np.log(calibration.bits_per_param)), relative
+    log_scale = log_scale_of(spec.calibration)
     return compare(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED), log_scale=log_scale)
+
+
+def log_scale_of(calibration: Calibration | None) -> tuple[float, float] | None:
+    """Mean and standard deviation of log bits per parameter that a calibration tells."""
+    if calibration is None:
+        return None
+    return float(np.log(calibration.bits_per_param)), calibration.standard_error / calibration.bits_per_param
 
 
 def _slopes(blocks: Sequence[tuple[pd.DataFrame, Losses]], spec: AnalysisSpec) -> dict[Reading, dict[int, float]]:

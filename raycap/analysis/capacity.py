@@ -65,82 +65,92 @@ def capacities(losses: Losses, analysis: AnalysisSpec) -> Iterator[Capacity]:
     """
     for kind in losses.kinds:
         for reading in readings(analysis):
-            parts = _parts(losses, kind, reading, analysis)
-            yield from _with_total(parts, kind, reading, incremental=False)
-            if kind.hops > 1 and Kind.ONE_HOP in losses.kinds:
-                more = _parts(losses, Kind.ONE_HOP, reading, analysis, incremental=True)
-                joined = [part + other for part, other in zip(parts, more, strict=True)]
-                yield from _with_total(joined, kind, reading, incremental=True)
+            for incremental in (False, True)[: 2 if kind.hops > 1 and Kind.ONE_HOP in losses.kinds else 1]:
+                parts = _read(losses, kind, reading, analysis, incremental=incremental)
+                errors = _errors(losses, kind, reading, analysis, incremental=incremental)
+                for part, error in zip(parts, errors, strict=True):
+                    yield Capacity(kind, reading, incremental, *part, error)
 
 
-class _Loss(NamedTuple):
-    """Mean loss of one answer, and its standard error."""
-
-    bits: Floats
-    error_bits: Floats
-
-
-class PartOfData(NamedTuple):
-    """Bits of one subject, or of the names."""
+class _Part(NamedTuple):
+    """Bits of one subject, of the names, or of everything."""
 
     population: int
     subject: str
     dataset_bits: float
     baseline_bits: float
     learned_bits: Floats
-    error_bits: Floats
 
-    def __add__(self, other: "PartOfData") -> "PartOfData":  # type: ignore[override]
-        assert self[:2] == other[:2]
-        return PartOfData(
-            self.population,
-            self.subject,
-            self.dataset_bits + other.dataset_bits,
-            self.baseline_bits + other.baseline_bits,
-            self.learned_bits + other.learned_bits,
-            np.hypot(self.error_bits, other.error_bits),
+
+def _read(losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, *, incremental: bool) -> list[_Part]:
+    """The total, then its parts."""
+    parts = _parts(losses, kind, reading, analysis)
+    if incremental:
+        more = _parts(losses, Kind.ONE_HOP, reading, analysis, names_known=True)
+        parts = [
+            part._replace(
+                dataset_bits=part.dataset_bits + other.dataset_bits,
+                baseline_bits=part.baseline_bits + other.baseline_bits,
+                learned_bits=part.learned_bits + other.learned_bits,
+            )
+            for part, other in zip(parts, more, strict=True)
+        ]
+    learned = sum((part.learned_bits for part in parts), start=np.zeros(losses.num_evaluations))
+    total = _Part(0, TOTAL, sum(p.dataset_bits for p in parts), sum(p.baseline_bits for p in parts), learned)
+    return [total, *parts]
+
+
+def _errors(losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, *, incremental: bool) -> list[Floats]:
+    """Standard errors of the total and its parts, from those of every row that was sampled.
+
+    A row may enter several parts, or one part several times (followed and answered, say), so what a standard error more
+    and less of it would change is taken of each whole, and squares are summed over rows: these are independent.
+    """
+    kinds = {kind, Kind.ONE_HOP} if incremental else {kind}
+    sampled = [
+        column
+        for each in kinds
+        for part in Part
+        for column in losses.columns(each, population=None, part=part)
+        if (losses.num_evaluated[:, column] < losses.asked.num_texts[column]).any()
+    ]
+    variances: list[Floats] = []
+    for column in sampled:
+        error = losses.standard_error_bits([column])
+        more, less = (
+            _read(losses.shifted(column, sign * error), kind, reading, analysis, incremental=incremental)
+            for sign in (1, -1)
         )
-
-
-def _with_total(parts: list[PartOfData], kind: Kind, reading: Reading, *, incremental: bool) -> Iterator[Capacity]:
-    total = PartOfData(
-        0,
-        TOTAL,
-        sum(part.dataset_bits for part in parts),
-        sum(part.baseline_bits for part in parts),
-        sum((part.learned_bits for part in parts), start=np.zeros(1)),
-        np.sqrt(sum((part.error_bits**2 for part in parts), start=np.zeros(1))),
-    )
-    for part in (total, *parts):
-        yield Capacity(kind, reading, incremental, *part)
+        changes = [((a.learned_bits - b.learned_bits) / 2) ** 2 for a, b in zip(more, less, strict=True)]
+        variances = [v + c for v, c in zip(variances, changes, strict=True)] if variances else changes
+    if not variances:
+        whole = _read(losses, kind, reading, analysis, incremental=incremental)
+        return [np.zeros(losses.num_evaluations) for _ in whole]
+    return [np.sqrt(variance) for variance in variances]
 
 
 def _parts(
-    losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, *, incremental: bool = False
-) -> list[PartOfData]:
-    """The subjects and the names of every population; incrementally the names are worth nothing more."""
+    losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, *, names_known: bool = False
+) -> list[_Part]:
+    """The subjects and the names of every population; names that are known already are worth nothing more."""
     if analysis.accounting is Accounting.OBSERVED:
-        assert len(losses.populations) == 1
         (population,) = losses.populations
         subjects = losses.subjects(kind)
         means = {subject: losses.mean_bits(losses.columns(kind, subject=subject)) for subject in subjects}
         found = observed_parts(
-            population, means, kind.hops, *reading, incremental=incremental, per_subject=analysis.per_subject
+            population, means, kind.hops, *reading, incremental=names_known, per_subject=analysis.per_subject
         )
-        none = np.zeros(losses.num_evaluations)
-        return [PartOfData(0, subject, dataset, base, bits, none) for subject, (dataset, base, bits) in found.items()]
+        return [_Part(0, subject, *bits) for subject, bits in found.items()]
     parts = []
     for number in range(len(losses.populations)):
-        names = _names(losses, number, kind, reading.selection)
         parts += _by_subject(losses, number, kind, reading, per_subject=analysis.per_subject)
-        nothing = 0.0 * names.learned_bits
-        parts.append(
-            names._replace(dataset_bits=0.0, baseline_bits=0.0, learned_bits=nothing) if incremental else names
-        )
+        names = _names(losses, number, kind, reading.selection)
+        known = names._replace(dataset_bits=0.0, baseline_bits=0.0, learned_bits=0.0 * names.learned_bits)
+        parts.append(known if names_known else names)
     return parts
 
 
-def _by_subject(losses: Losses, number: int, kind: Kind, reading: Reading, *, per_subject: bool) -> list[PartOfData]:
+def _by_subject(losses: Losses, number: int, kind: Kind, reading: Reading, *, per_subject: bool) -> list[_Part]:
     """What is known of each subject is the share of its entropy that is not lost, times what the scheme stores of it.
 
     Latent questions of k hops tell the loss of one hop by inversion. With a chain of thought the answer is a single hop,
@@ -160,38 +170,31 @@ def _by_subject(losses: Losses, number: int, kind: Kind, reading: Reading, *, pe
     num_trained = {subject: losses.num_texts(columns[subject]) if subject in asked else 0 for subject in facts}
     means = _means(losses, columns, chances, per_subject)
 
-    def answer_loss(subject: str) -> _Loss:
-        mean = means[subject]
+    def answer_loss(subject: str) -> Floats:
         if kind.hops < 2 or chained or memorised:
-            return mean
-        hop, slope = hop_loss_bits(mean.bits, chances[subject], kind.hops)
-        return _Loss(hop, slope * mean.error_bits)
+            return means[subject]
+        return hop_loss_bits(means[subject], chances[subject], kind.hops)
 
-    def chain_loss(subject: str | None = None) -> _Loss:
-        spelled = losses.columns(kind, population=number, part=Part.CHAIN, subject=subject)
-        return _Loss(losses.mean_bits(spelled), losses.standard_error_bits(spelled))
+    def chain_loss(subject: str | None = None) -> Floats:
+        return losses.mean_bits(losses.columns(kind, population=number, part=Part.CHAIN, subject=subject))
 
-    def followed_loss(relation: str) -> _Loss:
+    def followed_loss(relation: str) -> Floats:
         if chained:
-            chain = chain_loss()
-            return _Loss(chain.bits / (kind.hops - 1), chain.error_bits / (kind.hops - 1))
+            return chain_loss() / (kind.hops - 1)
         told = [answer_loss(r) for r in ([relation] if relation in asked else population.relations) if r in asked]
         if not told:  # no question tells
-            return _Loss(np.full(losses.num_evaluations, chances[relation]), np.zeros(losses.num_evaluations))
-        bits = np.mean([loss.bits for loss in told], axis=0)
-        return _Loss(bits, np.max([loss.error_bits for loss in told], axis=0))
+            return np.full(losses.num_evaluations, chances[relation])
+        return np.mean(told, axis=0)
 
     parts = []
     for subject, bits in facts.items():
         entropy = entropies[subject]
-        stored: list[tuple[float, float, _Loss]] = []  # bits stored, entropy of one answer, its loss
+        stored: list[tuple[float, float, Floats]] = []  # bits stored, entropy of one answer, its loss
         if memorised:
             if subject in asked:
                 loss, told = answer_loss(subject), entropy
                 if chained:
-                    chain = chain_loss(subject)
-                    loss = _Loss(loss.bits + chain.bits, np.hypot(loss.error_bits, chain.error_bits))
-                    told += chain_bits(population, selection, kind)
+                    loss, told = loss + chain_loss(subject), told + chain_bits(population, selection, kind)
                 stored.append((num_trained[subject] * told, told, loss))
         elif subject in population.relations:
             to_follow, to_answer = relation_copies(scheme, kind, asked=subject in asked, followed=followed)
@@ -200,16 +203,14 @@ def _by_subject(losses: Losses, number: int, kind: Kind, reading: Reading, *, pe
             if to_answer:
                 loss = answer_loss(subject)
                 if chained and not to_follow:
-                    also = followed_loss(subject)
-                    loss = _Loss((loss.bits + also.bits) / 2, np.hypot(loss.error_bits, also.error_bits) / 2)
+                    loss = (loss + followed_loss(subject)) / 2
                 stored.append((to_answer * bits, entropy, loss))
         elif subject in asked:
             stored.append((bits, entropy, answer_loss(subject)))
-        known = [(held, held / each if each else 0.0, each, loss) for held, each, loss in stored]
-        none = np.zeros(losses.num_evaluations)
-        learned = sum((per_bit * (each - loss.bits) for _, per_bit, each, loss in known), start=none)
-        variance = sum(((per_bit * loss.error_bits) ** 2 for _, per_bit, _, loss in known), start=none)
-        parts.append(PartOfData(number, subject, sum(held for held, *_ in known), 0.0, learned, np.sqrt(variance)))
+        learned = np.zeros(losses.num_evaluations)
+        for held, each, loss in stored:
+            learned += held / each * (each - loss) if each else 0.0
+        parts.append(_Part(number, subject, sum(held for held, *_ in stored), 0.0, learned))
     dataset = code_length_bits(
         population, scheme, selection, kind, num_trained=num_trained, followed=followed, chained=chained
     )
@@ -220,41 +221,41 @@ def _by_subject(losses: Losses, number: int, kind: Kind, reading: Reading, *, pe
 
 def _means(
     losses: Losses, columns: dict[str, list[int]], chances: dict[str, float], per_subject: bool
-) -> dict[str, _Loss]:
+) -> dict[str, Floats]:
     """Mean loss of an answer by subject: its own, or the same share of its entropy for all (SCIENCE, Code lengths)."""
     if per_subject or not columns:
-        return {s: _Loss(losses.mean_bits(c), losses.standard_error_bits(c)) for s, c in columns.items()}
+        return {subject: losses.mean_bits(c) for subject, c in columns.items()}
     everything = [column for of_subject in columns.values() for column in of_subject]
     told = sum(losses.num_texts(c) * chances[s] for s, c in columns.items()) / losses.num_texts(everything)
-    bits, error = losses.mean_bits(everything) / told, losses.standard_error_bits(everything) / told
-    return {subject: _Loss(bits * chances[subject], error * chances[subject]) for subject in columns}
+    share = losses.mean_bits(everything) / told
+    return {subject: share * chances[subject] for subject in columns}
 
 
-def _names(losses: Losses, number: int, kind: Kind, selection: SelectionScheme) -> PartOfData:
+def _names(losses: Losses, number: int, kind: Kind, selection: SelectionScheme) -> _Part:
     """The names: all of them where their loss is not measured.
 
     Where it is, N (log2 M - loss) as a list (A-Z, Morris); as a set all but what is lost beyond log2 N, the least that a
-    name can cost on average whoever knows the set and is not told which of it is next.
+    name can cost on average whoever knows the set and is not told which of it is next. So a set is worth log2 N! less
+    than a list at any loss but in what nobody knows: at log2 M each it still counts 1.44 bits a name as learned.
     """
     population = losses.populations[number]
     names = name_set_bits(population, selection)
-    none = np.zeros(losses.num_evaluations)
     if not kind.names_are_measured or selection is SelectionScheme.INDEPENDENT:
-        return PartOfData(number, NAMES, names, names, none + names, none)
+        return _Part(number, NAMES, names, names, np.full(losses.num_evaluations, names))
     measured = losses.columns(kind, population=number, subject=NAME_SUBJECT)
     # As a list the names are worth N log2 M, which is what `names` is then.
     least_bits = 0.0 if selection is SelectionScheme.ENUMERATE else math.log2(population.num_profiles)
     learned = names - population.num_profiles * (losses.mean_bits(measured) - least_bits)
-    error = population.num_profiles * losses.standard_error_bits(measured)
-    return PartOfData(number, NAMES, names, names, learned, error)
+    return _Part(number, NAMES, names, names, learned)
 
 
-def hop_loss_bits(loss_bits: Floats, uniform_bits: float, hops: int) -> tuple[Floats, Floats]:
-    """Loss of one hop, given the mean loss of k-hop questions about a subject, and d(one hop) / d(k hops).
+def hop_loss_bits(loss_bits: Floats, uniform_bits: float, hops: int) -> Floats:
+    """Loss of one hop, given the mean loss of k-hop questions about a subject.
 
     If a hop is right with probability p, and the answer uniform over n values once one was wrong before the last,
     p_k = p^k + (1 - p^(k-1)) / n: for two hops p^2 + (1 - p) / n (SCIENCE, Code lengths). Applied per subject, to its
     mean loss. Losses at or above uniform come back as they are, so that a model worse than chance is charged for it.
+    Just below uniform the curve is steep: at n = 1,000 a thousandth of the entropy known of two hops is a sixth of one.
     """
     loss_bits = np.asarray(loss_bits, dtype=float)
     answer, chance = 2**-loss_bits, 2**-uniform_bits
@@ -266,13 +267,10 @@ def hop_loss_bits(loss_bits: Floats, uniform_bits: float, hops: int) -> tuple[Fl
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     p = (low + high) / 2
 
-    def steepness(p: Floats) -> Floats:
-        return hops * p ** (hops - 1) - (hops - 1) * p ** (hops - 2) * chance
-
     for _ in range(3):
-        p = np.clip(p - (p**hops + (1 - p ** (hops - 1)) * chance - answer) / steepness(p), chance, 1.0)
-    beyond = loss_bits >= uniform_bits
-    return np.where(beyond, loss_bits, -np.log2(p)), np.where(beyond, 1.0, answer / (p * steepness(p)))
+        steepness = hops * p ** (hops - 1) - (hops - 1) * p ** (hops - 2) * chance
+        p = np.clip(p - (p**hops + (1 - p ** (hops - 1)) * chance - answer) / steepness, chance, 1.0)
+    return np.where(loss_bits >= uniform_bits, loss_bits, -np.log2(p))
 
 
 def lost_share(losses: Losses) -> Floats:

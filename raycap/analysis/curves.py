@@ -13,6 +13,9 @@ Floats = NDArray[np.float64]
 
 EXHAUSTED_BELOW = 0.1
 """A trial whose loss is below this share of its answers' entropy has run out of data rather than of capacity."""
+IGNORANT_ABOVE = 0.95
+"""A trial that loses more than this share knows so little of the answers that it says nothing of its model's capacity:
+nearly all its bits would be those of names, whose loss questions do not measure."""
 DIVERGED_ABOVE = 0.05
 """A trial diverged if it ends up losing this share of its answers' entropy more than it once did."""
 STILL_LEARNING_ABOVE = 0.05

@@ -165,11 +165,13 @@ class Fit:
         problem, noise = self.problem, self.noise
         f, slopes = problem.predict(self.theta)
         r = (problem.log_bits - f) / noise
-        robust = np.minimum(1.0, problem.delta / np.maximum(np.abs(r), 1e-12)) / noise**2
+        # Newton's own curvature, 0 beyond delta: the weights of the Huber loss would step too short, which iterations
+        # make good but a single step does not.
+        curved = (np.abs(r) <= problem.delta) / noise**2
         free = list(problem.free)
         j = slopes[:, free]
-        products = (robust[:, None, None] * j[:, :, None] * j[:, None, :]).reshape(len(j), -1)
-        scores = robust[:, None] * j * (problem.log_bits - f)[:, None]
+        products = (curved[:, None, None] * j[:, :, None] * j[:, None, :]).reshape(len(j), -1)
+        scores = np.clip(r, -problem.delta, problem.delta)[:, None] / noise * j
         weights = np.asarray(weights, dtype=float)
         matrix = (weights @ products).reshape(len(weights), len(free), len(free))
         start = np.broadcast_to(self.theta, (len(weights), len(self.theta)))

@@ -165,6 +165,8 @@ def _proportional(
         return NOTHING, FitStatus.NO_TRIALS, np.nan
     problem, reference = _problem(points, np.ones((len(points), 1)), (0,), bends=False)
     found = fit(problem)
+    if not found.converged:
+        return NOTHING, FitStatus.NOT_CONVERGED, np.nan
     alpha = float(np.exp(found.theta[0] - reference))
     cells = _cells(points)
     if cells.max() < 2:
@@ -235,6 +237,8 @@ def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int)
         return ()
     problem, _ = _problem(points, design, tuple(range(design.shape[1])), bends=False)
     found = fit(problem)
+    if not found.converged:
+        return ()
     low, high = (
         np.exp(end) for end in Resamples.of(found, cells, num_resamples, rng=rng).interval(lambda theta: theta)
     )

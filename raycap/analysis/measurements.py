@@ -96,6 +96,12 @@ class Losses:
         squares = self.sum_squares_bits2 * factor**2
         return Losses(self.asked, self.populations, self.sum_bits * factor, squares, self.num_evaluated)
 
+    def shifted(self, column: int, by_bits: Floats) -> "Losses":
+        """Another mean loss of one row, by so much at each evaluation, (E,)."""
+        sums = self.sum_bits.copy()
+        sums[:, column] += by_bits * self.num_evaluated[:, column]
+        return Losses(self.asked, self.populations, sums, self.sum_squares_bits2, self.num_evaluated)
+
     @property
     def num_evaluations(self) -> int:
         """E."""
@@ -212,11 +218,11 @@ class Measured:
 
 
 def cell(spec: TrialSpec) -> str:
-    """What trials of one cell share: everything but seeds."""
+    """What trials of one cell share: everything but seeds. Under fill each seed may go on from a parent of its own."""
 
     def seedless(tree: Any) -> Any:
         if isinstance(tree, dict):
-            return {key: seedless(value) for key, value in tree.items() if key not in ("seed", "order_seed")}
+            return {key: seedless(value) for key, value in tree.items() if key not in ("seed", "order_seed", "parent")}
         return tree
 
     return json.dumps(seedless(spec.model_dump(mode="json")), sort_keys=True)

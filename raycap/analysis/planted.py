@@ -19,8 +19,8 @@ from raycap.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable, Part
 from raycap.results import Evaluation, PlannedTrial, PopulationFacts, Provenance, StopReason, TrialResult
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
 
-SHARES = np.concatenate([np.linspace(0, 1, 1001), np.linspace(1, 4, 301)[1:]])
-"""Shares of the answers' entropy lost; more than 1 is worse than chance."""
+SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])
+"""Shares of the answers' entropy lost; more than 1 is worse than chance. Just below it hops are told by a steep curve."""
 
 
 @dataclass(frozen=True)

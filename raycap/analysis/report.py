@@ -51,6 +51,8 @@ def answer(analysis: Analysis) -> str:
     match law.status:
         case FitStatus.NO_TRIALS:
             return f"No capacity-limited trial has finished, so there is no law yet ({_told(analysis)})."
+        case FitStatus.NOT_CONVERGED:
+            return f"The fit of bits per parameter did not converge, so there is no law ({_told(analysis)})."
         case FitStatus.OK:
             told = (
                 f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
@@ -166,15 +168,23 @@ def _comparison(analysis: Analysis) -> str:
     made += table(["pair", "difference (bits a cell)", "by size", "p, Holm-corrected", "the first is"], pairs)
     if trends:
         made += table(["reading", "quantity", "exponent of bits/param", "bits/param are"], trends)
-    same = "".join(
-        f" {escape(str(one))} says the same as {escape(str(other))}." for one, other in comparison.same.items()
-    )
+    notes = [f"{one} says the same as {other}." for one, other in comparison.same.items()]
+    mute = [reading for reading in analysis.laws if reading not in (*comparison.readings, *comparison.same)]
+    notes += [f"{reading} says nothing: under it some data hold no bits." for reading in mute]
+    without = [
+        reading for reading in comparison.readings if all(trend.reading != reading for trend in comparison.trends)
+    ]
+    if without:
+        notes.append(
+            f"No exponents for {'; '.join(map(str, without))}: some bits are not positive, cells are too few, or P, N and R "
+            "do not vary independently."
+        )
     return made + note(
         "Each reading predicts the losses of a cell (or of all models of a size) from the others; scores are mean log2 "
         f"densities of {comparison.num_trials} trials in {comparison.num_cells} cells of {comparison.num_sizes} sizes. A "
         "pair is decided if the difference is significant at 5 % after Holm's correction (paired bootstrap over cells) and "
         "has the same sign when sizes are left out. The right reading keeps bits per parameter constant: exponents within "
-        f"±0.1 by two one-sided tests at 5 %.{same}"
+        f"±0.1 by two one-sided tests at 5 %. {' '.join(notes)}"
     )
 
 
@@ -266,6 +276,12 @@ def _method(analysis: Analysis) -> str:
         f"{'each subject is read by its own loss' if spec.per_subject else 'only the mean loss over all subjects counts'}"
         f"{'; one-hop bits are counted beside those of longer questions' if spec.incremental else ''}."
     )
+    latent = analysis.kind.hops > 1 and not analysis.sweep.trials[0].spec.questions.chain_of_thought
+    if latent:
+        told += (
+            " What one hop loses is inferred from longer questions, subject by subject; near chance that is steep, and a "
+            "little known of two hops reads as much more of one."
+        )
     return "<h2>How it was measured</h2>" + note(told)
 
 

@@ -10,7 +10,14 @@ GAMMA_PRIOR = (1.0, 0.05)
 """Bits in proportion to parameters, give or take: a reading must not buy its fit with an exponent nobody has seen."""
 LEAST_SHARE = 0.2
 """Noise of the bits of a trial whose data run out, as a share of the noise of its capacity, is no less than this."""
+MOST_FOLDS = 100
 Ints = NDArray[np.int64]
+
+
+def folds_of(cells: Ints, rng: np.random.Generator) -> Ints:
+    """Which cells are left out together: each by itself, or in MOST_FOLDS groups where there are more."""
+    num_cells = int(cells.max(initial=-1)) + 1
+    return cells if num_cells <= MOST_FOLDS else rng.permutation(num_cells)[cells] % MOST_FOLDS
 
 
 def cell_means(values: Floats, cells: Ints, present: NDArray[np.bool_]) -> Floats:

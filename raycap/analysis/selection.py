@@ -6,7 +6,7 @@ without a cell (or without a size) and asked how likely the losses left out were
 trials and the same losses, so that scores compare; the schemes and the rule are declared before anything is seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -18,15 +18,13 @@ from scipy import stats
 from raycap.analysis.fitting import Floats
 from raycap.analysis.intervals import Interval
 from raycap.analysis.readings import Reading
-from raycap.analysis.scoring import cell_means, predictive_bits
+from raycap.analysis.scoring import cell_means, folds_of, predictive_bits
 
 NUM_RESAMPLES = 4_000
 LEVEL = 0.05
 MARGIN = 0.1
 """Bits per parameter are constant in a quantity if they change by less than its 0.1th power: 7 % for a doubling."""
 FEWEST_CELLS = 4
-MOST_FOLDS = 100
-"""Cells are left out one by one; where there are more than so many, in as many groups."""
 Ints = NDArray[np.int64]
 
 
@@ -136,11 +134,11 @@ def compare(
     alike. A pair is decided if its difference is significant at 5 % after Holm's correction, and has the same sign when
     whole sizes are left out; with fewer than four cells nothing is.
     """
-    distinct, same = _distinct(evidence)
+    distinct, same = distinct_readings(evidence.learned_bits, evidence.dataset_bits)
     cells = np.unique(evidence.cells, return_inverse=True)[1].astype(np.int64)
     num_cells, num_sizes = int(cells.max(initial=-1)) + 1, len(set(evidence.num_params.tolist()))
     enough = num_cells >= FEWEST_CELLS and len(distinct) > 0
-    folds = cells if num_cells <= MOST_FOLDS else rng.permutation(num_cells)[cells] % MOST_FOLDS
+    folds = folds_of(cells, rng)
     by_cell = {r: _cell_scores(evidence, r, cells, folds, log_scale) for r in distinct} if enough else {}
     sized = enough and num_sizes > 1
     by_size = {r: _cell_scores(evidence, r, cells, evidence.sizes, log_scale) for r in distinct} if sized else {}
@@ -202,15 +200,22 @@ def verdict_on(pair: Pair, reading: Reading) -> Verdict:
     return Verdict.WORSE if pair.verdict is Verdict.BETTER else Verdict.BETTER
 
 
-def _distinct(evidence: Evidence) -> tuple[list[Reading], dict[Reading, Reading]]:
-    """Readings that differ on some trial; of one-hop questions all encoding schemes say the same."""
+def distinct_readings(
+    learned_bits: Mapping[Reading, Floats], dataset_bits: Mapping[Reading, Floats]
+) -> tuple[list[Reading], dict[Reading, Reading]]:
+    """Readings that differ on some trial, and which earlier one the others are the same as.
+
+    Of one-hop questions all encoding schemes say the same. A reading under which some data hold no bits (independent
+    names of random strings) says nothing, and is neither.
+    """
     distinct: list[Reading] = []
     same = {}
-    for reading, learned in evidence.learned_bits.items():
+    for reading, learned in learned_bits.items():
+        if (dataset_bits[reading] <= 0).any():
+            continue
         for earlier in distinct:
-            told = np.stack([learned, evidence.dataset_bits[reading]])
-            before = np.stack([evidence.learned_bits[earlier], evidence.dataset_bits[earlier]])
-            if np.allclose(told, before, rtol=1e-9):
+            told = np.stack([learned, dataset_bits[reading]])
+            if np.allclose(told, np.stack([learned_bits[earlier], dataset_bits[earlier]]), rtol=1e-9):
                 same[reading] = earlier
                 break
         else:

@@ -1,5 +1,6 @@
 """What lies in the storage of a sweep's trials: results, checked before anything is computed from them, and failures."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,9 +8,14 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from raycap.analysis.measurements import Measured
-from raycap.results import SCHEMA_VERSION, Failure, PlannedTrial, TrialResult
-from raycap.spec import Split
+from raycap.facts.corpus import NAME_SUBJECT
+from raycap.losses import Part
+from raycap.results import SCHEMA_VERSION, Failure, PlannedTrial, PopulationFacts, TrialResult
+from raycap.spec import Kind, RelationStructure, Split, TrialSpec
 from raycap.storage import Storage, failure_path, result_path
+
+SURELY_MEASURED = 100
+"""Rows that so many texts are expected of cannot be missing by chance."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
         if storage.exists(result_path(trial.trial_id)):
             try:
                 result = read_result(storage.read_text(result_path(trial.trial_id)))
+                check_own(result, trial)
             except UnreadableResult as error:
                 stored.unreadable[trial.trial_id] = str(error)
             else:
@@ -66,20 +73,65 @@ def _told_version(text: str | bytes) -> str:
     return f"schema version {found[1]}, but this raycap reads {SCHEMA_VERSION}; "
 
 
+def check_own(result: TrialResult, trial: PlannedTrial) -> None:
+    """Raise UnreadableResult if a result is of another trial than the one whose place it lies in."""
+    if result.trial_id != trial.trial_id:
+        raise UnreadableResult(f"trial_id: it is the result of {result.trial_id}, but lies where {trial.trial_id} does")
+    if result.parameters != trial.parameters:
+        raise UnreadableResult(
+            f"parameters: {result.parameters.total:,} were trained, but the plan counts {trial.parameters.total:,}"
+        )
+
+
 def check_whole(result: TrialResult) -> None:
     """Raise UnreadableResult if a result lacks what its spec says must have been measured."""
     if not result.evaluations:
         raise UnreadableResult("it holds no evaluation")
     if min(result.parameters.total, result.parameters.non_embedding) <= 0:
         raise UnreadableResult(f"parameters: must be counted, got {result.parameters.model_dump()}")
-    keys = [row.key for row in result.final.losses.rows]
-    trained = {(row.kind, row.population) for row in result.final.losses.rows if row.trained and row.num_evaluated}
+    rows = {row.key: row for row in result.final.losses.rows}
+    measured = {*rows, *((kind, subject, part, None, number) for kind, subject, part, _, number in rows)}
+    for (kind, subject, part, split, number), num_texts in expected_rows(result.spec, result.populations).items():
+        if num_texts >= SURELY_MEASURED and (kind, subject, part, split, number) not in measured:
+            told = f"{kind} losses ({part}{f', {split}' if split else ''}) about {subject} of population {number}"
+            raise UnreadableResult(f"{told} are missing")
     for kind in result.spec.questions.kinds:
-        for population in range(len(result.populations)):
-            if (kind, population) not in trained:
-                raise UnreadableResult(f"losses of trained {kind} texts about population {population} are missing")
-    if result.spec.questions.held_out.fractions and all(row.split is Split.TRAIN for row in result.final.losses.rows):
-        raise UnreadableResult("questions are held out, but no held-out split was measured")
+        for number in range(len(result.populations)):
+            if not any(row.trained for row in rows.values() if (row.kind, row.population) == (kind, number)):
+                raise UnreadableResult(f"losses of trained {kind} texts about population {number} are missing")
     for evaluation in result.evaluations:
-        if [row.key for row in evaluation.losses.rows] != keys:
+        if [row.key for row in evaluation.losses.rows] != list(rows):
             raise UnreadableResult(f"step {evaluation.step}: other losses were measured than at the last evaluation")
+        for row in evaluation.losses.rows:
+            if row.num_evaluated < min(2, row.num_texts):
+                told = f"{row.kind} losses about {row.subject}: {row.num_evaluated} of {row.num_texts:,} texts"
+                raise UnreadableResult(f"step {evaluation.step}: {told} were evaluated, which tells no error")
+
+
+def expected_rows(
+    spec: TrialSpec, populations: tuple[PopulationFacts, ...]
+) -> dict[tuple[Kind, str, Part, Split | None, int], float]:
+    """What must have been measured, and of about how many texts: a few may by chance be in no split of their own.
+
+    Single hops are expected in some split (None). Subjects held out of longer questions are drawn, and bipartite relations
+    have no answer for some: of these nothing is expected.
+    """
+    expected: dict[tuple[Kind, str, Part, Split | None, int], float] = {}
+    fractions = spec.questions.held_out.fractions
+    for number, population in enumerate(populations):
+        for kind in spec.questions.kinds:
+            subjects = [NAME_SUBJECT] if kind.names_are_measured else []
+            subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
+            if kind.hops < 2:
+                everybody = SURELY_MEASURED  # each subject of anybody
+                expected |= {(kind, subject, Part.ANSWER, None, number): everybody for subject in subjects}
+                continue
+            if Split.SECOND_SUBJECTS in fractions or population.structure is RelationStructure.BIPARTITE:
+                continue
+            whole = population.num_profiles * len(population.relations) ** (kind.hops - 1)
+            for split in (Split.TRAIN, *fractions):
+                rest = math.prod(1 - share for other, share in fractions.items() if other is not split)
+                num_texts = whole * (fractions.get(split, 1.0) * rest) ** (kind.hops - 1)
+                for part in (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought else (Part.ANSWER,):
+                    expected |= {(kind, subject, part, split, number): num_texts for subject in subjects}
+    return expected

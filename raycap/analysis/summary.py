@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.analysis.selection import Comparison
@@ -18,7 +17,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
     """summary.json as a tree without NaN or infinity."""
     trials = trial_entries(analysis)
     train_seconds = sum(trial.get("train_seconds", 0.0) for trial in trials)
-    return {
+    tree = {
         "sweep": analysis.sweep.spec.name,
         "question": analysis.sweep.question,
         "trials": trials,
@@ -27,6 +26,8 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
+    told: dict[str, Any] = plain(tree)
+    return told
 
 
 def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
                 "train_seconds": row["train_seconds"],
                 "parameter_norm": row["parameter_norm"],
                 "convergence": str(verdict["convergence"]),
-                "asymptote_bits": _plain([verdict[f"asymptote_{name}"] for name in ("bits", "low", "high")]),
+                "asymptote_bits": [verdict[f"asymptote_{name}"] for name in ("bits", "low", "high")],
                 "excluded": excluded,
                 "capacity_limited": excluded is None,
                 "stop_reason": row["stop_reason"],
@@ -86,35 +87,32 @@ def law_entry(law: Law) -> dict[str, Any]:
     """A law in plain numbers; both laws' confidence intervals are at 95 %."""
     power = law.power
     return {
-        "alpha": _plain(law.alpha.estimate),
-        "low": _plain(law.alpha.low),
-        "high": _plain(law.alpha.high),
-        "noise": _plain(law.noise),
+        "alpha": law.alpha.estimate,
+        "low": law.alpha.low,
+        "high": law.alpha.high,
+        "noise": law.noise,
         "num_trials": law.num_trials,
         "num_cells": law.num_cells,
         "status": str(law.status),
-        "gamma": _plain(power.gamma.estimate),
-        "gamma_low": _plain(power.gamma.low),
-        "gamma_high": _plain(power.gamma.high),
-        "gamma_profile": _plain(list(power.profile)),
+        "gamma": power.gamma.estimate,
+        "gamma_low": power.gamma.low,
+        "gamma_high": power.gamma.high,
+        "gamma_profile": list(power.profile),
         "power_law": {
             "status": str(power.status),
-            "bits_per_param": _plain(list(power.bits_per_param)),
-            "reference_params": _plain(power.reference_params),
-            "sharpness": _plain(power.sharpness),
-            "noise": _plain(power.noise),
+            "bits_per_param": list(power.bits_per_param),
+            "reference_params": power.reference_params,
+            "sharpness": power.sharpness,
+            "noise": power.noise,
             "num_trials": power.num_trials,
             "num_cells": power.num_cells,
         },
-        "arms": [arm._asdict() | {"ratio": _plain(list(arm.ratio))} for arm in law.arms],
+        "arms": [arm._asdict() | {"ratio": list(arm.ratio)} for arm in law.arms],
         "excluded": dict(law.excluded),
     }
 
 
 def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
-    def interval(told: Interval) -> list[Any]:
-        return _plain(list(told))
-
     best = comparison.best
     return {
         "best": str(best) if best else None,
@@ -123,9 +121,9 @@ def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
         "num_sizes": comparison.num_sizes,
         "readings": {
             str(reading): {
-                "score_bits": _plain(comparison.scores_bits.get(reading)),
-                "score_by_size_bits": _plain(comparison.scores_by_size_bits.get(reading)),
-                "weight": _plain(comparison.weights.get(reading)),
+                "score_bits": comparison.scores_bits.get(reading),
+                "score_by_size_bits": comparison.scores_by_size_bits.get(reading),
+                "weight": comparison.weights.get(reading),
             }
             for reading in comparison.readings
         },
@@ -134,8 +132,8 @@ def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
             {
                 "one": str(pair.one),
                 "other": str(pair.other),
-                "difference_bits": interval(pair.difference_bits),
-                "difference_by_size_bits": _plain(pair.difference_by_size_bits),
+                "difference_bits": list(pair.difference_bits),
+                "difference_by_size_bits": pair.difference_by_size_bits,
                 "p_value": pair.p_value,
                 "verdict": str(pair.verdict),
             }
@@ -145,7 +143,7 @@ def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
             {
                 "reading": str(trend.reading),
                 "quantity": trend.quantity,
-                "exponent": interval(trend.exponent),
+                "exponent": list(trend.exponent),
                 "constancy": str(trend.constancy),
             }
             for trend in comparison.trends
@@ -188,8 +186,10 @@ def _by_reading(values: Mapping[Reading, Any]) -> dict[str, dict[str, Any]]:
     return tree
 
 
-def _plain(value: Any) -> Any:
-    """Numbers that JSON has; null for those that it has not."""
+def plain(value: Any) -> Any:
+    """The same tree with null for NaN and infinity, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if value is None or not math.isfinite(value) else value
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

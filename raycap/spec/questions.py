@@ -121,6 +121,11 @@ class QuestionsByWeights(_Questions):
         hops = info.data.get("hops")
         if hops is not None:
             check_weights(weights, len(hops), "hops")
+            if weights[-1] == 0:
+                raise broken_rule(
+                    "must be positive for the most hops, which capacities are read from; got {got}: leave them out of hops",
+                    got=str(list(weights)),
+                )
         return weights
 
     @property

@@ -59,6 +59,7 @@ LOST = np.linspace(0.9, 0.5, 8)
         (approach(1e5, 60.0), LOST, Convergence.STILL_LEARNING),
         (approach(1e5, 60.0), LOST - 0.45, Convergence.EXHAUSTED),
         (approach(1e5, 10.0), LOST[::-1], Convergence.DIVERGED),
+        (approach(1e5, 10.0), np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.5, 0.6]), Convergence.DIVERGED),
         (approach(1e5, 10.0), np.append(LOST[:-1], LOST[-2] + 0.01), Convergence.CONVERGED),
         (np.full(8, -1.0), np.full(8, 1.0), Convergence.STILL_LEARNING),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from raycap.analysis import fitting
 from raycap.analysis.analyse import analyse
 from raycap.analysis.figures.all import draw
 from raycap.analysis.fitting import Prior, Problem, fit
@@ -96,7 +97,7 @@ NOISY = {
 
 
 def coverage(num_resamples: int, rng: np.random.Generator, **noisy: object) -> np.ndarray:
-    """How often, of 500 sweeps, the intervals of gamma, of the capacity and of alpha (of P^1) hold the truth."""
+    """How often, of 500 sweeps, the intervals of gamma (two ways), of the capacity and of alpha (of P^1) hold the truth."""
     covered = []
     for _ in range(500):
         power = fit_law(planted(2.0, 0.95, rng, **noisy), {}, rng=rng, num_resamples=num_resamples).power
@@ -104,7 +105,8 @@ def coverage(num_resamples: int, rng: np.random.Generator, **noisy: object) -> n
             planted(2.0, 1.0, rng, noise=0.05, data=(1e9, 2e9), seeds=2), {}, rng=rng, num_resamples=num_resamples
         ).alpha
         truths = ((power.gamma, 0.95), (power.bits_per_param, 2.0), (alpha, 2.0))
-        covered.append([told.low <= truth <= told.high for told, truth in truths])
+        by_profile = power.profile[0] <= 0.95 <= power.profile[1]
+        covered.append([*(told.low <= truth <= told.high for told, truth in truths), by_profile])
     return np.mean(covered, axis=0)
 
 
@@ -182,6 +184,18 @@ def test_resamples_draw_cells_and_then_seeds_within_them() -> None:
     assert ((of_cells / sizes).sum(1) == 3).all()
     assert weights.mean(0) == pytest.approx(np.ones(6), abs=0.1)
     assert (weights[:, 0] != weights[:, 2]).any()
+
+
+def test_one_step_refits_of_many_trials_have_the_spread_of_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond some hundred trials a resample is one Newton step; its spread is that of fits that were carried through."""
+    points = planted(2.0, 0.95, np.random.default_rng(0), noise=0.05, data=tuple(np.geomspace(8e4, 1e9, 30)))
+    assert len(points) > fitting.EXACT_REFITS_UP_TO
+    widths = []
+    for most in (fitting.EXACT_REFITS_UP_TO, len(points)):
+        monkeypatch.setattr(fitting, "EXACT_REFITS_UP_TO", most)
+        power = fit_law(points, {}, rng=np.random.default_rng(1), num_resamples=400).power
+        widths.append((power.gamma.high - power.gamma.low, power.bits_per_param.high - power.bits_per_param.low))
+    assert widths[0] == pytest.approx(widths[1], rel=0.06)
 
 
 def test_a_fit_is_where_its_objective_is_least() -> None:

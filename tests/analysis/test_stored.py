@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raycap.analysis.analyse import analyse
+from raycap.analysis.planted import Truth, plant
+from raycap.analysis.readings import headline
 from raycap.analysis.report import report_html
 from raycap.analysis.stored import UnreadableResult, read_result, read_stored
 from raycap.analysis.summary import summary
+from raycap.losses import LossTable, Part
 from raycap.results import Failure, TrialResult
-from raycap.spec import HeldOut, Kind, QuestionsByShare
+from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path
 from tests.planted import RUN, results, sweep
 
@@ -51,7 +55,7 @@ BROKEN = {
         "evaluations.1.losses.rows.0.sum_bits: input should be a finite number",
     ),
     "no evaluation": (lambda raw: raw.update(evaluations=[]), "it holds no evaluation"),
-    "losses of something else": (without_rows, "losses of trained one_hop texts about population 0 are missing"),
+    "losses of something else": (without_rows, "one_hop losses (answer) about birth_date of population 0 are missing"),
     "an evaluation with less": (one_row_less, "step 10: other losses were measured"),
 }
 
@@ -72,17 +76,57 @@ def test_text_that_is_no_result_is_told_too() -> None:
             read_result(text)
 
 
-def test_held_out_questions_must_have_been_measured() -> None:
-    result = one_result()
-    questions = QuestionsByShare(hops=(1, 2), held_out=HeldOut(tuples=0.1))
-    spec = result.spec.model_copy(update={"questions": questions})
-    rows = result.final.losses.rows
-    both = (*rows, *(row.model_copy(update={"kind": Kind.TWO_HOP}) for row in rows))
-    losses = result.final.losses.model_copy(update={"rows": both})
-    evaluations = (result.final.model_copy(update={"losses": losses}),)
-    broken = result.model_copy(update={"spec": spec, "evaluations": evaluations})
-    with pytest.raises(UnreadableResult, match="no held-out split was measured"):
-        read_result(broken.model_dump_json())
+def two_hop_result(held_out: HeldOut, *, chained: bool) -> TrialResult:
+    """A planted result of one- and two-hop questions, whole."""
+    (trial,) = sweep([16]).trials
+    questions = QuestionsByShare(hops=(1, 2), held_out=held_out, chain_of_thought=chained)
+    planned = trial.model_copy(update={"spec": trial.spec.model_copy(update={"questions": questions})})
+    truth = Truth(headline(AnalysisSpec()), 1.0)
+    (result,) = plant([planned], truth, AnalysisSpec(), np.zeros(1, np.int64), rng=np.random.default_rng(0))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        (lambda row: row.split is Split.TUPLES, "two_hop losses (answer, tuples) about"),
+        (lambda row: row.split is Split.FIRST_PEOPLE and row.subject == "child", "first_people) about child"),
+        (lambda row: row.part is Part.CHAIN, "two_hop losses (chain, train) about"),
+        (lambda row: row.kind is Kind.ONE_HOP and row.subject == "parent", "one_hop losses (answer) about parent"),
+    ],
+)
+def test_what_a_spec_asks_for_must_have_been_measured(missing: Any, told: str) -> None:
+    result = two_hop_result(HeldOut(tuples=0.1, first_people=0.1), chained="chain" in told)
+    assert read_result(result.model_dump_json()) == result
+    evaluations = tuple(
+        e.model_copy(update={"losses": LossTable(rows=tuple(row for row in e.losses.rows if not missing(row)))})
+        for e in result.evaluations
+    )
+    with pytest.raises(UnreadableResult) as error:
+        read_result(result.model_copy(update={"evaluations": evaluations}).model_dump_json())
+    assert told in str(error.value)
+    assert "missing" in str(error.value)
+
+
+@pytest.mark.parametrize("num_evaluated", [0, 1])
+def test_a_row_that_was_hardly_evaluated_is_told(num_evaluated: int) -> None:
+    raw = tree(one_result())
+    raw["evaluations"][1]["losses"]["rows"][0]["num_evaluated"] = num_evaluated
+    with pytest.raises(UnreadableResult, match=f"{num_evaluated} of 1,000 texts were evaluated"):
+        read_result(json.dumps(raw))
+
+
+def test_a_result_in_the_place_of_another_trial_is_not_read_as_that_trials(tmp_path: Path) -> None:
+    record = sweep([12, 16])
+    storage = Storage.at(str(tmp_path))
+    first, second = results(record, 1.8).values()
+    storage.write(result_path(first.trial_id), second.model_dump_json())
+    bigger = second.parameters.model_copy(update={"mlp": 1 + second.parameters.mlp})
+    storage.write(result_path(second.trial_id), second.model_copy(update={"parameters": bigger}).model_dump_json())
+    stored = read_stored(record.trials, storage)
+    assert stored.measured == {}
+    assert f"it is the result of {second.trial_id}" in stored.unreadable[first.trial_id]
+    assert "but the plan counts" in stored.unreadable[second.trial_id]
 
 
 def test_a_whole_result_is_read_as_it_was_written() -> None:
