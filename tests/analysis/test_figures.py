@@ -46,7 +46,7 @@ SWEEPS: dict[str, tuple[str, ...]] = {
         "trial.questions.hops=[1,2]",
         "trial.questions.held_out={tuples: 0.1}",
         "grid.questions.chain_of_thought=[false,true]",
-        "grid.model.hidden_size=[16,20]",
+        "grid.model.hidden_size=[20,28]",
     ),
 }
 ALWAYS = {"capacity", "exposures", "subjects"}
