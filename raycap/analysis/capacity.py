@@ -67,7 +67,7 @@ def capacities(losses: Losses, analysis: AnalysisSpec) -> Iterator[Capacity]:
         for reading in readings(analysis):
             for incremental in (False, True)[: 2 if kind.hops > 1 and Kind.ONE_HOP in losses.kinds else 1]:
                 parts = _read(losses, kind, reading, analysis, incremental=incremental)
-                errors = _errors(losses, kind, reading, analysis, incremental=incremental)
+                errors = _errors(losses, kind, reading, analysis, len(parts), incremental=incremental)
                 for part, error in zip(parts, errors, strict=True):
                     yield Capacity(kind, reading, incremental, *part, error)
 
@@ -100,7 +100,9 @@ def _read(losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, 
     return [total, *parts]
 
 
-def _errors(losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, *, incremental: bool) -> list[Floats]:
+def _errors(
+    losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec, num_parts: int, *, incremental: bool
+) -> list[Floats]:
     """Standard errors of the total and its parts, from those of every row that was sampled.
 
     A row may enter several parts, or one part several times (followed and answered, say), so what a standard error more
@@ -114,18 +116,15 @@ def _errors(losses: Losses, kind: Kind, reading: Reading, analysis: AnalysisSpec
         for column in losses.columns(each, population=None, part=part)
         if (losses.num_evaluated[:, column] < losses.asked.num_texts[column]).any()
     ]
-    variances: list[Floats] = []
+    variances = [np.zeros(losses.num_evaluations) for _ in range(num_parts)]
     for column in sampled:
         error = losses.standard_error_bits([column])
         more, less = (
             _read(losses.shifted(column, sign * error), kind, reading, analysis, incremental=incremental)
             for sign in (1, -1)
         )
-        changes = [((a.learned_bits - b.learned_bits) / 2) ** 2 for a, b in zip(more, less, strict=True)]
-        variances = [v + c for v, c in zip(variances, changes, strict=True)] if variances else changes
-    if not variances:
-        whole = _read(losses, kind, reading, analysis, incremental=incremental)
-        return [np.zeros(losses.num_evaluations) for _ in whole]
+        for variance, above, below in zip(variances, more, less, strict=True):
+            variance += ((above.learned_bits - below.learned_bits) / 2) ** 2
     return [np.sqrt(variance) for variance in variances]
 
 
