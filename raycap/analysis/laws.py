@@ -69,7 +69,6 @@ class PowerLaw:
     """P0, the geometric mean of the sizes."""
     num_trials: int
     num_cells: int
-    num_sizes: int
     residuals: Mapping[str, float] = field(default_factory=dict)
     """Log of learned over predicted bits by trial_id."""
     theta: Floats = field(default_factory=lambda: np.full(3, np.nan))
@@ -181,9 +180,7 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
     num_cells = int(cells.max(initial=-1)) + 1
 
     def without(status: FitStatus) -> PowerLaw:
-        return PowerLaw(
-            status, NOTHING, NOTHING, (np.nan, np.nan), np.nan, np.nan, np.nan, len(points), num_cells, sizes
-        )
+        return PowerLaw(status, NOTHING, NOTHING, (np.nan, np.nan), np.nan, np.nan, np.nan, len(points), num_cells)
 
     if not points:
         return without(FitStatus.NO_TRIALS)
@@ -214,7 +211,6 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
         float(np.exp(reference)),
         len(points),
         num_cells,
-        sizes,
         dict(zip((point.trial_id for point in points), found.residuals.tolist(), strict=True)),
         found.theta,
         resamples,

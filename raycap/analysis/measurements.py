@@ -189,7 +189,6 @@ class Measured:
 
     trial_id: str
     parameters: ParameterCounts
-    num_steps: int
     stop_reason: StopReason
     num_workers: int
     provenance: Provenance
@@ -207,7 +206,6 @@ class Measured:
         return cls(
             result.trial_id,
             result.parameters,
-            result.num_steps,
             result.stop_reason,
             result.num_workers,
             result.provenance,

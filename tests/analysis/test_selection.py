@@ -263,7 +263,9 @@ def test_constancy_needs_an_interval_within_the_margin() -> None:
     def told(exponent: float, noise: float) -> Constancy:
         rng = np.random.default_rng(3)
         params = np.repeat(np.geomspace(1e4, 4e4, 6), 2)
-        bits = 2e4 * (params / 1e4) ** (1 + exponent) * np.exp(noise * rng.standard_normal(12))
+        bits = (
+            2e4 * (params / 1e4) ** (1 + exponent) * np.exp(noise * np.tile([1.0, -1.0], 6))
+        )  # the exponent comes out
         evidence = Evidence(params, np.arange(12), {}, {SET: bits}, {SET: params * 9}, {SET: params})
         (trend,) = compare(evidence, rng=rng, num_resamples=100).trends
         return trend.constancy
