@@ -146,11 +146,10 @@ def trial(
     planned = _planned(sweep, spec, index)
     print(f"{planned.trial_id} {planned.label}: {planned.parameters.total:,} parameters, {planned.steps:,} steps")
 
-    def show(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
-        if evaluation is not None:
-            table = evaluation.losses
-            losses = ", ".join(f"{kind} {table.select(kind).mean_bits:.3f}" for kind in table.kinds)
-            print(f"step {evaluation.step:,}: {evaluation.exposures:,.1f} exposures, loss {losses} bits", flush=True)
+    def show(_trial_id: str, evaluation: Evaluation) -> None:
+        table = evaluation.losses
+        losses = ", ".join(f"{kind} {table.select(kind).mean_bits:.3f}" for kind in table.kinds)
+        print(f"step {evaluation.step:,}: {evaluation.exposures:,.1f} exposures, loss {losses} bits", flush=True)
 
     run_trial(planned.spec, source_commit=source_commit(), storage=storage, report=show)
 

@@ -3,17 +3,17 @@
 No torch and no ray here: the plan is there in a second or two.
 """
 
-import json
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 from tokenizers import Tokenizer
 
 from raycap.facts.corpora import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
 from raycap.facts.hosted import fingerprint
+from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
 from raycap.facts.splits import num_held_out
 from raycap.facts.targets import expected_bits, profiles_for_bits
@@ -23,7 +23,7 @@ from raycap.learner.sizes import parameter_counts, width_for_params
 from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
-    Accounting,
+    AnalysisSpec,
     BpeTokenizer,
     Exposures,
     HeldOut,
@@ -31,16 +31,14 @@ from raycap.spec import (
     LoadedProfiles,
     ModelByParams,
     ModelByWidth,
-    Precision,
     ProfilesByBits,
     ProfilesByCount,
     ProfilesSpec,
     QuestionsSpec,
-    RandomPairs,
-    RandomStrings,
-    RelationStructure,
     TrialSpec,
     Windows,
+    WordTokenizer,
+    not_allowed,
 )
 from raycap.spec.file import LoadedSweep, SpecError
 from raycap.storage import Storage
@@ -52,33 +50,24 @@ TRIVIAL_BITS_PER_PARAM = 0.2
 ESTIMATE_PROFILES = 1_000
 """The plan estimates BPE token counts on a population of this size instead of training the tokenizer on all of it."""
 
+Found = TypeVar("Found")
+
 
 def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     """Every trial of a sweep, resolved; points that resolve to the same trial appear once.
 
     Raises SpecError for targets that cannot be met, data that cannot be read, and what the execution does not allow.
     """
+    try:
+        shared = _Shared(Storage.at(sweep.spec.storage), sweep.spec.analysis)
+    except ValueError as error:
+        raise SpecError([str(error)]) from error
     trials: dict[str, PlannedTrial] = {}
     problems = []
-    execution = sweep.spec.execution
     for point in sweep.points:
-        training = point.trial.training
-        if training.batch_size < execution.num_workers:
-            rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
-            problems.append(f"{point.place}: trial.training.batch_size: {rule}")
-        if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
-            rule = "workers fill windows of their own, so texts would see others than with one; set num_workers: 1"
-            problems.append(f"{point.place}: trial.training.packing.attend_across: {rule}")
-        if sweep.spec.analysis.accounting is Accounting.OBSERVED and (
-            unknown := _unknown_to_the_reference(point.trial)
-        ):
-            problems.append(f"{point.place}: trial.{unknown}; set analysis.accounting: exact")
-        if training.precision is Precision.FP16 and not execution.gpus_per_worker:
-            rule = "fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
-            problems.append(f"{point.place}: trial.training.precision: {rule}")
+        problems += [f"{point.place}: trial.{rule}" for rule in not_allowed(point.trial, sweep.spec)]
         try:
-            storage = Storage.at(sweep.spec.storage)
-            planned = _plan(resolve(point.trial, storage), point.coordinates, sweep, storage)
+            planned = _plan(shared.resolve(point.trial), point.coordinates, shared)
         except (ValueError, OSError) as error:  # OSError: files and hubs out of reach
             problems.append(f"{point.place}: trial: {error}")
             continue
@@ -88,77 +77,35 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     return list(trials.values())
 
 
-def _unknown_to_the_reference(trial: TrialSpec) -> str | None:
-    """What of a trial the reference's accounting has no formula for."""
-    if any(kind not in (Kind.ONE_HOP, Kind.TWO_HOP) for kind in trial.questions.kinds):
-        return "questions: observed accounting knows one- and two-hop questions only"
-    if trial.questions.held_out.second_subjects:
-        return "questions.held_out.second_subjects: observed accounting needs a loss of every subject"
-    if trial.questions.chain_of_thought:
-        return "questions.chain_of_thought: observed accounting knows latent answers only"
-    if trial.fill:
-        return "fill: observed accounting knows one population only"
-    if isinstance(trial.profiles, RandomPairs | RandomStrings):
-        return "profiles: observed accounting knows people only"
-    if getattr(trial.profiles, "structure", RelationStructure.UNIFORM) is not RelationStructure.UNIFORM:
-        return "profiles.structure: observed accounting knows uniform relations only"
-    return None
-
-
 def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
     """The same trial with its targets solved: num_profiles from target_bits, hidden_size from num_params, the identity
     of what is loaded from its content, and under fill everything that the parent decides.
     """
-    trial = resolve_parent(trial, storage)
-    trial = trial.model_copy(update={"profiles": _resolve_profiles(trial.profiles, trial.questions)})
-    if trial.fill:
-        second = _resolve_profiles(trial.fill.profiles, trial.questions)
-        trial = trial.model_copy(update={"fill": trial.fill.model_copy(update={"profiles": second})})
-    if isinstance(trial.model, ModelByParams):
-        vocab_size = _material_of(trial, storage).vocab_size
-        trial = trial.model_copy(update={"model": width_for_params(trial.model, vocab_size)})
-    return trial
+    return _Shared(storage, AnalysisSpec()).resolve(trial)
 
 
-def _resolve_profiles(profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
-    if isinstance(profiles, ProfilesByBits):
-        return profiles_for_bits(profiles, questions)
-    if isinstance(profiles, LoadedProfiles):
-        return profiles.model_copy(update={"fingerprint": fingerprint(_loaded(profiles))})
-    return profiles
-
-
-def _plan(spec: TrialSpec, coordinates: dict[str, Any], sweep: LoadedSweep, storage: Storage) -> PlannedTrial:
+def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> PlannedTrial:
     assert isinstance(spec.model, ModelByWidth)
-    material = _material_of(spec, storage)
-    populations = _populations_of(spec)
-    for profiles in populations:
-        num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
+    reading = shared.reading(spec)
+    # The reading is shared with trials of other models and training; how long this one trains is its own.
+    material = replace(reading.material, spec=spec)
     _check_course(spec, material)
-    scheme = sweep.spec.analysis.schemes[0]
-    dataset_bits = {
-        str(selection): sum(expected_bits(p.facts, spec.questions, scheme, selection) for p in populations)
-        for selection in sweep.spec.analysis.selections
-    }
     steps = material.num_steps
-    planned = PlannedTrial(
+    parameters = parameter_counts(spec.model, material.vocab_size)
+    demanded = reading.dataset_bits[shared.analysis.headline[1]] / parameters.total
+    return PlannedTrial(
         trial_id=spec.trial_id,
-        label=_label(spec, coordinates, populations[0].facts),
+        label=_label(spec, coordinates, reading.populations[0]),
         coordinates=coordinates,
         spec=spec,
-        populations=tuple(profiles.facts for profiles in populations),
-        parameters=parameter_counts(spec.model, material.vocab_size),
-        dataset_bits=dataset_bits,
-        tokens=round(steps * spec.training.batch_size * material.rates(material.shares()).tokens),
+        populations=reading.populations,
+        parameters=parameters,
+        dataset_bits=reading.dataset_bits,
+        tokens=round(steps * spec.training.batch_size * reading.rates.tokens),
         steps=steps,
-        tokens_exact=not _is_estimated(spec)
-        and not spec.training.curriculum
-        and spec.training.stop is None
-        and all(counts.exact for counts in material.token_counts),
-        warnings=(),
+        tokens_exact=reading.tokens_exact and not spec.training.curriculum and spec.training.stop is None,
+        warnings=tuple(_warnings(spec, steps, demanded, reading.rates)),
     )
-    demanded = planned.demanded_bits_per_param(sweep.spec.analysis.headline[1])
-    return planned.model_copy(update={"warnings": tuple(_warnings(planned, demanded, material))})
 
 
 def _check_course(spec: TrialSpec, material: Material) -> None:
@@ -181,19 +128,15 @@ def _check_course(spec: TrialSpec, material: Material) -> None:
             )
 
 
-def _warnings(planned: PlannedTrial, demanded: float, material: Material) -> list[str]:
-    training = planned.spec.training
-    texts = planned.steps * training.batch_size
-    warnings = []
+def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Iterator[str]:
     if demanded < TRIVIAL_BITS_PER_PARAM:
-        warnings.append(f"trivially small, {demanded:.2f} bits/param")
+        yield f"trivially small, {demanded:.2f} bits/param"
     elif demanded < SATURATION_BITS_PER_PARAM:
-        warnings.append(f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param")
-    if (uses := texts * material.exposures(material.shares())) < 1:
-        warnings.append(f"sees each fact only {uses:.2f} times")
-    if training.optimizer.warmup_steps > planned.steps // 2:
-        warnings.append(f"warm-up cut to half of all steps, {planned.steps // 2}")
-    return warnings
+        yield f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param"
+    if (uses := steps * spec.training.batch_size * rates.exposures) < 1:
+        yield f"sees each fact only {uses:.2f} times"
+    if spec.training.optimizer.warmup_steps > steps // 2:
+        yield f"warm-up cut to half of all steps, {steps // 2}"
 
 
 def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationFacts) -> str:
@@ -215,7 +158,7 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-# --- populations and tokens, once per distinct one --------------------------------------------------------------------
+# --- what trials share ------------------------------------------------------------------------------------------------
 
 
 def _is_estimated(spec: TrialSpec) -> bool:
@@ -224,59 +167,127 @@ def _is_estimated(spec: TrialSpec) -> bool:
     return isinstance(spec.tokenizer, BpeTokenizer) and large and spec.fill is None
 
 
-def _cached_by_json(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Cache by the JSON of a spec of profiles, or of a trial's: specs hold dicts no cache can hash."""
-    results: dict[str, Any] = {}
+@dataclass(frozen=True)
+class _Reading:
+    """What is known of trials by what they read alone, whatever model reads it and how it is trained."""
 
-    def cached(spec: ProfilesSpec | TrialSpec) -> Any:
-        key = spec.model_dump_json(include={"profiles", "fill"} if isinstance(spec, TrialSpec) else None)
-        if key not in results:
-            results[key] = compute(spec)
-        return results[key]
-
-    return cached
-
-
-@_cached_by_json
-def _loaded(profiles: ProfilesSpec) -> Profiles:
-    return profiles_of(profiles)
+    material: Material
+    populations: tuple[PopulationFacts, ...]
+    dataset_bits: dict[str, float]
+    rates: Rates
+    """Of the questions' own mix."""
+    tokens_exact: bool
 
 
-@_cached_by_json
-def _populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
-    return populations_of(spec)
+READ = {"profiles", "questions", "tokenizer", "fill"}
+"""The parts of a trial that make its reading."""
+FROM_PARENT = {"profiles", "tokenizer", "model", "fill"}
+"""The parts of a trial that its parent has a say in."""
 
 
-_materials: dict[str, Material] = {}
-_tokenizers: dict[str, Tokenizer] = {}
+class _Shared:
+    """What the trials of one sweep have in common, found once for each content; so are the faults in it.
 
+    Ten thousand points are a few populations and models in ten thousand combinations.
+    """
 
-def _material_of(spec: TrialSpec, storage: Storage) -> Material:
-    """What a trial reads, which depends on neither model nor training; exposures are counted of the whole population."""
-    reading = ("profiles", "questions", "tokenizer", "fill")
-    key = json.dumps([spec.model_dump(mode="json", include={part}) for part in reading])
-    if key not in _materials:
-        _materials[key] = _new_material(spec, storage)
-    return replace(_materials[key], spec=spec)
+    def __init__(self, storage: Storage, analysis: AnalysisSpec) -> None:
+        self._storage, self.analysis = storage, analysis
+        self._found: dict[Hashable, Any] = {}
 
+    def _once(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """What was found for this key before, or `find()` now: a value, or the fault that it raises."""
+        if key not in self._found:
+            try:
+                self._found[key] = find()
+            except (ValueError, OSError) as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, Exception):
+            raise found.with_traceback(None)
+        return cast(Found, found)
 
-def _new_material(spec: TrialSpec, storage: Storage) -> Material:
-    if spec.fill:
-        with parent_model(spec.fill, storage) as folder:
-            tokenizer = load_tokenizer(folder)
-        return Material.of(spec, _populations_of(spec), tokenizer)
-    if not _is_estimated(spec):
-        return Material.of(spec, _populations_of(spec))
-    few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
-    questions = spec.questions
-    if questions.held_out.fractions:  # few people would not have the fractions that many do
-        questions = questions.model_copy(update={"held_out": HeldOut()})
-    spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
-    corpora = corpora_of(_loaded(few), questions)
-    key = few.model_dump_json() + spec.tokenizer.model_dump_json()
-    key += "" if corpora[0].kind is Kind.ONE_HOP else questions.model_dump_json()  # a BPE reads the first corpus alone
-    if key not in _tokenizers:
-        _tokenizers[key] = build_tokenizer(spec.tokenizer, corpora)
-    estimate = Material.of(spec_of_few, (_loaded(few),), _tokenizers[key])
-    whole = replace(estimate.composers[-1].corpus, profiles=_populations_of(spec)[0])  # type: ignore[type-var]
-    return replace(estimate, num_facts=num_facts(whole))
+    def resolve(self, trial: TrialSpec) -> TrialSpec:
+        """See `resolve` above."""
+        if trial.fill:
+            trial = self._with_parent(trial)
+        changes: dict[str, Any] = {"profiles": self._resolve_profiles(trial.profiles, trial.questions)}
+        if trial.fill:
+            second = self._resolve_profiles(trial.fill.profiles, trial.questions)
+            changes["fill"] = trial.fill.model_copy(update={"profiles": second})
+        trial = trial.model_copy(update=changes)
+        model = trial.model
+        if isinstance(model, ModelByParams):
+            vocab_size = self.reading(trial).material.vocab_size
+            key = ("width", model.model_dump_json(), vocab_size)
+            trial = trial.model_copy(update={"model": self._once(key, lambda: width_for_params(model, vocab_size))})
+        return trial
+
+    def _with_parent(self, trial: TrialSpec) -> TrialSpec:
+        key = ("parent", trial.model_dump_json(include=FROM_PARENT), frozenset(trial.model_fields_set))
+        known = self._once(key, lambda: resolve_parent(trial, self._storage))
+        return trial.model_copy(update={name: getattr(known, name) for name in FROM_PARENT})
+
+    def _resolve_profiles(self, profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
+        if isinstance(profiles, ProfilesByBits):
+            asked = ("solved", profiles.model_dump_json(), questions.model_dump_json())
+            return self._once(asked, lambda: profiles_for_bits(profiles, questions))
+        if isinstance(profiles, LoadedProfiles):
+            given = ("identified", profiles.model_dump_json())
+            known = self._once(given, lambda: fingerprint(self._population(profiles)))
+            return profiles.model_copy(update={"fingerprint": known})
+        return profiles
+
+    def _population(self, profiles: ProfilesSpec) -> Profiles:
+        return self._once(("people", profiles.model_dump_json()), lambda: profiles_of(profiles))
+
+    def reading(self, spec: TrialSpec) -> _Reading:
+        """The reading of a trial with solved populations."""
+        return self._once(("reading", spec.model_dump_json(include=READ)), lambda: self._read(spec))
+
+    def _read(self, spec: TrialSpec) -> _Reading:
+        people = populations_of(spec) if spec.fill else (self._population(spec.profiles),)
+        material = self._material(spec, people)
+        for profiles in people:
+            num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
+        populations = tuple(profiles.facts for profiles in people)
+        scheme = self.analysis.schemes[0]
+        return _Reading(
+            material=material,
+            populations=populations,
+            dataset_bits={
+                str(selection): sum(expected_bits(facts, spec.questions, scheme, selection) for facts in populations)
+                for selection in self.analysis.selections
+            },
+            rates=material.rates(material.shares()),
+            tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in material.token_counts),
+        )
+
+    def _material(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> Material:
+        """What is read of some people; of many and a BPE an estimate, with exposures counted of all."""
+        if spec.fill:
+            with parent_model(spec.fill, self._storage) as folder:
+                return Material.of(spec, people, load_tokenizer(folder))
+        if not _is_estimated(spec):
+            return Material.of(spec, people, self._tokenizer(spec, people[0]))
+        few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
+        questions = spec.questions
+        if questions.held_out.fractions:  # few people would not have the fractions that many do
+            questions = questions.model_copy(update={"held_out": HeldOut()})
+        spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
+        few_people = self._population(few)
+        estimate = Material.of(spec_of_few, (few_people,), self._tokenizer(spec_of_few, few_people))
+        whole = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
+        return replace(estimate, num_facts=num_facts(whole))
+
+    def _tokenizer(self, spec: TrialSpec, people: Profiles) -> Tokenizer:
+        profiles, questions = spec.profiles, spec.questions
+        known_before_drawn = isinstance(spec.tokenizer, WordTokenizer) and isinstance(profiles, ProfilesByCount)
+        drawn = {"num_profiles", "seed"} if known_before_drawn else set()
+        corpora = corpora_of(people, questions)
+        # A BPE reads the first corpus alone, and nobody's held-out questions are of one hop.
+        one_hop = isinstance(spec.tokenizer, BpeTokenizer) and corpora[0].kind is Kind.ONE_HOP
+        about = (profiles.model_dump_json(exclude=drawn), "" if one_hop else questions.model_dump_json())
+        return self._once(
+            ("tokenizer", *about, spec.tokenizer.model_dump_json()), lambda: build_tokenizer(spec.tokenizer, corpora)
+        )

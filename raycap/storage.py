@@ -3,7 +3,7 @@
 storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there
 storage/trials/<trial_id>/failure.json   the cause, if its last run failed
 storage/trials/<trial_id>/model/         the trained model and tokenizer
-storage/trials/<trial_id>/checkpoint_*   Ray Train's
+storage/trials/<trial_id>/checkpoint-*   how far it has come, until it is finished; the last two
 storage/<sweep>/                         the list of trials, and what the analysis made of them
 """
 
@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-CHECKPOINT_INDEX = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of a trial's checkpoints, in the trial's folder."""
+CHECKPOINT_PREFIX = "checkpoint-"
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,19 @@ class Storage:
                 names[info.base_name] = [entry.base_name for entry in inside]
         return names
 
+    def names(self, relative: str) -> list[str]:
+        """Names of the files and folders directly inside a folder; empty where it is missing."""
+        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
+        return [entry.base_name for entry in self.filesystem.get_file_info(selector)]
+
+    def read(self, relative: str) -> bytes:
+        """A file's content. Raises FileNotFoundError."""
+        with self.filesystem.open_input_stream(self.path(relative)) as stream:
+            return stream.read()
+
     def read_text(self, relative: str) -> str:
         """A file's text. Raises FileNotFoundError."""
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
-            return stream.read().decode("utf-8")
+        return self.read(relative).decode("utf-8")
 
     def write(self, relative: str, content: str | bytes) -> None:
         """Write a file whole or not at all."""
@@ -125,3 +133,24 @@ def model_folder(trial_id: str) -> str:
 def failure_path(trial_id: str) -> str:
     """The file that says why a trial's last run failed."""
     return f"{trial_folder(trial_id)}/failure.json"
+
+
+def checkpoint_path(trial_id: str, step: int) -> str:
+    """Where a trial's state after a step is kept."""
+    return f"{trial_folder(trial_id)}/{CHECKPOINT_PREFIX}{step:012d}.pt"
+
+
+def checkpoint_steps(names: list[str]) -> list[int]:
+    """The steps of the checkpoints among the files of a trial's folder, ascending."""
+    return sorted(
+        int(name.removeprefix(CHECKPOINT_PREFIX).removesuffix(".pt"))
+        for name in names
+        if name.startswith(CHECKPOINT_PREFIX) and name.endswith(".pt")
+    )
+
+
+def forget_checkpoints(storage: Storage, trial_id: str, *, keep: int = 0) -> None:
+    """Delete the checkpoints of a trial, all or all but the last few."""
+    steps = checkpoint_steps(storage.names(trial_folder(trial_id)))
+    for step in steps[: len(steps) - keep]:
+        storage.delete(checkpoint_path(trial_id, step))

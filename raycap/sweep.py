@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from raycap.cluster.errors import CannotRunError
-from raycap.plan import expand
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord
 from raycap.spec.file import SpecError, load_sweep
-from raycap.storage import CHECKPOINT_INDEX, Storage, absolute_uri, failure_path, result_path
+from raycap.storage import Storage, absolute_uri, checkpoint_steps, failure_path, result_path
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
@@ -38,7 +37,6 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
 
     Returns the exit code; SpecError passes through.
     """
-    from raycap.analysis.stored import read_stored
     from raycap.cluster.session import Job, run_sweep
 
     sweep, storage = prepare(spec, overrides)
@@ -50,6 +48,8 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
         outcome = run_sweep(Job(sweep, missing, len(sweep.trials) - len(missing), began), console)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
+
+    from raycap.analysis.stored import read_stored
 
     law = outcome.law or report(sweep, storage)
     stored = read_stored(sweep.trials, storage)
@@ -73,6 +73,8 @@ def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
     """The planned sweep and its storage. Raises SpecError."""
+    from raycap.plan import expand
+
     loaded = load_sweep(spec, overrides)
     trials = expand(loaded)
     try:
@@ -97,7 +99,7 @@ def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
             return "finished"
         if "failure.json" in names:
             return "failed before"
-        return "resumable" if CHECKPOINT_INDEX in names else "new"
+        return "resumable" if checkpoint_steps(names) else "new"
 
     return {trial.trial_id: state(trial) for trial in sweep.trials}
 
@@ -244,7 +246,10 @@ def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:
         }
         for trial in sweep.trials
     ]
-    return json.dumps({"sweep": sweep.spec.name, "question": sweep.question, "trials": trials}, indent=2)
+    about = json.dumps({"sweep": sweep.spec.name, "question": sweep.question})
+    # A line for each trial: ten thousand of them indented would be 300,000 lines, and take longer than the plan.
+    lines = ",\n".join(map(json.dumps, trials))
+    return f'{about[:-1]}, "trials": [\n{lines}\n]}}'
 
 
 def _digest(sweep: SweepRecord, failures: dict[str, Failure], storage: Storage, console: Console) -> None:

@@ -9,18 +9,32 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "raycap"
-RINGS = ["spec", "storage", "losses", "results", "facts", "learner", "analysis", "plan", "cluster", "sweep", "cli"]
+RINGS = [
+    "spec",
+    "storage",
+    "losses",
+    "results",
+    "facts",
+    "learner",
+    "analysis",
+    "plan",
+    "replicas",
+    "cluster",
+    "sweep",
+    "cli",
+]
 MAY_NOT_MEET = {("analysis", "learner"), ("learner", "analysis")}
 HOMES = {
     "ray": ("cluster",),
     "mlflow": ("cluster",),
-    "torch": ("learner", "cluster/worker"),
+    "torch": ("learner", "cluster/worker", "cluster/warm"),
     "matplotlib": ("analysis",),
     "datasets": ("facts/hosted",),
     "huggingface_hub": ("facts/hosted",),
 }
 TORCH_FREE = [
-    f"learner/{name}" for name in ("tokenizers", "tokens", "sizes", "rows", "material", "curriculum", "parent")
+    f"learner/{name}"
+    for name in ("tokenizers", "tokens", "sizes", "pieces", "rows", "material", "curriculum", "parent")
 ]
 
 

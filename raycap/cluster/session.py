@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.console import Console
 
+from raycap.replicas import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
-from raycap.storage import Storage, failure_path, result_path
+from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,6 +24,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A trial is a dozen small processes; on two cores Ray would warn of each new one.
     "RAY_worker_maximum_startup_concurrency": "16",
+    # As many processes may stay though they are idle: the reader of the next trial's rows needs no start then.
+    "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
 }
 WORKER_ENVIRONMENT = QUIET | {
     # Ray Train's controller looks at its workers this often; reports wait for it (2 s by default).
@@ -76,13 +79,11 @@ def ray_session() -> Iterator[None]:
     own: dict[str, Any] = {"include_dashboard": True} if address == "local" else {}
     # One machine is not preempted in parts; elsewhere the watcher of each trial is worth its process.
     watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if address == "local" else {}
-    ray.init(
-        address=address,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT | watcher},
-        **own,
-    )
+    if address == "local":  # inherited by every process: one that Ray has started in advance serves any purpose
+        os.environ.update(WORKER_ENVIRONMENT | watcher)
+    else:
+        own["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
     try:
         yield
     finally:
@@ -94,11 +95,11 @@ def run_sweep(job: Job, console: Console) -> Outcome:
 
     Raises TrackingError or ResourceError before any trial starts.
     """
-    from raycap.cluster.analyst import Analyst
-
     if job.missing:
         with ray_session():
             return _run_on_ray(job, console)
+    from raycap.cluster.analyst import Analyst
+
     analyst = Analyst(job.sweep.model_dump_json())
     run = _last_run(job.sweep) or job.run_until_now(slots=1)
     analyst.open(run.slots)
@@ -125,21 +126,28 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
-    from raycap.cluster.progress import Progress
-    from raycap.cluster.tuner import concurrent_slots, record_failure, run_trials
 
     sweep, place = job.sweep, job.sweep.spec.storage
-    storage, commit = Storage.at(place), source_commit()
-    slots = concurrent_slots(sweep.spec.execution, {"storage": place} | _places_read(job.missing))
-    analyst = AnalystActor.remote(sweep.model_dump_json())
-    _unwrapped(analyst.open.remote(slots))
+    analyst = AnalystActor.remote(sweep.model_dump_json())  # loads MLflow while we load Ray Tune
+
+    from raycap.cluster.progress import Progress
+    from raycap.cluster.tuner import concurrent_slots, record_failure, run_trials
+    from raycap.cluster.worker import Setting
+
+    storage, execution = Storage.at(place), sweep.spec.execution
+    slots = concurrent_slots(execution, {"storage": place} | _places_read(job.missing))
+    opened = analyst.open.remote(slots)
+    setting = Setting(execution, place, source_commit(), analyst)
+    _unwrapped(opened)
     progress = Progress(job.missing, job.num_finished, analyst, console)
     progress.start()
     # The longest first, so that no slot stands empty while the last one runs.
     ordered = sorted(job.missing, key=lambda trial: -trial.parameters.total * trial.tokens)
+    found = {trial_id: checkpoint_steps(names) for trial_id, names in storage.folders("trials").items()}
+    done = {trial_id: steps[-1] for trial_id, steps in found.items() if steps}
     with _signals_kept():
         try:
-            errors = run_trials(ordered, sweep.spec.execution, place, commit, analyst, slots=slots)
+            errors = run_trials(replica_groups(ordered, execution.replicas, done), setting, slots=slots)
         finally:
             progress.stop()
     left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}

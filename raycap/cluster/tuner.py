@@ -1,4 +1,6 @@
-"""Ray Tune: one Tune trial per TrialSpec, as many at once as the cluster holds, and only those not finished yet."""
+"""Ray Tune: one Tune trial per TrialSpec, or per stack of them, as many at once as the cluster holds, and only those that
+are not finished yet.
+"""
 
 import contextlib
 import io
@@ -13,10 +15,15 @@ from ray._private.state import state as cluster_state
 from ray.actor import ActorHandle
 
 from raycap.cluster.errors import ResourceError
-from raycap.cluster.worker import TrialError, fit
+from raycap.cluster.warm import free_placement_groups
+from raycap.cluster.worker import Setting, fit
 from raycap.results import Failure, PlannedTrial
 from raycap.spec import ExecutionSpec, TrialSpec
-from raycap.storage import CHECKPOINT_INDEX, Storage, failure_path, result_path, trial_folder
+from raycap.storage import Storage, checkpoint_steps, failure_path, forget_checkpoints, result_path, trial_folder
+
+
+class TrialError(RuntimeError):
+    """A trial that failed for a reason of its own and would fail again."""
 
 
 def concurrent_slots(execution: ExecutionSpec, places: dict[str, str]) -> int:
@@ -53,59 +60,64 @@ def _autoscaler_maximum() -> dict[str, float]:
     return dict(cluster_state.get_max_resources_from_cluster_config() or {})
 
 
-def run_trials(
-    trials: list[PlannedTrial],
-    execution: ExecutionSpec,
-    storage_location: str,
-    source_commit: str,
-    analyst: ActorHandle,
-    *,
-    slots: int,
-) -> dict[str, Exception]:
-    """Run trials in order to their result.json or failure.json; returns early if interrupted.
+def run_trials(groups: list[tuple[PlannedTrial, ...]], setting: Setting, *, slots: int) -> dict[str, Exception]:
+    """Run groups of trials in order, each trial to its result.json or failure.json; returns early if interrupted.
 
-    Returns the errors of the trials that failed, by trial_id, whether or not they could write their failure.json.
+    Returns the errors of the groups in which something failed, by the trial_id of each of its trials, whether or not they
+    could write their failure.json.
 
     Drivers hold no CPU: with one each they could fill a small cluster and wait for ever for their own workers.
     """
     with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:  # Tune's own notes; relaunching never reads them
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(_drive_trial, {"node:__internal_head__": 0.001}),
+            ray.tune.with_resources(_drive_trials, {"node:__internal_head__": 0.001}),
             param_space={
-                "spec": ray.tune.grid_search([trial.spec.model_dump_json() for trial in trials]),
-                "execution": execution.model_dump_json(),
-                "storage": storage_location,
-                "source_commit": source_commit,
-                "analyst": analyst,
+                "specs": ray.tune.grid_search([[trial.spec.model_dump_json() for trial in group] for group in groups]),
+                "setting": setting,
             },
             tune_config=ray.tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
             run_config=ray.tune.RunConfig(name="tune", storage_path=folder, verbose=0),
         )
         with contextlib.redirect_stdout(io.StringIO()):  # Tune talks whatever its verbosity; Progress says it better
-            grid = tuner.fit()
+            try:
+                grid = tuner.fit()
+            finally:
+                free_placement_groups(of_the_dead=False)
         failed = {}
         for outcome in grid:
             if outcome.error is not None:
-                trial_id = TrialSpec.model_validate_json(outcome.config["spec"]).trial_id
-                failed[trial_id] = outcome.error
+                for spec in outcome.config["specs"]:
+                    failed[TrialSpec.model_validate_json(spec).trial_id] = outcome.error
         return failed
 
 
-def _drive_trial(config: dict[str, Any]) -> None:
-    """The Tune trial: train, then write result.json last."""
-    spec = TrialSpec.model_validate_json(config["spec"])
-    execution = ExecutionSpec.model_validate_json(config["execution"])
-    storage, analyst = Storage.at(config["storage"]), config["analyst"]
-    storage.delete(failure_path(spec.trial_id))
-    analyst.start_trial.remote(spec.trial_id, not storage.exists(f"{trial_folder(spec.trial_id)}/{CHECKPOINT_INDEX}"))
+def _drive_trials(config: dict[str, Any]) -> None:
+    """The Tune trial: train, then write every result.json last."""
+    specs = tuple(map(TrialSpec.model_validate_json, config["specs"]))
+    setting: Setting = config["setting"]
+    storage, analyst = Storage.at(setting.storage), setting.analyst
+    for spec in specs:
+        storage.delete(failure_path(spec.trial_id))
+        afresh = not checkpoint_steps(storage.names(trial_folder(spec.trial_id)))
+        analyst.start_trial.remote(spec.trial_id, afresh)
     try:
-        result = fit(spec, execution, config["storage"], config["source_commit"], analyst)
-        storage.write(result_path(spec.trial_id), result.model_dump_json(indent=1))
+        outcomes = fit(specs, setting)
     except Exception as error:
-        record_failure(storage, spec.trial_id, error, analyst)
+        for spec in specs:
+            record_failure(storage, spec.trial_id, error, analyst)
         raise
-    analyst.record_result.remote(result.model_dump_json())
+    failed = []
+    for trial_id, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            failed.append(TrialError(outcome))
+            record_failure(storage, trial_id, failed[-1], analyst)
+            continue
+        storage.write(result_path(trial_id), outcome.model_dump_json(indent=1))
+        forget_checkpoints(storage, trial_id)
+        analyst.record_result.remote(outcome.model_dump_json())
     analyst.refresh.remote()
+    if failed:
+        raise failed[0]
 
 
 def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle) -> None:

@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, Measure, Slot, Table, WithoutCaches
+from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, InSpans, Measure, Slot, Span, Stretch, Table
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NOBODY
 from raycap.facts.templates import lead_texts
@@ -22,7 +22,7 @@ END_TEXT, START, STOP, PRONOUN = range(len(FRAME))
 
 
 @dataclass(frozen=True)
-class Biographies(WithoutCaches):
+class Biographies(InSpans):
     """`per_person` biographies of each person, id = person * per_person + number: a Corpus."""
 
     profiles: Profiles
@@ -71,26 +71,38 @@ class Biographies(WithoutCaches):
             return orders
         return np.random.default_rng([self.spec.seed, *b"orders"]).permuted(orders, axis=1)
 
-    def slots(self, ids: Ids) -> list[Slot]:
-        """Start, name, and for each subject a pronoun (the name does for the first), lead, value, full stop."""
+    def spans(self, ids: Ids) -> list[Span]:
+        """Start and name; for each subject that the person has a lead (after a pronoun, but for the first) and the value."""
+        num_people, num_subjects = self.profiles.answers.shape
         person = ids // self.spec.per_person
+        opening = Stretch("opening", num_people, self._opening)
+        lead = Stretch("lead", 2 * len(self.texts), self._lead)
+        value = Stretch("value", num_people * num_subjects, self._value)
         first_lead = np.array([0, *accumulate(map(len, self._leads))])[:-1] + len(FRAME)
-        slots = [Slot(Table.TEXT, START), Slot(Table.NAME, person, len(self.measures))]
-        told, last_label = np.zeros(len(ids), bool), np.zeros(len(ids), np.int64)
-        for number, subject in enumerate(self._orders[ids].T.astype(np.int64)):
-            value = self.profiles.answers[person, subject]
-            missing = value == NOBODY
-            lead = first_lead[subject] + self._templates[ids, subject]
+        spans = [Span(opening, person)]
+        told, last_label = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+        for subject in self._orders[ids].T.astype(np.int64):
+            missing = self.profiles.answers[person, subject] == NOBODY
+            text = first_lead[subject] + self._templates[ids, subject]
+            spans.append(Span(lead, np.where(missing, NOTHING, 2 * text + (told > 0))))
+            spans.append(Span(value, np.where(missing, NOTHING, person * num_subjects + subject)))
+            told += ~missing
+            last_label = np.where(missing, last_label, 1 + subject)
+        return [*spans, Span(Stretch("end", 1 + num_subjects, self._end), last_label)]
 
-            def unless(skipped: NDArray[np.bool_], text: int | NDArray[np.int64]) -> NDArray[np.int64]:
-                return np.where(skipped, NOTHING, text)
+    def _opening(self, people: Ids) -> list[Slot]:
+        return [Slot(Table.TEXT, START), Slot(Table.NAME, people, len(self.measures))]
 
-            label = 1 + subject
-            if number:
-                slots.append(Slot(Table.TEXT, unless(missing | ~told, PRONOUN)))
-            slots.append(Slot(Table.TEXT, unless(missing, lead)))
-            slots.append(Slot(Table.ANSWER, value, label))
-            slots.append(Slot(Table.TEXT, unless(missing, STOP) if missing.any() else STOP, label))
-            told |= ~missing
-            last_label = np.where(missing, last_label, label)
-        return [*slots, Slot(Table.TEXT, END_TEXT, last_label)]
+    def _lead(self, leads: Ids) -> list[Slot]:
+        """Text i stands alone as lead 2 i, and after a pronoun as lead 2 i + 1."""
+        text, after_pronoun = np.divmod(leads, 2)
+        return [Slot(Table.TEXT, np.where(after_pronoun, PRONOUN, NOTHING)), Slot(Table.TEXT, text)]
+
+    def _value(self, facts: Ids) -> list[Slot]:
+        """A value and the full stop after it."""
+        num_subjects = len(self.profiles.schema.subjects)
+        answers, label = self.profiles.answers.reshape(-1), 1 + facts % num_subjects
+        return [Slot(Table.ANSWER, answers.take(facts), label), Slot(Table.TEXT, STOP, label)]
+
+    def _end(self, labels: Ids) -> list[Slot]:
+        return [Slot(Table.TEXT, END_TEXT, labels)]

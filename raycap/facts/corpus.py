@@ -1,9 +1,11 @@
 """What a model reads: a corpus is a set of texts about one population, known by their ids and made of pieces.
 
 Every arm is a corpus: questions of k hops, biographies, names. Text and tokens are made from the same pieces, so that
-adding an arm is adding a class with the members of `Corpus` and an entry in `corpora_of`.
+adding an arm is adding a class with the members of `Corpus` and an entry in `corpora_of`. Pieces that many texts have in
+a row are a stretch: "'s employer? Answer: Heron Security<|end|>" ends every question that asks for that person's employer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cache, cached_property
@@ -20,7 +22,7 @@ from raycap.spec import Kind, Split
 END = "<|end|>"
 """Text of the end token, which stands right after an answer, and before a text that is measured from its first token."""
 NOTHING = -1
-"""A row of any piece table: no piece at all."""
+"""A row of any table, of pieces or of stretches: nothing at all."""
 SPLITS = tuple(Split)
 """Split codes are places in this list."""
 TRAIN = SPLITS.index(Split.TRAIN)
@@ -61,6 +63,32 @@ class Slot(NamedTuple):
     """0 where nothing is measured, else 1 + the measure; one for all or (n,)."""
 
 
+class Stretch(NamedTuple):
+    """A part of the texts that is one of `num` chains of pieces."""
+
+    name: str
+    """Tells it from the other stretches of its corpus."""
+    num: int
+    pieces: Callable[[Ids], list[Slot]]
+    """The pieces of some of the chains, of numbers from 0 to num - 1."""
+
+
+class Span(NamedTuple):
+    """One stretch in each of n texts."""
+
+    stretch: Stretch
+    rows: Ids
+    """Which of its chains, (n,); NOTHING where a text lacks them all."""
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The pieces, in order."""
+        slots, lacking = self.stretch.pieces(self.rows), self.rows == NOTHING
+        if not lacking.any():
+            return slots
+        return [slot._replace(row=np.where(lacking, NOTHING, slot.row)) for slot in slots]
+
+
 class Measure(NamedTuple):
     """What a labelled piece tells."""
 
@@ -99,8 +127,23 @@ class Corpus(Protocol):
     def split_codes(self) -> NDArray[np.uint8] | None:
         """Split code of every id, (num_ids,); None where all are TRAIN."""
 
+    def spans(self, ids: Ids) -> list[Span]:
+        """The stretches of some texts, in order; the same ones for all texts of the corpus."""
+
     def slots(self, ids: Ids) -> list[Slot]:
         """The pieces of some texts, in order."""
+
+
+class InSpans(WithoutCaches):
+    """A corpus whose pieces follow from its spans."""
+
+    def spans(self, ids: Ids) -> list[Span]:
+        """See Corpus."""
+        raise NotImplementedError
+
+    def slots(self, ids: Ids) -> list[Slot]:
+        """The pieces of some texts, in order."""
+        return [slot for span in self.spans(ids) for slot in span.slots]
 
 
 def num_facts(corpus: Corpus) -> int:

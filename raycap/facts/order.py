@@ -8,10 +8,12 @@ begin at a step, each counted from there.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycap.facts.corpus import Ids, WithoutCaches
 from raycap.spec import Exposures, LengthSpec, Steps, Tokens
 
 
@@ -24,7 +26,7 @@ class Mix:
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(WithoutCaches):
     """The order of training texts over some corpora."""
 
     sizes: tuple[int, ...]
@@ -38,51 +40,63 @@ class Order:
 
     def num_asked(self, step: int) -> tuple[int, ...]:
         """How many texts of each corpus come before `step`."""
-        asked = [0] * len(self.sizes)
-        for place, mix in enumerate(self.mixes):
-            end = min(step, self.mixes[place + 1].start_step) if place + 1 < len(self.mixes) else step
-            rows = max(0, end - mix.start_step) * self.batch_size
-            for corpus, share in enumerate(mix.shares):
-                taken = math.floor(rows * (share / sum(mix.shares[corpus:]))) if share > 0 else 0
-                asked[corpus] += taken
-                rows -= taken
-        return tuple(asked)
+        return tuple(self._num_asked(np.array([step]))[0].tolist())
 
-    def step_places(self, step: int, rank: int = 0, world_size: int = 1) -> list[NDArray[np.int64]]:
+    def step_places(self, step: int, rank: int = 0, world_size: int = 1) -> list[Ids]:
         """Places in each corpus's list of trained ids, for one step: every world_size-th text from `rank` on."""
-        places, skipped = [], 0
-        for corpus, (begin, end) in enumerate(zip(self.num_asked(step), self.num_asked(step + 1), strict=True)):
-            first = (rank - skipped) % world_size  # stride over the whole step, not over each corpus
-            places.append(self._places(corpus, begin, end)[first::world_size])
-            skipped += end - begin
-        return places
+        return self.places(range(step, step + 1), rank, world_size)[0]
 
-    def _places(self, corpus: int, begin: int, end: int) -> NDArray[np.int64]:
+    def places(self, steps: range, rank: int = 0, world_size: int = 1) -> tuple[list[Ids], NDArray[np.int64]]:
+        """The places of several steps in a row, and how many are of which step: (steps, corpora)."""
+        asked = self._num_asked(np.arange(steps.start, steps.stop + 1))
+        counts = np.diff(asked, axis=0)
+        if world_size == 1:
+            return [self._places(corpus, *asked[[0, -1], corpus].tolist()) for corpus in range(len(self.sizes))], counts
+        before = np.cumsum(counts, axis=1) - counts  # texts of other corpora in the same step
+        places, mine = [], np.empty_like(counts)
+        for corpus, num in enumerate(counts.T):
+            begin, end = asked[[0, -1], corpus].tolist()
+            # stride over the whole step, not over each corpus
+            in_step = np.arange(begin, end) + np.repeat(before[:, corpus] - asked[:-1, corpus], num)
+            chosen = in_step % world_size == rank
+            places.append(self._places(corpus, begin, end)[chosen])
+            mine[:, corpus] = np.bincount(np.repeat(np.arange(len(steps)), num)[chosen], minlength=len(steps))
+        return places, mine
+
+    def _num_asked(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many texts of each corpus come before each of some steps, (steps, corpora)."""
+        asked = np.zeros((len(steps), len(self.sizes)), np.int64)
+        ends = [mix.start_step for mix in self.mixes[1:]] + [None]
+        for mix, end in zip(self.mixes, ends, strict=True):
+            rows = (np.clip(steps, mix.start_step, end) - mix.start_step) * self.batch_size
+            for corpus, share in enumerate(mix.shares):
+                if share > 0:
+                    taken = np.floor(rows * (share / sum(mix.shares[corpus:]))).astype(np.int64)
+                    asked[:, corpus] += taken
+                    rows -= taken
+        return asked
+
+    def _places(self, corpus: int, begin: int, end: int) -> Ids:
         parts: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
         while begin < end:
             epoch, offset = divmod(begin, self.sizes[corpus])
-            order = _permutation(self.seed, self.streams[corpus], epoch, self.sizes[corpus])
-            parts.append(order[offset : offset + end - begin])
+            parts.append(self._permutation(corpus, epoch)[offset : offset + end - begin])
             begin += len(parts[-1])
         return np.concatenate(parts)
 
+    @cached_property
+    def _epochs(self) -> dict[int, tuple[int, NDArray[np.integer]]]:
+        """The last epoch asked for of each corpus, and its permutation: one can take a gigabyte."""
+        return {}
 
-_epochs: dict[tuple[int, int, int], dict[int, NDArray[np.integer]]] = {}
-"""The last two epochs of the streams in use: a permutation can take a gigabyte."""
-MAX_STREAMS_KEPT = 16
-
-
-def _permutation(seed: int, stream: int, epoch: int, size: int) -> NDArray[np.integer]:
-    key = seed, stream, size
-    if key not in _epochs and len(_epochs) >= MAX_STREAMS_KEPT:
-        _epochs.clear()
-    kept = _epochs.setdefault(key, {})
-    if epoch not in kept:
-        for older in sorted(kept)[:-1]:
-            del kept[older]
-        generator = np.random.Generator(np.random.Philox(seed=[seed, stream, epoch]))
-        kept[epoch] = generator.permutation(np.arange(size, dtype=np.int32 if size < 2**31 else np.int64))
-    return kept[epoch]
+    def _permutation(self, corpus: int, epoch: int) -> NDArray[np.integer]:
+        if self._epochs.get(corpus, (None,))[0] != epoch:
+            self._epochs.pop(corpus, None)
+            size = self.sizes[corpus]
+            permutation: NDArray[np.integer] = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+            np.random.Generator(np.random.Philox(seed=[self.seed, self.streams[corpus], epoch])).shuffle(permutation)
+            self._epochs[corpus] = epoch, permutation
+        return self._epochs[corpus][1]
 
 
 @dataclass(frozen=True)

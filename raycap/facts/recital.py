@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from raycap.facts.corpus import END, NAME_SUBJECT, Ids, Measure, Slot, Table
+from raycap.facts.corpus import END, NAME_SUBJECT, Ids, InSpans, Measure, Slot, Span, Stretch, Table
 from raycap.facts.profiles import Profiles
 from raycap.spec import Kind
 
 
 @dataclass(frozen=True)
-class Recital:
+class Recital(InSpans):
     """Every name once; ids are people: a Corpus. The end token before a name is what it is predicted from."""
 
     profiles: Profiles
@@ -24,6 +24,9 @@ class Recital:
         """N."""
         return self.profiles.num_profiles
 
-    def slots(self, ids: Ids) -> list[Slot]:
-        """End token, name, end token."""
-        return [Slot(Table.TEXT, 0), Slot(Table.NAME, ids, 1), Slot(Table.TEXT, 0, 1)]
+    def spans(self, ids: Ids) -> list[Span]:
+        """All in one: end token, name, end token."""
+        return [Span(Stretch("name", self.num_ids, self._name), ids)]
+
+    def _name(self, people: Ids) -> list[Slot]:
+        return [Slot(Table.TEXT, 0), Slot(Table.NAME, people, 1), Slot(Table.TEXT, 0, 1)]

@@ -11,12 +11,12 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
 from raycap.learner.batches import Batch
+from raycap.learner.functions import cross_entropy
 from raycap.learner.model import Llama
 from raycap.learner.tokens import Composer
 from raycap.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable
@@ -40,9 +40,8 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def token_losses(model: Llama, batch: Batch) -> Tensor:
-    """Loss of every measured token, (A,), in nats: `to_bits` makes it fit to report."""
-    logits = model(batch.input_ids, batch.positions, batch.segments)
-    return F.cross_entropy(logits.float(), batch.targets, reduction="none")
+    """Loss of every measured token, (R, A), in nats: `to_bits` makes it fit to report."""
+    return cross_entropy(model(batch), model.unembedding, batch.targets)
 
 
 def to_bits(nats: float) -> float:
@@ -105,7 +104,7 @@ def _num_texts(corpus: Corpus, ids: Ids, codes: NDArray[np.uint8]) -> NDArray[np
 
 @torch.no_grad()
 def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0, world_size: int = 1) -> LossTable:
-    """Losses of the texts of a sample; with several ranks each evaluates its share, and the tables add up to the whole.
+    """Losses of the texts of a sample to a single model; of several ranks each evaluates its share, and the tables add up.
 
     Raises DivergedError if a loss is not finite.
     """
@@ -149,19 +148,18 @@ def _text_losses(
     model: Llama, composer: Composer, ids: Ids, precision: Precision
 ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.bool_]]]:
     """Batch by batch: which of the ids, loss of each text by measure in bits, and whether it holds the measure."""
-    device = next(model.parameters()).device
     num_measures = len(composer.corpus.measures)
     num_rows = min(
         MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured))
     )
     for begin in range(0, len(ids), num_rows):
         part = slice(begin, begin + num_rows)
-        batch = Batch.of(composer.compose(ids[part], composer.row_length), device)
-        with autocast(precision, device):
-            nats = token_losses(model, batch)
-        num_texts = len(batch.corpus)
-        place = batch.text_of * num_measures + batch.labels - 1
-        sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=device)
+        batch = Batch.of([composer.compose(ids[part], composer.row_length)], model.vocab_size, model.device)
+        with autocast(precision, model.device):
+            (nats,) = token_losses(model, batch)
+        (num_texts,) = batch.num_texts
+        place = batch.text_of[0] * num_measures + batch.labels[0] - 1
+        sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=model.device)
         sums.index_add_(1, place, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
         bits, tokens = sums.view(2, num_texts, num_measures).cpu().numpy()
         yield part, bits * BITS_PER_NAT, tokens > 0

@@ -1,25 +1,26 @@
 """The small Llama: RMSNorm, SwiGLU, rotary positions, tied or untied embeddings, written to be read.
 
-Letters in comments: B rows, T tokens, H hidden size, K heads, D head size, A answer positions, V vocabulary, and under
-muP m = H / base width. Projections that read the same input are one matrix: fewer, larger products.
-`transformers_weights` takes them apart.
+One Llama is a stack of replicas: R models of one shape that know nothing of each other, computed together. Every weight
+has a leading axis R, and so has everything computed from them; one model by itself is a stack of one.
+
+Letters in comments: R replicas, N nodes (see batches.py), B rows, T cells of a row, H hidden size, K heads, D head size,
+A answer positions, V vocabulary, and under muP m = H / base width. Projections that read the same input are one matrix:
+fewer, larger products. `pretrained.py` takes them apart.
 """
 
-import json
 import math
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from functools import cache
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from raycap.learner.batches import Batch
+from raycap.learner.functions import rms_norm, rotate, swiglu
 from raycap.results import ParameterCounts
 from raycap.spec import ModelByWidth, MuP
 
-NORM_EPS = 1e-6
 ROPE_BASE = 10_000.0
 INIT_SCALE = 0.4
 """Weights start with std INIT_SCALE / sqrt(H), embeddings under muP with that of the base width. At H = 16 that is 0.1,
@@ -27,6 +28,7 @@ which stored 1.5 times what 0.02 did after 64 exposures; 0.25 was no better."""
 MLP_RATIO = 4
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Parameters that are several projections one above the other, in this order and of equal heights."""
+CPU = torch.device("cpu")
 
 
 class ParameterGroup(StrEnum):
@@ -51,15 +53,28 @@ class ParameterGroup(StrEnum):
         return cls.GAIN if name.endswith("norm.weight") else cls.MATRIX
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+class Weight(nn.Module):
+    """A weight of every replica, (R, ...), under the name that transformers gives it."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.weight = nn.Parameter(torch.empty(1, *shape, device="meta"))  # Llama puts it into its place
+
+
+class Linear(Weight):
+    """A product with (R, out, in), no bias."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, NORM_EPS)
+        """(R, N, in) to (R, N, out)."""
+        return torch.bmm(x, self.weight.mT)
+
+
+class RMSNorm(Weight):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, N, H) to the same."""
+        return rms_norm(x, self.weight)
 
 
 class Attention(nn.Module):
@@ -68,16 +83,19 @@ class Attention(nn.Module):
     def __init__(self, spec: ModelByWidth) -> None:
         super().__init__()
         self.head_size, self.scale = spec.head_size, spec.attention_scale
-        self.qkv_proj = nn.Linear(spec.hidden_size, 3 * spec.hidden_size, bias=False)
-        self.o_proj = nn.Linear(spec.hidden_size, spec.hidden_size, bias=False)
+        self.qkv_proj = Linear(3 * spec.hidden_size, spec.hidden_size)
+        self.o_proj = Linear(spec.hidden_size, spec.hidden_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, T, H) to the same; `mask` (B, 1, T, T) is true where a token sees another, None for all before it."""
-        num_rows, length, hidden_size = x.shape
-        qkv = self.qkv_proj(x).view(num_rows, length, 3, -1, self.head_size).permute(2, 0, 3, 1, 4)  # (3, B, K, T, D)
-        q, k = rotate(qkv[:2], cos, sin)
-        mixed = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=mask, is_causal=mask is None, scale=self.scale)
-        return mixed.transpose(1, 2).reshape(num_rows, length, hidden_size)
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None) -> Tensor:
+        """Nodes (R, N, H) to cells (R, B T, H); `mask` (R B, 1, T, T) is true where a cell sees another, None for all
+        before it.
+        """
+        num_rows, length = batch.shape
+        qkv = rotate(self.qkv_proj(x), *turns)
+        heads = taken(qkv, batch.cells).view(-1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size)
+        q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (R B, K, T, D)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
+        return mixed.transpose(1, 2).reshape(len(x), num_rows * length, -1)
 
 
 class MLP(nn.Module):
@@ -85,12 +103,12 @@ class MLP(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(hidden_size, 2 * MLP_RATIO * hidden_size, bias=False)
-        self.down_proj = nn.Linear(MLP_RATIO * hidden_size, hidden_size, bias=False)
+        self.gate_up_proj = Linear(2 * MLP_RATIO * hidden_size, hidden_size)
+        self.down_proj = Linear(hidden_size, MLP_RATIO * hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        """(R, N, H) to the same."""
+        return self.down_proj(swiglu(self.gate_up_proj(x)))
 
 
 class Block(nn.Module):
@@ -104,192 +122,160 @@ class Block(nn.Module):
         self.mlp = MLP(spec.hidden_size)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, positions: Tensor | None = None
+        self, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None, *, answers_only: bool
     ) -> Tensor:
-        """(B, T, H) to the same; with `positions` (A,) only those of the flattened rows go on from here, (A, H).
+        """(R, N, H) to the same, or only the nodes of answers go on from here, (R, A, H).
 
-        The last block is asked this way: what it would make of other positions, nobody looks at.
+        The last block is asked this way: what it would make of other nodes, nobody looks at.
         """
-        mixed = self.self_attn(self.input_layernorm(x), cos, sin, mask)
-        if positions is not None:
-            x, mixed = x.flatten(0, 1)[positions], mixed.flatten(0, 1)[positions]
-        x = x + self.self_attn.o_proj(mixed)
+        mixed = self.self_attn(self.input_layernorm(x), turns, batch, mask)
+        if answers_only:
+            x = taken(x, batch.answers)
+        x = x + self.self_attn.o_proj(taken(mixed, batch.answer_cells if answers_only else batch.cell_of))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Llama(nn.Module):
-    """A decoder-only transformer whose logits are computed only where they are asked for."""
+    """A stack of decoder-only transformers, whose logits are computed only where they are asked for."""
 
-    def __init__(self, spec: ModelByWidth, vocab_size: int) -> None:
+    def __init__(
+        self,
+        spec: ModelByWidth,
+        vocab_size: int,
+        num_replicas: int = 1,
+        device: torch.device = CPU,
+        storage: dict[ParameterGroup, Tensor] | None = None,
+    ) -> None:
+        """With weights in `storage`, or in new memory, not set."""
         super().__init__()
         self.spec, self.vocab_size = spec, vocab_size
-        self.embed_tokens = nn.Embedding(vocab_size, spec.hidden_size)
+        self.embed_tokens = Weight(vocab_size, spec.hidden_size)
         self.layers = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.norm = RMSNorm(spec.hidden_size)
         if not spec.tie_embeddings:
-            self.lm_head = nn.Linear(spec.hidden_size, vocab_size, bias=False)
+            self.lm_head = Weight(vocab_size, spec.hidden_size)
+        sizes = dict.fromkeys((ParameterGroup.of(name) for name, _ in self.named_parameters()), 0)
+        for name, parameter in self.named_parameters():
+            sizes[ParameterGroup.of(name)] += parameter.numel()
+        self.storage = storage or {
+            group: torch.empty(num_replicas, size, device=device) for group, size in sizes.items()
+        }
+        """All weights of a group in one piece, (R, P): what optimizers move and workers exchange."""
+        self._place_in_storage()
+
+    def _place_in_storage(self) -> None:
+        views = self.views(self.storage)
+        for name, module in self.named_modules():
+            if isinstance(module, Weight):
+                module.weight = nn.Parameter(views[f"{name}.weight"])
+
+    def views(self, storage: dict[ParameterGroup, Tensor]) -> dict[str, Tensor]:
+        """Every parameter by its name as a part of such a storage, (R, ...)."""
+        found, filled = {}, dict.fromkeys(storage, 0)
+        for name, parameter in self.named_parameters():
+            group, shape = ParameterGroup.of(name), parameter.shape[1:]
+            begin, filled[group] = filled[group], filled[group] + shape.numel()
+            found[name] = storage[group][:, begin : filled[group]].unflatten(1, shape)
+        return found
+
+    @property
+    def num_replicas(self) -> int:
+        """R."""
+        return len(self.embed_tokens.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.embed_tokens.weight.device
+
+    def replica(self, number: int) -> "Llama":
+        """One of the stack as a stack of one, in the same memory."""
+        part = {group: weights[number : number + 1] for group, weights in self.storage.items()}
+        return Llama(self.spec, self.vocab_size, storage=part)
+
+    def copy(self, device: torch.device | None = None) -> "Llama":
+        """The same in memory of its own, there or on another device."""
+        storage = {group: weights.to(device, copy=True) for group, weights in self.storage.items()}
+        return Llama(self.spec, self.vocab_size, storage=storage)
 
     @property
     def unembedding(self) -> Tensor:
-        """Weights of the output layer, (V, H)."""
+        """Weights of the output layer, (R, V, H)."""
         return self.embed_tokens.weight if self.spec.tie_embeddings else self.lm_head.weight
 
-    def forward(self, input_ids: Tensor, positions: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Logits (A, V) at `positions` (A,), indices into the flattened rows of input_ids (B, T).
+    def forward(self, batch: Batch) -> Tensor:
+        """What the output layer reads at the nodes of answers, (R, A, H).
 
-        With `segments` (B, T), integers, a token sees only those before it with its own number: what lies in a row is
-        as alone as in rows of its own. Rotary angles need not start afresh, since only their differences count.
+        Where the batch has segments, a cell sees only those before it with its own number: what lies in a row is as alone
+        as in rows of its own. Rotary angles need not start afresh, since only their differences count.
         """
-        x = self.embed_tokens(input_ids)  # (B, T, H)
-        cos, sin = rope(input_ids.shape[1], self.spec.head_size, x.device)
-        mask = None if segments is None else (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+        x = taken(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
+        shape = batch.shape[1], self.spec.hidden_size, self.spec.head_size
+        turns = tuple(F.embedding(batch.depth, table) for table in rope(*shape, x.device))
+        mask = None
+        if batch.segments is not None:
+            mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
         *blocks, last = self.layers
         for block in blocks:
-            x = block(x, cos, sin, mask)
-        x = self.norm(last(x, cos, sin, mask, positions))
-        return F.linear(x / self.spec.width_multiplier, self.unembedding)  # the same as logits / m, in fewer numbers
+            x = block(x, turns, batch, mask, answers_only=False)
+        x = self.norm(last(x, turns, batch, mask, answers_only=True))
+        return x / self.spec.width_multiplier  # the same as logits / m, in fewer numbers
 
 
-def rope(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles, each (T, D): position / base^(2i/D), the half repeated."""
-    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
-    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies).repeat(1, 2)
-    return angles.cos(), angles.sin()
+def taken(x: Tensor, places: Tensor) -> Tensor:
+    """Of x (R, n, C) the vectors at `places` (R, m), which count on from replica to replica: (R, m, C)."""
+    flat = x.flatten(0, 1)
+    if x.is_cuda:  # where index_select adds up gradients in any order, and F.embedding in that of places
+        return F.embedding(places, flat)
+    return flat.index_select(0, places.view(-1)).view(*places.shape, -1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+D/2}) of x (..., T, D) by its angle."""
-    left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)
+@cache
+def rope(length: int, hidden_size: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What turns the pairs of queries and keys, and leaves values as they are, at every position: e^(i angle), and what
+    turns them back, as real and imaginary parts by turns, each (T, 3H).
 
-
-def build(spec: ModelByWidth, vocab_size: int, *, generator: torch.Generator) -> Llama:
-    """A freshly initialised model: normal weights, output projections smaller by sqrt(2L), gains 1.
-
-    Under muP embedding and output layer have at every width the std of the base width.
+    Angles are position / base^(2i/D). Pairs stand side by side here; transformers has them half a head apart, which is
+    another order of the rows of the projections and nothing else.
     """
-    model = Llama(spec, vocab_size)
+    frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, hidden_size // head_size)
+    angles = torch.cat([angles, angles, torch.zeros_like(angles)], dim=1)
+    turns, back = (torch.stack([angles.cos(), sign * angles.sin()], dim=-1).flatten(1) for sign in (1, -1))
+    return turns.to(device), back.to(device)
+
+
+def build(
+    spec: ModelByWidth, vocab_size: int, *, generators: tuple[torch.Generator, ...], device: torch.device = CPU
+) -> Llama:
+    """Freshly initialised replicas, one for each generator: normal weights, output projections smaller by sqrt(2L),
+    gains 1. Under muP embedding and output layer have at every width the std of the base width.
+    """
+    model = Llama(spec, vocab_size, len(generators), device)
     base = spec.parametrization.base_width if isinstance(spec.parametrization, MuP) else spec.hidden_size
-    with torch.no_grad():
+    for number, generator in enumerate(generators):
         for name, parameter in model.named_parameters():
-            group = ParameterGroup.of(name)
+            weight, group = parameter.detach()[number], ParameterGroup.of(name)
             if group is ParameterGroup.GAIN:
+                weight.fill_(1.0)
                 continue
             std = INIT_SCALE / math.sqrt(spec.hidden_size if group is ParameterGroup.MATRIX else base)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * spec.num_layers)
-            parameter.normal_(0.0, std, generator=generator)
+            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))  # the same on every device
     return model
 
 
 def count_parameters(model: Llama) -> ParameterCounts:
-    """Parameters of each group in a built model; `sizes.parameter_counts` is the formula for them."""
+    """Parameters of each group in one replica; `sizes.parameter_counts` is the formula for them."""
     counts = dict.fromkeys(ParameterCounts.model_fields, 0)
     for name, parameter in model.named_parameters():
+        size = parameter[0].numel()
         match ParameterGroup.of(name):
             case ParameterGroup.MATRIX:
-                counts["attention" if "self_attn" in name else "mlp"] += parameter.numel()
+                counts["attention" if "self_attn" in name else "mlp"] += size
             case ParameterGroup.GAIN:
-                counts["norms"] += parameter.numel()
+                counts["norms"] += size
             case embedding_or_unembedding:
-                counts[embedding_or_unembedding.value] += parameter.numel()
+                counts[embedding_or_unembedding.value] += size
     return ParameterCounts(**counts)
-
-
-def transformers_weights(model: Llama) -> dict[str, Tensor]:
-    """The weights under the names, and in the pieces, of transformers' LlamaForCausalLM, on the CPU.
-
-    What muP multiplies is multiplied into the weights, so that a plain Llama has the same logits.
-    """
-    folded = _folded(model.spec)
-    weights: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        pieces = _pieces(name)
-        for piece_name, piece in zip(pieces, tensor.chunk(len(pieces)), strict=True):
-            weights[piece_name] = (piece * folded.get(_ending(piece_name), 1.0)).cpu()
-    return weights
-
-
-def _pieces(name: str) -> list[str]:
-    """What transformers calls the projections that one parameter of ours holds, from top to bottom."""
-    prefix = "" if name.startswith("lm_head") else "model."
-    for fused, parts in FUSED.items():
-        if fused in name:
-            return [prefix + name.replace(fused, part) for part in parts]
-    return [prefix + name]
-
-
-def _ending(name: str) -> str:
-    return name.rsplit(".", 2)[-2]  # model.layers.0.self_attn.q_proj.weight -> q_proj
-
-
-def _folded(spec: ModelByWidth) -> dict[str, float]:
-    """What to multiply transformers' weights by, for its attention scale D^-1/2 and logits that are not divided by m.
-
-    A tied output layer must stay the embedding: there the last norm's gain takes 1 / m.
-    """
-    return {
-        "q_proj": spec.attention_scale * math.sqrt(spec.head_size),
-        "norm" if spec.tie_embeddings else "lm_head": 1 / spec.width_multiplier,
-    }
-
-
-def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
-    """The shape of a model in the words of transformers' config.json."""
-    num_heads = spec.hidden_size // spec.head_size
-    return {
-        "model_type": "llama",
-        "vocab_size": vocab_size,
-        "hidden_size": spec.hidden_size,
-        "intermediate_size": MLP_RATIO * spec.hidden_size,
-        "num_hidden_layers": spec.num_layers,
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": num_heads,
-        "head_dim": spec.head_size,
-        "hidden_act": "silu",
-        "rms_norm_eps": NORM_EPS,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
-        "tie_word_embeddings": spec.tie_embeddings,
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
-
-
-def save(model: Llama, folder: Path) -> None:
-    """Write config.json and model.safetensors as AutoModelForCausalLM.from_pretrained reads them."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        **_config(model.spec, model.vocab_size),
-        "rope_theta": ROPE_BASE,
-        "max_position_embeddings": 4096,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "dtype": "float32",
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    save_file(transformers_weights(model), str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
-def load(spec: ModelByWidth, folder: Path) -> Llama:
-    """The model that `save` wrote, on the CPU; its vocabulary is the folder's.
-
-    Raises ValueError where config.json tells of another shape than the spec. The parametrization is not in the folder:
-    weights are taken as those of a plain Llama, and unfolded for the spec's.
-    """
-    found = json.loads((folder / "config.json").read_text())
-    wanted = _config(spec, found.get("vocab_size"))
-    if wrong := [key for key, value in wanted.items() if found.get(key) != value]:
-        there = ", ".join(f"{key} {found.get(key)}" for key in wrong)
-        asked = ", ".join(f"{key} {wanted[key]}" for key in wrong)
-        raise ValueError(f"the model in {folder} has {there}, but the spec asks for {asked}")
-    stored, folded = load_file(folder / "model.safetensors"), _folded(spec)
-    model = Llama(spec, found["vocab_size"])
-    model.load_state_dict(
-        {
-            name: torch.cat([stored[piece] / folded.get(_ending(piece), 1.0) for piece in _pieces(name)])
-            for name in model.state_dict()
-        }
-    )
-    return model

@@ -7,6 +7,7 @@ the same, so that lr times decay stays. Embeddings, output layer and gains keep 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,30 +26,60 @@ ADAM_RMS = 0.2
 
 
 class Optimizer:
-    """The torch optimizers of one model as one, with its learning rate."""
+    """The torch optimizers of a stack of replicas as one, with their learning rates.
 
-    def __init__(self, spec: OptimizerSpec, members: tuple[torch.optim.Optimizer, ...]) -> None:
-        """Every group of the members has its peak learning rate as `initial_lr`."""
-        self.spec, self.members = spec, members
-        self._training_weights: list[Tensor] = []  # while the averaged ones are in their place
+    What they move are rows of the model's storage: all weights of a group of one replica in a single tensor. Replicas of
+    the same rates are moved by the same calls.
+    """
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """All parameters, in a fixed order."""
-        return [p for member in self.members for group in member.param_groups for p in group["params"]]
+    def __init__(
+        self, specs: tuple[OptimizerSpec, ...], model: Llama, members: tuple[torch.optim.Optimizer, ...]
+    ) -> None:
+        """Every group of the members has its peak learning rate as `initial_lr`; the specs differ in rates alone."""
+        self.specs, self.members, self._model = specs, members, model
+        self.gradients = torch.zeros(sum(w.numel() for w in model.storage.values()), device=model.device)
+        """Of all weights of all replicas in one piece; `step` reads them."""
+        parts = self.gradients.split([weights.numel() for weights in model.storage.values()])
+        self._gradients = {
+            group: part.view_as(weights) for (group, weights), part in zip(model.storage.items(), parts, strict=True)
+        }
+        place = {
+            weights[r].data_ptr(): (group, r) for group, weights in model.storage.items() for r in range(len(weights))
+        }
+        self._replica_of: dict[int, int] = {}
+        for row in self._rows():
+            group, replica = place[row.data_ptr()]
+            row.grad, self._replica_of[id(row)] = self._gradients[group][replica], replica
 
-    def set_rate(self, step: int, num_steps: int) -> float:
-        """Set every group's learning rate for `step` (from 0); returns the spec's lr at that step."""
-        factor = schedule_factor(self.spec, step, num_steps)
+    def _rows(self) -> Iterator[Tensor]:
+        for member in self.members:
+            for group in member.param_groups:
+                yield from group["params"]
+
+    def set_rate(self, step: int, num_steps: int) -> tuple[float, ...]:
+        """Set every group's learning rate for `step` (from 0); returns each replica's lr at that step."""
+        factor = schedule_factor(self.specs[0], step, num_steps)
         for member in self.members:
             for group in member.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-        return self.spec.lr * factor
+        return tuple(spec.lr * factor for spec in self.specs)
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for member in self.members:
-            member.zero_grad()
+    def take_gradients(self, objective: Tensor) -> None:
+        """Overwrite the gradients with those of a scalar."""
+        names, parameters = zip(*self._model.named_parameters(), strict=True)
+        by_group = defaultdict(list)
+        for name, gradient in zip(names, torch.autograd.grad(objective, parameters), strict=True):
+            by_group[ParameterGroup.of(name)].append(gradient.flatten(1))
+        for group, gradients in by_group.items():
+            torch.cat(gradients, dim=1, out=self._gradients[group])
+
+    def clip_gradients(self, largest: float) -> Tensor:
+        """Scale the gradient of each replica down to a norm; returns what the norms were, (R,)."""
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in self._gradients.values()]).norm(dim=0)
+        factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+        for gradients in self._gradients.values():
+            gradients.mul_(factors[:, None])
+        return norms
 
     def step(self) -> None:
         """Move all parameters; schedule-free members overwrite the gradients."""
@@ -62,75 +93,86 @@ class Optimizer:
         Schedule-free these are the averages. Its own way back to the training weights rounds; they are kept instead, so
         that evaluating changes nothing.
         """
-        if not isinstance(self.spec, ScheduleFree):
+        if not isinstance(self.specs[0], ScheduleFree):
             yield
             return
-        self._training_weights = [p.detach().clone() for p in self.parameters]
+        storage = self._model.storage
+        training_weights = {group: weights.clone() for group, weights in storage.items()}
         free: Any = self.members[0]
         free.eval()
         try:
             yield
         finally:
             free.train()
-            self._restore(self._training_weights)
-            self._training_weights = []
+            for group, weights in storage.items():
+                weights.copy_(training_weights[group])
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on beside the model's state, be it taken inside `averaged` or outside."""
-        return {"members": [member.state_dict() for member in self.members], "weights": self._training_weights}
+    def state_of(self, replica: int) -> list[dict[str, Any]]:
+        """All that a replica's next steps depend on beside its weights, in a fixed order."""
+        return [
+            {
+                "row": {key: value.clone() for key, value in member.state[row].items()},
+                "group": {key: value for key, value in group.items() if key != "params"},
+            }
+            for member, group, row in self._of(replica)
+        ]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same spec, whose rates come with it. Load the model's state first: one saved inside
-        `averaged` is put right here.
+    def load_state_of(self, replica: int, state: list[dict[str, Any]]) -> None:
+        """Go on from a state of the same spec, on any device."""
+        for (member, group, row), saved in zip(self._of(replica), state, strict=True):
+            member.state[row] = saved["row"]
+            group.update(saved["group"])
+
+    def _of(self, replica: int) -> Iterator[tuple[torch.optim.Optimizer, dict[str, Any], Tensor]]:
+        for member in self.members:
+            for group in member.param_groups:
+                for row in group["params"]:
+                    if self._replica_of[id(row)] == replica:
+                        yield member, group, row
+
+
+def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
+    """The optimizer of replicas that are on their device already, before their first step, with a spec for each."""
+    spec, m = specs[0], model.spec.width_multiplier
+
+    def groups(*parts: tuple[set[ParameterGroup], str, str, float]) -> list[dict[str, Any]]:
+        """A group of rows for each pair of peak rate and decay; a part names its parameters, its rate and decay in the
+        spec, and by how much it learns slower.
         """
-        for member, saved in zip(self.members, state["members"], strict=True):
-            member.load_state_dict(saved)
-        if state["weights"]:
-            free: Any = self.members[0]
-            free.train()
-            self._restore(state["weights"])
+        rows: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+        for kinds, rate, decay, slower in parts:
+            for replica, mine in enumerate(specs):
+                key = getattr(mine, rate) / slower, getattr(mine.weight_decay, decay) * slower
+                rows[key] += [weights[replica] for group, weights in model.storage.items() if group in kinds]
+        return [{"params": alike, "initial_lr": lr, "lr": lr, "weight_decay": d} for (lr, d), alike in rows.items()]
 
-    def _restore(self, weights: list[Tensor]) -> None:
-        with torch.no_grad():
-            for parameter, weight in zip(self.parameters, weights, strict=True):
-                parameter.copy_(weight)
-
-
-def build(spec: OptimizerSpec, model: Llama) -> Optimizer:
-    """The optimizer of a model that is on its device already, before its first step."""
-    named = list(model.named_parameters())
-
-    def group(kinds: set[ParameterGroup], lr: float, decay: float, slower: float = 1.0) -> dict[str, Any]:
-        params = [p for name, p in named if ParameterGroup.of(name) in kinds]
-        return {"params": params, "initial_lr": lr / slower, "lr": lr / slower, "weight_decay": decay * slower}
-
-    def matrices(lr: float, slower: float) -> dict[str, Any]:
-        return group({ParameterGroup.MATRIX}, lr, spec.weight_decay.matrices, slower)
-
-    m = model.spec.width_multiplier
-    others = [
-        group({ParameterGroup.EMBEDDING, ParameterGroup.UNEMBEDDING}, spec.lr, spec.weight_decay.embeddings),
-        group({ParameterGroup.GAIN}, spec.lr, spec.weight_decay.gains),
-    ]
+    others = (
+        ({ParameterGroup.EMBEDDING, ParameterGroup.UNEMBEDDING}, "lr", "embeddings", 1.0),
+        ({ParameterGroup.GAIN}, "lr", "gains", 1.0),
+    )
+    matrices = ({ParameterGroup.MATRIX}, "lr", "matrices", m)
     match spec:
         case AdamW():
-            groups = [matrices(spec.lr, m), *others]
-            return Optimizer(spec, (torch.optim.AdamW(groups, betas=spec.betas, fused=True),))
+            adamw = torch.optim.AdamW(groups(matrices, *others), betas=spec.betas, fused=True)
+            return Optimizer(specs, model, (adamw,))
         case ScheduleFree():
             import schedulefree  # type: ignore[import-untyped]  # here: no other optimizer needs it
 
             # Not with its own warm-up: set_rate scales lr by the same numbers, and it weights its average by lr.
-            free = schedulefree.AdamWScheduleFree([matrices(spec.lr, m), *others], betas=spec.betas)
+            free = schedulefree.AdamWScheduleFree(groups(matrices, *others), betas=spec.betas)
             free.train()
-            return Optimizer(spec, (free,))
+            return Optimizer(specs, model, (free,))
         case Muon():
-            pieces = [
-                next((len(parts) for fused, parts in FUSED.items() if fused in name), 1)
-                for name, _ in named
+            shapes = [
+                torch.Size((parameter.shape[1] // num_pieces, parameter.shape[2]))
+                for name, parameter in model.named_parameters()
                 if ParameterGroup.of(name) is ParameterGroup.MATRIX
+                for num_pieces in [next((len(parts) for fused, parts in FUSED.items() if fused in name), 1)]
+                for _ in range(num_pieces)
             ]
-            muon = FusedMuon([matrices(spec.muon_lr, math.sqrt(m)) | {"pieces": pieces}], momentum=spec.momentum)
-            return Optimizer(spec, (muon, torch.optim.AdamW(others, betas=spec.betas, fused=True)))
+            of_matrices = groups(({ParameterGroup.MATRIX}, "muon_lr", "matrices", math.sqrt(m)))
+            muon = FusedMuon([group | {"shapes": shapes} for group in of_matrices], momentum=spec.momentum)
+            return Optimizer(specs, model, (muon, torch.optim.AdamW(groups(*others), betas=spec.betas, fused=True)))
 
 
 def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
@@ -157,14 +199,14 @@ def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
 
 
 class FusedMuon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for parameters of several projections each.
+    """Muon with Nesterov momentum and decoupled weight decay, for rows that hold many matrices each.
 
     Updates are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw", in fp32. That class orthogonalises whole
     parameters, one after the other in bf16: the projections of a fused matrix would share one set of singular vectors,
     and a tiny model would wait for hundreds of tiny kernels. Here every projection is a matrix of its own, and those of
     one shape are orthogonalised together.
 
-    A group's `pieces` says of each of its parameters how many projections of equal height it holds.
+    A group's `shapes` are those of the projections in each of its rows, one after the other.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float) -> None:
@@ -172,22 +214,22 @@ class FusedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all matrices that have a gradient."""
+        """Move all matrices."""
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
+            lr, momentum, shapes = group["lr"], group["momentum"], group["shapes"]
             by_shape: dict[
                 torch.Size, tuple[list[Tensor], list[Tensor]]
             ] = {}  # matrices and updates, none of them tall
-            for parameter, num_pieces in zip(group["params"], group["pieces"], strict=True):
-                if parameter.grad is None:
-                    continue
-                if parameter not in self.state:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-                average = self.state[parameter]["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-                update = parameter.grad.lerp(average, momentum)
-                parameter.mul_(1 - lr * group["weight_decay"])
-                for matrix, piece in zip(parameter.chunk(num_pieces), update.chunk(num_pieces), strict=True):
-                    if piece.shape[0] > piece.shape[1]:
+            for row in group["params"]:
+                if row not in self.state:
+                    self.state[row]["momentum_buffer"] = torch.zeros_like(row)
+                average = self.state[row]["momentum_buffer"].lerp_(row.grad, 1 - momentum)
+                update = row.grad.lerp(average, momentum)
+                row.mul_(1 - lr * group["weight_decay"])
+                sizes = [shape.numel() for shape in shapes]
+                for shape, matrix, piece in zip(shapes, row.split(sizes), update.split(sizes), strict=True):
+                    matrix, piece = matrix.view(shape), piece.view(shape)
+                    if shape[0] > shape[1]:
                         matrix, piece = matrix.mT, piece.mT
                     matrices, pieces = by_shape.setdefault(piece.shape, ([], []))
                     matrices.append(matrix)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,42 +23,47 @@ LOWEST_SCALE = 2.0**-10
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What training reports at a pause: everything since the pause before, of all workers."""
+    """What training reports of one replica at a pause: everything since the pause before, of all workers."""
 
     step: int
     """Steps done."""
     seconds: float
+    """Its share of the time that all replicas took together."""
     loss_sum_bits: float
     """Not weighted."""
     num_texts: int
     num_tokens: int
     learning_rate: float
+    diverged_at: int | None
+    """The first step at which its loss or gradient was not finite."""
 
 
-@dataclass(frozen=True)
 class Loss:
-    """What is minimised: the weighted sum over a step's measured tokens divided by their expected number.
+    """What is minimised: for each replica the weighted sum over a step's measured tokens divided by their expected number.
 
     So the gradient of a batch is the sum of its parts', however it is split over workers. The number is that of the
     questions' own mix, in every phase of a curriculum.
     """
 
-    tokens_per_step: float
-    corpus_weights: tuple[float, ...]
+    def __init__(self, tokens_per_step: list[float], corpus_weights: tuple[float, ...], device: torch.device) -> None:
+        """Expected measured tokens of each replica, and what the losses of each corpus count."""
+        self._share = 1 / torch.tensor(tokens_per_step, device=device)[:, None]
+        weighted = any(weight != 1 for weight in corpus_weights)
+        self._weights = torch.tensor(corpus_weights, device=device) if weighted else None
 
     def __call__(self, token_nats: Tensor, batch: Batch) -> Tensor:
-        """The objective of one batch."""
-        if any(weight != 1 for weight in self.corpus_weights):
-            weights = token_nats.new_tensor(self.corpus_weights)
-            token_nats = token_nats * weights[batch.corpus[batch.text_of]]
-        return token_nats.sum() / self.tokens_per_step
+        """The objective of one batch, summed over replicas: none of them feels the others."""
+        weights = batch.measured * self._share
+        if self._weights is not None:
+            weights = weights * self._weights[batch.corpus]
+        return (token_nats * weights).sum()
 
 
 def train(
     model: Llama,
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
-    batches: Iterator[Rows],
+    batches: Iterator[list[Rows]],
     spec: TrainingSpec,
     loss: Loss,
     *,
@@ -65,67 +71,77 @@ def train(
     num_steps: int,
     pauses: set[int],
     world_size: int = 1,
-) -> Iterator[Snapshot]:
-    """Train from `start_step` to `num_steps`, yielding after every step in `pauses`; the model stands still meanwhile.
+) -> Iterator[tuple[Snapshot, ...]]:
+    """Train all replicas from `start_step` to `num_steps`, yielding after every step in `pauses` a snapshot of each; the
+    model stands still meanwhile. `spec` is that of any replica: they differ in seeds and rates, which are not read here.
 
-    Raises DivergedError naming the first step at fault.
+    Raises DivergedError naming the step at fault when no replica is left whose numbers are finite.
     """
-    device = next(model.parameters()).device
-    parameters = list(model.parameters())
-    sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss in nats, texts, tokens
-    first_bad = torch.full((), num_steps, device=device)  # stays on the device: reading it every step would wait for it
+    device, num_replicas = model.device, model.num_replicas
+    nats_sum = torch.zeros(num_replicas, dtype=torch.float64, device=device)
+    counts = np.zeros((2, num_replicas), np.int64)  # texts, tokens
+    first_bad = torch.full((num_replicas,), num_steps, device=device)  # on the device: reading it would wait for it
     rows = next(batches, None)  # the stream's start is not training time
     began = time.perf_counter()
     for step in range(start_step, num_steps):
         assert rows is not None, f"the stream ended before step {step} of {num_steps}"
-        rate = optimizer.set_rate(step, num_steps)
-        batch = Batch.of(rows, device, spec.packing)
+        rates = optimizer.set_rate(step, num_steps)
+        batch = Batch.of(rows, model.vocab_size, device, spec.packing)
         with autocast(spec.precision, device):
-            nats = token_losses(model, batch)
-        optimizer.zero_grad()
-        scaler.scale(loss(nats, batch)).backward()
-        total = nats.detach().double().sum()
-        loss_of_all = _sum_over_workers(parameters, total) if world_size > 1 else total
+            token_nats = token_losses(model, batch)
+        optimizer.take_gradients(scaler.scale(loss(token_nats, batch)))
+        totals = (token_nats.detach() * batch.measured).double().sum(dim=1)
+        if world_size > 1:
+            dist.all_reduce(optimizer.gradients)
         for member in optimizer.members:
             scaler.unscale_(member)
         # The norm is of all workers' gradients, so that all of them see the same trouble at the same step.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.optimizer.grad_clip)
+        norms = optimizer.clip_gradients(spec.optimizer.grad_clip)
         for member in optimizer.members:
             scaler.step(member)
         scaler.update()
 
-        sums += torch.stack([total, total.new_tensor(len(batch.corpus)), total.new_tensor(batch.num_tokens)])
+        nats_sum += totals
+        counts += batch.num_texts, batch.num_tokens
         # A scaled fp16 gradient overflows now and then, and its step is left out; a loss must be finite in any case.
-        finite = torch.isfinite(loss_of_all if spec.precision is Precision.FP16 else norm)
-        first_bad = torch.where(finite, first_bad, first_bad.clamp(max=step))
+        told = _over_workers(totals, world_size) if spec.precision is Precision.FP16 else norms
+        first_bad = torch.where(torch.isfinite(told), first_bad, first_bad.clamp(max=step))
         rows = next(batches, None)
         done = step + 1
         if done % CHECK_FINITE_EVERY == 0 or done in pauses:
-            if (bad := int(first_bad)) < num_steps:
-                raise DivergedError(
-                    f"the training loss is not finite at step {bad} (learning rate {rate:.3g}); lower optimizer.lr"
-                )
+            if (bad := int(first_bad.max())) < num_steps:
+                raise diverged_error(bad, max(rates))
             if scaler.is_enabled() and scaler.get_scale() < LOWEST_SCALE:
                 raise DivergedError(f"fp16 gradients overflow at every scale up to step {done}; take bf16")
         if done in pauses:
-            if world_size > 1:
-                dist.all_reduce(sums)
-            nats_sum, num_texts, num_tokens = sums.tolist()
-            seconds = time.perf_counter() - began
-            yield Snapshot(done, seconds, to_bits(nats_sum), round(num_texts), round(num_tokens), rate)
-            sums.zero_()
+            seconds = (time.perf_counter() - began) / num_replicas
+            sums = torch.cat([nats_sum[None], torch.from_numpy(counts).to(nats_sum)])
+            of_all = zip(*_over_workers(sums, world_size).tolist(), first_bad.tolist(), rates, strict=True)
+            yield tuple(
+                Snapshot(
+                    step=done,
+                    seconds=seconds,
+                    loss_sum_bits=to_bits(nats),
+                    num_texts=round(num_texts),
+                    num_tokens=round(num_tokens),
+                    learning_rate=rate,
+                    diverged_at=bad if bad < num_steps else None,
+                )
+                for nats, num_texts, num_tokens, bad, rate in of_all
+            )
+            nats_sum.zero_()
+            counts[:] = 0
             began = time.perf_counter()
 
 
-def _sum_over_workers(parameters: list[torch.nn.Parameter], loss: Tensor) -> Tensor:
-    """Add the gradients of all workers, and their losses, in one message; returns the sum of the losses.
+def diverged_error(step: int, rate: float) -> DivergedError:
+    """What is told of a training loss that is not a number from a step on, at a learning rate."""
+    return DivergedError(
+        f"the training loss is not finite at step {step} (learning rate {rate:.3g}); lower optimizer.lr"
+    )
 
-    Models here are too small to gain from overlapping it.
-    """
-    gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.to(gradients[0].dtype).view(1)])
-    dist.all_reduce(flat)
-    *summed, loss_of_all = flat.split([*(g.numel() for g in gradients), 1])
-    for gradient, total in zip(gradients, summed, strict=True):
-        gradient.copy_(total.view_as(gradient))
-    return loss_of_all
+
+def _over_workers(sums: Tensor, world_size: int) -> Tensor:
+    if world_size > 1:
+        dist.all_reduce(sums)
+    return sums

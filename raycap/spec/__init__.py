@@ -32,7 +32,7 @@ from raycap.spec.learner import (
     WordTokenizer,
 )
 from raycap.spec.questions import Biographies, HeldOut, NamesOnly, QuestionsByShare, QuestionsByWeights, QuestionsSpec
-from raycap.spec.sweep import AnalysisSpec, Calibration, ExecutionSpec, SweepSpec, TrackingSpec
+from raycap.spec.sweep import AnalysisSpec, Calibration, ExecutionSpec, SweepSpec, TrackingSpec, not_allowed
 from raycap.spec.training import (
     AdamW,
     Exposures,
@@ -118,4 +118,5 @@ __all__ = [
     "WeightDecay",
     "Windows",
     "WordTokenizer",
+    "not_allowed",
 ]

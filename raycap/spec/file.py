@@ -208,8 +208,9 @@ def _grid_trees(
     trial: dict[str, Any], grid: dict[str, list[Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, int]]]:
     """Every point: the trial with the point's values set, its coordinates, and the index along each axis."""
+    base = json.dumps(trial, default=str)
     for indices in itertools.product(*(range(len(values)) for values in grid.values())):
-        raw = json.loads(json.dumps(trial, default=str))
+        raw = json.loads(base)
         coordinates = {}
         for (path, values), index in zip(grid.items(), indices, strict=True):
             *sections, leaf = path.split(".")

@@ -1,10 +1,22 @@
 """Around the trials: how losses are read, where trials run, where results go, and the SweepSpec itself."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from raycap.spec.base import Accounting, EncodingScheme, SelectionScheme, Spec, broken_rule
+from raycap.spec.base import (
+    Accounting,
+    EncodingScheme,
+    Kind,
+    RelationStructure,
+    SelectionScheme,
+    Spec,
+    broken_rule,
+)
+from raycap.spec.facts import RandomPairs, RandomStrings
+from raycap.spec.training import Precision, Windows
+from raycap.spec.trial import TrialSpec
 
 
 class Calibration(Spec):
@@ -65,6 +77,11 @@ class ExecutionSpec(Spec):
     """CPUs a worker takes, the quarter of one included that its Ray Data reader takes."""
     gpus_per_worker: float = Field(default=0.0, ge=0)
     """GPUs a worker takes; a fraction shares a GPU between trials and needs num_workers: 1."""
+    replicas: int = Field(default=1, ge=1)
+    """At most this many trials of one shape train as one stack in one worker (or set of workers): they may differ in
+    seeds, learning rates, weight decay and the people's seed. Each keeps its own result, checkpoints and MLflow run."""
+    compile: bool = False
+    """Have torch compile the model: for long trials on a GPU. Takes a minute or so where it is not in torch's cache."""
     max_failures: int = Field(default=3, ge=0)
     """How often a trial is restarted from its last checkpoint before it counts as failed."""
     max_concurrent_trials: int = Field(default=1024, ge=1)
@@ -120,3 +137,35 @@ class SweepSpec(Spec):
             if not values:
                 raise broken_rule("grid axis {path} has no values", path=path)
         return grid
+
+
+def not_allowed(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
+    """What of a trial the sweep's execution or analysis cannot do, as field and rule."""
+    training, execution = trial.training, sweep.execution
+    if training.batch_size < execution.num_workers:
+        rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
+        yield f"training.batch_size: {rule}"
+    if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
+        rule = "workers fill windows of their own, so texts would see others than with one; set num_workers: 1"
+        yield f"training.packing.attend_across: {rule}"
+    if sweep.analysis.accounting is Accounting.OBSERVED and (unknown := _unknown_to_the_reference(trial)):
+        yield f"{unknown}; set analysis.accounting: exact"
+    if training.precision is Precision.FP16 and not execution.gpus_per_worker:
+        yield "training.precision: fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
+
+
+def _unknown_to_the_reference(trial: TrialSpec) -> str | None:
+    """What of a trial the reference's accounting has no formula for."""
+    if any(kind not in (Kind.ONE_HOP, Kind.TWO_HOP) for kind in trial.questions.kinds):
+        return "questions: observed accounting knows one- and two-hop questions only"
+    if trial.questions.held_out.second_subjects:
+        return "questions.held_out.second_subjects: observed accounting needs a loss of every subject"
+    if trial.questions.chain_of_thought:
+        return "questions.chain_of_thought: observed accounting knows latent answers only"
+    if trial.fill:
+        return "fill: observed accounting knows one population only"
+    if isinstance(trial.profiles, RandomPairs | RandomStrings):
+        return "profiles: observed accounting knows people only"
+    if getattr(trial.profiles, "structure", RelationStructure.UNIFORM) is not RelationStructure.UNIFORM:
+        return "profiles.structure: observed accounting knows uniform relations only"
+    return None

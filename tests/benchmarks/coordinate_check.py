@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from raycap.learner import model as llama
 from raycap.learner import optim
+from raycap.learner.functions import cross_entropy
 from raycap.spec import AdamW, ModelByWidth, Muon, MuP, NumHeads, OptimizerSpec, Schedule, ScheduleFree, Standard
+from tests.whole_rows import whole_rows
 
 WIDTHS = (16, 32, 64, 128, 256)
 PARAMETRIZATIONS = {"standard": Standard(), "muP": MuP(kind="mup", base_width=16)}
@@ -83,19 +84,17 @@ def _states(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Last hidden features and logits at every position, before the first step and after each."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(VOCAB_SIZE, (NUM_ROWS, LENGTH + 1), generator=generator)
-    inputs, targets, positions = rows[:, :-1], rows[:, 1:].flatten(), torch.arange(NUM_ROWS * LENGTH)
-    model = llama.build(shape, VOCAB_SIZE, generator=generator)
-    descent = optim.build(optimizer, model)
+    batch = whole_rows(torch.randint(VOCAB_SIZE, (NUM_ROWS, LENGTH + 1), generator=generator), VOCAB_SIZE)
+    model = llama.build(shape, VOCAB_SIZE, generators=(generator,))
+    descent = optim.build((optimizer,), model)
     hidden: list[torch.Tensor] = []
     model.layers[-1].register_forward_hook(lambda block, arguments, output: hidden.append(output.detach()))
     all_logits = []
     for step in range(num_steps + 1):
-        logits = model(inputs, positions)
-        all_logits.append(logits.detach())
+        read = model(batch)
+        all_logits.append((read @ model.unembedding.mT).detach())
         descent.set_rate(step, num_steps + 1)
-        descent.zero_grad()
-        F.cross_entropy(logits, targets).backward()
+        descent.take_gradients(cross_entropy(read, model.unembedding, batch.targets).mean())
         descent.step()
     return list(zip(hidden, all_logits, strict=True))
 

@@ -1,104 +1,253 @@
-"""The data path on one core: people, splits, and rows composed from pieces against rows tokenised from text.
+"""The data path: people, splits, rows composed from pieces against rows tokenised from text, memory, Ray Data's stream.
 
-    python tests/benchmarks/data_path.py [--json]
+    python tests/benchmarks/data_path.py [--only people rows memory stream] [--json]
 
-Both sides of a ratio make the same rows of the same texts in this process. Medians of five runs.
+Every part runs in a process of its own with one thread, tokenizers too. The two sides of a ratio take turns. They make
+the same rows, which is checked number by number: tokens, and where labels are. Composing goes on to 200,000 rows, so many
+at once as training reads, since a cache would hold the few that text has time for. From text means: render the texts,
+tokenise them in one call, lay them out as an array, and look for the tokens of "? Answer:" in all rows at once to know
+what is measured. Times are CPU seconds, the stream's are wall seconds; medians of REPEATS runs.
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from common import child, machine, show, table
 
-from raycap.facts.biographies import Biographies
-from raycap.facts.corpus import SPLITS, TRAIN, Corpus, render
-from raycap.facts.order import Mix, Order
-from raycap.facts.profiles import census_schema, generate
-from raycap.facts.questions import Questions
-from raycap.facts.splits import codes
-from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer
-from raycap.spec import Biographies as BiographiesSpec
-from raycap.spec import BpeTokenizer, HeldOut, NamePools, Split
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
 
-NUM_ROWS, NUM_ROWS_TEXT, REPEATS = 200_000, 4_000, 5
-EVERY_KIND = HeldOut(
-    first_people=0.02, relations=0.06, first_pairs=0.02, second_people=0.02, second_subjects=0.05, second_pairs=0.02,
-    tuples=0.1,
-)  # fmt: skip
+    from raycap.facts.corpus import Corpus, Ids
+    from raycap.learner.rows import RowSource
+
+SPECS = Path(__file__).resolve().parents[2] / "sweeps" / "specs"
+REPEATS = 7
+NUM_ROWS, NUM_ROWS_TEXT = 200_000, 8_192
+STREAM_STEPS, STREAM_WARM_UP = 40_000, 8_000
+MEMORY_STEPS = 300
 
 
-def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median time of some work."""
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+def measured(what: str, unit: str, value: float, text: float | None = None, target: str = "") -> dict[str, Any]:
+    """One line of the result; `target` is for the ratio where there are two sides, such as ">= 500"."""
+    ratio = None if text is None else value / text
+    return {"what": what, "unit": unit, "value": value, "from_text": text, "ratio": ratio, "target": target}
 
 
-def splits() -> dict[str, float]:
-    """All seven kinds of held-out questions at N = 50,000 and R = 17: time, memory, and leaks."""
-    people = generate(census_schema(NamePools(), 17), 50_000, seed=0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took = seconds(lambda: codes(people, EVERY_KIND, 2), 3)
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    corpus = Questions(people, 2, held_out=EVERY_KIND)
+def seconds(*sides: Callable[[], object]) -> list[float]:
+    """Median CPU time of each of some works, run in turns."""
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(REPEATS):
+        for side, took in zip(sides, times, strict=True):
+            began = time.process_time()
+            side()
+            took.append(time.process_time() - began)
+    return [statistics.median(took) for took in times]
+
+
+def peak_gb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def people() -> list[dict[str, Any]]:
+    """Profiles, all seven kinds of held-out questions at N = 50,000 and R = 17, and the mix that really comes."""
+    from raycap.facts.corpus import SPLITS, TRAIN
+    from raycap.facts.order import Mix, Order
+    from raycap.facts.profiles import census_schema, generate
+    from raycap.facts.questions import Questions
+    from raycap.facts.splits import codes
+    from raycap.spec import NamePools
+    from raycap.spec.file import load_sweep
+
+    schema = census_schema(NamePools(), 17)
+    held_out = load_sweep(str(SPECS / "two_hop.yaml")).points[0].trial.questions.held_out
+    (took,) = seconds(lambda: generate(schema, 100_000, seed=0))
+    found = [measured("100,000 profiles with 17 relations", "s", took)]
+    profiles, before = generate(schema, 50_000, seed=0), peak_gb()
+    (took,) = seconds(lambda: codes(profiles, held_out, 2))
+    found.append(measured("splits of 17,850,000 two-hop tuples", "s", took))
+    found.append(measured("splits, most memory", "GB", peak_gb() - before))
+    corpus = Questions(profiles, 2, held_out=held_out)
+    assert corpus.split_codes is not None
     trained = np.flatnonzero(corpus.split_codes == TRAIN)
-    order = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 65_536, 0)
-    asked = np.concatenate([trained[order.step_places(step)[0]] for step in range(len(trained) // 65_536)])
-    found = {
-        "splits of 17,850,000 two-hop tuples (s)": took,
-        "splits: most memory beside the population (GB)": more / 2**20,
-        "splits: held-out questions among one epoch of training": float((corpus.split_codes[asked] != TRAIN).sum()),
-    }
+    epoch, _ = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 1, 0).places(range(len(trained)))
+    leaked = int(np.count_nonzero(corpus.split_codes[trained[epoch[0]]] != TRAIN))
+    found.append(measured("held-out questions in one epoch of training", "", leaked, target="<= 0"))
     shares = np.bincount(corpus.split_codes, minlength=len(SPLITS)) / corpus.num_ids
-    return found | {f"splits: share of {split}": float(shares[SPLITS.index(split)]) for split in Split}
-
-
-def mix() -> dict[str, float]:
-    """Shares of one-, two- and three-hop questions that really come, against the declared ones."""
+    found += [measured(f"share of {split}", "", share) for split, share in zip(SPLITS, shares.tolist(), strict=True)]
     declared = (1 / 11, 6 / 11, 4 / 11)
-    order = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0)
-    counts = np.sum([[len(places) for places in order.step_places(step)] for step in range(1_000)], axis=0)
-    return {
-        f"mix: {k}-hop share {name}": float(value)
-        for k, (want, got) in enumerate(zip(declared, counts / counts.sum(), strict=True), start=1)
-        for name, value in (("declared", want), ("sampled", got))
-    }
+    _, counts = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0).places(range(1_000))
+    worst = float(np.abs(counts.sum(axis=0) / counts.sum() - declared).max())
+    return [*found, measured("mix 1 : 6 : 4 of hops, largest difference in 512,000 rows", "", worst, target="<= 1e-5")]
 
 
-def rows(name: str, corpus: Corpus) -> dict[str, float]:
-    """Rows of one kind of text, composed and tokenised."""
-    tokenizer = build_tokenizer(BpeTokenizer(kind="bpe"), (corpus,))
+def from_text(
+    corpus: Corpus, tokenizer: Tokenizer, ids: Ids, length: int
+) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Tokens and where they are measured, each (n, length), of questions; nothing is where no "? Answer:" is."""
+    from raycap.facts.corpus import render
+    from raycap.facts.questions import PROMPT_END, TEXTS
+
+    encodings = tokenizer.encode_batch_fast(render(corpus, ids), add_special_tokens=False)
+    tokens = [encoding.ids for encoding in encodings]
+    lengths = np.fromiter(map(len, tokens), np.int32, len(tokens))
+    columns = np.arange(length)
+    there = columns < lengths[:, None]
+    input_ids = np.zeros(there.shape, np.uint16)
+    input_ids[there] = np.fromiter(chain.from_iterable(tokens), np.uint16, lengths.sum())
+    marker = tokenizer.encode(TEXTS[PROMPT_END], add_special_tokens=False).ids
+    shifted = [input_ids[:, place : length - len(marker) + place] == token for place, token in enumerate(marker)]
+    found = np.logical_and.reduce(shifted)
+    begins = np.where(found.any(axis=1), found.argmax(axis=1) + len(marker), length)
+    return input_ids, there & (columns >= begins[:, None])
+
+
+def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]]:
+    """Rows of one kind of text, composed and from text."""
+    from raycap.facts.questions import Questions
+    from raycap.learner.rows import ROWS_AT_ONCE
+    from raycap.learner.tokenizers import build_tokenizer
+    from raycap.learner.tokens import Composer
+    from raycap.spec import BpeTokenizer
+
+    tokenizer = build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=3000), (corpus,))
     composer = Composer.build(corpus, tokenizer)
+    length, began = composer.row_length, time.process_time()
+    composer.compose(np.arange(1), length)
+    joining = time.process_time() - began
     ids = np.random.default_rng(0).integers(corpus.num_ids, size=NUM_ROWS)
-    few, tokens = ids[:NUM_ROWS_TEXT], composer.token_counts.mean
-    ours = NUM_ROWS * tokens / seconds(lambda: composer.compose(ids, composer.row_length))
-    text = NUM_ROWS_TEXT * tokens / seconds(lambda: tokenizer.encode_batch(render(corpus, few)))
-    return {f"{name} composed (tokens/s)": ours, f"{name} from text (tokens/s)": text, f"{name} ratio": ours / text}
+    parts = [ids[begin : begin + ROWS_AT_ONCE] for begin in range(0, NUM_ROWS, ROWS_AT_ONCE)]
+    few = ids[:NUM_ROWS_TEXT]
+    rows, (tokens, mask) = composer.compose(few, length), from_text(corpus, tokenizer, few, length)
+    assert np.array_equal(rows.input_ids, tokens)
+    assert not isinstance(corpus, Questions) or np.array_equal(rows.labels > 0, mask)
+
+    def compose_all() -> None:
+        for part in parts:
+            composer.compose(part, length)
+
+    composed, text = seconds(compose_all, lambda: from_text(corpus, tokenizer, few, length))
+    num, num_text = (int(composer.lengths(those)[0].sum()) for those in (ids, few))
+    return [
+        measured(f"{name}, rows", "tokens/s", num / composed, num_text / text, target),
+        measured(f"{name}, joining their pieces, once", "s", joining),
+    ]
+
+
+def rows() -> list[dict[str, Any]]:
+    """10,000 people with 17 relations (4 for biographies), names of the whole census."""
+    from raycap.facts.biographies import Biographies
+    from raycap.facts.profiles import census_schema, generate
+    from raycap.facts.questions import Questions
+    from raycap.spec import Biographies as BiographiesSpec
+    from raycap.spec import NamePools
+
+    many, few = (generate(census_schema(NamePools(), relations), 10_000, seed=0) for relations in (17, 4))
+    return [
+        *compared("one-hop", Questions(many, 1), ">= 1000"),
+        *compared("two-hop", Questions(many, 2), ">= 500"),
+        *compared("three-hop", Questions(many, 3)),
+        *compared("two-hop with chains", Questions(many, 2, chain_of_thought=True)),
+        *compared("biographies", Biographies(few, BiographiesSpec(kind="biographies", per_person=3))),
+    ]
+
+
+def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
+    """What a trial of a spec reads, as it is trained."""
+    from raycap.facts.corpora import populations_of
+    from raycap.facts.order import Mix
+    from raycap.learner.material import Material
+    from raycap.learner.rows import RowSource
+    from raycap.spec.file import load_sweep
+
+    spec = load_sweep(str(SPECS / spec_name), overrides).points[0].trial
+    material = Material.of(spec, populations_of(spec))
+    return RowSource(material.composers, material.order((Mix(0, material.shares()),)), num_steps, 0, 1)
+
+
+def memory() -> list[dict[str, Any]]:
+    """One- and two-hop questions about 50,000 people with 17 relations, all seven kinds held out."""
+    import raycap.learner.material
+    import raycap.learner.rows
+    import raycap.spec.file  # noqa: F401
+
+    before, began = peak_gb(), time.process_time()
+    people = ("trial.profiles.num_profiles=50000", "trial.training.batch_size=512")
+    source = source_of("two_hop.yaml", MEMORY_STEPS, *people)
+    (num_rows,) = {len(step) for step in source.rows_from(0)}
+    what = f"50,000 people, all held out, {MEMORY_STEPS} steps of {num_rows}"
+    return [
+        measured(f"{what}: memory", "GB", peak_gb() - before, target="<= 1"),
+        measured(f"{what}: time", "s", time.process_time() - began),
+    ]
+
+
+def stream() -> list[dict[str, Any]]:
+    """The demo's rows, plain and from Ray Data: one reader, one consumer that makes 64-bit tokens of them."""
+    from dataclasses import replace
+
+    from raycap.cluster.session import ray_session
+    from raycap.cluster.stream import ray_rows
+    from raycap.learner.rows import rows_of
+
+    source = source_of("grid.yaml", STREAM_STEPS)
+    other = replace(source, order=replace(source.order, seed=1))
+    tokens = source.composers[0].token_counts.mean * source.rows_per_step
+    list(source.rows_from(STREAM_STEPS - STREAM_WARM_UP))
+    (took,) = seconds(lambda: sum(1 for _ in rows_of((source,), STREAM_STEPS - STREAM_WARM_UP)))
+    found = [measured("demo, rows of a step of 256, plain", "us", took / STREAM_WARM_UP * 1e6)]
+
+    def steady(*sources: RowSource) -> tuple[float, float]:
+        """Tokens a second after a while, of all sources, and CPU time of a step in the process that takes them."""
+        for step, rows in enumerate(ray_rows(sources, 0, num_cpus=0.25)):
+            if step == STREAM_WARM_UP:
+                began, began_here = time.perf_counter(), time.process_time()
+            for mine in rows:
+                mine.input_ids.astype(np.int64)
+        num, wall, here = step - STREAM_WARM_UP, time.perf_counter() - began, time.process_time() - began_here
+        return num * tokens * len(sources) / wall, here / num
+
+    with ray_session():
+        for name, sources, target in (
+            ("demo, Ray Data's stream", (source,), ">= 2e7"),
+            ("demo, two replicas of one order", (source, source), ""),
+            ("demo, two replicas", (source, other), ""),
+        ):
+            rates, costs = zip(*(steady(*sources) for _ in range(REPEATS)), strict=True)
+            found.append(measured(name, "tokens/s", statistics.median(rates), target=target))
+            found.append(measured(f"{name}, a step in the consumer", "us", statistics.median(costs) * 1e6))
+    return found
+
+
+PARTS = {part.__name__: part for part in (people, rows, memory, stream)}
 
 
 def main() -> None:
-    """Measure and print."""
-    schema = census_schema(NamePools(), 17)
-    found = {"100,000 profiles with 17 relations (s)": seconds(lambda: generate(schema, 100_000, seed=0))}
-    found |= splits() | mix()
-    people = generate(schema, 10_000, seed=0)
-    found |= rows("one-hop rows", Questions(people, 1)) | rows("two-hop rows", Questions(people, 2))
-    found |= rows("two-hop rows with chains", Questions(people, 2, chain_of_thought=True))
-    few = generate(census_schema(NamePools(), 4), 10_000, seed=0)
-    found |= rows("biographies", Biographies(few, BiographiesSpec(kind="biographies", per_person=3)))
-    if "--json" in sys.argv:
-        print(json.dumps(found, indent=2))
-    else:
-        for name, value in found.items():
-            print(f"{name:60} {value:>16,.4g}" if value < 100 else f"{name:60} {value:>16,.0f}")
+    """Measure each part in a process of its own, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        print(json.dumps(PARTS[arguments.part]()))
+        return
+    found: dict[str, Any] = {"machine": machine()}
+    found["measured"] = [line for part in arguments.only for line in child(__file__, 1, "--part", part)]
+    columns = ("what", "unit", "value", "from_text", "ratio", "target")
+    lines = [["" if line[column] is None else line[column] for column in columns] for line in found["measured"]]
+    show(found, table(("what", "unit", "value", "from text", "ratio", "target"), lines), as_json=arguments.json)
 
 
 if __name__ == "__main__":

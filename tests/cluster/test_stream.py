@@ -1,4 +1,4 @@
-"""The Ray Data stream gives the very rows of the plain one, for any worker, from any step."""
+"""The streams of rows: alike for any number of workers and from any step, and Ray Data's the very rows of the plain one."""
 
 import numpy as np
 import pytest
@@ -7,42 +7,88 @@ from raycap.cluster import stream
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
-from raycap.learner.rows import RowSource
+from raycap.facts.random_data import strings
+from raycap.facts.recital import Recital
+from raycap.learner import rows as plain
+from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer
-from raycap.spec import HeldOut, NamePools, WordTokenizer
+from raycap.learner.tokens import Composer, Rows
+from raycap.spec import HeldOut, NamePools, RandomStrings, WordTokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 PROFILES = generate(census_schema(NamePools(first=20, middle=20, last=40), 4), 100, seed=0)
 CORPORA = (Questions(PROFILES, 1), Questions(PROFILES, 2, held_out=HeldOut(tuples=0.3)))
 TOKENIZER = build_tokenizer(WordTokenizer(), CORPORA)
 COMPOSERS = tuple(Composer.build(corpus, TOKENIZER, place) for place, corpus in enumerate(CORPORA))
 
 
-def source(rank: int = 0, world_size: int = 1, share: float = 0.3, num_steps: int = 90) -> RowSource:
+STRINGS = Recital(strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=30)))
+OTHERS = Composer.build(STRINGS, build_tokenizer(WordTokenizer(), (STRINGS,)))
+
+
+def source(rank: int = 0, world_size: int = 1, seed: int = 0, num_steps: int = 90) -> RowSource:
     sizes = tuple(len(composer.trained) for composer in COMPOSERS)
-    order = Order(sizes, (1, 2), (Mix(0, (share, 1 - share)),), 33, 0)
+    order = Order(sizes, (1, 2), (Mix(0, (1.0, 0.0)), Mix(20, (0.3, 0.7))), 33, seed)
     return RowSource(COMPOSERS, order, num_steps, rank, world_size)
 
 
+def other_source(rank: int = 0, world_size: int = 1) -> RowSource:
+    """Longer rows of other people, and fewer in a step."""
+    return RowSource((OTHERS,), Order((50,), (0,), (Mix(0, (1.0,)),), 21, 0), 90, rank, world_size)
+
+
+def assert_same(some: list[Rows], others: list[Rows]) -> None:
+    for a, b in zip(some, others, strict=True):
+        assert np.array_equal(a.input_ids, b.input_ids)
+        assert np.array_equal(a.labels, b.labels)
+        assert np.array_equal(a.corpus, b.corpus)
+        assert np.array_equal(a.lengths, b.lengths)
+
+
+def one_by_one(sources: tuple[RowSource, ...], start_step: int) -> list[list[Rows]]:
+    return [[mine.rows(range(step, step + 1)) for mine in sources] for step in range(start_step, 90)]
+
+
+@pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 41), (1, 2, 0), (2, 4, 17)])
+@pytest.mark.parametrize("num_at_once", [1, 50, 100_000])
+def test_it_does_not_matter_how_many_steps_are_read_at_once(
+    monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, start_step: int, num_at_once: int
+) -> None:
+    monkeypatch.setattr(plain, "ROWS_AT_ONCE", num_at_once)
+    sources = (source(rank, world_size), other_source(rank, world_size), source(rank, world_size, seed=1))
+    steps = list(rows_of(sources, start_step))
+    assert len(steps) == 90 - start_step
+    for mine, expected in zip(steps, one_by_one(sources, start_step), strict=True):
+        assert_same(mine, expected)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
 @pytest.mark.parametrize(("rank", "world_size", "start_step"), [(0, 1, 0), (0, 1, 41), (1, 2, 0), (2, 4, 17)])
 def test_rows_are_those_of_the_plain_stream(
     monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, start_step: int
 ) -> None:
     monkeypatch.setattr(stream, "BLOCK_BYTES", 20_000)  # several blocks, with a short one at the end
-    mine = source(rank, world_size)
-    plain = list(mine.rows_from(start_step))
-    streamed = list(stream.ray_rows(mine, start_step, num_cpus=0.25))
-    assert len(streamed) == len(plain) == 90 - start_step
-    for a, b in zip(streamed, plain, strict=True):
-        assert np.array_equal(a.input_ids, b.input_ids)
-        assert np.array_equal(a.labels, b.labels)
-        assert np.array_equal(a.corpus, b.corpus)
+    one, two = source(rank, world_size), other_source(rank, world_size)
+    for sources in ((one,), (one, two), (one, two, source(rank, world_size))):
+        streamed = list(stream.ray_rows(sources, start_step, num_cpus=0.25))
+        assert len(streamed) == 90 - start_step
+        for mine, expected in zip(streamed, rows_of(sources, start_step), strict=True):
+            assert_same(mine, expected)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
+def test_equal_sources_share_their_rows() -> None:
+    sources = (source(), source(seed=1), source())
+    for steps in (rows_of(sources, 80), stream.ray_rows(sources, 80, num_cpus=0.25)):
+        for one, other, same in steps:
+            assert one is same
+            assert not np.array_equal(one.input_ids, other.input_ids)
 
 
 def test_workers_together_see_what_one_sees() -> None:
     def questions(mine: RowSource, step: int) -> list[bytes]:
-        return [row.tobytes() for part in mine.step_rows(step) for row in part.input_ids]
+        return [row.tobytes() for row in mine.rows(range(step, step + 1)).input_ids]
 
     for step in (0, 7, 89):
         alone = questions(source(), step)
@@ -50,5 +96,8 @@ def test_workers_together_see_what_one_sees() -> None:
         assert sorted(alone) == sorted(shared)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_instance")
 def test_a_finished_stream_is_empty() -> None:
-    assert list(stream.ray_rows(source(), 90, num_cpus=0.25)) == []
+    assert list(rows_of((source(), other_source()), 90)) == []
+    assert list(stream.ray_rows((source(), other_source()), 90, num_cpus=0.25)) == []

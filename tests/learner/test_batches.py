@@ -22,15 +22,15 @@ ROWS = COMPOSER.compose(np.arange(0, 200), COMPOSER.row_length)
 MODEL = llama.build(
     ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2)),
     400,
-    generator=torch.Generator().manual_seed(0),
+    generators=(torch.Generator().manual_seed(0),),
 )
 CPU = torch.device("cpu")
 
 
 def text_losses(packing: PackingSpec) -> torch.Tensor:
-    batch = Batch.of(ROWS, CPU, packing)
+    batch = Batch.of([ROWS], 400, CPU, packing)
     with torch.no_grad():
-        return torch.zeros(len(ROWS)).index_add(0, batch.text_of, token_losses(MODEL, batch))
+        return torch.zeros(len(ROWS)).index_add(0, batch.text_of[0], token_losses(MODEL, batch)[0])
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
@@ -62,13 +62,38 @@ def test_texts_that_see_each_other_lose_something_else_but_the_first_of_a_window
 
 
 def test_packing_changes_no_token() -> None:
-    packed, single = (Batch.of(ROWS, CPU, p) for p in (Windows(kind="windows", length=128), OnePerRow()))
+    packed, single = (Batch.of([ROWS], 400, CPU, p) for p in (Windows(kind="windows", length=128), OnePerRow()))
+    order = single.text_of[0].argsort(stable=True)  # rows that begin alike stand together
     for name in ("targets", "text_of", "labels", "corpus"):
-        assert torch.equal(getattr(packed, name), getattr(single, name))
-    assert packed.num_tokens == single.num_tokens == ROWS.lengths.sum()
-    assert packed.input_ids.numel() < single.input_ids.numel()
+        assert torch.equal(getattr(packed, name)[0], getattr(single, name)[0][order])
+    assert packed.num_tokens == single.num_tokens == (ROWS.lengths.sum(),)
+
+
+@pytest.mark.parametrize("packing", [OnePerRow(), Windows(kind="windows", length=128, attend_across=False)], ids=str)
+def test_replicas_of_other_lengths_lose_what_each_loses_alone(packing: PackingSpec) -> None:
+    """Rows of several replicas are filled up to the longest and the most; what was filled in is measured nowhere."""
+    short = ROWS[ROWS.lengths <= np.median(ROWS.lengths)][:50]
+    both = [ROWS[:50], short]
+    shape = ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2))
+    stack = llama.build(shape, 400, generators=tuple(torch.Generator().manual_seed(i) for i in range(2)))
+    batch = Batch.of(both, 400, CPU, packing)
+    together = token_losses(stack, batch)
+    for number, rows in enumerate(both):
+        alone = Batch.of([rows], 400, CPU, packing)
+        measured = batch.measured[number] > 0
+        assert torch.equal(batch.targets[number][measured], alone.targets[0])
+        expected = token_losses(stack.replica(number), alone)[0]
+        assert torch.allclose(together[number][measured], expected, atol=1e-5)
+
+
+def test_prefixes_that_rows_share_are_one_node() -> None:
+    batch = Batch.of([ROWS], 400, CPU)
+    inputs = {tuple(row[:column]) for row, length in zip(ROWS.input_ids.tolist(), ROWS.lengths.tolist(), strict=True)
+              for column in range(1, length)}  # fmt: skip
+    assert batch.tokens.shape == (1, len(inputs))
+    assert len(inputs) < 0.7 * (ROWS.lengths - 1).sum()
 
 
 def test_a_text_longer_than_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match=rf"a text has {ROWS.lengths.max()} tokens, a window only 16"):
-        Batch.of(ROWS, CPU, Windows(kind="windows", length=16))
+        Batch.of([ROWS], 400, CPU, Windows(kind="windows", length=16))

@@ -1,5 +1,6 @@
 """Composed rows equal tokenised text, for both tokenizers and every arm, whatever the names and values look like."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
 from raycap.facts.recital import Recital
+from raycap.learner import pieces
 from raycap.learner.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
 from raycap.learner.tokens import Composer
 from raycap.losses import Part
@@ -56,6 +58,7 @@ def assert_rows_are_tokenised_text(corpus: Corpus, spec: TokenizerSpec, stride: 
     trained = TrainedIds(corpus)
     ids = trained[np.arange(0, len(trained), stride)]
     rows = composer.compose(ids, composer.row_length + 2)
+    assert np.array_equal(composer.compose(ids, composer.row_length).cells, rows.cells[:, :-2])
     lengths, measured = composer.lengths(ids)
     for i, text in enumerate(render(corpus, ids)):
         whole = tokenizer.encode(text, add_special_tokens=False).ids
@@ -88,11 +91,11 @@ def test_rows_leave_out_what_somebody_has_not(spec: TokenizerSpec) -> None:
 
 
 def test_rows_of_random_data_are_tokenised_text() -> None:
-    tokens = strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=9))
+    random_strings = strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=9))
     keys = pairs(RandomPairs(source="pairs", num_keys=60, num_relations=3, num_values=16))
-    for corpus in (Recital(tokens), Questions(keys, 1)):
+    for corpus in (Recital(random_strings), Questions(keys, 1)):
         assert_rows_are_tokenised_text(corpus, WORD)
-    tokenizer = build_tokenizer(WORD, (Recital(tokens),))
+    tokenizer = build_tokenizer(WORD, (Recital(random_strings),))
     assert tokenizer.get_vocab_size() == 16 + 1  # the strings' own tokens, and the end
 
 
@@ -100,6 +103,50 @@ def test_rows_are_tokenised_text_on_the_references_file(shared_profiles: Path) -
     loaded = profiles_of(ProfilesFromDisk(source="disk", path=str(shared_profiles)))
     for spec in (WORD, BpeTokenizer(kind="bpe")):
         assert_rows_are_tokenised_text(Questions(loaded, 1), spec, stride=11)
+
+
+@pytest.mark.parametrize("profiles", [SMALL, PAIRED], ids=["uniform", "bipartite"])
+def test_stretches_too_large_to_be_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch, profiles: Profiles) -> None:
+    monkeypatch.setattr(pieces, "JOINED_AT_ONCE", 77)
+    for corpus in arms(profiles):
+        tokenizer = build_tokenizer(BPE, (corpus,))
+        kept, joined_anew = Composer.build(corpus, tokenizer), Composer.build(corpus, tokenizer)
+        trained = TrainedIds(corpus)
+        ids = trained[np.random.default_rng(0).permutation(len(trained))[:1000]]
+        rows = kept.compose(ids, kept.row_length)
+        with monkeypatch.context() as patch:
+            patch.setattr(pieces, "MAX_TABLE_BYTES", 0)
+            assert np.array_equal(joined_anew.compose(ids, kept.row_length).cells, rows.cells)
+        assert joined_anew.row_length == kept.row_length
+
+
+def test_large_vocabularies_take_wider_cells() -> None:
+    """Word by word the census has more names than 16 bits tell apart; rows are then as wide as they must be."""
+    corpus = Questions(generate(census_schema(NamePools(), 4), 50, seed=0), 2)
+    tokenizer = build_tokenizer(WORD, (corpus,))
+    assert tokenizer.get_vocab_size() > 2**16
+    for known, dtype in ((tokenizer, np.uint32), (build_tokenizer(BPE, (corpus,)), np.uint16)):
+        composer = Composer.build(corpus, known)
+        assert composer.compose(np.arange(9), composer.row_length).input_ids.dtype == dtype
+
+
+@pytest.mark.parametrize("spec", [WORD, BPE])
+def test_rows_travel_without_what_was_joined(spec: TokenizerSpec) -> None:
+    corpus = Questions(SMALL, 2, chain_of_thought=True)
+    composer = Composer.build(corpus, build_tokenizer(spec, (corpus,)))
+    ids = np.arange(0, corpus.num_ids, 7)
+    before = len(pickle.dumps((composer.place, composer.tables)))
+    rows = composer.compose(ids, composer.row_length)
+    assert len(pickle.dumps(composer)) < before + 1.1 * len(pickle.dumps(corpus))
+    again = pickle.loads(pickle.dumps(composer)).compose(ids, composer.row_length)
+    assert np.array_equal(again.cells, rows.cells)
+
+
+def test_rows_too_short_for_a_text_are_refused() -> None:
+    corpus = Questions(SMALL, 2)
+    composer = Composer.build(corpus, build_tokenizer(WORD, (corpus,)))
+    with pytest.raises(ValueError, match="texts of"):
+        composer.compose(np.arange(3), composer.row_length - 1)
 
 
 def test_labels_tell_subject_and_part() -> None:

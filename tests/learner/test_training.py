@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.learner import model as llama
 from raycap.learner.batches import Batch
+from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
-from raycap.learner.rows import RowSource
+from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import build_tokenizer
 from raycap.learner.tokens import Composer, Rows
 from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trial
@@ -46,6 +48,7 @@ from raycap.spec import (
     TrialSpec,
     WordTokenizer,
 )
+from raycap.storage import Storage, checkpoint_steps, forget_checkpoints
 
 TINY = TrialSpec(
     profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
@@ -64,7 +67,7 @@ def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
 
 
 def weights(trial: TrainedTrial) -> list[torch.Tensor]:
-    return [p.detach() for p in trial.model.parameters()]
+    return list(trial.model.storage.values())
 
 
 def test_evaluations_double_up_to_the_last_step() -> None:
@@ -88,9 +91,9 @@ def test_a_model_that_knows_nothing_loses_log2_of_the_vocabulary_per_token() -> 
     profiles = generate(census_schema(NamePools(first=8, middle=8, last=8), 2), 30, seed=0)
     corpora = (Questions(profiles, 1), Questions(profiles, 2, chain_of_thought=True))
     vocab_size = build_tokenizer(WordTokenizer(), corpora).get_vocab_size()
-    model = llama.build(TINY.model, vocab_size, generator=torch.Generator().manual_seed(0))
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
+    model = llama.build(TINY.model, vocab_size, generators=(torch.Generator().manual_seed(0),))
+    for weights in model.storage.values():
+        weights.zero_()
     table = measure(model, composers_of(*corpora))
     tokens = {"birth_date": 4, "birth_city": 2, "university": 2, "employer": 2, "parent": 4, "child": 4}
     for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
@@ -176,17 +179,18 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
 
     reports = 0
 
-    def die_at_the_third(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
+    def die_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
         nonlocal reports
         reports += 1
-        (checkpoint / "state.pt").rename(tmp_path / "state.pt")
         if reports == 3:
             raise Killed
 
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     whole = trained(TINY, checkpoint_every=100)
     with pytest.raises(Killed):
-        trained(TINY, checkpoint_every=100, report=die_at_the_third)
-    resumed = trained(TINY, checkpoint_every=100, resume_from=tmp_path)
+        trained(TINY, checkpoint_every=100, report=die_at_the_third, checkpoints=checkpoints)
+    assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
+    resumed = trained(TINY, checkpoint_every=100, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     timeless = [
         [e.model_copy(update={"train_seconds": 0.0}) for e in trial.result.evaluations] for trial in (whole, resumed)
@@ -194,12 +198,18 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
     assert timeless[0] == timeless[1]
 
 
-def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> None:
-    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
-        (checkpoint / "state.pt").replace(tmp_path / "state.pt")
+def kept_steps(checkpoints: Checkpoints) -> list[int]:
+    (names,) = checkpoints.storage.folders("trials").values()
+    return checkpoint_steps(names)
 
-    whole = trained(TINY, report=keep)
-    assert trained(TINY, resume_from=tmp_path).result == whole.result
+
+def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    whole = trained(TINY, checkpoints=checkpoints)
+    assert len(kept_steps(checkpoints)) == 2
+    assert trained(TINY, checkpoints=checkpoints).result == whole.result
+    forget_checkpoints(checkpoints.storage, whole.result.trial_id)
+    assert kept_steps(checkpoints) == []
 
 
 def test_a_diverging_trial_fails_with_its_step() -> None:
@@ -238,9 +248,9 @@ def test_each_seed_moves_its_own() -> None:
         spec = TINY.model_copy(update={"training": TrainingSpec.model_validate(tree)})
         seen = []
 
-        def keep(source: RowSource, step: int) -> Iterator[Rows]:
-            for rows in source.rows_from(step):
-                seen.append(rows.input_ids)
+        def keep(sources: tuple[RowSource, ...], step: int) -> Iterator[list[Rows]]:
+            for rows in rows_of(sources, step):
+                seen.append(rows[0].input_ids)
                 yield rows
 
         return weights(trained(spec, open_rows=keep))[0], seen[0]
@@ -282,9 +292,10 @@ def test_the_batch_is_the_sum_of_its_parts() -> None:
     rows = composer.compose(np.arange(50), composer.row_length)
 
     def gradient(part: slice) -> torch.Tensor:
-        trial.model.zero_grad()
-        token_losses(trial.model, Batch.of(rows[part], torch.device("cpu"))).sum().backward()
-        return trial.model.layers[0].mlp.gate_up_proj.weight.grad.clone()
+        batch = Batch.of([rows[part]], trial.result.vocab_size, llama.CPU)
+        return torch.autograd.grad(
+            token_losses(trial.model, batch).sum(), trial.model.layers[0].mlp.gate_up_proj.weight
+        )[0]
 
     whole = gradient(slice(0, 50))
     assert torch.allclose(whole, gradient(slice(0, 50, 2)) + gradient(slice(1, 50, 2)), atol=1e-4)
@@ -307,21 +318,23 @@ PHASED = TINY.model_copy(
 )
 
 
+class EveryCheckpoint(Checkpoints):
+    """Keeps all checkpoints, to go on from any."""
+
+    def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
+        Checkpoints(Storage.at(f"{self.storage.root}/{step}")).save(trial_id, step, state)
+
+
 def test_a_curriculum_resumed_from_any_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
     """Phases by length and by loss, an optimizer with weights of its own for evaluation, a checkpoint in every phase."""
-    checkpoints: list[Path] = []
-
-    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
-        checkpoints.append(tmp_path / str(len(checkpoints)))
-        checkpoint.rename(checkpoints[-1])
-        checkpoint.mkdir()
-
-    whole = trained(PHASED, checkpoint_every=25, report=keep)
+    whole = trained(PHASED, checkpoint_every=25, checkpoints=EveryCheckpoint(Storage.at(str(tmp_path))))
     phases = [evaluation.phase for evaluation in whole.result.evaluations]
     assert phases[0] == 1
     assert phases[-1] == 2
-    for checkpoint in (checkpoints[0], checkpoints[3], checkpoints[-4]):
-        resumed = trained(PHASED, checkpoint_every=25, resume_from=checkpoint)
+    steps = sorted(int(path.name) for path in tmp_path.iterdir())
+    for step in (steps[0], steps[3], steps[-4]):
+        checkpoints = Checkpoints(Storage.at(str(tmp_path / str(step))))
+        resumed = trained(PHASED, checkpoint_every=25, checkpoints=checkpoints)
         assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
         assert resumed.result.final.losses == whole.result.final.losses
         assert resumed.result.final.exposures == whole.result.final.exposures
@@ -333,13 +346,11 @@ def test_a_plateau_stops_training_with_its_reason(tmp_path: Path) -> None:
     training = {"length": Exposures(exposures=400), "optimizer": constant}
     stop = Plateau(window_exposures=20, min_improvement=0.2)
 
-    def keep(evaluation: Evaluation | None, checkpoint: Path | None) -> None:
-        (checkpoint / "state.pt").replace(tmp_path / "state.pt")
-
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     spec = TINY.model_copy(update={"training": TINY.training.model_copy(update={**training, "stop": stop})})
-    result = trained(spec, report=keep).result
+    result = trained(spec, checkpoints=checkpoints).result
     full = trained(TINY.model_copy(update={"training": TINY.training.model_copy(update=training)})).result
     assert (result.stop_reason, full.stop_reason) == (StopReason.PLATEAU, StopReason.LENGTH)
     assert result.num_steps == result.final.step < full.num_steps
     assert result.num_steps % 150 == 0  # 20 exposures of 240 facts in steps of 32
-    assert trained(spec, resume_from=tmp_path).result == result  # nothing is trained beyond it
+    assert trained(spec, checkpoints=checkpoints).result == result  # nothing is trained beyond it

@@ -1,0 +1,145 @@
+"""One trial under way: all that is its own but its weights, while it trains alone or in a stack with others."""
+
+import importlib.metadata
+import json
+import math
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raycap.learner.curriculum import Course, Curriculum
+from raycap.learner.evaluation import DivergedError, Sample, losses
+from raycap.learner.material import Material
+from raycap.learner.model import CPU, Llama, count_parameters
+from raycap.learner.rows import RowSource
+from raycap.learner.training import Snapshot, diverged_error
+from raycap.losses import LossTable
+from raycap.results import Evaluation, PopulationFacts, Provenance, StopReason, TrialResult
+from raycap.spec import TrialSpec
+
+STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this worker stands among the workers of its trials, and what it computes on."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = CPU
+
+
+ALONE = Place()
+
+
+@dataclass
+class State:
+    """How far a trial has come. The data's position is the step: see facts/order.py."""
+
+    step: int = 0
+    train_seconds: float = 0.0
+    tokens: int = 0
+    loss_sum_bits: float = 0.0
+    """Since the last evaluation."""
+    num_texts: int = 0
+    course: Course = field(default_factory=Course)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Count what was trained since the pause before."""
+        self.step = snapshot.step
+        self.train_seconds += snapshot.seconds
+        self.tokens += snapshot.num_tokens
+        self.loss_sum_bits += snapshot.loss_sum_bits
+        self.num_texts += snapshot.num_texts
+
+
+class Replica:
+    """One trial under way: all that is its own but its weights."""
+
+    def __init__(self, spec: TrialSpec, populations: tuple[PopulationFacts, ...], material: Material) -> None:
+        self.spec, self.populations, self.material = spec, populations, material
+        self.state = State()
+        self.curriculum = Curriculum(material, self.state.course)
+        self.error: DivergedError | None = None
+        training = spec.training
+        self.samples = [
+            Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
+            for composer, population in zip(material.composers, material.population_of, strict=True)
+        ]
+
+    def resume(self, counters: dict[str, Any], evaluations: str) -> None:
+        """Go on from a checkpoint."""
+        course = Course(**counters.pop("course"))
+        history = [Evaluation.model_validate(entry) for entry in json.loads(evaluations)]
+        self.state = State(**counters, course=course, evaluations=history)
+        self.curriculum = Curriculum(self.material, course)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Count what was trained since the pause before; a trial that has diverged stays where it is."""
+        if snapshot.diverged_at is not None and self.error is None:
+            self.error = diverged_error(snapshot.diverged_at, snapshot.learning_rate)
+        self.state.add(snapshot)
+        self.curriculum.add(snapshot.step, snapshot.loss_sum_bits, snapshot.num_texts)
+
+    def evaluate(self, model: Llama, snapshot: Snapshot, source: RowSource, place: Place) -> Evaluation | None:
+        """Measure the whole population; None if losses are not finite, which is an error from then on."""
+        table, precision = LossTable(rows=()), self.spec.training.precision
+        try:
+            for sample in self.samples:
+                table += losses(model, sample, precision=precision, rank=place.rank, world_size=place.world_size)
+        except DivergedError as error:
+            self.error = DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr")
+            return None
+        evaluation = Evaluation(
+            step=snapshot.step,
+            exposures=self.material.exposures(source.order.num_asked(snapshot.step)),
+            tokens=self.state.tokens,
+            learning_rate=snapshot.learning_rate,
+            train_loss_bits=self.state.loss_sum_bits / self.state.num_texts,
+            train_seconds=self.state.train_seconds,
+            phase=self.curriculum.phase(snapshot.step),
+            parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
+            losses=_over_workers(table, place.world_size),
+        )
+        before = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
+        self.state.evaluations[-1:] = [*before, evaluation]
+        self.state.loss_sum_bits, self.state.num_texts = 0.0, 0
+        return evaluation
+
+    def result(self, model: Llama, place: Place, source_commit: str) -> TrialResult:
+        """What the trial leaves behind."""
+        return TrialResult(
+            trial_id=self.spec.trial_id,
+            spec=self.spec,
+            populations=self.populations,
+            parameters=count_parameters(model),
+            vocab_size=self.material.vocab_size,
+            num_steps=self.state.step,
+            stop_reason=StopReason.PLATEAU if self.state.course.stopped else StopReason.LENGTH,
+            num_workers=place.world_size,
+            evaluations=tuple(self.state.evaluations),
+            provenance=_provenance(source_commit, place.device),
+        )
+
+
+def _over_workers(table: LossTable, world_size: int) -> LossTable:
+    if world_size == 1:
+        return table
+    parts: list[Any] = [None] * world_size
+    dist.all_gather_object(parts, table)
+    return sum(parts[1:], start=parts[0])
+
+
+def _provenance(source_commit: str, device: torch.device) -> Provenance:
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return Provenance(
+        git_commit=source_commit,
+        versions={"python": platform.python_version()} | {p: installed[p] for p in STORED_VERSIONS if p in installed},
+        host=platform.node(),
+        device=f"{device.type}: {name}",
+    )

@@ -1,0 +1,164 @@
+"""What a trial costs beyond its training, in a real sweep of short trials on two slots.
+
+    python tests/benchmarks/overhead.py [--train-seconds 30] [--trials 8] [--steps N] [--processes] [--json]
+
+Overhead per trial is (wall x slots - sum of train_seconds) / trials, efficiency sum of train_seconds / (wall x slots).
+The wall is that of the whole command: Ray's start, every trial, the analysis and Ray's end. Without --steps, a sweep of
+one trial per slot tells first how many steps the seconds asked for are. A load average well above the slots says that
+others used the machine too: then CPU seconds tell more than the wall.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+
+SLOTS = 2
+CALIBRATION_STEPS = 400
+SAMPLE_SECONDS = 0.5
+TARGET_OVERHEAD_SECONDS, TARGET_EFFICIENCY = 7.0, 0.85
+
+SPEC = """\
+# What does a trial cost beyond its training?
+name: overhead
+trial:
+  profiles: {{num_profiles: 1000, num_relations: 4, names: {{first: 20, middle: 20, last: 40}}}}
+  model: {{num_layers: 2, hidden_size: 12, tie_embeddings: true, heads: {{num_heads: 1}}}}
+  training: {{length: {{steps: {steps}}}, batch_size: 256, num_evaluations: 3, optimizer: {{lr: 0.02, warmup_steps: 50}}}}
+grid:
+  training.seed: {seeds}
+execution: {{max_concurrent_trials: {slots}}}
+"""
+
+
+class ProcessTree:
+    """CPU seconds of a process and all that come from it, by what they call themselves last."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._seen: dict[tuple[int, float], tuple[str, float]] = {}
+        self._parents: set[int] = {root}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> dict[str, tuple[int, float]]:
+        """Number of processes and their CPU seconds by title."""
+        self._over.set()
+        self._thread.join()
+        by_title: dict[str, tuple[int, float]] = defaultdict(lambda: (0, 0.0))
+        for title, seconds in self._seen.values():
+            number, before = by_title[title]
+            by_title[title] = (number + 1, before + seconds)
+        return dict(by_title)
+
+    def _follow(self) -> None:
+        while not self._over.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        # A raylet outlives the command that started it for a moment: whoever was once in the tree stays in it.
+        for process in psutil.process_iter():
+            try:
+                if process.pid != self._root and process.ppid() not in self._parents:
+                    continue
+                self._parents.add(process.pid)
+                times = process.cpu_times()
+                key = (process.pid, process.create_time())
+                self._seen[key] = (_title(process), times.user + times.system)
+            except psutil.Error:
+                continue
+
+
+def _title(process: psutil.Process) -> str:
+    """What a process is, in few words: Ray's workers say it themselves."""
+    command = process.cmdline()
+    if not command:
+        return process.name()
+    if command[0].startswith("ray::"):
+        return " ".join(command).split("(")[0].strip()
+    scripts = [Path(part).name for part in command[1:] if part.endswith(".py")]
+    module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+    return scripts[0] if scripts else module or Path(command[0]).name
+
+
+def sweep(folder: Path, steps: int, trials: int) -> tuple[float, list[float], dict[str, tuple[int, float]]]:
+    """Run a sweep in a folder: seconds of the whole command, training seconds of every trial, CPU seconds by process."""
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(SPEC.format(steps=steps, seeds=list(range(trials)), slots=SLOTS))
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    began = time.perf_counter()
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "raycap.sweep", "spec.yaml"]
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        tree = ProcessTree(process.pid)
+        code = process.wait()
+    wall, cpu = time.perf_counter() - began, tree.stop()
+    results = [json.loads(path.read_text()) for path in folder.glob("runs/trials/*/result.json")]
+    if code or len(results) != trials:
+        raise SystemExit(f"the sweep ended with {code}:\n{(folder / 'log').read_text()}")
+    return wall, [result["evaluations"][-1]["train_seconds"] for result in results], cpu
+
+
+def measure(train_seconds: float, trials: int, steps: int | None) -> dict[str, object]:
+    """Run the sweep, after a short one that tells how many steps are needed."""
+    with tempfile.TemporaryDirectory(prefix="raycap-overhead-") as place:
+        if steps is None:
+            _, seconds, _ = sweep(Path(place) / "calibration", CALIBRATION_STEPS, SLOTS)
+            steps = math.ceil(CALIBRATION_STEPS * train_seconds * SLOTS / sum(seconds))
+        wall, seconds, cpu = sweep(Path(place) / "sweep", steps, trials)
+        run = json.loads((Path(place) / "sweep/runs/overhead/run.json").read_text())
+    trained = sum(seconds)
+    return {
+        "trials": trials,
+        "slots": run["slots"],
+        "steps": steps,
+        "wall_seconds": wall,
+        "wall_seconds_until_analysis": run["wall_seconds"],
+        "train_seconds_per_trial": trained / trials,
+        "overhead_seconds_per_trial": (wall * run["slots"] - trained) / trials,
+        "efficiency": trained / (wall * run["slots"]),
+        "cpu_seconds": sum(seconds for _, seconds in cpu.values()),
+        "load_average": os.getloadavg()[0],
+        "processes": {title: {"number": number, "cpu_seconds": seconds} for title, (number, seconds) in cpu.items()},
+    }
+
+
+def main() -> None:
+    """Measure and print beside the targets."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--train-seconds", type=float, default=30.0, help="about how long each trial trains")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="steps of every trial, instead of --train-seconds")
+    parser.add_argument("--processes", action="store_true", help="CPU seconds by process as well")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    found = measure(options.train_seconds, options.trials, options.steps)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    processes = found.pop("processes")
+    targets = {
+        "overhead_seconds_per_trial": f"<= {TARGET_OVERHEAD_SECONDS:g}",
+        # Short trials cannot be efficient; the target is that of trials of half a minute.
+        "efficiency": f">= {TARGET_EFFICIENCY:g} with trials of 30 s",
+    }
+    for name, value in found.items():
+        print(f"{name:42} {value:>10,.2f}  {targets.get(name, '')}".rstrip())
+    if options.processes:
+        assert isinstance(processes, dict)
+        for title, about in sorted(processes.items(), key=lambda item: -item[1]["cpu_seconds"]):
+            print(f"  {about['cpu_seconds']:8.1f} s CPU in {about['number']:3} x {title}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Gradients written by hand are those of the plain formulas."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raycap.learner.functions import NORM_EPS, cross_entropy, rms_norm, rotate, swiglu
+
+ANGLES = torch.arange(40.0).view(2, 5, 4)
+TURNS, BACK = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))
+TARGETS = torch.tensor([[0, 3, 6, 2, 2], [1, 1, 0, 5, 4]])
+
+
+def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return x / (x.square().mean(dim=-1, keepdim=True) + NORM_EPS).sqrt() * weight[:, None]
+
+
+def plain_rotation(x: Tensor) -> Tensor:
+    cos, sin = ANGLES.cos(), ANGLES.sin()
+    left, right = x[..., ::2], x[..., 1::2]
+    return torch.stack([left * cos - right * sin, left * sin + right * cos], dim=-1).flatten(-2)
+
+
+def plain_swiglu(x: Tensor) -> Tensor:
+    return F.silu(x[..., :4]) * x[..., 4:]
+
+
+def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
+    return F.cross_entropy((hidden @ unembedding.mT).transpose(1, 2), TARGETS, reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "shapes"),
+    [
+        (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
+        (swiglu, plain_swiglu, [(2, 5, 8)]),
+        (lambda x: rotate(x, TURNS, BACK), plain_rotation, [(2, 5, 8)]),
+        (lambda h, w: cross_entropy(h, w, TARGETS), plain_cross_entropy, [(2, 5, 8), (2, 7, 8)]),
+    ],
+    ids=["rms_norm", "swiglu", "rotate", "cross_entropy"],
+)
+def test_values_and_gradients(
+    ours: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    arguments = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    values, expected = ours(*arguments), plain(*arguments)
+    assert torch.allclose(values, expected, atol=1e-6)
+    upstream = torch.randn(values.shape, generator=generator)
+    gradients = torch.autograd.grad(values, arguments, upstream)
+    for a, b in zip(gradients, torch.autograd.grad(expected, arguments, upstream), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_target_of_no_share_at_all_costs_what_it_costs() -> None:
+    """Softmax gives it 0 in fp32; its loss is still the difference of logits."""
+    hidden = torch.tensor([[[200.0]]])
+    unembedding = torch.tensor([[[1.0], [0.0]]])
+    assert cross_entropy(hidden, unembedding, torch.tensor([[1]])).item() == pytest.approx(200.0)

@@ -1,0 +1,117 @@
+"""Trials that train together in one stack end as each would end alone."""
+
+from pathlib import Path
+
+import pytest
+
+from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.evaluation import DivergedError
+from raycap.learner.trial import TrainedTrial, run_trial, run_trials
+from raycap.results import Evaluation, TrialResult
+from raycap.spec import (
+    AdamW,
+    Exposures,
+    HeldOut,
+    Kind,
+    ModelByWidth,
+    Muon,
+    NamePools,
+    NumHeads,
+    OptimizerSpec,
+    ProfilesByCount,
+    QuestionsByShare,
+    ScheduleFree,
+    TrainingSpec,
+    TrialSpec,
+)
+from raycap.storage import Storage
+
+OPTIMIZERS = [
+    AdamW(lr=0.01, warmup_steps=20, weight_decay=0.1),
+    ScheduleFree(kind="schedule_free", lr=0.01, warmup_steps=20),
+    Muon(kind="muon", lr=0.01, warmup_steps=20),
+]
+
+
+def spec(seed: int, optimizer: OptimizerSpec, people: int = 0) -> TrialSpec:
+    pools = NamePools(first=8, middle=8, last=8)
+    return TrialSpec(
+        profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=pools, seed=people),
+        questions=QuestionsByShare(hops=(1, 2), one_hop_share=0.5, held_out=HeldOut(tuples=0.2)),
+        model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2), tie_embeddings=True),
+        training=TrainingSpec(
+            length=Exposures(exposures=20), batch_size=32, num_evaluations=4, optimizer=optimizer, seed=seed
+        ),
+    )
+
+
+def different(optimizer: OptimizerSpec) -> tuple[TrialSpec, ...]:
+    """Replicas that differ in each thing that they may differ in."""
+    faster = optimizer.model_copy(update={"lr": 0.02})
+    decayed = optimizer.model_copy(update={"weight_decay": optimizer.weight_decay.model_copy(update={"gains": 0.1})})
+    return spec(0, optimizer), spec(1, optimizer), spec(0, faster), spec(0, decayed), spec(2, optimizer, people=5)
+
+
+def together(specs: tuple[TrialSpec, ...], **options: object) -> list[TrialResult | DivergedError]:
+    outcomes = run_trials(specs, source_commit="test", **options)
+    return [outcome.result if isinstance(outcome, TrainedTrial) else outcome for outcome in outcomes]
+
+
+def losses(evaluation: Evaluation) -> list[float]:
+    kinds = [evaluation.losses.select(kind).mean_bits for kind in (Kind.ONE_HOP, Kind.TWO_HOP)]
+    return [evaluation.train_loss_bits, *kinds, evaluation.parameter_norm]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+def test_every_replica_has_the_losses_that_it_has_alone(optimizer: OptimizerSpec) -> None:
+    specs = different(optimizer)
+    results = together(specs)
+    for mine, result in zip(specs, results, strict=True):
+        alone = run_trial(mine, source_commit="test").result
+        assert result.trial_id == alone.trial_id == mine.trial_id
+        assert (result.populations, result.parameters) == (alone.populations, alone.parameters)
+        for a, b in zip(result.evaluations, alone.evaluations, strict=True):
+            assert (a.step, a.exposures, a.tokens, a.learning_rate) == (b.step, b.exposures, b.tokens, b.learning_rate)
+            assert losses(a) == pytest.approx(losses(b), rel=1e-4)
+            assert [row.key for row in a.losses.rows] == [row.key for row in b.losses.rows]
+    ends = [tuple(losses(result.final)) for result in results]
+    assert len(set(ends)) == len(ends)
+
+
+def test_a_replica_that_diverges_leaves_the_others_alone() -> None:
+    wild = AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0, weight_decay=0.1)
+    calm = wild.model_copy(update={"lr": 0.01})
+    first, diverged, last = together((spec(0, calm), spec(1, wild), spec(2, calm)))
+    assert isinstance(diverged, DivergedError)
+    assert "lower optimizer.lr" in str(diverged)
+    for seed, result in ((0, first), (2, last)):
+        alone = run_trial(spec(seed, calm), source_commit="test").result
+        assert losses(result.final) == pytest.approx(losses(alone.final), rel=1e-4)
+    with pytest.raises(DivergedError):  # there is nobody left to go on
+        run_trials((spec(1, wild), spec(2, wild)), source_commit="test")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+def test_replicas_go_on_from_their_own_checkpoints_in_any_company(optimizer: OptimizerSpec, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    specs = different(optimizer)
+    reports = []
+
+    def die_half_way(trial_id: str, evaluation: Evaluation) -> None:
+        reports.append(trial_id)
+        if len(reports) == 3 * len(specs):
+            raise Killed
+
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    with pytest.raises(Killed):
+        run_trials(specs, source_commit="test", report=die_half_way, checkpoints=checkpoints)
+    assert set(reports) == {mine.trial_id for mine in specs}
+    whole = together(specs)
+    pair, others = together(specs[3:1:-1], checkpoints=checkpoints), together(specs[:2], checkpoints=checkpoints)
+    for result, expected in zip([*others, *pair[::-1]], whole[:4], strict=True):
+        assert result.trial_id == expected.trial_id
+        assert result.final.step == expected.final.step
+        assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-4)
+        assert result.evaluations[0].losses == expected.evaluations[0].losses  # from before it was killed

@@ -1,0 +1,32 @@
+"""Rows in which every token after the first is measured, for tests that ask a model about all it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from raycap.learner.batches import Batch
+from raycap.learner.model import CPU, Llama
+from raycap.learner.pieces import cell_type
+from raycap.learner.tokens import Rows
+
+
+def whole_rows(tokens: torch.Tensor, vocab_size: int) -> Batch:
+    """Rows (B, T + 1) as a batch of one replica with B T measured tokens."""
+    cells = np.ones(tokens.shape, cell_type(vocab_size))
+    cells["token"] = tokens.numpy()
+    cells["label"][:, 0] = 0
+    rows = Rows(cells, np.zeros(len(tokens), np.uint8))
+    return Batch.of([rows], vocab_size, CPU)
+
+
+def logits_of(model: Llama, input_ids: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits (B, T, V) of a single model after every token of input_ids (B, T)."""
+    batch = whole_rows(torch.cat([input_ids, input_ids[:, :1]], dim=1), model.vocab_size)
+    if segments is not None:
+        batch = replace(batch, segments=segments[None])
+    logits = torch.empty(*input_ids.shape, model.vocab_size)
+    with torch.no_grad():
+        place = batch.text_of[0], batch.depth[0][batch.answers[0]]
+        logits[place] = (model(batch) @ model.unembedding.mT)[0]
+    return logits
