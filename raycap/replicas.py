@@ -23,6 +23,8 @@ def replica_groups(
     `steps_done` is how far those have come that go on from a checkpoint, by trial_id: only trials that are equally far
     go on together.
     """
+    if num_replicas == 1:
+        return [(trial,) for trial in trials]
     alike: dict[str, list[PlannedTrial]] = defaultdict(list)
     for trial in trials:
         alike[_kind(trial, steps_done.get(trial.trial_id, 0))].append(trial)

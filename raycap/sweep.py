@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raycap.cluster.errors import CannotRunError
+from raycap.replicas import replica_groups
 from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage, absolute_uri, checkpoint_steps, failure_path, result_path
@@ -159,7 +160,9 @@ def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
         )
     total = sum(trial.tokens for trial in sweep.trials)
     more = f" ({len(sweep.trials) - PLAN_ROWS_SHOWN} more not shown)" if len(sweep.trials) > PLAN_ROWS_SHOWN else ""
-    table.caption = f"{len(sweep.trials)} trials{more}, {total:,} tokens; data bits with names as '{selection}'"
+    stacks = len(replica_groups(sweep.trials, sweep.spec.execution.replicas, {}))
+    stacked = f" in {stacks} stacks" if stacks < len(sweep.trials) else ""
+    table.caption = f"{len(sweep.trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
     return table
 
 

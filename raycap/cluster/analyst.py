@@ -99,8 +99,12 @@ class Analyst:
         self._events.append(Event(measured.trial_id, "finished"))
 
     def refresh(self) -> None:
-        """Refit the laws and redraw, unless that was done a moment ago. No trial waits for this."""
-        if time.monotonic() < self._next_drawing:
+        """Refit the laws and redraw, unless that was done a moment ago, or will be when the sweep is concluded. No trial
+        waits for this.
+        """
+        stored = self._stored
+        over = len(stored.measured) + len(stored.failures) + len(stored.unreadable) == len(self._planned)
+        if over or time.monotonic() < self._next_drawing:
             return
         began = time.monotonic()
         self._publish(self._run_so_far())

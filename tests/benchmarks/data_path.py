@@ -1,6 +1,6 @@
 """The data path: people, splits, rows composed from pieces against rows tokenised from text, memory, Ray Data's stream.
 
-    python tests/benchmarks/data_path.py [--only people rows memory stream] [--json]
+    python tests/benchmarks/data_path.py [--only people rows memory stream wait] [--json]
 
 Every part runs in a process of its own with one thread, tokenizers too. The two sides of a ratio take turns. They make
 the same rows, which is checked number by number: tokens, and where labels are. Composing goes on to 200,000 rows, so many
@@ -16,13 +16,13 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import child, machine, show, table
+from common import child, machine, planned, set_threads, show, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ REPEATS = 7
 NUM_ROWS, NUM_ROWS_TEXT = 200_000, 8_192
 STREAM_STEPS, STREAM_WARM_UP = 40_000, 8_000
 MEMORY_STEPS = 300
+WAIT_STEPS, WAIT_WARM_UP = 4_000, 400
 
 
 def measured(what: str, unit: str, value: float, text: float | None = None, target: str = "") -> dict[str, Any]:
@@ -230,7 +231,36 @@ def stream() -> list[dict[str, Any]]:
     return found
 
 
-PARTS = {part.__name__: part for part in (people, rows, memory, stream)}
+def wait() -> list[dict[str, Any]]:
+    """What of a step of the demo's largest model is spent waiting for Ray Data, once the stream runs."""
+    from raycap.cluster.session import ray_session
+    from raycap.cluster.stream import ray_rows
+    from raycap.learner.tokens import Rows
+    from raycap.learner.trial import run_trial
+
+    set_threads(1)
+    waits: list[float] = []
+
+    def timed(sources: tuple[RowSource, ...], start_step: int) -> Iterator[list[Rows]]:
+        stream = ray_rows(sources, start_step, num_cpus=0.25)
+        while True:
+            began = time.perf_counter()
+            rows = next(stream, None)
+            waits.append(time.perf_counter() - began)
+            if rows is None:
+                return
+            yield rows
+
+    spec = planned("demo", f"trial.training.length={{steps: {WAIT_STEPS}}}").spec
+    with ray_session():
+        final = run_trial(spec, source_commit="benchmark", open_rows=timed).result.final
+    steady = waits[WAIT_WARM_UP:]
+    share = sum(steady) / len(steady) / (final.train_seconds / WAIT_STEPS)
+    name = f"demo, waiting for Ray Data, steps {WAIT_WARM_UP:,} to {WAIT_STEPS:,}"
+    return [measured(name, "% of a step", 100 * share, target="<= 5")]
+
+
+PARTS = {part.__name__: part for part in (people, rows, memory, stream, wait)}
 
 
 def main() -> None:

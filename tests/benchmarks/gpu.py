@@ -42,6 +42,11 @@ PRODUCT = 8192
 LAW = {"lr": 0.003, "warmup_steps": 500, "weight_decay": 0.01}
 
 
+def batch_size(scale: float) -> int:
+    """Questions of a step."""
+    return max(32, round(BATCH_SIZE * scale))
+
+
 def plan(
     num_params: float, num_layers: int, num_people: int, training: dict[str, Any], *, scale: float, seed: int = 0
 ) -> PlannedTrial:
@@ -58,7 +63,13 @@ def plan(
             "num_params": round(num_params * scale),
             "heads": {"head_size": 16 if scale == 1 else 2},
         },
-        "training": {"batch_size": BATCH_SIZE, "precision": "bf16", "num_evaluations": 1, "seed": seed, **training},
+        "training": {
+            "batch_size": batch_size(scale),
+            "precision": "bf16",
+            "num_evaluations": 1,
+            "seed": seed,
+            **training,
+        },
     }
     trial = TrialSpec.model_validate_json(json.dumps(tree))
     sweep = SweepSpec(name="gpu")
@@ -128,13 +139,13 @@ def speed(name: str, options: argparse.Namespace, *, compiled: bool, num_replica
     steps = max(10, round(options.seconds / per_step))
     seconds = run(steps)
     trial = plan(num_params, num_layers, num_people, {"length": {"steps": steps}}, scale=scale)
-    questions = num_replicas * steps * BATCH_SIZE / seconds
+    questions = num_replicas * steps * batch_size(scale) / seconds
     rate = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
     return {
         "parameters": trial.parameters.total,
         "first_steps_s": first,
         "questions_per_s": questions,
-        "tokens_per_s": questions * trial.tokens / (steps * BATCH_SIZE),
+        "tokens_per_s": questions * trial.tokens / (steps * batch_size(scale)),
         "product_tflops": rate / 1e12,
         "utilisation": questions * flops_per_question(trial) / rate,
         "target": target,

@@ -196,6 +196,43 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     assert np.isfinite(trial["learned_bits"]["2-hop-big-hash"]["set"])
 
 
+def test_replicas_train_as_one_stack_and_each_is_a_trial_of_its_own(folder: Path) -> None:
+    seeds = ("grid.training.seed=[0, 1, 2]", "grid.training.optimizer.lr=[0.02, 0.01]")
+    assert run(*seeds, "storage=together", "execution.replicas=4") == 0
+    assert run(*seeds, "storage=alone") == 0
+    stacked, single = (
+        {
+            result.trial_id: result
+            for path in folder.glob(f"{place}/trials/*/result.json")
+            for result in [TrialResult.model_validate_json(path.read_text())]
+        }
+        for place in ("together", "alone")
+    )
+    assert stacked.keys() == single.keys()
+    assert len(stacked) == 6
+    for trial_id, result in stacked.items():
+        for a, b in zip(result.evaluations, single[trial_id].evaluations, strict=True):
+            assert a.losses.mean_bits == pytest.approx(b.losses.mean_bits, rel=1e-4)
+        assert (folder / "together" / "trials" / trial_id / "model" / "model.safetensors").exists()
+        assert not list((folder / "together" / "trials" / trial_id).glob("checkpoint-*"))
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    parents = client.search_runs(["1"], "tags.`raycap.sweep` = 'small'")
+    for parent in parents:
+        children = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+        assert len(children) == 6
+        for child in children:
+            assert child.info.status == "FINISHED"
+            assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
+
+
+def test_a_replica_that_diverges_fails_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ("grid.training.optimizer.lr=[0.02, 1e30]", "grid.training.seed=[0]", "trial.training.optimizer.grad_clip=1e30",
+            "trial.training.optimizer.warmup_steps=0", "execution.replicas=2")  # fmt: skip
+    assert run(*wild) == 1
+    assert "DivergedError: the training loss is not finite at step" in capsys.readouterr().out
+    assert {trial["state"] for trial in read_summary(folder)["trials"]} == {"finished", "failed"}
+
+
 def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder: Path) -> None:
     with pytest.raises(sweep.SpecError, match=r"needs 512 CPUs and 0 GPUs \(8 workers x 64 CPUs.*has at most"):
         run("execution={num_workers: 8, cpus_per_worker: 64}")
