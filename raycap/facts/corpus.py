@@ -5,6 +5,7 @@ adding an arm is adding a class with the members of `Corpus` and an entry in `co
 a row are a stretch: "'s employer? Answer: Heron Security<|end|>" ends every question that asks for that person's employer.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -134,12 +135,12 @@ class Corpus(Protocol):
         """The pieces of some texts, in order."""
 
 
-class InSpans(WithoutCaches):
+class InSpans(WithoutCaches, ABC):
     """A corpus whose pieces follow from its spans."""
 
+    @abstractmethod
     def spans(self, ids: Ids) -> list[Span]:
         """See Corpus."""
-        raise NotImplementedError
 
     def slots(self, ids: Ids) -> list[Slot]:
         """The pieces of some texts, in order."""

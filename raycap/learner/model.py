@@ -209,9 +209,11 @@ class Llama(nn.Module):
         Where the batch has segments, a cell sees only those before it with its own number: what lies in a row is as alone
         as in rows of its own. Rotary angles need not start afresh, since only their differences count.
         """
+        return self._read(batch, rope(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device))
+
+    def _read(self, batch: Batch, tables: tuple[Tensor, Tensor]) -> Tensor:
         x = taken(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
-        shape = batch.shape[1], self.spec.hidden_size, self.spec.head_size
-        turns = tuple(F.embedding(batch.depth, table) for table in rope(*shape, x.device))
+        turns = tuple(F.embedding(batch.depth, table) for table in tables)
         mask = None
         if batch.segments is not None:
             mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
@@ -220,6 +222,10 @@ class Llama(nn.Module):
             x = block(x, turns, batch, mask, answers_only=False)
         x = self.norm(last(x, turns, batch, mask, answers_only=True))
         return x / self.spec.width_multiplier  # the same as logits / m, in fewer numbers
+
+    def compile_blocks(self) -> None:
+        """From now on torch compiles what is computed, for batches of any size."""
+        self._read = torch.compile(self._read, dynamic=True)  # type: ignore[method-assign]
 
 
 def taken(x: Tensor, places: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ def run_trials(
     run = _Run(replicas, model, place, report, checkpoints, checkpoint_every)
     run.resume()
     if compiled:
-        model.compile(dynamic=True)
+        model.compile_blocks()
     run.train(open_rows)
     with run.optimizer.averaged():
         return [

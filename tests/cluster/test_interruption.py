@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raycap.storage import checkpoint_steps
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SPEC = """\
@@ -46,13 +48,18 @@ def trains(process: psutil.Process) -> bool:
         title = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return any(part in title for part in ("RayTrainWorker", "TrainController", "ImplicitFunc", "Analyst"))
+    return any(
+        part in title
+        for part in ("RayTrainWorker", "TrainController", "ImplicitFunc", "SynchronizationActor", "Analyst")
+    )
 
 
 def half_way(folder: Path) -> bool:
     finished = list(folder.glob("runs/trials/*/result.json"))
-    running = [p for p in folder.glob("runs/trials/*/checkpoint_2*") if not (p.parent / "result.json").exists()]
-    return len(finished) >= 1 and len(running) >= 1
+    running = [p.parent for p in folder.glob("runs/trials/*/checkpoint-*") if not (p.parent / "result.json").exists()]
+    return len(finished) >= 1 and any(
+        checkpoint_steps([p.name for p in trial.iterdir()])[0] >= 200 for trial in running
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -225,6 +225,15 @@ def test_bf16_learns_what_fp32_learns() -> None:
     assert means[1] != means[0]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler has its own to say
+def test_a_compiled_model_learns_the_same() -> None:
+    eager, compiled = (trained(TINY, compiled=compiled).result for compiled in (False, True))
+    for a, b in zip(eager.evaluations, compiled.evaluations, strict=True):
+        assert b.train_loss_bits == pytest.approx(a.train_loss_bits, rel=1e-4)
+        assert b.losses.mean_bits == pytest.approx(a.losses.mean_bits, rel=1e-3)
+
+
 def test_fp16_scales_its_loss_and_learns() -> None:
     """On a CPU float16 is slow but the same: loss scaling, unscaled clipping, and a scaler that goes into checkpoints."""
     short = TINY.training.model_copy(update={"length": Exposures(exposures=15), "num_evaluations": 1})
