@@ -162,7 +162,9 @@ def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
     more = f" ({len(sweep.trials) - PLAN_ROWS_SHOWN} more not shown)" if len(sweep.trials) > PLAN_ROWS_SHOWN else ""
     stacks = len(replica_groups(sweep.trials, sweep.spec.execution.replicas, {}))
     stacked = f" in {stacks} stacks" if stacks < len(sweep.trials) else ""
-    table.caption = f"{len(sweep.trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
+    table.caption = (
+        f"{len(sweep.trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
+    )
     return table
 
 

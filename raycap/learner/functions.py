@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-6
+LONGEST_SHORT_ROW = 64
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -92,6 +93,54 @@ def rotate(x: Tensor, turns: Tensor, back: Tensor) -> Tensor:
         (real, imaginary), (cos, sin) = (part.unflatten(-1, (-1, 2)).unbind(-1) for part in (x, turns))
         return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2).to(x.dtype)
     return _Rotation.apply(x, turns, back)
+
+
+class _ShortAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor, scale: float) -> Tensor:
+        q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 3)  # each (R B K, T, D)
+        later = torch.full(2 * heads.shape[2:3], -torch.inf, device=heads.device).triu(1)
+        shares = torch.baddbmm(later, q, k.mT, alpha=scale)
+        shares.sub_(shares.amax(dim=-1, keepdim=True)).exp_()  # not by softmax, which crawls through rows this short
+        shares.div_(shares.sum(dim=-1, keepdim=True))
+        ctx.save_for_backward(q, k, v, shares)
+        ctx.scale, ctx.shape = scale, heads.shape
+        return _side_by_side(torch.bmm(shares, v), heads.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        q, k, v, shares = ctx.saved_tensors
+        num_replicas, num_rows, length, _, num_heads, head_size = ctx.shape
+        grad = grad.view(num_replicas, num_rows, length, num_heads, head_size).transpose(2, 3).flatten(0, 2)
+        of_scores = torch.bmm(grad, v.mT)
+        of_scores.sub_((of_scores * shares).sum(dim=-1, keepdim=True)).mul_(shares).mul_(ctx.scale)
+        grads = torch.empty(3, *q.shape, device=q.device)
+        torch.bmm(of_scores, k, out=grads[0])
+        torch.bmm(of_scores.mT, q, out=grads[1])
+        torch.bmm(shares.mT, grad, out=grads[2])
+        return grads.unflatten(1, (num_replicas, num_rows, num_heads)).permute(1, 2, 4, 0, 3, 5), None
+
+
+def _side_by_side(mixed: Tensor, shape: torch.Size) -> Tensor:
+    """Heads of (R B K, T, D) or (R B, K, T, D) beside each other, (R, B T, H), given the shape of what was attended to."""
+    num_replicas, num_rows, length, _, num_heads, head_size = shape
+    of_rows = mixed.reshape(num_replicas, num_rows, num_heads, length, head_size)
+    return of_rows.transpose(2, 3).reshape(num_replicas, num_rows * length, num_heads * head_size)
+
+
+def attend(heads: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention among the cells of each row: queries, keys and values (R, B, T, 3, K, D) to (R, B T, H).
+
+    `mask` (R B, 1, T, T) is true where a cell sees another, None for all before it. Rows of questions are so short that on
+    a CPU the flash kernel's work for each head of each row is most of it; three batched products are twice as fast.
+    """
+    short = heads.shape[2] <= LONGEST_SHORT_ROW and heads.dtype is torch.float32 and not heads.is_cuda
+    if short and mask is None and not torch.compiler.is_compiling():
+        return _ShortAttention.apply(heads, scale)
+    q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (R B, K, T, D)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return _side_by_side(mixed, heads.shape)
 
 
 class _CrossEntropy(torch.autograd.Function):

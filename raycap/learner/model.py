@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycap.learner.batches import Batch
-from raycap.learner.functions import rms_norm, rotate, swiglu
+from raycap.learner.functions import attend, rms_norm, rotate, swiglu
 from raycap.results import ParameterCounts
 from raycap.spec import ModelByWidth, MuP
 
@@ -93,9 +93,7 @@ class Attention(nn.Module):
         num_rows, length = batch.shape
         qkv = rotate(self.qkv_proj(x), *turns)
         heads = taken(qkv, batch.cells).view(-1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size)
-        q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (R B, K, T, D)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
-        return mixed.transpose(1, 2).reshape(len(x), num_rows * length, -1)
+        return attend(heads, mask, self.scale)
 
 
 class MLP(nn.Module):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycap.learner.functions import NORM_EPS, cross_entropy, rms_norm, rotate, swiglu
+from raycap.learner.functions import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
 
 ANGLES = torch.arange(40.0).view(2, 5, 4)
 TURNS, BACK = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))
@@ -28,6 +28,14 @@ def plain_swiglu(x: Tensor) -> Tensor:
     return F.silu(x[..., :4]) * x[..., 4:]
 
 
+def plain_attention(heads: Tensor) -> Tensor:
+    q, k, v = heads.unbind(3)
+    scores = 0.3 * torch.einsum("rbtkd,rbskd->rbkts", q, k)
+    later = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    shares = scores.masked_fill(later, -torch.inf).softmax(-1)
+    return torch.einsum("rbkts,rbskd->rbtkd", shares, v).reshape(2, 15, 8)
+
+
 def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
     return F.cross_entropy((hidden @ unembedding.mT).transpose(1, 2), TARGETS, reduction="none")
 
@@ -38,9 +46,10 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
         (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
         (swiglu, plain_swiglu, [(2, 5, 8)]),
         (lambda x: rotate(x, TURNS, BACK), plain_rotation, [(2, 5, 8)]),
+        (lambda heads: attend(heads, None, 0.3), plain_attention, [(2, 3, 5, 3, 2, 4)]),
         (lambda h, w: cross_entropy(h, w, TARGETS), plain_cross_entropy, [(2, 5, 8), (2, 7, 8)]),
     ],
-    ids=["rms_norm", "swiglu", "rotate", "cross_entropy"],
+    ids=["rms_norm", "swiglu", "rotate", "attend", "cross_entropy"],
 )
 def test_values_and_gradients(
     ours: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
