@@ -24,10 +24,11 @@ class Checkpoints:
         self.storage.write(checkpoint_path(trial_id, step), content.getvalue())
         forget_checkpoints(self.storage, trial_id, keep=NUM_KEPT)
 
-    def load(self, trial_id: str, device: torch.device) -> dict[str, Any] | None:
-        """The last state of a trial; None if there is none."""
-        steps = checkpoint_steps(self.storage.names(trial_folder(trial_id)))
-        if not steps:
-            return None
-        content = self.storage.read(checkpoint_path(trial_id, steps[-1]))
+    def steps(self, trial_id: str) -> list[int]:
+        """The steps after which there is a state of a trial, ascending."""
+        return checkpoint_steps(self.storage.names(trial_folder(trial_id)))
+
+    def load(self, trial_id: str, step: int, device: torch.device) -> dict[str, Any]:
+        """The state of a trial after a step."""
+        content = self.storage.read(checkpoint_path(trial_id, step))
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)

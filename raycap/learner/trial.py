@@ -229,16 +229,23 @@ class _Run:
             )
 
     def resume(self) -> None:
-        """Read the checkpoints of the trials, if they have any."""
+        """Go on from the last step of which there is a checkpoint of every trial, if there is one.
+
+        Whoever was killed between writing one and the next has left some that are further than others.
+        """
+        if self.checkpoints is None:
+            return
+        kept = [set(self.checkpoints.steps(replica.spec.trial_id)) for replica in self.replicas]
+        self.step = max(set.intersection(*kept), default=0)
+        if self.step == 0:
+            return
         for number, replica in enumerate(self.replicas):
-            saved = self.checkpoints and self.checkpoints.load(replica.spec.trial_id, self.place.device)
-            if saved:
-                for group, weights in self.model.storage.items():
-                    weights[number].copy_(saved["weights"][str(group)])
-                self.optimizer.load_state_of(number, saved["optimizer"])
-                self.scaler.load_state_dict(saved["scaler"])
-                replica.resume(saved["counters"], saved["evaluations"])
-        (self.step,) = {replica.state.step for replica in self.replicas}
+            saved = self.checkpoints.load(replica.spec.trial_id, self.step, self.place.device)
+            for group, weights in self.model.storage.items():
+                weights[number].copy_(saved["weights"][str(group)])
+            self.optimizer.load_state_of(number, saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            replica.resume(saved["counters"], saved["evaluations"])
 
 
 def evaluation_steps(num_steps: int, num_evaluations: int) -> set[int]:

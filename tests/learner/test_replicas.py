@@ -24,7 +24,7 @@ from raycap.spec import (
     TrainingSpec,
     TrialSpec,
 )
-from raycap.storage import Storage
+from raycap.storage import Storage, checkpoint_path
 
 OPTIMIZERS = [
     AdamW(lr=0.01, warmup_steps=20, weight_decay=0.1),
@@ -115,3 +115,17 @@ def test_replicas_go_on_from_their_own_checkpoints_in_any_company(optimizer: Opt
         assert result.final.step == expected.final.step
         assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-4)
         assert result.evaluations[0].losses == expected.evaluations[0].losses  # from before it was killed
+
+
+def test_a_stack_goes_on_from_the_last_step_that_all_have_kept(tmp_path: Path) -> None:
+    """Killed between two checkpoints of a step, one replica is further than the other."""
+    specs = different(OPTIMIZERS[0])[:2]
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    whole = together(specs, checkpoints=checkpoints)
+    last_but_one, last = checkpoints.steps(specs[1].trial_id)
+    checkpoints.storage.delete(checkpoint_path(specs[1].trial_id, last))
+    assert checkpoints.steps(specs[0].trial_id) == [last_but_one, last]
+    for result, expected in zip(together(specs, checkpoints=checkpoints), whole, strict=True):
+        assert result.final.step == last
+        assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-6)
+        assert [e.step for e in result.evaluations] == [e.step for e in expected.evaluations]
