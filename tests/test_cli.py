@@ -39,7 +39,7 @@ def test_power_is_simulated_before_anything_is_spent() -> None:
     command = ["plan", "specs/grid.yaml", "grid.profiles.num_relations=[0, 4]", "--power"]
     few = ["--noise", "0.05", "--num-sweeps", "5"]
     shown = raycap(*command, *few).stdout
-    assert "5 % noise, 5 simulated sweeps of 8 trials for each truth" in shown
+    assert "5 % noise, 5 simulated sweeps of 16 trials for each truth" in shown
     (told,) = json.loads(raycap(*command, *few, "--json").stdout)
     assert told["readings"] == [f"optimal, {code} names" for code in ("set", "enumerate", "independent")]
     assert [sum(row) for row in told["picked"]] == pytest.approx([1, 1, 1])
@@ -82,20 +82,20 @@ def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
     loaded = load_sweep(str(ROOT / "sweeps/specs/grid.yaml"), tuple(places))
     trials, analysis = expand(loaded), loaded.spec.analysis
     truth = Truth(headline(analysis), noise=0.02)
-    for result in plant(trials, truth, analysis, np.arange(4), rng=np.random.default_rng(0)):
+    for result in plant(trials, truth, analysis, np.arange(8) // 2, rng=np.random.default_rng(0)):
         folder = tmp_path / "runs/trials" / result.trial_id
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(result.model_dump_json())
     whole = raycap("run", "specs/grid.yaml", *places)
     assert whole.returncode == 0, whole.stderr
-    assert "from 4 capacity-limited trials" in whole.stdout
+    assert "from 8 capacity-limited trials" in whole.stdout
     broken = tmp_path / "runs/trials" / trials[1].trial_id / "result.json"
     text = broken.read_text().replace('"schema_version":3', '"schema_version":2')
     broken.write_text(text)
     again = raycap("run", "specs/grid.yaml", *places)
     assert again.returncode == 1
     assert f"{broken} cannot be read: schema version 2, but this raycap reads 3" in again.stdout
-    assert "from 3 capacity-limited trials" in again.stdout
+    assert "from 7 capacity-limited trials" in again.stdout
     assert broken.read_text() == text
 
 
@@ -109,7 +109,7 @@ def test_one_trial_runs_without_ray() -> None:
     ("arguments", "told"),
     [
         (["plan", "specs/gird.yaml"], "did you mean sweeps/specs/grid.yaml?"),
-        (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..3, got 99"),
+        (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..7, got 99"),
         (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
         (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
         (["plan", "specs/grid.yaml", "--power", "--noise", "0"], "must be positive"),

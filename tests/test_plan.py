@@ -210,7 +210,7 @@ def test_trials_are_warned_about() -> None:
 
 
 def test_points_that_resolve_to_one_trial_are_planned_once() -> None:
-    assert len(planned("grid.yaml", "grid.model.hidden_size=[12, 12]")) == 1
+    assert len(planned("grid.yaml", "grid={model.hidden_size: [12, 12]}")) == 1
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,7 @@ def planned(size: str, *overrides: str) -> PlannedTrial:
 
     num_params = NUM_PARAMS[size]
     model = f"{{num_layers: 4, num_params: {num_params}, tie_embeddings: true, heads: {{head_size: 16}}}}"
-    sized = ("grid.model.hidden_size=[16]",) if num_params is None else ("grid={}", f"trial.model={model}")
+    sized = ("grid={model.hidden_size: [16]}",) if num_params is None else ("grid={}", f"trial.model={model}")
     (trial,) = expand(load_sweep(str(SPEC), (*sized, "trial.training.num_evaluations=1", *overrides)))
     return trial
 
