@@ -55,7 +55,7 @@ MEASURED = ALWAYS | {"law", "loss_derivatives", "loss_vs_content", "histograms",
 
 @cache
 def planted(name: str, bits_per_param: float = 2.0) -> tuple[SweepRecord, dict[str, Measured]]:
-    loaded = load_sweep(SPEC, SWEEPS[name])
+    loaded = load_sweep(SPEC, ("grid.training.seed=[0]", *SWEEPS[name]))
     trials = tuple(expand(loaded))
     record = SweepRecord(spec=loaded.spec, question=loaded.question, spec_yaml=loaded.text, trials=trials)
     numbers = cells(trials)
