@@ -41,6 +41,7 @@ from raycap.spec import (
     not_allowed,
 )
 from raycap.spec.file import LoadedSweep, SpecError
+from raycap.spec.trial import check_number
 from raycap.storage import Storage
 
 SATURATION_BITS_PER_PARAM = 2.0
@@ -61,7 +62,7 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     try:
         shared = _Shared(Storage.at(sweep.spec.storage), sweep.spec.analysis)
     except ValueError as error:
-        raise SpecError([str(error)]) from error
+        raise SpecError([f"storage: {error}"]) from error
     trials: dict[str, PlannedTrial] = {}
     problems = []
     for point in sweep.points:
@@ -231,7 +232,9 @@ class _Shared:
     def _resolve_profiles(self, profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
         if isinstance(profiles, ProfilesByBits):
             asked = ("solved", profiles.model_dump_json(), questions.model_dump_json())
-            return self._once(asked, lambda: profiles_for_bits(profiles, questions))
+            solved = self._once(asked, lambda: profiles_for_bits(profiles, questions))
+            check_number(solved, questions)
+            return solved
         if isinstance(profiles, LoadedProfiles):
             given = ("identified", profiles.model_dump_json())
             known = self._once(given, lambda: fingerprint(self._population(profiles)))

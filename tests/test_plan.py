@@ -162,7 +162,7 @@ def test_target_bits_are_of_what_is_asked() -> None:
     ("override", "told"),
     [
         ("trial.profiles={target_bits: 3}", "less than a single profile takes"),
-        ("trial.profiles={target_bits: 1e6, names: {first: 2, middle: 2, last: 2}}", "more than the 8 names"),
+        ("trial.profiles={target_bits: 1e6, names: {first: 2, middle: 2, last: 2}}", "more than the 8 people"),
         ("trial.profiles={source: disk, path: /nowhere}", "there is no file or folder /nowhere"),
         ("trial.questions={hops: [1, 2], held_out: {relations: 0.02}}", "relations: 0.02 of 4 is nothing"),
         (

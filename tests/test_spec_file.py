@@ -107,12 +107,12 @@ def test_all_faults_of_the_whole_grid_are_told_at_once_with_their_places(tmp_pat
             "mixes kinds of text, but there is one",
         ),
         (("{exposures: 5}", "{exposures: 5, steps: 3}"), ":9:14", "unknown field"),
-        (("{exposures: 5}", "{exposures: .nan}"), ":9:14", "finite"),
-        (("seed: [0, 1, 2]", "seed: []"), ":11:1", "grid axis training.seed has no values"),
+        (("{exposures: 5}", "{exposures: .nan}"), ":9:14", 'should be a valid number, got ".nan"'),
+        (("seed: [0, 1, 2]", "seed: []"), ":13:3", "should have at least 1 item"),
         (("seed: [0, 1, 2]", "sede: [0, 1, 2]"), ":13:3", "did you mean 'seed'?"),
         (("name: good", "name: ../evil"), ":2:1", "should match pattern"),
         (("name: good", "name: trials"), ":2:1", "choose another name"),
-        (("name: good", "name: good\nname: again"), ":3:1", "not valid YAML"),
+        (("name: good", "name: good\nname: again"), ":3:1", "the key 'name' is here twice"),
         (("grid:", "grid: ["), ":13:", "not valid YAML"),
         (("name: good", "execution: {num_workers: 2, gpus_per_worker: 0.5}"), ":2:29", "needs num_workers: 1"),
     ],
@@ -135,7 +135,7 @@ def test_two_hops_without_relations_are_refused(tmp_path: Path) -> None:
 def test_a_grid_too_large_to_build_is_refused_by_counting(tmp_path: Path) -> None:
     axis = list(range(1000))
     text = GOOD.replace("[0, 1, 2]", str(axis)) + f"  training.batch_size: {[a + 1 for a in axis]}\n"
-    assert "2 x 1000 x 1000 = 2000000 points" in problems(tmp_path, text)[0]
+    assert "grid: 2 x 1,000 x 1,000 = 2,000,000 points, more than 100,000" in problems(tmp_path, text)[0]
 
 
 def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
@@ -149,6 +149,36 @@ def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
     assert problem == (
         "override 'trial.training.batchsize=64': trial.training.batchsize: unknown field; did you mean 'batch_size'?"
     )
+
+
+def test_faults_of_overrides_and_of_the_file_are_told_together(tmp_path: Path) -> None:
+    text = GOOD.replace("num_layers: 2", "num_layers: two")
+    found = problems(tmp_path, text, "nonsense", "name.x=1", "trial.training.new.x=1")
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "override 'nonsense'",
+        "override 'name.x=1'",
+        "/spec.yaml:6:5",
+        "override 'trial.training.new.x=1'",
+    ]
+
+
+def test_an_axis_may_set_a_field_in_what_an_earlier_one_sets(tmp_path: Path) -> None:
+    axes = "  training.optimizer: [{lr: 0.5}, {kind: muon}]\n  training.optimizer.lr: [0.1, 0.2]\n"
+    points = load_sweep(written(tmp_path, GOOD.partition("  model.hidden")[0] + axes)).points
+    assert [point.trial.training.optimizer.lr for point in points] == [0.1, 0.2] * 2
+    assert [point.coordinates["training.optimizer"] for point in points] == [{"lr": 0.5}] * 2 + [{"kind": "muon"}] * 2
+    (told,) = problems(
+        tmp_path, GOOD.partition("  model.hidden")[0] + "".join(reversed(axes.splitlines(keepends=True)))
+    )
+    assert told == (
+        "/spec.yaml:13:3: grid.training.optimizer: would replace what grid.training.optimizer.lr has set; put it before that"
+    )
+
+
+def test_a_fault_inside_a_value_of_an_axis_is_told_there(tmp_path: Path) -> None:
+    text = GOOD.partition("  model.hidden")[0] + "  training.length:\n    - {steps: 5}\n    - {steps: 0}\n"
+    (told,) = problems(tmp_path, text)
+    assert told == "/spec.yaml:14:8: trial.training.length.steps: should be greater than 0, got 0"
 
 
 def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:

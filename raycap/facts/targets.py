@@ -14,6 +14,7 @@ from raycap.spec import (
     RelationStructure,
     SelectionScheme,
 )
+from raycap.spec.facts import MAX_PEOPLE
 
 
 def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> ProfilesByCount:
@@ -24,7 +25,7 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
     """
     schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
     unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
-    most = schema.num_names // unit
+    most = min(schema.num_names, MAX_PEOPLE) // unit
 
     def fits(num: int) -> bool:
         bits = expected_bits(schema.facts(num * unit), questions, profiles.scheme, profiles.selection)
@@ -41,7 +42,7 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
         raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
     if low == most:
         raise ValueError(
-            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {schema.num_names} names of profiles.names"
+            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {most * unit:,} people that can be named"
         )
     shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
     return ProfilesByCount(num_profiles=low * unit, **shared)

@@ -32,7 +32,7 @@ from raycap.spec.learner import (
     WordTokenizer,
 )
 from raycap.spec.questions import Biographies, HeldOut, NamesOnly, QuestionsByShare, QuestionsByWeights, QuestionsSpec
-from raycap.spec.sweep import AnalysisSpec, Calibration, ExecutionSpec, SweepSpec, TrackingSpec, not_allowed
+from raycap.spec.sweep import AnalysisSpec, Calibration, EarlyStop, ExecutionSpec, SweepSpec, TrackingSpec, not_allowed
 from raycap.spec.training import (
     AdamW,
     Exposures,
@@ -65,6 +65,7 @@ __all__ = [
     "Biographies",
     "BpeTokenizer",
     "Calibration",
+    "EarlyStop",
     "EncodingScheme",
     "ExecutionSpec",
     "Exposures",

@@ -1,9 +1,9 @@
 """What every spec is made of: the frozen base model, its errors, and the names that specs and results share."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -22,6 +22,18 @@ class Spec(BaseModel):
 
 def broken_rule(rule: str, **values: object) -> PydanticCustomError:
     return PydanticCustomError("raycap_rule", rule, values)
+
+
+def _without_blanks_around(text: str) -> str:
+    if not text or text != text.strip():
+        raise broken_rule("must not be empty, nor begin or end with a blank, got '{got}'", got=text)
+    return text
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+Text = Annotated[str, AfterValidator(_without_blanks_around)]
+"""A name or a place that is not in this file."""
 
 
 def by_kind(default: str) -> Discriminator:

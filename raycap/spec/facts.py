@@ -4,12 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
-from raycap.spec.base import EncodingScheme, RelationStructure, SelectionScheme, Spec, broken_rule
+from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
 
 NUM_RELATIONS_KNOWN = 17
 """How many relations there are to choose from (`facts.names.RELATIONS`)."""
+NUM_ATTRIBUTES = 4
+"""What is told of everybody beside relations (`facts.profiles.census_schema`)."""
 NUM_CENSUS_FIRST_NAMES = 5_163
 NUM_CENSUS_LAST_NAMES = 88_799
+MAX_PEOPLE = 10_000_000
+"""In a population."""
+MAX_DRAWN = 100_000_000
+"""Random values or tokens in all: the plan draws them."""
 
 
 class NamePools(Spec):
@@ -39,14 +45,14 @@ class GeneratedProfiles(Spec):
     """Whether a uniform relation may lead from a person to themselves."""
     names: NamePools = NamePools()
     """The pools the full names are drawn from."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the population: names, attributes and relations."""
 
 
 class ProfilesByCount(GeneratedProfiles):
     """A generated population of a given size."""
 
-    num_profiles: int = Field(default=1000, ge=1)
+    num_profiles: int = Field(default=1000, ge=1, le=MAX_PEOPLE)
     """N: how many people."""
 
     @field_validator("num_profiles")
@@ -74,7 +80,7 @@ class ProfilesByCount(GeneratedProfiles):
 class ProfilesByBits(GeneratedProfiles):
     """A generated population as large as a code length allows; the plan solves for num_profiles."""
 
-    target_bits: float = Field(gt=0)
+    target_bits: float = Field(gt=0, le=1e9)
     """The number of people is the largest (even, if bipartite) whose code length, as the questions ask for it, stays
     within this many bits."""
     scheme: EncodingScheme = EncodingScheme.OPTIMAL
@@ -101,7 +107,7 @@ class ProfilesFromDisk(LoadedProfiles):
 
     source: Literal["disk"]
     """Read the people from `path`."""
-    path: str
+    path: Text
     """A parquet file, or a folder written by datasets' save_to_disk; file:///... says that every machine of a cluster has
     it there."""
 
@@ -111,11 +117,11 @@ class ProfilesFromHub(LoadedProfiles):
 
     source: Literal["hub"]
     """Read the people from the dataset `path` on the hub."""
-    path: str
+    path: Text
     """Dataset name, owner/name."""
-    split: str = "train"
+    split: Text = "train"
     """Split of the dataset."""
-    revision: str = "main"
+    revision: Text = "main"
     """Commit or branch."""
 
 
@@ -130,8 +136,21 @@ class RandomPairs(Spec):
     """R: values per key."""
     num_values: int = Field(default=256, ge=2, le=65_536)
     """Values a pair may have, each equally likely: log2 of this many bits a pair."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the values."""
+
+    @field_validator("num_relations")
+    @classmethod
+    def _can_be_drawn(cls, num_relations: int, info: Any) -> int:
+        num_keys = info.data.get("num_keys", 0)
+        if num_keys * num_relations > MAX_DRAWN:
+            raise broken_rule(
+                "{n} keys of {r} values are more than {most} values in all; take fewer of either",
+                n=f"{num_keys:,}",
+                r=num_relations,
+                most=f"{MAX_DRAWN:,}",
+            )
+        return num_relations
 
 
 class RandomStrings(Spec):
@@ -139,19 +158,26 @@ class RandomStrings(Spec):
 
     source: Literal["strings"]
     """Draw the strings here, from `seed`."""
-    num_strings: int = Field(default=1000, ge=1)
+    num_strings: int = Field(default=1000, ge=1, le=10_000_000)
     """N: how many strings."""
     vocab_size: int = Field(default=2048, ge=2, le=65_536)
     """V: different tokens; log2 V bits each."""
     length: int = Field(default=64, ge=1, le=511)
     """S: tokens per string."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the strings."""
 
     @field_validator("length")
     @classmethod
     def _strings_differ(cls, length: int, info: Any) -> int:
         num_strings, vocab_size = info.data.get("num_strings"), info.data.get("vocab_size")
+        if num_strings and num_strings * length > MAX_DRAWN:
+            raise broken_rule(
+                "{n} strings of {s} tokens are more than {most} in all; take fewer, or shorter ones",
+                n=f"{num_strings:,}",
+                s=length,
+                most=f"{MAX_DRAWN:,}",
+            )
         if num_strings and vocab_size and vocab_size**length < 1_000_000 * num_strings:
             raise broken_rule(
                 "{n} strings of {s} tokens out of {v} would repeat each other; make them longer, or draw from more tokens",

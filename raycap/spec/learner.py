@@ -19,7 +19,7 @@ class BpeTokenizer(Spec):
 
     kind: Literal["bpe"]
     """Byte-level byte-pair encoding."""
-    vocab_size: int = Field(default=3000, ge=300)
+    vocab_size: int = Field(default=3000, ge=300, le=262_144)
     """Number of tokens, and rows of the embedding."""
 
 
@@ -31,14 +31,14 @@ TokenizerSpec = Annotated[
 class HeadSize(Spec):
     """Attention heads of a fixed size; their number follows the width."""
 
-    head_size: int = Field(default=16, ge=2, multiple_of=2)
+    head_size: int = Field(default=16, ge=2, le=4096, multiple_of=2)
     """Size of a head; even, for rotary positions; must divide hidden_size."""
 
 
 class NumHeads(Spec):
     """A fixed number of attention heads; their size follows the width."""
 
-    num_heads: int = Field(ge=1)
+    num_heads: int = Field(ge=1, le=4096)
     """Number of heads; must divide hidden_size into even sizes."""
 
 
@@ -60,7 +60,7 @@ class MuP(Spec):
 
     kind: Literal["mup"]
     """Learning rates and scales that follow the width."""
-    base_width: int = Field(default=64, ge=2)
+    base_width: int = Field(default=64, ge=2, le=100_000)
     """The width at which nothing changes, for which learning rates are given."""
 
 
@@ -77,7 +77,7 @@ ParametrizationSpec = Annotated[
 
 
 class _Llama(Spec):
-    num_layers: int = Field(default=4, ge=1)
+    num_layers: int = Field(default=4, ge=1, le=1000)
     """L: number of transformer blocks; the MLP is 4 times as wide as the model."""
     tie_embeddings: bool = False
     """Use the embedding as the output layer too."""
@@ -110,7 +110,7 @@ class _Llama(Spec):
 class ModelByWidth(_Llama):
     """A Llama of a given width."""
 
-    hidden_size: int = Field(default=64, ge=2)
+    hidden_size: int = Field(default=64, ge=2, le=100_000)
     """h: width of the residual stream."""
 
     @field_validator("hidden_size")
@@ -143,7 +143,7 @@ class ModelByWidth(_Llama):
 class ModelByParams(_Llama):
     """A Llama of about a given size; the plan solves for the width and reports the real count."""
 
-    num_params: int = Field(gt=0)
+    num_params: int = Field(gt=0, le=100_000_000_000)
     """Target number of parameters, embeddings included; the nearest possible width is taken, and refused if it is off by
     more than 15 %."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
-from raycap.spec.base import Kind, Spec, Split, broken_rule
+from raycap.spec.base import Kind, Seed, Spec, Split, Weight, broken_rule
 
 Hops = Literal[1, 2, 3]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -30,7 +30,7 @@ class HeldOut(Spec):
     """Of the (second person, subject) pairs: never asked for."""
     tuples: Fraction = 0.0
     """Of the complete (person, relation, subject) questions."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of what is held out; each kind has a stream of its own, so one can be added without moving the others."""
 
     @property
@@ -112,7 +112,7 @@ class QuestionsByShare(_Questions):
 class QuestionsByWeights(_Questions):
     """Questions whose mix is given by a weight for each number of hops."""
 
-    weights: tuple[Annotated[float, Field(ge=0)], ...]
+    weights: tuple[Weight, ...]
     """Weights in the order of hops; their proportions are the shares of the trained questions."""
 
     @field_validator("weights")
@@ -173,7 +173,7 @@ class Biographies(_OneKind):
     """k: different biographies of each person."""
     permute: bool = False
     """Put the sentences of each biography in an order of its own."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of templates and orders."""
 
     @property

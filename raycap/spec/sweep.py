@@ -1,7 +1,8 @@
 """Around the trials: how losses are read, where trials run, where results go, and the SweepSpec itself."""
 
 from collections.abc import Iterator
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,19 +13,22 @@ from raycap.spec.base import (
     RelationStructure,
     SelectionScheme,
     Spec,
+    Text,
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.training import Precision, Windows
 from raycap.spec.trial import TrialSpec
 
+STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+
 
 class Calibration(Spec):
     """Bits per parameter of the same models on random strings or pairs: the law of another sweep."""
 
-    bits_per_param: float = Field(gt=0)
+    bits_per_param: float = Field(gt=0, le=1000)
     """Its estimate."""
-    standard_error: float = Field(gt=0)
+    standard_error: float = Field(gt=0, le=1000)
     """A quarter of the width of its 95 % interval."""
 
 
@@ -68,26 +72,38 @@ class AnalysisSpec(Spec):
         return self.schemes[0], SelectionScheme.ENUMERATE if enumerated else self.selections[0]
 
 
+class EarlyStop(StrEnum):
+    """Why a sweep ends a trial before its length."""
+
+    EXHAUSTED = "exhausted"
+    """It has learned its data: less than 1 % of the answers' entropy is lost."""
+    PLATEAU = "plateau"
+    """Its learned bits grew by less than 1 % while its exposures doubled, and it has had a quarter of its length."""
+
+
 class ExecutionSpec(Spec):
     """Where and how trials run; never part of a trial's identity."""
 
-    num_workers: int = Field(default=1, ge=1)
+    num_workers: int = Field(default=1, ge=1, le=10_000)
     """Workers per trial; each takes its share of every batch."""
-    cpus_per_worker: float = Field(default=1.0, gt=0.25)
+    cpus_per_worker: float = Field(default=1.0, gt=0.25, le=1024)
     """CPUs a worker takes, the quarter of one included that its Ray Data reader takes."""
-    gpus_per_worker: float = Field(default=0.0, ge=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0, le=64)
     """GPUs a worker takes; a fraction shares a GPU between trials and needs num_workers: 1."""
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1, le=1000)
     """At most this many trials of one shape train as one stack in one worker (or set of workers): they may differ in
     seeds, learning rates, weight decay and the people's seed. Each keeps its own result, checkpoints and MLflow run."""
     compile: bool = False
     """Have torch compile the model: for long trials on a GPU. Takes a minute or so where it is not in torch's cache."""
-    max_failures: int = Field(default=3, ge=0)
+    max_failures: int = Field(default=3, ge=0, le=1000)
     """How often a trial is restarted from its last checkpoint before it counts as failed."""
-    max_concurrent_trials: int = Field(default=1024, ge=1)
+    max_concurrent_trials: int = Field(default=1024, ge=1, le=100_000)
     """At most this many trials at once, even where more would fit."""
-    checkpoint_every_steps: int = Field(default=5_000, ge=1)
-    """Steps between checkpoints, beside those at evaluations."""
+    early_stop: tuple[EarlyStop, ...] = ()
+    """End trials early that can no longer matter, for these reasons. They are measured where they end, under a learning
+    rate that has not come to its end, and are finished like any other; a stack ends when all of its trials may."""
+    checkpoint_every_s: float = Field(default=60.0, gt=0, le=1e6)
+    """Seconds between checkpoints, beside those at evaluations."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -102,10 +118,10 @@ class ExecutionSpec(Spec):
 class TrackingSpec(Spec):
     """Where MLflow keeps the runs."""
 
-    uri: str = "sqlite:///mlflow.db"
+    uri: Text = "sqlite:///mlflow.db"
     """An MLflow tracking URI; a relative sqlite path is taken from the working directory."""
-    experiment: str = "raycap"
-    """Name of the MLflow experiment."""
+    experiment: Text = Field(default="raycap", max_length=256)
+    """Name of the MLflow experiment, of as many characters as its database holds."""
 
 
 class SweepSpec(Spec):
@@ -115,28 +131,33 @@ class SweepSpec(Spec):
     """Name of the sweep and of its folder under storage."""
     trial: dict[str, Any] = {}
     """The TrialSpec that every trial starts from; checked together with the grid, point by point."""
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Dotted path into trial -> values; the sweep is their cartesian product."""
     analysis: AnalysisSpec = AnalysisSpec()
     execution: ExecutionSpec = ExecutionSpec()
     tracking: TrackingSpec = TrackingSpec()
-    storage: str = "runs"
+    storage: Text = "runs"
     """Folder or URI (s3://, gs://) that holds trials and sweeps."""
 
     @field_validator("name")
     @classmethod
     def _not_the_trials_folder(cls, name: str) -> str:
-        if name == "trials":
-            raise broken_rule("'trials' is the folder of the trials themselves; choose another name")
+        if name.lower() == "trials":  # some file systems do not tell them apart
+            raise broken_rule("'{name}' is the folder of the trials themselves; choose another name", name=name)
         return name
 
-    @field_validator("grid")
+    @field_validator("storage")
     @classmethod
-    def _axes_have_values(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for path, values in grid.items():
-            if not values:
-                raise broken_rule("grid axis {path} has no values", path=path)
-        return grid
+    def _scheme_is_known(cls, storage: str) -> str:
+        scheme, is_uri, place = storage.partition("://")
+        relative = scheme == "file" and not place.startswith("/")
+        if is_uri and (scheme not in STORAGE_SCHEMES or not place or relative):
+            raise broken_rule(
+                "must be a folder, file:///folder, or a URI of {schemes}, got '{got}'",
+                schemes=", ".join(STORAGE_SCHEMES[1:]),
+                got=storage,
+            )
+        return storage
 
 
 def not_allowed(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:

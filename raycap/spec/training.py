@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
-from raycap.spec.base import Spec, broken_rule, by_kind
+from raycap.spec.base import Seed, Spec, Weight, broken_rule, by_kind
 
 
 class Schedule(StrEnum):
@@ -34,21 +34,21 @@ class Precision(StrEnum):
 class Exposures(Spec):
     """Length of training as the mean number of times a fact is used; a k-hop question uses k facts."""
 
-    exposures: float = Field(default=100.0, gt=0)
+    exposures: float = Field(default=100.0, gt=0, le=1e9)
     """With one-hop questions alone this is the number of epochs. Under fill: of the second population's facts."""
 
 
 class Tokens(Spec):
     """Length of training in tokens, padding not counted."""
 
-    tokens: int = Field(gt=0)
+    tokens: int = Field(gt=0, le=10**15)
     """Number of question and answer tokens."""
 
 
 class Steps(Spec):
     """Length of training in optimizer steps."""
 
-    steps: int = Field(gt=0)
+    steps: int = Field(gt=0, le=10**9)
     """Number of steps of batch_size questions each."""
 
 
@@ -77,7 +77,7 @@ PhaseEndSpec = Annotated[_Length | Annotated[LossBelow, Tag("<lossbelow>")], Dis
 class Phase(Spec):
     """A part of training with a mix of its own, before the questions' own mix takes over."""
 
-    weights: tuple[Annotated[float, Field(ge=0)], ...]
+    weights: tuple[Weight, ...]
     """Weights in the order of questions.hops; their proportions are the shares of the trained questions."""
     until: PhaseEndSpec
     """When the next phase begins: {loss_below_bits: x}, or after {exposures: x}, {tokens: n} or {steps: n} of its own."""
@@ -86,7 +86,7 @@ class Phase(Spec):
 class Plateau(Spec):
     """Stop where nothing more is learned."""
 
-    window_exposures: float = Field(default=50.0, gt=0)
+    window_exposures: float = Field(default=50.0, gt=0, le=1e9)
     """The training loss over this many exposures is compared with that over as many before."""
     min_improvement: float = Field(default=0.01, gt=0, lt=1)
     """Training stops when the loss has fallen by less than this share."""
@@ -136,7 +136,7 @@ class _Optimizer(Spec):
     """Peak learning rate (of the AdamW part)."""
     weight_decay: WeightDecay = WeightDecay()
     """Decoupled weight decay by group; a number stands for matrices and embeddings."""
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=10**9)
     """Steps of linear warm-up; at most half of all steps."""
     grad_clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm; longer gradients are scaled down to it."""
@@ -213,7 +213,7 @@ class TrainingSpec(Spec):
 
     length: LengthSpec = Exposures()
     """How long: {exposures: x}, {tokens: n} or {steps: n}."""
-    batch_size: int = Field(default=512, ge=1)
+    batch_size: int = Field(default=512, ge=1, le=10_000_000)
     """Questions per step, over all workers together."""
     optimizer: OptimizerSpec = AdamW()
     """The optimizer and its schedule: adamw, schedule_free or muon."""
@@ -225,14 +225,14 @@ class TrainingSpec(Spec):
     """Phases before the questions' own mix, each with a mix and an end of its own; `length` bounds them all together."""
     stop: Plateau | None = None
     """Stop on a plateau of the training loss instead of at the full length."""
-    num_evaluations: int = Field(default=8, ge=1)
+    num_evaluations: int = Field(default=8, ge=1, le=100)
     """How often the whole population is evaluated: at the end, at half the steps, at a quarter, and so on."""
-    evaluation_sample: int = Field(default=100_000, ge=100)
+    evaluation_sample: int = Field(default=100_000, ge=100, le=10**9)
     """Where a split has more questions of two or more hops than this, it is evaluated on a seeded sample of this size,
     with its standard error."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Seed of the weights."""
-    order_seed: int = Field(default_factory=lambda data: data.get("seed", 0), ge=0)
+    order_seed: Seed = Field(default_factory=lambda data: data.get("seed", 0))
     """Seed of the order of the questions and of evaluation samples; by default that of the weights."""
 
     @field_validator("precision")

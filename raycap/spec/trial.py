@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycap.spec.base import Kind, Spec, broken_rule
+from raycap.spec.base import Kind, Spec, Text, Weight, broken_rule
 from raycap.spec.facts import (
+    NUM_ATTRIBUTES,
     GeneratedProfiles,
     LoadedProfiles,
     ProfilesByBits,
@@ -17,7 +19,7 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
-from raycap.spec.questions import NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
+from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
 from raycap.spec.training import TrainingSpec
 
 
@@ -31,7 +33,7 @@ class ParentTrial(Spec):
 class ParentModel(Spec):
     """A saved model, as a trial leaves it in its folder `model`."""
 
-    path: str
+    path: Text
     """The folder that holds config.json, model.safetensors and tokenizer.json; its shape must be that of `model`."""
     sha256: str | None = None
     """SHA-256 of config.json, model.safetensors and tokenizer.json in a row. The plan fills it in; given, it must be met."""
@@ -43,7 +45,9 @@ ParentSpec = Annotated[
         lambda v: "<model>" if isinstance(v, ParentModel) or (isinstance(v, dict) and "path" in v) else "<trial>"
     ),
 ]
-Pair = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+MAX_QUESTIONS = 250_000_000
+"""Of one kind about one population, or sentences of biographies: each has a place in memory when it is held out or drawn."""
+SMALLEST_SHARE = 1e-6
 
 
 class Fill(Spec):
@@ -53,16 +57,19 @@ class Fill(Spec):
     """Where the weights come from: {trial_id: ...} or {path: ...}."""
     profiles: ProfilesSpec
     """The second population; the first is the trial's own `profiles`."""
-    weights: Pair = (0.5, 0.5)
+    weights: tuple[Weight, Weight] = (0.5, 0.5)
     """How much of the questions is about the first and the second population."""
-    loss_weights: Pair = (1.0, 1.0)
+    loss_weights: tuple[Weight, Weight] = (1.0, 1.0)
     """What the losses of the first and the second population are multiplied by in training."""
 
     @field_validator("weights", "loss_weights")
     @classmethod
     def _the_second_counts(cls, weights: tuple[float, float]) -> tuple[float, float]:
-        if weights[1] == 0:
-            raise broken_rule("must be positive for the second population, got {got}", got=str(list(weights)))
+        if weights[1] < SMALLEST_SHARE * max(weights[0], SMALLEST_SHARE):
+            raise broken_rule(
+                "must give the second population at least a millionth of the first one's, got {got}",
+                got=str(list(weights)),
+            )
         return weights
 
     @property
@@ -70,6 +77,23 @@ class Fill(Spec):
         """Shares of the two populations among the trained questions."""
         first, second = self.weights
         return first / (first + second), second / (first + second)
+
+
+def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
+    """Raise if there would be too many questions about a generated population; one still to be solved passes."""
+    if not isinstance(profiles, ProfilesByCount):
+        return
+    hops, people, subjects = questions.kinds[-1].hops, profiles.num_profiles, NUM_ATTRIBUTES + profiles.num_relations
+    factors = [people, *[profiles.num_relations] * (hops - 1), *[subjects] * (hops > 0)]
+    if isinstance(questions, Biographies):
+        factors.append(questions.per_person)
+    if math.prod(factors) > MAX_QUESTIONS:
+        raise broken_rule(
+            "{product} = {total} questions or sentences, more than {most}; take fewer people, relations or hops",
+            product=" x ".join(f"{factor:,}" for factor in factors),
+            total=f"{math.prod(factors):,}",
+            most=f"{MAX_QUESTIONS:,}",
+        )
 
 
 class TrialSpec(Spec):
@@ -87,6 +111,7 @@ class TrialSpec(Spec):
     def _parts_fit_together(self) -> "TrialSpec":
         kinds = self.questions.kinds
         for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
+            check_number(profiles, self.questions)
             if max(kind.hops for kind in kinds) > 1:
                 if isinstance(profiles, GeneratedProfiles) and profiles.num_relations == 0:
                     raise broken_rule("two-hop questions need at least one relation, but profiles.num_relations is 0")

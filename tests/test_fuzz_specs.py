@@ -1,0 +1,226 @@
+"""A thousand broken specs: each is a plan that can be stored and read again, or lines that say where it is wrong.
+
+Shipped specs, about a few people each, are mutated as texts, and get odd overrides.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from raycap.results import SweepRecord
+from raycap.spec.file import SpecError
+from raycap.sweep import prepare
+from tests.test_spec_file import GOOD
+
+ROOT = Path(__file__).parent.parent
+LONGEST_S = 5.0
+
+FEW = {
+    r"num_profiles: [\d_]+": "num_profiles: 300",
+    r"num_profiles: \[[^]]*\]": "num_profiles: [100, 300]",
+    r"num_keys: [\d_]+": "num_keys: 300",
+    r"num_strings: \[[^]]*\]": "num_strings: [50, 100]",
+    r"target_bits: [^,]+": "target_bits: 4e4",
+    r"num_params: [\d_]+": "num_params: 85_000",
+    r"num_params: \[[^]]*\]": "num_params: [85_000, 300_000]",
+    r"num_layers: \[[^]]*\]": "num_layers: [4]",
+    r"vocab_size: 3000": "vocab_size: 400",
+}
+"""What makes the shipped specs small: the plan draws their people."""
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def shrunk(text: str) -> str:
+    for pattern, replacement in FEW.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+SPECS = [GOOD, *(shrunk(path.read_text()) for path in sorted((ROOT / "sweeps" / "specs").glob("*.yaml")))]
+WORDS = sorted({word for text in SPECS for word in re.findall(r"[A-Za-z_]+", text)})
+NUMBERS = words("0 1 2 3 4 5 7 8 16 40 64 0.1 0.5 0.999 2.5 1e3 1_000")
+NAMES = words("""generate pairs strings bpe word mup muon schedule_free names hops biographies windows rows fp16 bf16
+    constant plateau bipartite observed""")
+ODD = words(r"""~ null true yes -1 -0.5 1e-300 1e30 1e300 1e400 .nan -.inf 0x10 017 1:30 2020-01-01 x '' '5' [] {} [1]
+    [1,2] {a:1} [[1]] !!int !foo &a *a | >- ? << ../x / \ "\0" "\e[31m" "\ud800" """)
+SECTIONS = [
+    "[1, 2, 3]",
+    "[0.5, 0.5]",
+    "[1, 1e-300]",
+    "{steps: 5}",
+    "{tokens: 1e6}",
+    "{exposures: 1e9}",
+    "{kind: names}",
+    "{kind: biographies}",
+    "{kind: muon}",
+    "{num_heads: 2}",
+    "{head_size: 8}",
+    "{min_improvement: 0.1}",
+    "[{weights: [1, 0], until: {steps: 5}}]",
+    "{parent: {trial_id: '0123456789ab'}, profiles: {seed: 1}}",
+    "{parent: {path: nowhere}, profiles: {num_profiles: 10, seed: 1}}",
+    "{source: pairs, num_keys: 10}",
+]
+VALUES = [*NUMBERS, *NAMES, *ODD, *SECTIONS, "", "9" * 400]
+PATHS = words("""name storage tracking.uri execution.num_workers execution.replicas analysis.schemes analysis.accounting x
+    trial trial.profiles trial.profiles.structure trial.profiles.num_relations trial.profiles.seed trial.questions
+    trial.questions.hops trial.questions.weights trial.questions.held_out.tuples trial.questions.chain_of_thought
+    trial.questions.kind trial.tokenizer.kind trial.model.heads trial.model.num_layers trial.model.hidden_size trial.training
+    trial.training.length trial.training.length.steps trial.training.optimizer.kind trial.training.optimizer.lr
+    trial.training.packing.kind trial.training.stop trial.training.curriculum trial.training.order_seed trial.fill
+    trial.fill.parent.trial_id trial.fill.weights trial.fill.profiles grid grid.training.seed grid.model.hidden_size
+    grid.training.batch_size grid.questions.hops grid.profiles grid.profiles.seed grid.training.optimizer""")
+LINES = [
+    "storage: $",
+    "tracking: {uri: $}",
+    "tracking: {experiment: $}",
+    "execution: {num_workers: $}",
+    "execution: {early_stop: [$]}",
+    "analysis: {accounting: observed, schemes: [$]}",
+    "  fill: $",
+    "  training.stop: [$]",
+    "  profiles.source: [$]",
+    "  profiles.num_relations: [$]",
+]
+MARKS = [
+    *"[]{}:,-#&*!|>'\"%@`?\\\t\r\0~=<.\n ",
+    *words("--- ... <<: \x1b[2J \u202e \ufeff \x7f"),
+    "\n---\n",
+    "? ",
+    ": ",
+    "- ",
+]
+
+Mutation = Callable[[str, st.DataObject], str]
+
+
+def _replace(text: str, data: st.DataObject) -> str:
+    """One word or number is another."""
+    words = list(re.finditer(r"[\w.+-]+", text)) or list(re.finditer("", text))
+    found = data.draw(st.sampled_from(words))
+    others = NUMBERS if found[0][:1].isdecimal() and data.draw(st.booleans()) else NAMES + ODD + WORDS
+    return text[: found.start()] + data.draw(st.sampled_from(others)) + text[found.end() :]
+
+
+def _lines(text: str, data: st.DataObject) -> str:
+    """Lines are lost, doubled, swapped, or stand elsewhere."""
+    lines = text.split("\n")
+    one, other = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+    match data.draw(st.sampled_from(["lose", "double", "swap", "in", "out", "new"])):
+        case "lose":
+            del lines[one]
+        case "double":
+            lines.insert(other, lines[one])
+        case "swap":
+            lines[one], lines[other] = lines[other], lines[one]
+        case "in":
+            lines[one] = "  " + lines[one]
+        case "out":
+            lines[one] = lines[one].removeprefix("  ")
+        case "new":
+            lines.insert(one, data.draw(st.sampled_from(LINES)).replace("$", data.draw(st.sampled_from(VALUES))))
+    return "\n".join(lines)
+
+
+def _mark(text: str, data: st.DataObject) -> str:
+    """A character that means something to YAML, or to a terminal, or anything."""
+    place = data.draw(st.integers(0, len(text)))
+    return text[:place] + data.draw(st.sampled_from(MARKS) | st.text(max_size=10)) + text[place:]
+
+
+def _move(text: str, data: st.DataObject) -> str:
+    """A piece is lost, or put elsewhere."""
+    begin, end, place = sorted(data.draw(st.integers(0, len(text))) for _ in range(3))
+    return text[:begin] + text[end:place] + data.draw(st.sampled_from(["", text[begin:end]])) + text[place:]
+
+
+def _nest(text: str, data: st.DataObject) -> str:
+    """A value is in a list or a section."""
+    values = list(re.finditer(r"(?<=: )\S[^\n]*", text)) or list(re.finditer("", text))
+    found = data.draw(st.sampled_from(values))
+    around = data.draw(st.sampled_from(["[{}]", "{{a: {}}}", "{{kind: {}}}", "'{}'", "[{}, {}]", "{} {}"]))
+    return text[: found.start()] + around.format(found[0], found[0]) + text[found.end() :]
+
+
+OVERRIDES = st.tuples(st.sampled_from(PATHS), st.sampled_from(VALUES)).map("=".join) | st.text(max_size=20)
+MUTATIONS: list[Mutation] = [_replace, _replace, _replace, _lines, _lines, _mark, _move, _nest]
+
+
+def fuzz(num: int, folder: Path) -> Counter[str]:
+    """Plan so many mutants; count which are refused and which planned, and keep the milliseconds of the slowest."""
+    seen: Counter[str] = Counter()
+    path = folder / "spec.yaml"
+    at_its_place = re.compile(rf"override '|override \"|{re.escape(str(path))}:[0-9]+:[0-9]+: ")
+
+    @settings(
+        max_examples=num,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate],  # two mutations are small enough
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        text = data.draw(st.sampled_from(SPECS))
+        for mutation in data.draw(st.lists(st.sampled_from(MUTATIONS), max_size=2)):
+            text = mutation(text, data)
+        overrides = data.draw(st.just([]) | st.lists(OVERRIDES, max_size=2))
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        began = time.process_time()
+        try:
+            sweep, _ = prepare(str(path), tuple(overrides))
+        except SpecError as error:
+            seen["refused"] += 1
+            seen["read"] += not any("YAML" in problem for problem in error.problems)
+            assert error.problems
+            assert all(at_its_place.match(problem) for problem in error.problems), error.problems
+            assert all(problem.isprintable() for problem in error.problems)
+        else:
+            seen["planned"] += 1
+            assert sweep.trials
+            assert all(trial.steps > 0 and trial.parameters.total > 0 for trial in sweep.trials)
+            assert SweepRecord.model_validate_json(sweep.model_dump_json()) == sweep
+        took = time.process_time() - began
+        assert took < LONGEST_S
+        seen["slowest_ms"] = max(seen["slowest_ms"], round(1000 * took))
+
+    check()
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("num", [150, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_a_mutant_is_a_plan_or_told_faults(tmp_path: Path, num: int) -> None:
+    seen = fuzz(num, tmp_path)
+    print(dict(seen))
+    assert seen["refused"] > seen["read"] > num / 4
+    assert seen["planned"] > num / 10
+
+
+def test_without_mutations_every_spec_is_a_plan(tmp_path: Path) -> None:
+    for text in SPECS:
+        (tmp_path / "spec.yaml").write_text(text)
+        assert prepare(str(tmp_path / "spec.yaml"), ())[0].trials
+
+
+@pytest.mark.parametrize("error", [OverflowError("a traceback"), SpecError(["no place"]), SpecError([])])
+def test_the_fuzz_notices_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("raycap.plan.expand", fail)
+    with pytest.raises((OverflowError, AssertionError)):
+        fuzz(50, tmp_path)
