@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from raycap.losses import LossTable, Record
 from raycap.spec import RelationStructure, SweepSpec, TrialSpec
 
@@ -75,6 +77,8 @@ class StopReason(StrEnum):
     """It had its full length."""
     PLATEAU = "plateau"
     """The training loss stood still."""
+    EARLY = "early"
+    """The sweep's early stop found that more steps would tell nothing new."""
 
 
 class Evaluation(Record):
@@ -194,3 +198,23 @@ class Failure(Record):
     cause: str
     """The root exception, type and message in one line."""
     traceback: str
+    step: int | None = None
+    """Steps it had done; None where nobody knows."""
+
+
+def read_failure(data: bytes, trial_id: str) -> Failure:
+    """The failure of a trial from its failure.json. A damaged one still says that it failed."""
+    try:
+        failure = Failure.model_validate_json(data)
+    except ValidationError:
+        failure = None
+    if failure is None or failure.trial_id != trial_id:
+        return Failure(trial_id=trial_id, cause="failure.json cannot be read", traceback="")
+    return failure
+
+
+class EarlierTrials(Record):
+    """Trials that an earlier run of a sweep asked for and the last one does not. Stored as earlier.json."""
+
+    labels: dict[str, str]
+    """By trial_id."""

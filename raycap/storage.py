@@ -1,19 +1,28 @@
 """Files of a sweep in a folder or object store: atomic writes, and where everything lies.
 
-storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there
+storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there, sealed (sealed.py)
 storage/trials/<trial_id>/failure.json   the cause, if its last run failed
 storage/trials/<trial_id>/model/         the trained model and tokenizer
 storage/trials/<trial_id>/checkpoint-*   how far it has come, until it is finished; the last two
+storage/trials/<trial_id>/result.json.damaged    one that was not as it was written: kept, never read
 storage/<sweep>/                         the list of trials, and what the analysis made of them
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyarrow import fs
 
+TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
+UNFINISHED = ".tmp"
+"""What the names of files end in while they are written; those of processes that were killed stay, and do no harm."""
+
+
+class DamagedError(ValueError):
+    """A file is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,9 @@ class Storage:
         return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
 
     def folders(self, relative: str) -> dict[str, list[str]]:
-        """Names of the files and folders in each sub-folder of `relative`; empty where that is missing."""
+        """Names of the files and folders in each sub-folder of `relative`, but for unfinished ones; empty where that is
+        missing.
+        """
         found = self.filesystem.get_file_info(
             fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
         )
@@ -56,7 +67,7 @@ class Storage:
         for info in found:
             if info.type == fs.FileType.Directory:
                 inside = self.filesystem.get_file_info(fs.FileSelector(info.path, recursive=False))
-                names[info.base_name] = [entry.base_name for entry in inside]
+                names[info.base_name] = [e.base_name for e in inside if not e.base_name.endswith(UNFINISHED)]
         return names
 
     def names(self, relative: str) -> list[str]:
@@ -74,7 +85,10 @@ class Storage:
         return self.read(relative).decode("utf-8")
 
     def write(self, relative: str, content: str | bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file whole or not at all: what was there before stays until the new content is safely on the disk.
+
+        Raises OSError, which names the file, where it cannot be written; nothing half-written is left to fill the disk.
+        """
         data = content.encode("utf-8") if isinstance(content, str) else content
         target = self.path(relative)
         self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -82,12 +96,19 @@ class Storage:
             with self.filesystem.open_output_stream(target) as stream:
                 stream.write(data)
             return
-        unfinished = f"{target}.{os.getpid()}.tmp"
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
+        unfinished = Path(f"{target}.{os.getpid()}{UNFINISHED}")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(target)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, target) from error
+        finally:
+            with suppress(OSError):  # it is gone already where all went well
+                unfinished.unlink()
+        _sync_folder(unfinished.parent)
 
     def write_folder(self, relative: str, local_folder: Path) -> None:
         """Copy every file directly inside a local folder."""
@@ -97,7 +118,7 @@ class Storage:
     def read_folder(self, relative: str, local_folder: Path) -> None:
         """Copy every file directly inside a folder to a local one. Raises FileNotFoundError."""
         for entry in self.filesystem.get_file_info(fs.FileSelector(self.path(relative), recursive=False)):
-            if entry.is_file:
+            if entry.is_file and not entry.base_name.endswith(UNFINISHED):
                 with self.filesystem.open_input_stream(entry.path) as stream:
                     (local_folder / entry.base_name).write_bytes(stream.read())
 
@@ -105,6 +126,23 @@ class Storage:
         """Delete a file if it is there."""
         if self.exists(relative):
             self.filesystem.delete_file(self.path(relative))
+
+    def set_aside(self, relative: str) -> None:
+        """Keep a damaged file under another name that is free, such as `<name>.damaged`, if it is there."""
+        if self.exists(relative):
+            aside = f"{relative}.damaged"
+            while self.exists(aside):
+                aside += ".damaged"
+            self.filesystem.move(self.path(relative), self.path(aside))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renamed file survive a power cut under its new name."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def absolute_uri(uri: str) -> str:
@@ -117,7 +155,7 @@ def absolute_uri(uri: str) -> str:
 
 def trial_folder(trial_id: str) -> str:
     """Folder of a trial, relative to the storage."""
-    return f"trials/{trial_id}"
+    return f"{TRIALS_FOLDER}/{trial_id}"
 
 
 def result_path(trial_id: str) -> str:
@@ -150,7 +188,11 @@ def checkpoint_steps(names: list[str]) -> list[int]:
 
 
 def forget_checkpoints(storage: Storage, trial_id: str, *, keep: int = 0) -> None:
-    """Delete the checkpoints of a trial, all or all but the last few."""
-    steps = checkpoint_steps(storage.names(trial_folder(trial_id)))
-    for step in steps[: len(steps) - keep]:
-        storage.delete(checkpoint_path(trial_id, step))
+    """Delete the checkpoints of a trial, all or all but the last few, and what is left of damaged or unfinished ones."""
+    names = storage.names(trial_folder(trial_id))
+    steps = checkpoint_steps(names)
+    kept = {checkpoint_path(trial_id, step) for step in steps[len(steps) - keep :]}
+    for name in names:
+        path = f"{trial_folder(trial_id)}/{name}"
+        if name.startswith(CHECKPOINT_PREFIX) and path not in kept:
+            storage.delete(path)

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from raycap.analysis.measurements import Measured
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.losses import Part
-from raycap.results import SCHEMA_VERSION, Failure, PlannedTrial, PopulationFacts, TrialResult
+from raycap.results import SCHEMA_VERSION, Failure, PlannedTrial, PopulationFacts, TrialResult, read_failure
+from raycap.sealed import unsealed
 from raycap.spec import Kind, RelationStructure, Split, TrialSpec
-from raycap.storage import Storage, failure_path, result_path
+from raycap.storage import DamagedError, Storage, failure_path, result_path
 
 SURELY_MEASURED = 100
 """Rows that so many texts are expected of cannot be missing by chance."""
@@ -25,7 +26,7 @@ class Stored:
     measured: dict[str, Measured]
     failures: dict[str, Failure]
     unreadable: dict[str, str]
-    """Why a result that is there cannot be analysed."""
+    """Why a result that is there cannot be analysed, and what to do."""
 
 
 def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
@@ -34,20 +35,22 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
     for trial in trials:
         if storage.exists(result_path(trial.trial_id)):
             try:
-                result = read_result(storage.read_text(result_path(trial.trial_id)))
+                result = read_result(unsealed(storage.read(result_path(trial.trial_id))))
                 check_own(result, trial)
+            except DamagedError as error:
+                stored.unreadable[trial.trial_id] = f"{error}; a run sets it aside and trains the trial again"
             except UnreadableResult as error:
-                stored.unreadable[trial.trial_id] = str(error)
+                stored.unreadable[trial.trial_id] = f"{error}; delete it to train the trial again"
             else:
                 stored.measured[trial.trial_id] = Measured.of(result)
         elif storage.exists(failure_path(trial.trial_id)):
-            failure = Failure.model_validate_json(storage.read_text(failure_path(trial.trial_id)))
-            stored.failures[trial.trial_id] = failure
+            data = storage.read(failure_path(trial.trial_id))
+            stored.failures[trial.trial_id] = read_failure(data, trial.trial_id)
     return stored
 
 
 class UnreadableResult(ValueError):
-    """A result that cannot be analysed; the message says why and what to do."""
+    """A result that cannot be analysed; the message says why."""
 
 
 def read_result(text: str | bytes) -> TrialResult:

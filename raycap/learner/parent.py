@@ -7,31 +7,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raycap.results import TrialResult
+from raycap.sealed import unsealed
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
-from raycap.storage import Storage, model_folder, result_path
+from raycap.storage import DamagedError, Storage, model_folder, result_path
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+DIGEST_FILE = "sha256"
+"""Holds the digest of a saved model; trials write it last."""
 
 
 @contextmanager
 def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
     """A local folder with the parent's model and tokenizer, for as long as the context lasts.
 
-    Raises ValueError if it is not there or not the one that was meant.
+    Raises ValueError if it is not there, damaged, or not the one that was meant.
     """
     parent = fill.parent
     if isinstance(parent, ParentTrial):
-        where, folder = storage, model_folder(parent.trial_id)
+        where, folder, needed = storage, model_folder(parent.trial_id), {*MODEL_FILES, DIGEST_FILE}
     else:
-        where, folder = Storage.at(parent.path), ""
-    if not all(where.exists(f"{folder}/{name}" if folder else name) for name in MODEL_FILES):
+        where, folder, needed = Storage.at(parent.path), "", set(MODEL_FILES)
+    if not needed <= set(where.names(folder)):
         raise ValueError(f"fill.parent: there is no trained model at {where.path(folder)}; train it first")
     with TemporaryDirectory(prefix="raycap-") as local:
         where.read_folder(folder, Path(local))
-        if isinstance(parent, ParentModel) and parent.sha256 not in (None, sha256_of(Path(local))):
+        digest, noted = sha256_of(Path(local)), Path(local) / DIGEST_FILE
+        if noted.exists() and noted.read_bytes() != digest.encode():
             raise ValueError(
-                f"fill.parent.sha256: the model at {parent.path} is another; its digest is {sha256_of(Path(local))}"
+                f"fill.parent: the model at {where.path(folder)} is damaged: it is not as it was saved; delete the "
+                "result.json of the trial that it is of, and its sweep trains it again"
             )
+        if isinstance(parent, ParentModel) and parent.sha256 not in (None, digest):
+            raise ValueError(f"fill.parent.sha256: the model at {parent.path} is another; its digest is {digest}")
         yield Path(local)
 
 
@@ -56,7 +63,11 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
         if isinstance(parent, ParentModel):
             known = parent.model_copy(update={"sha256": sha256_of(folder)})
             return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
-    theirs = TrialResult.model_validate_json(storage.read_text(result_path(parent.trial_id))).spec
+    try:
+        theirs = TrialResult.model_validate_json(unsealed(storage.read(result_path(parent.trial_id)))).spec
+    except DamagedError as error:
+        where = storage.path(result_path(parent.trial_id))
+        raise ValueError(f"fill.parent: {where}: {error}; run the sweep of that trial again") from error
     if theirs.fill is not None:
         raise ValueError(
             f"fill.parent: trial {parent.trial_id} was filled itself; a third population is not provided for"

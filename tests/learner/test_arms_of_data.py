@@ -20,6 +20,7 @@ from raycap.learner.trial import TrainedTrial, run_trial
 from raycap.losses import LossTable
 from raycap.plan import resolve
 from raycap.results import Evaluation, StopReason, TrialResult
+from raycap.sealed import sealed
 from raycap.spec import (
     AdamW,
     AnalysisSpec,
@@ -270,7 +271,7 @@ def parent(storage: Storage) -> TrialResult:
     )
     grown: TrainedTrial = run_trial(spec, source_commit="test")
     grown.save_model(storage, model_folder(spec.trial_id))
-    storage.write(result_path(spec.trial_id), grown.result.model_dump_json())
+    storage.write(result_path(spec.trial_id), sealed(grown.result.model_dump_json()))
     assert mean_bits(grown.result.final.losses) < 0.1
     return grown.result
 

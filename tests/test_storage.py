@@ -1,0 +1,148 @@
+"""Files are whole, old or new, and damage to a sealed one is always noticed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raycap.sealed import sealed, unsealed
+from raycap.storage import DamagedError, Storage, checkpoint_path, checkpoint_steps, trial_folder
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES, min_size=1, max_size=4)
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=40).filter(
+    lambda name: name not in (".", "..") and not name.endswith(".tmp") and len(name.encode()) < 200
+)
+HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+# --- sealed files -----------------------------------------------------------------------------------------------------
+
+
+@given(OBJECTS, st.sampled_from([None, 1, 2]), st.booleans())
+def test_a_sealed_object_is_json_that_anything_reads(tree: dict, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(tree, indent=indent, ensure_ascii=ascii_only)
+    file = sealed(text)
+    assert file.startswith('{"sha256": "')
+    assert {key: value for key, value in json.loads(file).items() if key != "sha256"} == tree
+    assert json.loads(unsealed(file.encode())) == tree
+
+
+@given(OBJECTS, st.data())
+def test_any_damage_to_a_sealed_file_is_noticed(tree: dict, data: st.DataObject) -> None:
+    file = sealed(json.dumps(tree, indent=1)).encode()
+    place = data.draw(st.integers(0, len(file) - 1))
+    flipped = bytes([file[place] ^ data.draw(st.integers(1, 255))])
+    damaged = (
+        file[:place] + flipped + file[place + 1 :],
+        file[:place],
+        file[:place] + file[place + 1 :],
+        file[:place] + bytes(len(file) - place),
+        file + flipped,
+        json.dumps(tree, indent=1).encode(),  # without its seal
+    )
+    for content in damaged:
+        with pytest.raises(DamagedError):
+            unsealed(content)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "small disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(full_disk: Path) -> None:
+    storage, old = Storage.at(str(full_disk)), os.urandom(300_000)
+    storage.write("trials/a/result.json", old)
+    for _ in range(2):  # what is left of the first attempt would be in the way of the second
+        with pytest.raises(OSError, match=r"No space left on device: .*small disk/trials/a/result\.json'$"):
+            storage.write("trials/a/result.json", os.urandom(1_500_000))
+        assert [path.name for path in (full_disk / "trials" / "a").iterdir()] == ["result.json"]
+        assert storage.read("trials/a/result.json") == old
+    new = os.urandom(600_000)
+    storage.write("trials/a/result.json", new)
+    assert storage.read("trials/a/result.json") == new
+
+
+def test_a_file_that_cannot_take_its_place_is_told_by_its_name(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"taken'$"):
+        storage.write("taken", "something")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@HERE
+@given(folder=NAMES, name=NAMES, content=st.binary(), after=st.binary())
+def test_any_name_holds_any_content(tmp_path: Path, folder: str, name: str, content: bytes, after: bytes) -> None:
+    storage = Storage.at(str(tmp_path / "Läufe 1"))
+    for data in (content, after):
+        storage.write(f"trials/{folder}/{name}", data)
+        assert storage.read(f"trials/{folder}/{name}") == data
+    assert name in storage.folders("trials")[folder]
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path: Path) -> None:
+    code = (
+        "import sys; from raycap.storage import Storage; from raycap.sealed import sealed\n"
+        "storage, number = Storage.at(sys.argv[1]), 0\n"
+        "while True:\n"
+        "    storage.write('trials/a/result.json', sealed('{\"x\": \"' + str(number % 10) * 5_000_000 + '\"}'))\n"
+        "    number += 1\n"
+    )
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+        while not (tmp_path / "trials" / "a" / "result.json").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert set(json.loads(unsealed((tmp_path / "trials" / "a" / "result.json").read_bytes()))["x"]) < set(
+            "0123456789"
+        )
+
+
+def test_unfinished_files_are_not_there(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    storage.write(checkpoint_path("a", 40), b"state")
+    folder = tmp_path / trial_folder("a")
+    (folder / "result.json.123.tmp").write_text("half")
+    (folder / "checkpoint-000000000080.pt.123.tmp").write_text("half")
+    assert checkpoint_steps(storage.folders("trials")["a"]) == [40]
+    assert storage.folders("trials") == {"a": ["checkpoint-000000000040.pt"]}
+    (tmp_path / "copy").mkdir()
+    storage.read_folder("trials/a", tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["checkpoint-000000000040.pt"]
+
+
+def test_what_is_set_aside_again_and_again_is_all_kept(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    for content in ("one", "two", "three"):
+        storage.write("result.json", content)
+        storage.set_aside("result.json")
+    storage.set_aside("result.json")  # there is none any more
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["one", "three", "two"]
