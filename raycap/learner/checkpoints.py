@@ -1,19 +1,28 @@
 """How far trials have come, in the storage: every trial by itself, however many train together."""
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from raycap.storage import Storage, checkpoint_path, checkpoint_steps, forget_checkpoints, trial_folder
+from raycap.storage import (
+    DamagedError,
+    Storage,
+    checkpoint_path,
+    checkpoint_steps,
+    forget_checkpoints,
+    trial_folder,
+)
 
 NUM_KEPT = 2
+DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of all trials of a storage."""
+    """The checkpoints of all trials of a storage. A file is the SHA-256 of a state, and the state as torch saves it."""
 
     storage: Storage
 
@@ -21,7 +30,8 @@ class Checkpoints:
         """Write the state of a trial after a step, and delete all but the last two."""
         content = io.BytesIO()
         torch.save(state, content)
-        self.storage.write(checkpoint_path(trial_id, step), content.getvalue())
+        data = content.getvalue()
+        self.storage.write(checkpoint_path(trial_id, step), hashlib.sha256(data).digest() + data)
         forget_checkpoints(self.storage, trial_id, keep=NUM_KEPT)
 
     def steps(self, trial_id: str) -> list[int]:
@@ -29,6 +39,28 @@ class Checkpoints:
         return checkpoint_steps(self.storage.names(trial_folder(trial_id)))
 
     def load(self, trial_id: str, step: int, device: torch.device) -> dict[str, Any]:
-        """The state of a trial after a step."""
+        """The state of a trial after a step. Raises DamagedError if it is not as it was written."""
         content = self.storage.read(checkpoint_path(trial_id, step))
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != digest:
+            raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))} is damaged")
+        # Tensors and numbers only: a pickle of anything else could run code.
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+    def latest(self, trial_ids: list[str], device: torch.device) -> tuple[int, list[dict[str, Any]]]:
+        """The last step after which there is a sound state of every trial, and these; 0 and none if there is no such step.
+
+        Whoever was killed between writing one and the next has left some that are further than others. Damaged ones are
+        set aside, and the ones before them taken.
+        """
+        common = set.intersection(*(set(self.steps(trial_id)) for trial_id in trial_ids))
+        for step in sorted(common, reverse=True):
+            states = []
+            for trial_id in trial_ids:
+                try:
+                    states.append(self.load(trial_id, step, device))
+                except (DamagedError, FileNotFoundError):  # another worker may have been quicker to set it aside
+                    self.storage.set_aside(checkpoint_path(trial_id, step))
+            if len(states) == len(trial_ids):
+                return step, states
+        return 0, []

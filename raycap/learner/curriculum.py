@@ -13,13 +13,17 @@ LOSS_WINDOW_STEPS = 100
 """A phase that ends by its loss is looked at this often, over the steps in between."""
 
 
+LOSS_UNIT_BITS = 2.0**-20
+"""Training losses are summed in whole numbers of this, so that sums are the same wherever training paused or went on."""
+
+
 @dataclass
 class Course:
     """How far a trial has come in its curriculum; plain numbers, kept in checkpoints."""
 
     starts: list[int] = field(default_factory=lambda: [0])
     """The step at which each phase began or is known to begin; the questions' own mix counts as the last phase."""
-    window_loss_bits: float = 0.0
+    window_loss_units: int = 0
     window_texts: int = 0
     mean_before_bits: float | None = None
     """Mean loss over the window before this one."""
@@ -71,17 +75,17 @@ class Curriculum:
         every = LOSS_WINDOW_STEPS if in_phase else self._plateau_steps
         return set(range(self.course.starts[-1] + every, num_steps + 1, every)) if every else set()
 
-    def add(self, step: int, loss_sum_bits: float, num_texts: int) -> None:
+    def add(self, step: int, loss_sum_units: int, num_texts: int) -> None:
         """Count what was trained up to `step` since the pause before."""
         if step > self.course.starts[-1]:
-            self.course.window_loss_bits += loss_sum_bits
+            self.course.window_loss_units += loss_sum_units
             self.course.window_texts += num_texts
 
     def watch(self, step: int) -> bool:
         """Look at the window that ends at a watched step; whether the next phase begins here. May set `stopped`."""
         course, phases = self.course, self._training.curriculum
-        mean = course.window_loss_bits / course.window_texts
-        course.window_loss_bits, course.window_texts = 0.0, 0
+        mean = course.window_loss_units * LOSS_UNIT_BITS / course.window_texts
+        course.window_loss_units, course.window_texts = 0, 0
         if self._watched_phase < len(phases):
             until = phases[self._watched_phase].until
             assert isinstance(until, LossBelow)

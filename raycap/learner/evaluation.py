@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
 from raycap.learner.batches import Batch
+from raycap.learner.curriculum import LOSS_UNIT_BITS
 from raycap.learner.functions import cross_entropy
 from raycap.learner.model import Llama
 from raycap.learner.tokens import Composer
@@ -40,13 +41,13 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def token_losses(model: Llama, batch: Batch) -> Tensor:
-    """Loss of every measured token, (R, A), in nats: `to_bits` makes it fit to report."""
+    """Loss of every measured token, (R, A), in nats: `in_loss_units` makes it fit to sum and report."""
     return cross_entropy(model(batch), model.unembedding, batch.targets)
 
 
-def to_bits(nats: float) -> float:
-    """Nats as bits."""
-    return nats * BITS_PER_NAT
+def in_loss_units(nats: Tensor) -> Tensor:
+    """Losses in nats as whole units of LOSS_UNIT_BITS."""
+    return (nats * (BITS_PER_NAT / LOSS_UNIT_BITS)).round().long()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raycap.learner.curriculum import Course, Curriculum
+from raycap.learner.curriculum import LOSS_UNIT_BITS, Course, Curriculum
 from raycap.learner.evaluation import DivergedError, Sample, losses
 from raycap.learner.material import Material
 from raycap.learner.model import CPU, Llama, count_parameters
@@ -42,10 +42,12 @@ class State:
     step: int = 0
     train_seconds: float = 0.0
     tokens: int = 0
-    loss_sum_bits: float = 0.0
+    loss_sum_units: int = 0
     """Since the last evaluation."""
     num_texts: int = 0
     course: Course = field(default_factory=Course)
+    ended: bool = False
+    """Early, because that was wished from outside."""
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def add(self, snapshot: Snapshot) -> None:
@@ -53,7 +55,7 @@ class State:
         self.step = snapshot.step
         self.train_seconds += snapshot.seconds
         self.tokens += snapshot.num_tokens
-        self.loss_sum_bits += snapshot.loss_sum_bits
+        self.loss_sum_units += snapshot.loss_sum_units
         self.num_texts += snapshot.num_texts
 
 
@@ -83,7 +85,7 @@ class Replica:
         if snapshot.diverged_at is not None and self.error is None:
             self.error = diverged_error(snapshot.diverged_at, snapshot.learning_rate)
         self.state.add(snapshot)
-        self.curriculum.add(snapshot.step, snapshot.loss_sum_bits, snapshot.num_texts)
+        self.curriculum.add(snapshot.step, snapshot.loss_sum_units, snapshot.num_texts)
 
     def evaluate(self, model: Llama, snapshot: Snapshot, source: RowSource, place: Place) -> Evaluation | None:
         """Measure the whole population; None if losses are not finite, which is an error from then on."""
@@ -99,7 +101,7 @@ class Replica:
             exposures=self.material.exposures(source.order.num_asked(snapshot.step)),
             tokens=self.state.tokens,
             learning_rate=snapshot.learning_rate,
-            train_loss_bits=self.state.loss_sum_bits / self.state.num_texts,
+            train_loss_bits=self.state.loss_sum_units * LOSS_UNIT_BITS / self.state.num_texts,
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
             parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
@@ -107,8 +109,14 @@ class Replica:
         )
         before = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
         self.state.evaluations[-1:] = [*before, evaluation]
-        self.state.loss_sum_bits, self.state.num_texts = 0.0, 0
+        self.state.loss_sum_units, self.state.num_texts = 0, 0
         return evaluation
+
+    @property
+    def _stop_reason(self) -> StopReason:
+        if self.state.course.stopped:
+            return StopReason.PLATEAU
+        return StopReason.EARLY if self.state.ended else StopReason.LENGTH
 
     def result(self, model: Llama, place: Place, source_commit: str) -> TrialResult:
         """What the trial leaves behind."""
@@ -119,7 +127,7 @@ class Replica:
             parameters=count_parameters(model),
             vocab_size=self.material.vocab_size,
             num_steps=self.state.step,
-            stop_reason=StopReason.PLATEAU if self.state.course.stopped else StopReason.LENGTH,
+            stop_reason=self._stop_reason,
             num_workers=place.world_size,
             evaluations=tuple(self.state.evaluations),
             provenance=_provenance(source_commit, place.device),

@@ -1,7 +1,7 @@
 """train(): a generator of Snapshots. It knows nothing of when to evaluate, where checkpoints go, or whom to tell."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raycap.learner.batches import Batch
-from raycap.learner.evaluation import DivergedError, autocast, to_bits, token_losses
+from raycap.learner.evaluation import DivergedError, autocast, in_loss_units, token_losses
 from raycap.learner.model import Llama
 from raycap.learner.optim import Optimizer
 from raycap.learner.tokens import Rows
@@ -29,8 +29,8 @@ class Snapshot:
     """Steps done."""
     seconds: float
     """Its share of the time that all replicas took together."""
-    loss_sum_bits: float
-    """Not weighted."""
+    loss_sum_units: int
+    """In LOSS_UNIT_BITS, not weighted."""
     num_texts: int
     num_tokens: int
     learning_rate: float
@@ -69,16 +69,17 @@ def train(
     *,
     start_step: int,
     num_steps: int,
-    pauses: set[int],
+    pauses_after: Callable[[int], bool],
     world_size: int = 1,
 ) -> Iterator[tuple[Snapshot, ...]]:
-    """Train all replicas from `start_step` to `num_steps`, yielding after every step in `pauses` a snapshot of each; the
-    model stands still meanwhile. `spec` is that of any replica: they differ in seeds and rates, which are not read here.
+    """Train all replicas from `start_step` to `num_steps`, yielding a snapshot of each after every step that `pauses_after`
+    names. The model stands still meanwhile; pausing changes nothing. `spec` is that of any replica: they differ in seeds
+    and rates, which are not read here.
 
     Raises DivergedError naming the step at fault when no replica is left whose numbers are finite.
     """
     device, num_replicas = model.device, model.num_replicas
-    nats_sum = torch.zeros(num_replicas, dtype=torch.float64, device=device)
+    loss_sums = torch.zeros(num_replicas, dtype=torch.int64, device=device)
     counts = np.zeros((2, num_replicas), np.int64)  # texts, tokens
     first_bad = torch.full((num_replicas,), num_steps, device=device)  # on the device: reading it would wait for it
     rows = next(batches, None)  # the stream's start is not training time
@@ -101,35 +102,36 @@ def train(
             scaler.step(member)
         scaler.update()
 
-        nats_sum += totals
+        loss_sums += in_loss_units(totals)
         counts += batch.num_texts, batch.num_tokens
         # A scaled fp16 gradient overflows now and then, and its step is left out; a loss must be finite in any case.
         told = _over_workers(totals, world_size) if spec.precision is Precision.FP16 else norms
         first_bad = torch.where(torch.isfinite(told), first_bad, first_bad.clamp(max=step))
         rows = next(batches, None)
         done = step + 1
-        if done % CHECK_FINITE_EVERY == 0 or done in pauses:
+        pauses = pauses_after(done)
+        if done % CHECK_FINITE_EVERY == 0 or pauses:
             if (bad := int(first_bad.max())) < num_steps:
                 raise diverged_error(bad, max(rates))
             if scaler.is_enabled() and scaler.get_scale() < LOWEST_SCALE:
                 raise DivergedError(f"fp16 gradients overflow at every scale up to step {done}; take bf16")
-        if done in pauses:
+        if pauses:
             seconds = (time.perf_counter() - began) / num_replicas
-            sums = torch.cat([nats_sum[None], torch.from_numpy(counts).to(nats_sum)])
+            sums = torch.cat([loss_sums[None], torch.from_numpy(counts).to(device)])
             of_all = zip(*_over_workers(sums, world_size).tolist(), first_bad.tolist(), rates, strict=True)
             yield tuple(
                 Snapshot(
                     step=done,
                     seconds=seconds,
-                    loss_sum_bits=to_bits(nats),
-                    num_texts=round(num_texts),
-                    num_tokens=round(num_tokens),
+                    loss_sum_units=units,
+                    num_texts=num_texts,
+                    num_tokens=num_tokens,
                     learning_rate=rate,
                     diverged_at=bad if bad < num_steps else None,
                 )
-                for nats, num_texts, num_tokens, bad, rate in of_all
+                for units, num_texts, num_tokens, bad, rate in of_all
             )
-            nats_sum.zero_()
+            loss_sums.zero_()
             counts[:] = 0
             began = time.perf_counter()
 

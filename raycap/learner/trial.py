@@ -22,12 +22,14 @@ from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.material import Material
-from raycap.learner.parent import parent_model
+from raycap.learner.parent import DIGEST_FILE, parent_model, sha256_of
 from raycap.learner.replica import ALONE, Place, Replica
 from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import load_tokenizer, save_tokenizer
 from raycap.learner.tokens import Rows
 from raycap.learner.training import Loss, Snapshot, train
+from raycap.learner.watch import Watch
+from raycap.learner.wishes import PausedError, Wish
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
@@ -44,11 +46,12 @@ class TrainedTrial:
     tokenizer: Tokenizer
 
     def save_model(self, storage: Storage, folder: str) -> None:
-        """Write the model and its tokenizer as transformers loads them."""
+        """Write the model and its tokenizer as transformers loads them, and then their digest."""
         with TemporaryDirectory(prefix="raycap-") as local:
             pretrained.save(self.model, Path(local))
             save_tokenizer(self.tokenizer, Path(local))
             storage.write_folder(folder, Path(local))
+            storage.write(f"{folder}/{DIGEST_FILE}", sha256_of(Path(local)))
 
 
 OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
@@ -73,11 +76,15 @@ def run_trials(
     open_rows: OpenRows = rows_of,
     report: Report = lambda trial_id, evaluation: None,
     checkpoints: Checkpoints | None = None,
-    checkpoint_every: int = 5_000,
+    checkpoint_every_s: float = 60.0,
+    wish: Callable[[], Wish] = lambda: Wish.GO_ON,
     place: Place = ALONE,
     compiled: bool = False,
 ) -> list[TrainedTrial | DivergedError]:
     """Train and measure resolved trials as replicas of one stack; they go on from their checkpoints if they have any.
+
+    They are saved at evaluations and every `checkpoint_every_s` seconds. `wish` is asked about once a second; on PAUSE they
+    are saved and PausedError is raised. Any other error that ends training tells in `after_step` how far they were.
 
     Several trials may differ only as `plan.replica_groups` allows, and their checkpoints must be of the same step. Those
     whose loss stops being finite end as DivergedError, and the others go on. `storage` is where a fill trial finds its
@@ -103,11 +110,15 @@ def run_trials(
         Replica(mine, tuple(profiles.facts for profiles in about), material)
         for mine, about, material in zip(specs, populations, materials, strict=True)
     ]
-    run = _Run(replicas, model, place, report, checkpoints, checkpoint_every)
+    run = _Run(replicas, model, place, report, checkpoints)
     run.resume()
     if compiled:
         model.compile_blocks()
-    run.train(open_rows)
+    try:
+        run.train(open_rows, Watch(checkpoint_every_s, wish, place, run.step))
+    except Exception as error:
+        vars(error)["after_step"] = run.step
+        raise
     with run.optimizer.averaged():
         return [
             replica.error
@@ -141,7 +152,6 @@ class _Run:
         place: Place,
         report: Report,
         checkpoints: Checkpoints | None,
-        checkpoint_every: int,
     ) -> None:
         self.replicas, self.model, self.place = replicas, model, place
         self.report, self.checkpoints = report, checkpoints
@@ -152,15 +162,14 @@ class _Run:
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=fp16)
         self.step = 0
         self.evaluation_steps = evaluation_steps(self.num_steps, self.training.num_evaluations)
-        self.checkpoint_steps = self.evaluation_steps | set(range(checkpoint_every, self.num_steps, checkpoint_every))
 
     @property
     def stopped(self) -> bool:
-        """Whether a plateau was reached: only a trial that trains alone has one."""
-        return self.replicas[0].state.course.stopped
+        """Whether a plateau was reached, which only a trial that trains alone has, or an early end wished."""
+        return self.replicas[0].state.course.stopped or self.replicas[0].state.ended
 
-    def train(self, open_rows: OpenRows) -> None:
-        """Train to the end, or to a plateau; where a phase ends by its loss, the stream is opened anew."""
+    def train(self, open_rows: OpenRows, watch: Watch) -> None:
+        """Train to the end, or to where it stops; where a phase ends by its loss, the stream is opened anew."""
         first, place = self.replicas[0], self.place
         expected = [
             self.training.batch_size * replica.material.measured_tokens(replica.material.shares())
@@ -174,6 +183,7 @@ class _Run:
                 for replica, order in zip(self.replicas, orders, strict=True)
             )
             watched = first.curriculum.watched_steps(self.num_steps)
+            watch.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}
             all_snapshots = train(
                 self.model,
                 self.optimizer,
@@ -183,7 +193,7 @@ class _Run:
                 loss,
                 start_step=self.step,
                 num_steps=self.num_steps,
-                pauses={*self.checkpoint_steps, *watched, *first.state.course.starts},
+                pauses_after=watch.pauses_after,
                 world_size=place.world_size,
             )
             for snapshots in all_snapshots:
@@ -191,10 +201,19 @@ class _Run:
                 for replica, snapshot in zip(self.replicas, snapshots, strict=True):
                     replica.add(snapshot)
                 next_phase = self.step in watched and first.curriculum.watch(self.step)
-                if self.stopped or self.step in self.evaluation_steps:
+                asked = watch.look(self.step)
+                wish = asked.wish if self.step < self.num_steps else Wish.GO_ON
+                if wish is Wish.END:
+                    for replica in self.replicas:
+                        replica.state.ended = True
+                evaluates = self.stopped or self.step in self.evaluation_steps
+                if evaluates:
                     self._evaluate(snapshots, sources)
-                if self.stopped or self.step in self.checkpoint_steps:
+                if evaluates or asked.save or wish is Wish.PAUSE:
                     self._checkpoint()
+                    watch.saved()
+                if wish is Wish.PAUSE:
+                    raise PausedError(f"paused after step {self.step}")
                 if next_phase or self.stopped:
                     break
 
@@ -229,18 +248,12 @@ class _Run:
             )
 
     def resume(self) -> None:
-        """Go on from the last step of which there is a checkpoint of every trial, if there is one.
-
-        Whoever was killed between writing one and the next has left some that are further than others.
-        """
+        """Go on from the last step of which there is a sound checkpoint of every trial, if there is one."""
         if self.checkpoints is None:
             return
-        kept = [set(self.checkpoints.steps(replica.spec.trial_id)) for replica in self.replicas]
-        self.step = max(set.intersection(*kept), default=0)
-        if self.step == 0:
-            return
-        for number, replica in enumerate(self.replicas):
-            saved = self.checkpoints.load(replica.spec.trial_id, self.step, self.place.device)
+        trial_ids = [replica.spec.trial_id for replica in self.replicas]
+        self.step, states = self.checkpoints.latest(trial_ids, self.place.device)
+        for number, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
             for group, weights in self.model.storage.items():
                 weights[number].copy_(saved["weights"][str(group)])
             self.optimizer.load_state_of(number, saved["optimizer"])

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,54 +19,29 @@ from raycap.learner.evaluation import DivergedError, Sample, losses, token_losse
 from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import build_tokenizer
 from raycap.learner.tokens import Composer, Rows
-from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trial
+from raycap.learner.trial import evaluation_steps
 from raycap.losses import HISTOGRAM_EDGES_BITS, LossTable, Part
-from raycap.results import Evaluation, StopReason
+from raycap.results import StopReason
 from raycap.spec import (
     AdamW,
     BpeTokenizer,
     Exposures,
     HeldOut,
     Kind,
-    LossBelow,
     ModelByWidth,
     NamePools,
-    NumHeads,
-    Phase,
     Plateau,
     Precision,
-    ProfilesByCount,
     ProfilesFromDisk,
     QuestionsByShare,
-    QuestionsByWeights,
     Schedule,
-    ScheduleFree,
     Split,
-    Steps,
     TrainingSpec,
     TrialSpec,
     WordTokenizer,
 )
-from raycap.storage import Storage, checkpoint_steps, forget_checkpoints
-
-TINY = TrialSpec(
-    profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
-    model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=1), tie_embeddings=True),
-    training=TrainingSpec(
-        length=Exposures(exposures=40),
-        batch_size=32,
-        num_evaluations=4,
-        optimizer=AdamW(lr=0.01, warmup_steps=20, weight_decay=0.0),
-    ),
-)
-
-
-def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
-    return run_trial(spec, source_commit="test", **options)
-
-
-def weights(trial: TrainedTrial) -> list[torch.Tensor]:
-    return list(trial.model.storage.values())
+from raycap.storage import Storage
+from tests.learner.tiny import TINY, trained, weights
 
 
 def test_evaluations_double_up_to_the_last_step() -> None:
@@ -92,8 +66,8 @@ def test_a_model_that_knows_nothing_loses_log2_of_the_vocabulary_per_token() -> 
     corpora = (Questions(profiles, 1), Questions(profiles, 2, chain_of_thought=True))
     vocab_size = build_tokenizer(WordTokenizer(), corpora).get_vocab_size()
     model = llama.build(TINY.model, vocab_size, generators=(torch.Generator().manual_seed(0),))
-    for weights in model.storage.values():
-        weights.zero_()
+    for weight in model.storage.values():
+        weight.zero_()
     table = measure(model, composers_of(*corpora))
     tokens = {"birth_date": 4, "birth_city": 2, "university": 2, "employer": 2, "parent": 4, "child": 4}
     for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
@@ -171,45 +145,6 @@ def test_a_trial_can_be_repeated_bit_by_bit_and_a_seed_changes_it() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
     other = trained(TINY.model_copy(update={"training": TINY.training.model_copy(update={"seed": 1})}))
     assert not torch.equal(weights(first)[0], weights(other)[0])
-
-
-def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    reports = 0
-
-    def die_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
-        nonlocal reports
-        reports += 1
-        if reports == 3:
-            raise Killed
-
-    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    whole = trained(TINY, checkpoint_every=100)
-    with pytest.raises(Killed):
-        trained(TINY, checkpoint_every=100, report=die_at_the_third, checkpoints=checkpoints)
-    assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
-    resumed = trained(TINY, checkpoint_every=100, checkpoints=checkpoints)
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-    timeless = [
-        [e.model_copy(update={"train_seconds": 0.0}) for e in trial.result.evaluations] for trial in (whole, resumed)
-    ]
-    assert timeless[0] == timeless[1]
-
-
-def kept_steps(checkpoints: Checkpoints) -> list[int]:
-    (names,) = checkpoints.storage.folders("trials").values()
-    return checkpoint_steps(names)
-
-
-def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    whole = trained(TINY, checkpoints=checkpoints)
-    assert len(kept_steps(checkpoints)) == 2
-    assert trained(TINY, checkpoints=checkpoints).result == whole.result
-    forget_checkpoints(checkpoints.storage, whole.result.trial_id)
-    assert kept_steps(checkpoints) == []
 
 
 def test_a_diverging_trial_fails_with_its_step() -> None:
@@ -308,45 +243,6 @@ def test_the_batch_is_the_sum_of_its_parts() -> None:
 
     whole = gradient(slice(0, 50))
     assert torch.allclose(whole, gradient(slice(0, 50, 2)) + gradient(slice(1, 50, 2)), atol=1e-4)
-
-
-PHASED = TINY.model_copy(
-    update={
-        "questions": QuestionsByWeights(hops=(1, 2), weights=(1.0, 1.0)),
-        "training": TINY.training.model_copy(
-            update={
-                "curriculum": (
-                    Phase(weights=(0.0, 1.0), until=Steps(steps=30)),
-                    Phase(weights=(1.0, 0.0), until=LossBelow(loss_below_bits=9.0)),
-                ),
-                "length": Steps(steps=700),
-                "optimizer": ScheduleFree(kind="schedule_free", lr=0.01, warmup_steps=20),
-            }
-        ),
-    }
-)
-
-
-class EveryCheckpoint(Checkpoints):
-    """Keeps all checkpoints, to go on from any."""
-
-    def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
-        Checkpoints(Storage.at(f"{self.storage.root}/{step}")).save(trial_id, step, state)
-
-
-def test_a_curriculum_resumed_from_any_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
-    """Phases by length and by loss, an optimizer with weights of its own for evaluation, a checkpoint in every phase."""
-    whole = trained(PHASED, checkpoint_every=25, checkpoints=EveryCheckpoint(Storage.at(str(tmp_path))))
-    phases = [evaluation.phase for evaluation in whole.result.evaluations]
-    assert phases[0] == 1
-    assert phases[-1] == 2
-    steps = sorted(int(path.name) for path in tmp_path.iterdir())
-    for step in (steps[0], steps[3], steps[-4]):
-        checkpoints = Checkpoints(Storage.at(str(tmp_path / str(step))))
-        resumed = trained(PHASED, checkpoint_every=25, checkpoints=checkpoints)
-        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-        assert resumed.result.final.losses == whole.result.final.losses
-        assert resumed.result.final.exposures == whole.result.final.exposures
 
 
 def test_a_plateau_stops_training_with_its_reason(tmp_path: Path) -> None:

@@ -1,0 +1,17 @@
+"""What may be wished of trials under way, from outside and at any time. No torch here."""
+
+from enum import IntEnum
+
+
+class Wish(IntEnum):
+    """What is wished of trials under way."""
+
+    GO_ON = 0
+    PAUSE = 1
+    """Save and leave; they go on another time."""
+    END = 2
+    """Measure and end here: more steps would tell nothing new."""
+
+
+class PausedError(Exception):
+    """Training was asked to pause, and has saved how far it is."""

@@ -1,0 +1,25 @@
+"""A trial that trains in a second, and what tests ask of it."""
+
+import torch
+
+from raycap.learner.trial import TrainedTrial, run_trial
+from raycap.spec import AdamW, Exposures, ModelByWidth, NamePools, NumHeads, ProfilesByCount, TrainingSpec, TrialSpec
+
+TINY = TrialSpec(
+    profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
+    model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=1), tie_embeddings=True),
+    training=TrainingSpec(
+        length=Exposures(exposures=40),
+        batch_size=32,
+        num_evaluations=4,
+        optimizer=AdamW(lr=0.01, warmup_steps=20, weight_decay=0.0),
+    ),
+)
+
+
+def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
+    return run_trial(spec, source_commit="test", **options)
+
+
+def weights(trial: TrainedTrial) -> list[torch.Tensor]:
+    return list(trial.model.storage.values())
