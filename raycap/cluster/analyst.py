@@ -1,9 +1,12 @@
 """The capacity-analysis actor: takes measurements as they are made, keeps the capacity table, refits, redraws, logs.
 
 What it writes is `analysis` applied to the stored results, so that `raycap report` gives the same files without Ray.
+Nobody waits for MLflow: what it is to be told goes through an outbox. Nobody waits for drawing either, which has its thread.
 The session imports this module before anything else runs, so what only the analyst needs is imported in it.
 """
 
+import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,14 +14,15 @@ from typing import TYPE_CHECKING
 import ray
 
 from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialResult
-from raycap.storage import Storage
+from raycap.storage import Storage, failure_path, result_path
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
-    from raycap.analysis.measurements import Measured
 
 DRAWING_SHARE = 0.03
 """At most this share of the time goes into redrawing while trials still run."""
+PATIENCE_S, HURRIED_PATIENCE_S, STALL_S = 10.0, 2.0, 20.0
+"""How long the end of a sweep waits for MLflow, and of one that was interrupted; how long `sync` waits for one answer."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Event:
     tokens_per_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """What has become of all that MLflow was to be told."""
+
+    num_points: int
+    """Metric points logged."""
+    undelivered: int
+    """Operations that wait in the outbox's file."""
+    problems: tuple[str, ...]
+    """What could not be delivered, written or read, and what to do, a line each; for people."""
+
+
 class Analyst:
     """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
 
@@ -45,30 +61,38 @@ class Analyst:
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
         self._storage = Storage.at(self._sweep.spec.storage)
         self._began, self._slots = time.monotonic(), 1
-        self._next_drawing = 0.0
+        self._next_drawing, self._drawing = 0.0, threading.Thread()
         self._events: list[Event] = []
+        self._undelivered, self._unwritten = 0, ""
 
     def open(self, slots: int) -> None:
         """Read what finished or failed before, and make or find MLflow's experiment and runs, before trials begin, `slots`
-        at once.
+        at once. What MLflow lacks of it follows in the background.
 
         Raises TrackingError if MLflow cannot be used. (Not done on construction: an actor that fails there dies without
         saying why.)
         """
         from raycap.analysis.stored import read_stored
+        from raycap.cluster.outbox import Outbox
 
         self._slots = slots
         self._stored = read_stored(self._sweep.trials, self._storage)
-        self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking)
+        self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
+        known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
+        self._outbox = Outbox(self._storage, f"{self._sweep.spec.name}/outbox.json", self._tracker)
         if not self._storage.exists(f"{self._sweep.spec.name}/run.json"):  # whatever happens, `raycap report` works
-            self._storage.write(f"{self._sweep.spec.name}/run.json", self._run_so_far().model_dump_json())
-        for measured in self._stored.measured.values():
-            if not self._tracker.is_finished(measured.trial_id):
-                self._log_result(measured)
+            self._write("run.json", self._run_so_far().model_dump_json())
+        for trial_id in self._stored.measured:
+            if known[trial_id] != "FINISHED":
+                self._outbox.add("finish_trial", self._written_ms(result_path(trial_id)), trial_id=trial_id)
+        for trial_id, failure in self._stored.failures.items():
+            if known[trial_id] != "FAILED":
+                when_ms = self._written_ms(failure_path(trial_id))
+                self._outbox.add("fail_trial", when_ms, trial_id=trial_id, cause=failure.cause)
 
     def start_trial(self, trial_id: str, afresh: bool) -> None:
         """A trial is placed; `afresh` if there is no checkpoint that it goes on from."""
-        self._tracker.start_trial(trial_id, afresh=afresh)
+        self._outbox.add("start_trial", trial_id=trial_id, afresh=afresh)
         self._stored.failures.pop(trial_id, None)
         self._events.append(Event(trial_id, "started"))
 
@@ -79,36 +103,43 @@ class Analyst:
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
         """A trial was evaluated: log its losses and capacities."""
         from raycap.analysis.measurements import Curve, Losses
+        from raycap.cluster.logged import trial_metrics
 
         evaluation = Evaluation.model_validate_json(evaluation_json)
         planned = self._planned[trial_id]
         losses = Losses.of(planned.spec, planned.populations, [evaluation])
-        (metrics,) = self._tracking.trial_metrics(planned, self._sweep.spec.analysis, Curve.of([evaluation]), losses)
-        self._tracker.log_evaluation(trial_id, evaluation.step, metrics)
+        (metrics,) = trial_metrics(planned, self._sweep.spec.analysis, Curve.of([evaluation]), losses)
+        self._outbox.add("log_evaluation", trial_id=trial_id, step=evaluation.step, metrics=metrics)
         bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
         loss = metrics[f"loss/{losses.kinds[-1]}_bits"]
         self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
-        """A trial finished: log it."""
+        """A trial finished, and its result is stored: log it."""
         from raycap.analysis.measurements import Measured
 
         measured = Measured.of(TrialResult.model_validate_json(result_json))
         self._stored.measured[measured.trial_id] = measured
-        self._log_result(measured)
+        when_ms = self._written_ms(result_path(measured.trial_id))
+        self._outbox.add("finish_trial", when_ms, trial_id=measured.trial_id)
         self._events.append(Event(measured.trial_id, "finished"))
 
     def refresh(self) -> None:
-        """Refit the laws and redraw, unless that was done a moment ago, or will be when the sweep is concluded. No trial
-        waits for this.
+        """Refit the laws and redraw in the background, unless that was done a moment ago, or will be when the sweep is
+        concluded.
         """
         stored = self._stored
         over = len(stored.measured) + len(stored.failures) + len(stored.unreadable) == len(self._planned)
-        if over or time.monotonic() < self._next_drawing:
+        if over or self._drawing.is_alive() or time.monotonic() < self._next_drawing:
             return
-        began = time.monotonic()
-        self._publish(self._run_so_far())
-        self._next_drawing = time.monotonic() + (time.monotonic() - began) / DRAWING_SHARE
+
+        def draw(run: RunRecord) -> None:
+            began = time.monotonic()
+            self._publish(run)
+            self._next_drawing = time.monotonic() + (time.monotonic() - began) / DRAWING_SHARE
+
+        self._drawing = threading.Thread(target=draw, args=[self._run_so_far()], name="raycap-drawing", daemon=True)
+        self._drawing.start()
 
     def _run_so_far(self) -> RunRecord:
         return RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots)
@@ -117,42 +148,100 @@ class Analyst:
         """A trial failed."""
         failure = Failure.model_validate_json(failure_json)
         self._stored.failures[failure.trial_id] = failure
-        self._tracker.fail_trial(failure.trial_id, failure.cause)
+        self._outbox.add("fail_trial", trial_id=failure.trial_id, cause=failure.cause)
         self._events.append(Event(failure.trial_id, "failed"))
 
-    def conclude(self, run_json: str, status: str) -> str:
-        """The sweep is over: write everything once more. Returns the law as a sentence."""
-        run = RunRecord.model_validate_json(run_json)
-        self._storage.write(f"{self._sweep.spec.name}/run.json", run_json)
-        analysis = self._publish(run)
-        self._tracker.close(status)
+    def conclude(self, run_json: str, status: str, patience_s: float = PATIENCE_S) -> str:
+        """The sweep is over: write everything once more, and wait for MLflow at most `patience_s`. Returns the law as a
+        sentence.
+        """
         from raycap.analysis.report import answer
 
+        if self._drawing.is_alive():
+            self._drawing.join()
+        self._unwritten = ""
+        self._write("run.json", run_json)
+        analysis = self._publish(RunRecord.model_validate_json(run_json))
+        self._close(status, patience_s)
         return answer(analysis)
+
+    def interrupt(self, run_json: str) -> None:
+        """The sweep is broken off: mark what was running KILLED, and draw nothing."""
+        self._unwritten = ""
+        self._write("run.json", run_json)
+        self._close("KILLED", HURRIED_PATIENCE_S)
+
+    def status(self) -> str:
+        """MLflow's word for how far the sweep has come, by what is stored."""
+        done = len(self._stored.measured) + len(self._stored.unreadable)
+        if done + len(self._stored.failures) < len(self._planned):
+            return "KILLED"
+        return "FINISHED" if done == len(self._planned) else "FAILED"
+
+    def delivery(self) -> Delivery:
+        """What has become of all that MLflow was to be told, after the end."""
+        outbox, folder = self._outbox, f"{self._sweep.spec.storage}/{self._sweep.spec.name}"
+        problems = [self._unwritten, outbox.unread, outbox.unsaved]
+        if self._undelivered:
+            what = "could not be kept" if outbox.unsaved else f"wait in {folder}/outbox.json"
+            why = f" ({outbox.trouble})" if outbox.trouble else ""
+            problems.append(
+                f"{self._undelivered:,} records for MLflow {what}{why}. To deliver what is stored: raycap sync {folder}"
+            )
+        if outbox.refused:
+            problems.append(
+                f"MLflow refused {len(outbox.refused):,} records, the first: {outbox.refused[0]}. "
+                f"To log what is stored once more: raycap sync {folder}"
+            )
+        return Delivery(self._tracker.num_points, self._undelivered, tuple(filter(None, problems)))
+
+    def _close(self, status: str, patience_s: float) -> None:
+        self._outbox.add("close", status=status)
+        self._undelivered = self._outbox.close(patience_s, STALL_S)
 
     def _publish(self, run: RunRecord) -> "Analysis":
         from raycap.analysis.analyse import analyse
         from raycap.analysis.report import files
+        from raycap.cluster.logged import description, law_metrics
 
         stored = self._stored
-        analysis = analyse(self._sweep, run, stored.measured, stored.failures, stored.unreadable)
-        contents = files(analysis)
-        for name, content in contents.items():
-            self._storage.write(f"{self._sweep.spec.name}/{name}", content)
-        shown = {name: content for name, content in contents.items() if not name.endswith(".parquet")}
-        shown["spec.yaml"] = self._sweep.spec_yaml.encode()
-        shown["sweep.json"] = self._sweep.model_dump_json(indent=1).encode()
-        self._tracker.log_sweep(
-            len(stored.measured), self._tracking.law_metrics(analysis), self._tracking.description(analysis), shown
+        measured, failures = dict(stored.measured), dict(stored.failures)  # trials go on while this is drawn
+        analysis = analyse(self._sweep, run, measured, failures, stored.unreadable)
+        written = [name for name, content in files(analysis).items() if self._write(name, content)]
+        self._outbox.add(
+            "log_sweep",
+            num_finished=len(measured),
+            metrics=law_metrics(analysis),
+            description=description(analysis),
+            files=["sweep.json", *(name for name in written if not name.endswith(".parquet"))],
         )
         return analysis
 
-    def _log_result(self, measured: "Measured") -> None:
-        planned, analysis = self._planned[measured.trial_id], self._sweep.spec.analysis
-        metrics = self._tracking.trial_metrics(planned, analysis, measured.curve, measured.losses)
-        for step, at_step in zip(measured.curve.step.tolist(), metrics, strict=True):
-            self._tracker.log_evaluation(measured.trial_id, step, at_step)
-        self._tracker.finish_trial(measured.trial_id, {f"final/{name}": value for name, value in metrics[-1].items()})
+    def _write(self, name: str, content: str | bytes) -> bool:
+        """Write a file of the sweep's folder, if the storage takes it. If it does not, that is told at the end."""
+        try:
+            self._storage.write(f"{self._sweep.spec.name}/{name}", content)
+        except OSError as error:
+            self._unwritten = self._unwritten or f"{name} could not be written: {error}"
+            return False
+        return True
+
+    def _written_ms(self, path: str) -> int:
+        """When a file was written, in ms since the epoch: whoever asks, and how often, it is the same."""
+        info = self._storage.filesystem.get_file_info(self._storage.path(path))
+        return (info.mtime_ns or time.time_ns()) // 1_000_000
+
+
+def sync(sweep: SweepRecord) -> Delivery:
+    """Tell MLflow what it lacks of a sweep that has run: all that is stored, and what waits in its outbox. Without Ray.
+
+    Raises TrackingError if MLflow cannot be used.
+    """
+    analyst = Analyst(sweep.model_dump_json())
+    run_json = Storage.at(sweep.spec.storage).read_text(f"{sweep.spec.name}/run.json")
+    analyst.open(RunRecord.model_validate_json(run_json).slots)
+    analyst.conclude(run_json, analyst.status(), patience_s=math.inf)
+    return analyst.delivery()
 
 
 # On the head, where a sqlite database is, and where nobody preempts it.

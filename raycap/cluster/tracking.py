@@ -1,34 +1,35 @@
-"""MLflow: parent run = sweep, child run = trial. One process, the analyst, does all the logging.
+"""MLflow: parent run = sweep, child run = trial. One thread at a time does all the logging.
 
-Runs are found again by tags (sweep, trial_id), and a point that a run already has is not logged again, so restarts leave
-neither duplicates nor gaps.
+Whatever is told twice is told once: runs are found again by tags (sweep, trial_id), a step that a run has is not logged
+again, and a point carries the time at which it was made, for MLflow keeps one of those that are alike. So neither a restart
+nor a lost answer leaves duplicates or gaps.
 """
 
-import logging
 import os
 import tempfile
-import time
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 from urllib.parse import quote, urlencode
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# The courier tries again, and nobody waits for it; MLflow by itself would go on for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
-from mlflow.exceptions import MlflowException
 
-from raycap.analysis.analyse import Analysis
-from raycap.analysis.capacity import TOTAL, capacities
-from raycap.analysis.measurements import Curve, Floats, Losses
-from raycap.analysis.readings import headline
-from raycap.analysis.report import answer
-from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
+from raycap.analysis.measurements import Measured
 from raycap.cluster.errors import TrackingError
-from raycap.losses import Part
-from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec import AnalysisSpec, Split, TrackingSpec
+from raycap.cluster.logged import flat_params, trial_metrics
+from raycap.cluster.outbox import Operation
+from raycap.cluster.reach import cannot_be_used, client_of, reaching
+from raycap.results import SweepRecord
+from raycap.spec import TrackingSpec
+from raycap.storage import Storage
 
 SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
     "raycap.sweep",
@@ -38,26 +39,137 @@ SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
 )
 STORAGE_TAG = "raycap.storage"
 STEP_METRIC = "train/exposures"
-"""Logged at every evaluation: its history tells which steps a run already has."""
+"""Logged at every evaluation, after all else: its history tells which steps a run has."""
 METRICS_PER_CALL = 900
 
 
-class Tracker:
-    """The runs of one sweep. Raises TrackingError from the start if MLflow cannot be used."""
+@dataclass
+class _Child:
+    """What is known of a trial's run."""
 
-    def __init__(self, sweep: SweepRecord, tracking: TrackingSpec) -> None:
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._uri = tracking.uri
+    run_id: str
+    status: str
+    ended_ms: int
+    """0 if it never has."""
+    has_params: bool
+    steps: dict[int, int] | None = None
+    """When each step was logged, in ms; None before anybody asked."""
+
+    @classmethod
+    def of(cls, run: Run) -> "_Child":
+        return cls(run.info.run_id, run.info.status, run.info.end_time or 0, bool(run.data.params))
+
+
+class Tracker:
+    """The runs of one sweep.
+
+    Raises TrackingError while MLflow is away or broken, from the start or later; what it refuses raises something else.
+    """
+
+    def __init__(
+        self, sweep: SweepRecord, tracking: TrackingSpec, measured: Mapping[str, Measured] = MappingProxyType({})
+    ) -> None:
+        """`measured` holds the results that `finish_trial` tells of, when it does."""
+        self._sweep, self._uri, self._measured = sweep, tracking.uri, measured
         self._planned = {trial.trial_id: trial for trial in sweep.trials}
+        self._storage = Storage.at(sweep.spec.storage)
+        self.num_points = 0
+        """Metric points logged so far."""
+        self.forget()
         try:
-            self._client = MlflowClient(self._uri)
+            self._client = client_of(self._uri)
             self.experiment_id = self._experiment(tracking.experiment)
-            self.parent_id = self._open_parent(sweep)
-        except (MlflowException, OSError) as error:
-            raise TrackingError(f"tracking.uri {tracking.uri}: MLflow cannot be used: {error}") from error
-        self._children: dict[str, str] = {}
-        self._logged_steps: dict[str, set[int]] = {}
+            self._found()
+        except Exception as error:  # MLflow's, SQLAlchemy's, Alembic's, the system's
+            raise cannot_be_used(self._uri, error) from error
+
+    def deliver(self, operation: Operation) -> None:
+        """Do what an operation says: one of the methods below."""
+        with reaching(self._uri):
+            getattr(self, operation.name)(time_ms=operation.time_ms, **operation.arguments)
+
+    def forget(self) -> None:
+        """Read anew what runs there are: an answer was lost, or somebody deleted one."""
+        self._parent_id: str | None = None
+        self._children: dict[str, _Child] | None = None
+
+    def status(self, trial_id: str) -> str | None:
+        """MLflow's status of a trial's run, None if it has none."""
+        child = self._found().get(trial_id)
+        return child.status if child else None
+
+    def start_trial(self, trial_id: str, afresh: bool, time_ms: int) -> None:
+        """Mark a trial running, and the sweep. If it starts afresh, points from before are not its: it gets a new run."""
+        child, steps = self._child(trial_id, time_ms)
+        if time_ms <= child.ended_ms:  # an old outbox says again what has passed
+            return
+        if afresh and any(logged_ms < time_ms for logged_ms in steps.values()):
+            self._client.delete_run(child.run_id)
+            del self._found()[trial_id]
+            child, _ = self._child(trial_id, time_ms)
+        self._client.update_run(child.run_id, status="RUNNING")
+        child.status = "RUNNING"
+        self._client.update_run(self._parent(), status="RUNNING")
+
+    def log_evaluation(self, trial_id: str, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """Log one evaluation of a trial, unless its run has it already."""
+        child, steps = self._child(trial_id, time_ms)
+        if step not in steps:
+            self._log(child.run_id, _points(metrics, step, time_ms))
+            steps[step] = time_ms
+
+    def finish_trial(self, trial_id: str, time_ms: int) -> None:
+        """Log what a trial's run lacks of its result, set its final metrics, and mark it finished."""
+        measured = self._measured[trial_id]
+        spent_s = measured.curve.train_seconds
+        times_ms = [time_ms - round(1000 * seconds) for seconds in (spent_s[-1] - spent_s).tolist()]
+        child, steps = self._child(trial_id, times_ms[0])
+        if child.status == "FINISHED":
+            return
+        analysis = self._sweep.spec.analysis
+        evaluations = trial_metrics(self._planned[trial_id], analysis, measured.curve, measured.losses)
+        points: list[Metric] = []
+        for step, at_ms, metrics in zip(measured.curve.step.tolist(), times_ms, evaluations, strict=True):
+            if step not in steps:
+                points += _points(metrics, step, at_ms)
+                steps[step] = at_ms
+        final = {f"final/{name}": value for name, value in evaluations[-1].items()}
+        self._log(child.run_id, points + _points(final, 0, time_ms))
+        self._end(child, "FINISHED", time_ms)
+
+    def fail_trial(self, trial_id: str, cause: str, time_ms: int) -> None:
+        """Mark a trial failed, with the cause as its description."""
+        child, _ = self._child(trial_id, time_ms)
+        if time_ms > child.ended_ms:
+            self._client.set_tag(child.run_id, NOTE_TAG, cause[:5000])
+            self._end(child, "FAILED", time_ms)
+
+    def log_sweep(
+        self, num_finished: int, metrics: Mapping[str, float], description: str, files: list[str], time_ms: int
+    ) -> None:
+        """Refresh the parent run: law metrics after so many finished trials, where they have changed, description, and
+        files of the sweep's folder, as they are now.
+        """
+        parent_id, name = self._parent(), self._sweep.spec.name
+        before = self._client.get_run(parent_id).data.metrics
+        changed = {key: value for key, value in metrics.items() if before.get(key) != value}
+        self._log(parent_id, _points(changed, num_finished, time_ms))
+        self._client.set_tag(parent_id, NOTE_TAG, description)
+        with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
+            for file in files:
+                (Path(folder) / file).write_bytes(self._storage.read(f"{name}/{file}"))
+            (Path(folder) / "spec.yaml").write_text(self._sweep.spec_yaml, encoding="utf-8")
+            self._client.log_artifacts(parent_id, folder)
+
+    def close(self, status: str, time_ms: int) -> None:
+        """Mark the sweep FINISHED, FAILED or KILLED; trials still running then are KILLED."""
+        self.forget()  # a run whose making was not answered may have come since
+        for child in self._found().values():
+            if child.status == "RUNNING":
+                self._end(child, "KILLED", time_ms)
+        parent_id = self._parent()
+        if self._client.get_run(parent_id).info.status != status:
+            self._client.set_terminated(parent_id, status, time_ms)
 
     def _experiment(self, name: str) -> str:
         existing = self._client.get_experiment_by_name(name)
@@ -69,186 +181,77 @@ class Tracker:
             return self._client.create_experiment(name, artifact_location=beside.as_uri())
         return self._client.create_experiment(name)
 
-    def _open_parent(self, sweep: SweepRecord) -> str:
-        name, storage = sweep.spec.name, sweep.spec.storage
-        run = self._find(_sweep_filter(name, storage))
-        if run is None:
+    def _parent(self) -> str:
+        """The id of the sweep's run, made or found once."""
+        if self._parent_id is None:
+            name, storage = self._sweep.spec.name, self._sweep.spec.storage
+            runs = self._search(_sweep_filter(name, storage))
             tags = {SWEEP_TAG: name, STORAGE_TAG: storage}
-            run = self._client.create_run(self.experiment_id, run_name=name, tags=tags)
-        self._client.update_run(run.info.run_id, status="RUNNING")
-        return run.info.run_id
+            run = self._one_of(runs) if runs else self._client.create_run(self.experiment_id, run_name=name, tags=tags)
+            self._parent_id = run.info.run_id
+        return self._parent_id
 
-    def _find(self, filter_string: str) -> Run | None:
-        found = self._client.search_runs([self.experiment_id], filter_string, max_results=1)
-        return found[0] if found else None
+    def _found(self) -> dict[str, _Child]:
+        """The runs of trials under the sweep's run, read once."""
+        if self._children is None:
+            by_trial: dict[str, list[Run]] = defaultdict(list)
+            for run in self._search(f"tags.`{PARENT_TAG}` = '{self._parent()}'"):
+                by_trial[run.data.tags.get(TRIAL_TAG, "")].append(run)
+            by_trial.pop("", None)  # somebody else's
+            self._children = {trial_id: _Child.of(self._one_of(runs)) for trial_id, runs in by_trial.items()}
+        return self._children
 
-    def _child(self, trial_id: str) -> str:
-        """The run of a trial under this sweep's parent, made or found once."""
-        if trial_id not in self._children:
-            run = self._find(f"tags.`{TRIAL_TAG}` = '{trial_id}' and tags.`{PARENT_TAG}` = '{self.parent_id}'")
-            planned = self._planned[trial_id]
-            if run is None:
-                tags = {TRIAL_TAG: trial_id, PARENT_TAG: self.parent_id}
-                run = self._client.create_run(self.experiment_id, run_name=planned.label, tags=tags)
-                parameters = [Param(key, str(value)[:6000]) for key, value in flat_params(planned).items()]
-                self._client.log_batch(run.info.run_id, params=parameters)
-            run_id = run.info.run_id
-            history = self._client.get_metric_history(run_id, STEP_METRIC)
-            self._children[trial_id], self._logged_steps[trial_id] = run_id, {point.step for point in history}
-        return self._children[trial_id]
+    def _child(self, trial_id: str, began_ms: int) -> tuple[_Child, dict[int, int]]:
+        """The run of a trial, made or found, and the steps that it has."""
+        children, planned = self._found(), self._planned[trial_id]
+        if trial_id not in children:
+            tags = {TRIAL_TAG: trial_id, PARENT_TAG: self._parent()}
+            run = self._client.create_run(self.experiment_id, began_ms, tags, planned.label)
+            children[trial_id] = _Child.of(run)
+        child = children[trial_id]
+        if not child.has_params:
+            params = [Param(key, str(value)[:6000]) for key, value in flat_params(planned).items()]
+            self._client.log_batch(child.run_id, params=params)
+            child.has_params = True
+        if child.steps is None:
+            history = self._client.get_metric_history(child.run_id, STEP_METRIC)
+            child.steps = {point.step: point.timestamp for point in history}
+        return child, child.steps
 
-    def log_evaluation(self, trial_id: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one evaluation of a trial, unless its run has it already."""
-        run_id = self._child(trial_id)
-        if step not in self._logged_steps[trial_id]:
-            self._log_metrics(run_id, metrics, step)
-            self._logged_steps[trial_id].add(step)
+    def _search(self, filter_string: str) -> list[Run]:
+        runs: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_runs([self.experiment_id], filter_string, max_results=1000, page_token=token)
+            runs += page
+            token = page.token or None
+        return runs
 
-    def finish_trial(self, trial_id: str, metrics: Mapping[str, float]) -> None:
-        """Set a trial's final metrics and mark it finished."""
-        run_id = self._child(trial_id)
-        self._log_metrics(run_id, metrics, step=0)
-        self._client.set_terminated(run_id, "FINISHED")
+    def _one_of(self, runs: list[Run]) -> Run:
+        """The run that has come furthest of several that should be one, because an answer was lost; the others go."""
+        *others, last = sorted(
+            runs,
+            key=lambda run: (run.info.status == "FINISHED", run.data.metrics.get(STEP_METRIC, 0), run.info.start_time),
+        )
+        for other in others:
+            self._client.delete_run(other.info.run_id)
+        return last
 
-    def is_finished(self, trial_id: str) -> bool:
-        """Whether a trial's run is marked finished."""
-        return self._client.get_run(self._child(trial_id)).info.status == "FINISHED"
+    def _end(self, child: _Child, status: str, time_ms: int) -> None:
+        self._client.set_terminated(child.run_id, status, time_ms)
+        child.status, child.ended_ms = status, time_ms
 
-    def fail_trial(self, trial_id: str, cause: str) -> None:
-        """Mark a trial failed, with the cause as its description."""
-        run_id = self._child(trial_id)
-        self._client.set_tag(run_id, NOTE_TAG, cause[:5000])
-        self._client.set_terminated(run_id, "FAILED")
-
-    def start_trial(self, trial_id: str, *, afresh: bool) -> None:
-        """Mark a trial running. One that starts afresh though its run has points gets a new run: they are not its."""
-        run_id = self._child(trial_id)
-        if afresh and self._logged_steps[trial_id]:
-            self._client.delete_run(run_id)
-            del self._children[trial_id]
-            run_id = self._child(trial_id)
-        self._client.update_run(run_id, status="RUNNING")
-
-    def log_sweep(
-        self, num_finished: int, metrics: Mapping[str, float], description: str, artifacts: Mapping[str, bytes]
-    ) -> None:
-        """Refresh the parent run: law metrics after so many finished trials, description, and files as artifacts."""
-        self._log_metrics(self.parent_id, metrics, step=num_finished)
-        self._client.set_tag(self.parent_id, NOTE_TAG, description)
-        with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
-            for name, content in artifacts.items():
-                (Path(folder) / name).write_bytes(content)
-            self._client.log_artifacts(self.parent_id, folder)
-
-    def close(self, status: str) -> None:
-        """Mark the sweep FINISHED, FAILED or KILLED; trials still running then are KILLED."""
-        for run_id in self._children.values():
-            if self._client.get_run(run_id).info.status == "RUNNING":
-                self._client.set_terminated(run_id, "KILLED")
-        self._client.set_terminated(self.parent_id, status)
-
-    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+    def _log(self, run_id: str, points: list[Metric]) -> None:
         for begin in range(0, len(points), METRICS_PER_CALL):  # MLflow takes at most 1000 metrics at once
-            self._client.log_batch(run_id, metrics=points[begin : begin + METRICS_PER_CALL])
+            some = points[begin : begin + METRICS_PER_CALL]
+            self._client.log_batch(run_id, metrics=some)
+            self.num_points += len(some)
 
 
-def flat_params(planned: PlannedTrial) -> dict[str, Any]:
-    """The trial's spec and what the plan knows of it as flat, scalar params."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, child in node.items():
-                walk(f"{prefix}.{key}" if prefix else key, child)
-        else:
-            flat[prefix] = ",".join(map(str, node)) if isinstance(node, list) else node
-
-    walk("", planned.spec.model_dump(mode="json"))
-    flat |= {"plan.num_params": planned.parameters.total, "plan.num_steps": planned.steps}
-    return flat | {f"plan.dataset_bits.{selection}": round(bits, 1) for selection, bits in planned.dataset_bits.items()}
-
-
-def trial_metrics(
-    planned: PlannedTrial, analysis: AnalysisSpec, curve: Curve, losses: Losses
-) -> list[dict[str, float]]:
-    """Evaluations of a trial as MLflow metrics, capacities under the sweep's first scheme."""
-    metrics: dict[str, Floats] = {
-        "train/loss_bits": curve.train_loss_bits,
-        "train/exposures": curve.exposures,
-        "train/tokens": curve.tokens.astype(float),
-        "train/tokens_per_s": curve.tokens / curve.train_seconds,
-        "train/learning_rate": curve.learning_rate,
-        "train/parameter_norm": curve.parameter_norm,
-    }
-    metrics |= loss_metrics(losses)
-    first = headline(analysis)
-    for capacity in capacities(losses, analysis):
-        if capacity.subject != TOTAL or not capacity.is_headline(losses, analysis):
-            continue
-        if capacity.reading.scheme is not first.scheme:
-            continue
-        per_param = capacity.learned_bits / planned.parameters.total
-        metrics[f"capacity/{capacity.reading.selection}_bits_per_param"] = per_param
-        if capacity.reading == first:
-            metrics["capacity/learned_bits"] = capacity.learned_bits
-            metrics["capacity/bits_per_param"] = per_param
-            non_embedding = capacity.learned_bits / planned.parameters.non_embedding
-            metrics["capacity/bits_per_non_embedding_param"] = non_embedding
-    names = list(metrics)
-    return [dict(zip(names, map(float, values), strict=True)) for values in zip(*metrics.values(), strict=True)]
-
-
-def loss_metrics(losses: Losses) -> dict[str, Floats]:
-    """Mean losses by kind and subject; chains of thought, held-out splits and the second population by themselves."""
-    metrics = {}
-    for number, about in enumerate(("", "second_")[: len(losses.populations)]):
-        for kind in losses.kinds:
-            metrics[f"loss/{about}{kind}_bits"] = losses.mean_bits(losses.columns(kind, population=number))
-            for subject in losses.subjects(kind, number):
-                columns = losses.columns(kind, population=number, subject=subject)
-                metrics[f"loss_{about}{kind}/{subject}_bits"] = losses.mean_bits(columns)
-            chain = losses.columns(kind, population=number, part=Part.CHAIN)
-            if chain:
-                metrics[f"loss/{about}{kind}_chain_bits"] = losses.mean_bits(chain)
-            for split in Split:
-                held_out = losses.columns(kind, population=number, split=split)
-                if held_out and split is not Split.TRAIN:
-                    metrics[f"held_out_{about}{kind}/{split}_bits"] = losses.mean_bits(held_out)
-    return metrics
-
-
-def law_metrics(analysis: Analysis) -> dict[str, float]:
-    """The laws so far as metrics of the sweep."""
-    laws = summary(analysis)["laws"]
-    return {
-        f"law/{scheme}/{selection}/{name}": value
-        for scheme, by_selection in laws.items()
-        for selection, law in by_selection.items()
-        for name in LAW_NUMBERS
-        if (value := law[name]) is not None
-    }
-
-
-def description(analysis: Analysis) -> str:
-    """The parent run's description in Markdown: question, law, table of trials."""
-    scheme, selection = analysis.headline
-    lines = [
-        f"**{analysis.sweep.question}**" if analysis.sweep.question else f"**{analysis.sweep.spec.name}**",
-        "",
-        answer(analysis),
-        "",
-        f"| trial | parameters | learned bits ({selection}) | bits/param | state |",
-        "|---|---:|---:|---:|---|",
-    ]
-    for trial in trial_entries(analysis):
-        bits = ("", "")
-        if trial["state"] == "finished":
-            values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
-            bits = (f"{values[0]:,.0f}", f"{values[1]:.3f}")
-        lines.append(f"| {trial['label']} | {trial['num_params']:,} | {bits[0]} | {bits[1]} | {trial['state']} |")
-    return "\n".join([*lines, "", "Figures: `capacity.png`, `exposures.png`, `subjects.png` and `report.html` below."])
+def _points(metrics: Mapping[str, float], step: int, time_ms: int) -> list[Metric]:
+    """Metrics at one step as points, the one that says that the step is there last."""
+    ordered = sorted(metrics.items(), key=lambda item: item[0] == STEP_METRIC)
+    return [Metric(name, float(value), time_ms, step) for name, value in ordered]
 
 
 def comparison_link(base_url: str, experiment_id: str, parent_id: str) -> str:
@@ -279,9 +282,12 @@ def _sweep_filter(name: str, storage: str) -> str:
 
 def find_sweep(tracking: TrackingSpec, sweep_name: str, storage: str) -> tuple[str, str]:
     """(experiment_id, parent run id) of a sweep. Raises TrackingError where there is none."""
-    client = MlflowClient(tracking.uri)
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    runs = client.search_runs([experiment.experiment_id], _sweep_filter(sweep_name, storage)) if experiment else []
+    try:
+        client = client_of(tracking.uri)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        runs = client.search_runs([experiment.experiment_id], _sweep_filter(sweep_name, storage)) if experiment else []
+    except Exception as error:
+        raise cannot_be_used(tracking.uri, error) from error
     if not experiment or not runs:
         raise TrackingError(f"no sweep {sweep_name!r} in experiment {tracking.experiment!r} of {tracking.uri}")
     return experiment.experiment_id, runs[0].info.run_id
