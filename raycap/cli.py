@@ -1,4 +1,4 @@
-"""The raycap command: run, plan, report, compare, ui, trial, texts, profiles."""
+"""The raycap command: run, plan, report, sync, compare, ui, trial, texts, profiles."""
 
 import os
 import subprocess
@@ -13,9 +13,11 @@ from rich.console import Console
 
 from raycap import sweep as sweeps
 from raycap.cluster.errors import CannotRunError
+from raycap.lock import LockedError, locked
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.show import print_power, print_unreadable, wide_console
 from raycap.spec.file import SpecError
-from raycap.storage import Storage
+from raycap.storage import Storage, absolute_uri
 
 app = typer.Typer(
     help="How many bits does a transformer store per parameter, and with which algorithm?",
@@ -40,6 +42,7 @@ def plan(
     ] = None,
     bits_per_param: Annotated[float, typer.Option(help="With --power: what models are taken to store.")] = 2.0,
     num_sweeps: Annotated[int, typer.Option(help="With --power: sweeps simulated for each truth.")] = 200,
+    only_failed: sweeps.OnlyFailed = False,
 ) -> None:
     """Show what a sweep would run: sizes, bits, tokens, and the state of every trial."""
     if power:
@@ -47,16 +50,50 @@ def plan(
         levels = tuple(noise or (0.02, 0.05, 0.1))
         if min(levels) <= 0 or bits_per_param <= 0 or num_sweeps < 1:
             raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive"])
-        sweeps.print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
+        print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
     else:
-        sweeps.main(spec, overrides, plan=True, as_json=as_json)
+        sweeps.main(spec, overrides, plan=True, as_json=as_json, only_failed=only_failed)
 
 
 @app.command()
 def report(folder: SweepFolder) -> None:
     """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray."""
-    print(sweeps.report(*_sweep_in(folder)))
+    from raycap.analysis.report import answer
+
+    sweep, storage = _sweep_in(folder)
+    analysis = sweeps.report(sweep, storage)
+    print(answer(analysis))
+    print_unreadable(analysis.unreadable, storage, wide_console())
     print(f"{folder}/report.html")
+
+
+@app.command()
+def sync(
+    folder: SweepFolder,
+    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow than the sweep's own.")] = None,
+) -> None:
+    """Tell MLflow what it lacks of a sweep: what is stored, and what waits since MLflow was out of reach. Needs no Ray."""
+    from raycap.cluster.analyst import sync as deliver
+
+    sweep, storage = _sweep_in(folder)
+    spec = sweep.spec
+    if Storage.at(spec.storage).root != storage.root:  # it was moved
+        place = storage.root if storage.is_local else folder.rstrip("/").rpartition("/")[0]
+        spec = spec.model_copy(update={"storage": place})
+    if tracking_uri:
+        tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
+        spec = spec.model_copy(update={"tracking": tracking})
+    try:
+        with locked(storage, spec.name):
+            delivery = deliver(sweep.model_copy(update={"spec": spec}))
+    except (CannotRunError, LockedError) as error:
+        raise SpecError([f"{folder}: {error}"]) from error
+    except ValidationError:
+        raise SpecError([f"{folder}/run.json cannot be read; run the sweep's spec once more"]) from None
+    if delivery.problems:
+        raise SpecError(list(delivery.problems))
+    told = f"{delivery.num_points:,} points logged" if delivery.num_points else "everything was there"
+    print(f"{folder}: {told}, in {spec.tracking.uri}")
 
 
 @app.command()
@@ -71,7 +108,7 @@ def compare(
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
     both = SideBySide(*(sweeps.read_analysis(*_sweep_in(folder)) for folder in (one, other)))
-    console = sweeps.wide_console()
+    console = wide_console()
     for title, rows in sections(both).items():
         shown = Table(title=title, title_justify="left", box=SIMPLE)
         for header in headings(both)[title]:
@@ -93,12 +130,12 @@ def _sweep_in(folder: str) -> tuple[SweepRecord, Storage]:
     if not storage.exists(f"{name}/sweep.json") or not storage.exists(f"{name}/run.json"):
         raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks sweep.json or run.json)"])
     try:
-        return SweepRecord.model_validate_json(storage.read_text(f"{name}/sweep.json")), storage
+        return SweepRecord.model_validate_json(storage.read(f"{name}/sweep.json")), storage
     except ValidationError as error:
         told = error.errors(include_url=False)[0]
-        place = ".".join(map(str, told["loc"]))
+        place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
         raise SpecError(
-            [f"{folder}/sweep.json: {place}: {told['msg']}; run the sweep's spec once more, and it is written anew"]
+            [f"{folder}/sweep.json: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"]
         ) from None
 
 

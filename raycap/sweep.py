@@ -2,74 +2,117 @@
 
     spec -> plan -> trials on Ray -> losses in bits -> capacities -> laws -> report
 
-Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings cannot run, 130 interrupted.
+Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings cannot run, 3 the budget is spent,
+130 interrupted.
 """
 
-import json
+import math
 import shlex
-import string
+import signal
 import sys
-from collections import defaultdict
-from typing import TYPE_CHECKING, Annotated, Any
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
-from rich.box import SIMPLE
+from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 
+from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.errors import CannotRunError
-from raycap.replicas import replica_groups
-from raycap.results import Failure, PlannedTrial, RunRecord, SweepRecord
+from raycap.cluster.session import Ending, Job
+from raycap.lock import LockedError, locked, refuse_others
+from raycap.results import RunRecord, SweepRecord
+from raycap.show import plan_json, print_failures, print_plan, print_unreadable, wide_console
 from raycap.spec.file import SpecError, load_sweep
-from raycap.storage import Storage, absolute_uri, checkpoint_steps, failure_path, result_path
+from raycap.states import What, inventory, make_way
+from raycap.storage import Storage, absolute_uri
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
 
-EXIT_FAILED, EXIT_BAD_SPEC, EXIT_INTERRUPTED = 1, 2, 130
-PLAN_ROWS_SHOWN = 60
-POWER_SEED = 0
-WIDTH_WITHOUT_TERMINAL = 160
+OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only trials whose last run failed.")]
+
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Stop after so much time, or so many GPU hours: 30m, 2h, 1d, 20gpuh.")
+]
+
+EXIT_FAILED, EXIT_BAD_SPEC, EXIT_BUDGET, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
-def run(spec: str, overrides: tuple[str, ...], console: Console, began: float) -> int:
-    """Load, plan, run what is missing, analyse. `began` is when the command started, in seconds since the epoch.
+def run(
+    spec: str,
+    overrides: tuple[str, ...],
+    console: Console,
+    began: float,
+    *,
+    only_failed: bool = False,
+    budget: Budget = UNBOUNDED,
+) -> int:
+    """Load, plan, run what is missing, analyse. `began` is when the command started, by time.monotonic().
 
-    Returns the exit code; SpecError passes through.
+    `only_failed` runs only trials whose last run failed. Returns the exit code; SpecError passes through.
     """
-    from raycap.cluster.session import Job, run_sweep
-
     sweep, storage = prepare(spec, overrides)
-    before = states(sweep, storage)
-    missing = [trial for trial in sweep.trials if before[trial.trial_id] != "finished"]
-    console.print(plan_table(sweep, before))
-    storage.write(f"{sweep.spec.name}/sweep.json", sweep.model_dump_json(indent=1))
+    name, execution = sweep.spec.name, sweep.spec.execution
+    if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
+        raise SpecError(["--budget: trials of this sweep take no GPU; bound its time instead, as in --budget 2h"])
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(storage, name))
+            found = inventory(sweep, storage)
+            missing = found.to_run(sweep.trials, only_failed=only_failed)
+            print_plan(sweep, missing if only_failed else sweep.trials, found, console)
+            make_way(sweep, found, storage)
+            refuse_others(name, {trial.trial_id for trial in missing}, storage)
+        except LockedError as error:
+            raise SpecError([f"{spec}: {error}"]) from None
+        except OSError as error:
+            raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
+        num_finished = sum(state.what is What.FINISHED for state in found.states.values())
+        return _run_missing(spec, overrides, storage, Job(sweep, missing, num_finished, began, budget), console)
+
+
+def _run_missing(spec: str, overrides: tuple[str, ...], storage: Storage, job: Job, console: Console) -> int:
+    from raycap.cluster.session import run_sweep
+
+    sweep = job.sweep
     try:
-        outcome = run_sweep(Job(sweep, missing, len(sweep.trials) - len(missing), began), console)
+        outcome = run_sweep(job, console)
     except CannotRunError as error:
         raise SpecError([f"{spec}: {error}"]) from error
 
+    from raycap.analysis.report import answer
     from raycap.analysis.stored import read_stored
 
-    law = outcome.law or report(sweep, storage)
-    stored = read_stored(sweep.trials, storage)
     command = shlex.join([spec, *overrides])
+    folder = storage.path(sweep.spec.name)
     console.print()
-    console.print(law, style="bold", highlight=False, markup=False)
-    console.print(f"Report: {storage.path(sweep.spec.name)}/report.html", highlight=False, soft_wrap=True)
-    console.print(f"Compare the trials: raycap ui {command}", highlight=False, soft_wrap=True, markup=False)
+    if outcome.ending is not Ending.INTERRUPTED:  # who presses Ctrl-C does not wait for figures
+        law = outcome.law or answer(report(sweep, storage))
+        console.print(law, style="bold", highlight=False, markup=False)
+        console.print(f"Report: {folder}/report.html", highlight=False, soft_wrap=True)
+        console.print(f"Compare the trials: raycap ui {command}", highlight=False, soft_wrap=True, markup=False)
+    stored = read_stored(sweep.trials, storage)
     if stored.failures:
-        _digest(sweep, stored.failures, storage, console)
-    for trial_id, why in stored.unreadable.items():
-        where = storage.path(result_path(trial_id))
-        console.print(f"{where} cannot be read: {why}. Delete it to train the trial again.", style="red", markup=False)
+        print_failures(sweep, stored.failures, storage, command, console)
+    print_unreadable(stored.unreadable, storage, console)
+    for problem in outcome.problems:
+        console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
     unread, left = len(stored.unreadable), len(sweep.trials) - len(stored.measured) - len(stored.unreadable)
     if left:
-        told = "Interrupted" if outcome.interrupted else "Not finished"
+        told = {Ending.INTERRUPTED: "Interrupted", Ending.BUDGET: "The budget is spent"}.get(
+            outcome.ending, "Not finished"
+        )
         console.print(f"{told}: {left} of {len(sweep.trials)} trials are left. To go on:")
         console.print(f"  python -m raycap.sweep {command}", highlight=False, soft_wrap=True, markup=False)
-    return EXIT_INTERRUPTED if outcome.interrupted else EXIT_FAILED if left or unread else 0
+    if outcome.ending is Ending.INTERRUPTED:
+        console.print(
+            f"Figures of what there is: raycap report {folder}", highlight=False, soft_wrap=True, markup=False
+        )
+    codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET}
+    return codes.get(outcome.ending, EXIT_FAILED if left or unread else 0)
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
@@ -90,185 +133,28 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     return record, storage
 
 
-def states(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
-    """finished, failed before, resumable or new, by trial_id."""
-    inside = storage.folders("trials")
-
-    def state(trial: PlannedTrial) -> str:
-        names = inside.get(trial.trial_id, [])
-        if "result.json" in names:
-            return "finished"
-        if "failure.json" in names:
-            return "failed before"
-        return "resumable" if checkpoint_steps(names) else "new"
-
-    return {trial.trial_id: state(trial) for trial in sweep.trials}
-
-
-def report(sweep: SweepRecord, storage: Storage) -> str:
-    """Analyse a sweep again from what is stored, write its files, and return the law; no Ray, no MLflow."""
-    from raycap.analysis.report import answer, files
+def report(sweep: SweepRecord, storage: Storage) -> "Analysis":
+    """Analyse a sweep again from what is stored, and write its files; no Ray, no MLflow. Raises SpecError."""
+    from raycap.analysis.report import files
 
     analysis = read_analysis(sweep, storage)
     for name, content in files(analysis).items():
         storage.write(f"{sweep.spec.name}/{name}", content)
-    return answer(analysis)
+    return analysis
 
 
 def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
-    """The analysis of what is stored."""
+    """The analysis of what is stored. Raises SpecError where nothing says how the last run went."""
     from raycap.analysis.analyse import analyse
     from raycap.analysis.stored import read_stored
 
-    run_record = RunRecord.model_validate_json(storage.read_text(f"{sweep.spec.name}/run.json"))
+    path = f"{sweep.spec.name}/run.json"
+    try:
+        run_record = RunRecord.model_validate_json(storage.read(path))
+    except ValidationError:
+        raise SpecError([f"{storage.path(path)} cannot be read; run the sweep's spec once more"]) from None
     stored = read_stored(sweep.trials, storage)
     return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
-
-
-def wide_console() -> Console:
-    """Standard output; wide enough for tables where no terminal says how wide it is."""
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
-    return console
-
-
-def plan_table(sweep: SweepRecord, state: dict[str, str]) -> Table:
-    """The plan for people."""
-    _, selection = sweep.spec.analysis.headline
-    table = Table(
-        title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
-        title_justify="left",
-        box=SIMPLE,
-        caption_justify="left",
-    )
-    right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"}
-    for column in ("trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "state"):
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
-    for trial in sweep.trials[:PLAN_ROWS_SHOWN]:
-        about = "" if trial.tokens_exact else "~"
-        table.add_row(
-            trial.label,
-            trial.trial_id,
-            f"{trial.parameters.total:,}",
-            f"{trial.parameters.non_embedding:,}",
-            f"{trial.dataset_bits[selection]:,.0f}",
-            f"{trial.demanded_bits_per_param(selection):.2f}",
-            f"{about}{trial.tokens:,}",
-            f"{trial.steps:,}",
-            "; ".join([state[trial.trial_id], *(f"[yellow]{warning}[/]" for warning in trial.warnings)]),
-        )
-    total = sum(trial.tokens for trial in sweep.trials)
-    more = f" ({len(sweep.trials) - PLAN_ROWS_SHOWN} more not shown)" if len(sweep.trials) > PLAN_ROWS_SHOWN else ""
-    stacks = len(replica_groups(sweep.trials, sweep.spec.execution.replicas, {}))
-    stacked = f" in {stacks} stacks" if stacks < len(sweep.trials) else ""
-    table.caption = (
-        f"{len(sweep.trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
-    )
-    return table
-
-
-def print_power(
-    sweep: SweepRecord, noises: tuple[float, ...], bits_per_param: float, num_sweeps: int, *, as_json: bool
-) -> None:
-    """Print how often each reading would be told from the others, if it were true. Raises SpecError where none could."""
-    import numpy as np
-
-    from raycap.analysis.power import simulate
-    from raycap.analysis.selection import FEWEST_CELLS
-
-    console = wide_console()
-    told = []
-    for noise in noises:
-        power = simulate(
-            sweep.trials,
-            sweep.spec.analysis,
-            noise=noise,
-            bits_per_param=bits_per_param,
-            num_sweeps=num_sweeps,
-            rng=np.random.default_rng(POWER_SEED),
-        )
-        if len(power.readings) < 2:
-            raise SpecError(
-                [f"{sweep.spec.name}: analysis: all readings say the same of this data; there is no choice"]
-            )
-        told.append(power)
-        if as_json:
-            continue
-        table = Table(
-            title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials for each truth",
-            title_justify="left",
-            caption_justify="left",
-            box=SIMPLE,
-        )
-        table.add_column("if this is true, the best score has", no_wrap=True)
-        letters = string.ascii_uppercase[: len(power.readings)]
-        for letter in letters:
-            table.add_column(letter, justify="right", no_wrap=True)
-        for column in ("decided for", "against", "usable"):
-            table.add_column(column, justify="right")
-        for row, (letter, reading) in enumerate(zip(letters, power.readings, strict=True)):
-            shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
-            table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
-        table.caption = (
-            f"usable trials are neither exhausted nor ignorant; fewer than {FEWEST_CELLS} cells of them compare nothing; "
-            f"models are taken to store {bits_per_param:g} bits/param"
-        )
-        console.print(table)
-    if as_json:
-        entries = [
-            {
-                "noise": power.noise,
-                "num_sweeps": power.num_sweeps,
-                "readings": [str(reading) for reading in power.readings],
-                "picked": power.picked.tolist(),
-                "decided": power.decided.tolist(),
-                "misled": power.misled.tolist(),
-                "usable": power.usable.tolist(),
-            }
-            for power in told
-        ]
-        print(json.dumps(entries, indent=2))
-
-
-def plan_json(sweep: SweepRecord, state: dict[str, str]) -> str:
-    """The plan for programs."""
-    selections = [str(selection) for selection in sweep.spec.analysis.selections]
-    trials: list[dict[str, Any]] = [
-        {
-            "trial_id": trial.trial_id,
-            "label": trial.label,
-            "coordinates": trial.coordinates,
-            "state": state[trial.trial_id],
-            "num_params": trial.parameters.total,
-            "num_non_embedding_params": trial.parameters.non_embedding,
-            "dataset_bits": trial.dataset_bits,
-            "demanded_bits_per_param": {name: trial.demanded_bits_per_param(name) for name in selections},
-            "tokens": trial.tokens,
-            "tokens_exact": trial.tokens_exact,
-            "steps": trial.steps,
-            "warnings": list(trial.warnings),
-        }
-        for trial in sweep.trials
-    ]
-    about = json.dumps({"sweep": sweep.spec.name, "question": sweep.question})
-    # A line for each trial: ten thousand of them indented would be 300,000 lines, and take longer than the plan.
-    lines = ",\n".join(map(json.dumps, trials))
-    return f'{about[:-1]}, "trials": [\n{lines}\n]}}'
-
-
-def _digest(sweep: SweepRecord, failures: dict[str, Failure], storage: Storage, console: Console) -> None:
-    """Failed trials, cause first, grouped by it."""
-    labels = {trial.trial_id: trial.label for trial in sweep.trials}
-    by_cause: dict[str, list[str]] = defaultdict(list)
-    for failure in failures.values():
-        by_cause[failure.cause].append(failure.trial_id)
-    console.print(f"\n{len(failures)} of {len(sweep.trials)} trials failed", style="bold red")
-    for cause, trial_ids in sorted(by_cause.items(), key=lambda item: -len(item[1])):
-        console.print(f"  {cause}", style="red", highlight=False, soft_wrap=True, markup=False)
-        console.print(f"    {', '.join(labels[trial_id] for trial_id in trial_ids)}", highlight=False, soft_wrap=True)
-        where = storage.path(failure_path(trial_ids[0]))
-        console.print(f"    traceback: {where}", highlight=False, soft_wrap=True)
 
 
 def main(
@@ -276,6 +162,8 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. trial.training.seed=3.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --plan: print it as JSON.")] = False,
+    only_failed: OnlyFailed = False,
+    budget: BudgetOption = None,
 ) -> None:
     """Run a sweep: train the trials that are missing, then fit the laws and write the report."""
     console = wide_console()
@@ -283,10 +171,13 @@ def main(
     try:
         if plan:
             sweep, storage = prepare(spec, changes)
-            state = states(sweep, storage)
-            print(plan_json(sweep, state)) if as_json else console.print(plan_table(sweep, state))
+            found = inventory(sweep, storage)
+            trials = found.to_run(sweep.trials, only_failed=True) if only_failed else sweep.trials
+            print(plan_json(sweep, trials, found)) if as_json else print_plan(sweep, trials, found, console)
             return
-        code = run(spec, changes, console, psutil.Process().create_time())
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        began = time.monotonic() - (time.time() - psutil.Process().create_time())
+        code = run(spec, changes, console, began, only_failed=only_failed, budget=_budget(budget))
     except SpecError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -295,6 +186,13 @@ def main(
         print("Interrupted; what has finished stays, and the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     raise typer.Exit(code)
+
+
+def _budget(text: str | None) -> Budget:
+    try:
+        return Budget.parse(text) if text is not None else UNBOUNDED
+    except ValueError as error:
+        raise SpecError([f"--budget: {error}"]) from None
 
 
 if __name__ == "__main__":

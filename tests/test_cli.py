@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from raycap.sealed import sealed, unsealed
+
 ROOT = Path(__file__).parent.parent
 TINY = [
     "trial.training.length={steps: 5}",
@@ -56,7 +58,7 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
         (folder / name / "run.json").write_text(RUN.model_dump_json())
         for trial_id, result in results(record, bits_per_param).items():
             (folder / "trials" / trial_id).mkdir(parents=True)
-            (folder / "trials" / trial_id / "result.json").write_text(result.model_dump_json())
+            (folder / "trials" / trial_id / "result.json").write_text(sealed(result.model_dump_json()))
     page = tmp_path / "both.html"
     output = raycap("compare", str(tmp_path / "one/one"), str(tmp_path / "other/other"), "--html", str(page))
     assert output.returncode == 0, output.stderr
@@ -71,32 +73,68 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
 
 def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
     """Nothing is trained, nothing is overwritten, and the sweep is not called finished."""
-    import numpy as np
-
-    from raycap.analysis.planted import Truth, plant
-    from raycap.analysis.readings import headline
-    from raycap.plan import expand
-    from raycap.spec.file import load_sweep
-
-    places = [f"storage={tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
-    loaded = load_sweep(str(ROOT / "sweeps/specs/grid.yaml"), tuple(places))
-    trials, analysis = expand(loaded), loaded.spec.analysis
-    truth = Truth(headline(analysis), noise=0.02)
-    for result in plant(trials, truth, analysis, np.arange(8) // 2, rng=np.random.default_rng(0)):
-        folder = tmp_path / "runs/trials" / result.trial_id
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(result.model_dump_json())
+    places, trial_ids = planted_grid(tmp_path)
     whole = raycap("run", "specs/grid.yaml", *places)
     assert whole.returncode == 0, whole.stderr
     assert "from 8 capacity-limited trials" in whole.stdout
-    broken = tmp_path / "runs/trials" / trials[1].trial_id / "result.json"
-    text = broken.read_text().replace('"schema_version":3', '"schema_version":2')
+    broken = tmp_path / "runs/trials" / trial_ids[1] / "result.json"
+    text = sealed(unsealed(broken.read_bytes()).replace('"schema_version":3', '"schema_version":2'))
     broken.write_text(text)
     again = raycap("run", "specs/grid.yaml", *places)
     assert again.returncode == 1
     assert f"{broken} cannot be read: schema version 2, but this raycap reads 3" in again.stdout
     assert "from 7 capacity-limited trials" in again.stdout
     assert broken.read_text() == text
+
+
+def test_what_is_damaged_is_told_in_a_line_and_a_run_makes_it_good(tmp_path: Path) -> None:
+    places, trial_ids = planted_grid(tmp_path)
+    folder, failure = tmp_path / "runs/grid", tmp_path / "runs/trials" / trial_ids[2] / "failure.json"
+    assert raycap("run", "specs/grid.yaml", *places).returncode == 0
+    for name in ("run.json", "sweep.json"):
+        whole = (folder / name).read_bytes()
+        for content in (whole[: len(whole) // 2], b"\xff" + whole):
+            (folder / name).write_bytes(content)
+            for command in (["report", str(folder)], ["compare", str(folder), str(folder)]):
+                output = raycap(*command)
+                assert output.returncode == 2, output.stderr
+                assert "Traceback" not in output.stderr
+                assert f"{folder}/{name}" in output.stderr
+                assert "run the sweep's spec once more" in output.stderr
+    assert raycap("run", "specs/grid.yaml", *places).returncode == 0
+    result = tmp_path / "runs/trials" / trial_ids[1] / "result.json"
+    result.write_bytes(result.read_bytes()[:-3])
+    (failure.parent / "result.json").unlink()
+    failure.write_text('{"trial_id": "')
+    output = raycap("report", str(folder))
+    assert output.returncode == 0, output.stderr
+    assert "from 6 capacity-limited trials" in output.stdout
+    assert f"{result} cannot be read: it is damaged; a run sets it aside" in output.stdout
+    shown = json.loads(raycap("plan", "specs/grid.yaml", "--json", *places).stdout)["trials"]
+    assert [(trial["state"], trial["reason"]) for trial in shown[1:4]] == [
+        ("damaged", "trained again"), ("failed before", "failure.json cannot be read"), ("finished", ""),
+    ]  # fmt: skip
+    failed = raycap("plan", "specs/grid.yaml", "--only-failed", "--json", *places).stdout
+    assert [trial["trial_id"] for trial in json.loads(failed)["trials"]] == [trial_ids[2]]
+
+
+def planted_grid(folder: Path) -> tuple[list[str], list[str]]:
+    """Overrides that place the demo's grid in a folder, and the ids of its trials, for all of which results lie there."""
+    import numpy as np
+
+    from raycap.analysis.planted import Truth, plant
+    from raycap.analysis.readings import headline
+    from raycap.plan import expand
+    from raycap.spec.file import load_sweep
+    from raycap.storage import Storage, result_path
+
+    places = [f"storage={folder}/runs", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+    loaded = load_sweep(str(ROOT / "sweeps/specs/grid.yaml"), tuple(places))
+    trials, analysis = expand(loaded), loaded.spec.analysis
+    truth, storage = Truth(headline(analysis), noise=0.02), Storage.at(f"{folder}/runs")
+    for result in plant(trials, truth, analysis, np.arange(8) // 2, rng=np.random.default_rng(0)):
+        storage.write(result_path(result.trial_id), sealed(result.model_dump_json()))
+    return places, [trial.trial_id for trial in trials]
 
 
 def test_one_trial_runs_without_ray() -> None:

@@ -1,4 +1,4 @@
-"""What keeps a sweep from starting at all, though its spec is sound."""
+"""What keeps a sweep from starting at all, though its spec is sound; and what it was that failed, below all wrappers."""
 
 
 class CannotRunError(Exception):
@@ -11,3 +11,27 @@ class ResourceError(CannotRunError):
 
 class TrackingError(CannotRunError):
     """MLflow cannot be reached or used."""
+
+
+class TrialError(RuntimeError):
+    """A trial that failed for a reason of its own and would fail again."""
+
+
+def root_error(error: BaseException) -> BaseException:
+    """The exception that started it, below the wrappers of Ray Train and Ray."""
+    while True:
+        failures = getattr(error, "worker_failures", None)
+        # When one worker dies the others fail too, of a broken connection: a RuntimeError tells least.
+        inner = min(failures.values(), key=lambda e: isinstance(e, RuntimeError)) if failures else None
+        inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def root_cause(error: BaseException) -> str:
+    """The same in one line: type and message."""
+    root = root_error(error)
+    if isinstance(root, TrialError):
+        return str(root)
+    return (f"{type(root).__name__}: {root}".splitlines() or [type(root).__name__])[0]

@@ -5,21 +5,34 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 
+from raycap.cluster.budget import UNBOUNDED, Budget, Spending
+from raycap.cluster.errors import TrialError, root_cause
 from raycap.replicas import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from raycap.cluster.queue import Queue
+
+EXIT_INTERRUPTED = 130
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Ctrl-C is the session's: trials save before they go.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A trial is a dozen small processes; on two cores Ray would warn of each new one.
@@ -39,26 +52,39 @@ CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 
 @dataclass(frozen=True)
 class Job:
-    """A sweep and how far it has come."""
+    """A sweep, how far it has come, and what this run of it may spend."""
 
     sweep: SweepRecord
     missing: list[PlannedTrial]
     num_finished: int
     began: float
-    """When the command started, in seconds since the epoch."""
+    """When the command started, by time.monotonic(): the time of day may jump."""
+    budget: Budget = UNBOUNDED
 
     def run_until_now(self, slots: int) -> RunRecord:
         """The record of this run, as if it ended here."""
-        return RunRecord(wall_seconds=time.time() - self.began, slots=slots)
+        return RunRecord(wall_seconds=time.monotonic() - self.began, slots=slots)
+
+
+class Ending(StrEnum):
+    """How a run ended."""
+
+    OVER = "over"
+    """There was nothing left to do."""
+    INTERRUPTED = "interrupted"
+    BUDGET = "budget"
+    """It was spent."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """What came of a run."""
 
     law: str | None
-    """The law as a sentence; None if the analyst could not conclude."""
-    interrupted: bool
+    """The law as a sentence; None if nobody could conclude, or nobody was asked to."""
+    ending: Ending = Ending.OVER
+    problems: tuple[str, ...] = ()
+    """What MLflow or the storage lacks, and what to do, a line each."""
 
 
 @contextmanager
@@ -103,7 +129,8 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     analyst = Analyst(job.sweep.model_dump_json())
     run = _last_run(job.sweep) or job.run_until_now(slots=1)
     analyst.open(run.slots)
-    return Outcome(analyst.conclude(run.model_dump_json(), "FINISHED"), interrupted=False)
+    law = analyst.conclude(run.model_dump_json(), analyst.status())
+    return Outcome(law, problems=analyst.delivery().problems)
 
 
 def _places_read(trials: list[PlannedTrial]) -> dict[str, str]:
@@ -131,59 +158,86 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     analyst = AnalystActor.remote(sweep.model_dump_json())  # loads MLflow while we load Ray Tune
 
     from raycap.cluster.progress import Progress
-    from raycap.cluster.tuner import concurrent_slots, record_failure, run_trials
+    from raycap.cluster.queue import Queue, work_of
+    from raycap.cluster.resources import concurrent_slots
+    from raycap.cluster.tuner import config_of, record_failure, run_trials
+    from raycap.cluster.wishes import forget_wishes
     from raycap.cluster.worker import Setting
 
     storage, execution = Storage.at(place), sweep.spec.execution
     slots = concurrent_slots(execution, {"storage": place} | _places_read(job.missing))
     opened = analyst.open.remote(slots)
-    setting = Setting(execution, place, source_commit(), analyst)
+    setting = Setting(execution, place, source_commit(), analyst, sweep.spec.analysis)
     _unwrapped(opened)
-    progress = Progress(job.missing, job.num_finished, analyst, console)
-    progress.start()
     # The longest first, so that no slot stands empty while the last one runs.
-    ordered = sorted(job.missing, key=lambda trial: -trial.parameters.total * trial.tokens)
+    ordered = sorted(job.missing, key=lambda trial: -work_of((trial,)))
     found = {trial_id: checkpoint_steps(names) for trial_id, names in storage.folders("trials").items()}
     done = {trial_id: steps[-1] for trial_id, steps in found.items() if steps}
-    with _signals_kept():
+    spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
+    groups = replica_groups(ordered, execution.replicas, done)
+    queue = Queue(groups, partial(config_of, setting=setting), spending)
+    progress = Progress(job.missing, job.num_finished, analyst, console)
+    progress.start()
+    forget_wishes()
+    with _signals_to(queue, console):
         try:
-            errors = run_trials(replica_groups(ordered, execution.replicas, done), setting, slots=slots)
+            causes = run_trials(queue, execution, slots=slots)
         finally:
             progress.stop()
-    left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
-    for trial_id in left & set(errors):
-        if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
-            record_failure(storage, trial_id, errors[trial_id], analyst)
-    interrupted = bool(left - set(errors))
-    status = "KILLED" if interrupted else "FAILED" if left else "FINISHED"
-    run = job.run_until_now(slots)
-    try:
-        law = ray.get(analyst.conclude.remote(run.model_dump_json(), status))
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        console.print(f"MLflow may be incomplete: {type(cause).__name__}: {cause}", style="yellow", markup=False)
-        storage.write(f"{sweep.spec.name}/run.json", run.model_dump_json())
-        law = None
+            forget_wishes()
+        left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
+        for trial_id in left & set(causes):
+            if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
+                record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)
+        ending = Ending.OVER
+        if left - set(causes):
+            ending = Ending.BUDGET if queue.stopped_by_budget and not queue.was_stopped else Ending.INTERRUPTED
+        outcome = _conclude(job.run_until_now(slots), ending, analyst)
     ray.kill(analyst)
-    return Outcome(law, interrupted)
+    return outcome
+
+
+def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
+    """Have the analyst write everything once more, and say what could not be written."""
+    import ray
+
+    try:
+        if ending is Ending.INTERRUPTED:
+            law = ray.get(analyst.interrupt.remote(run.model_dump_json()))
+        else:
+            law = ray.get(analyst.conclude.remote(run.model_dump_json(), ray.get(analyst.status.remote())))
+        return Outcome(law, ending, ray.get(analyst.delivery.remote()).problems)
+    except ray.exceptions.RayError as error:
+        return Outcome(None, ending, (f"MLflow may be incomplete: {root_cause(error)}",))
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: Ray Tune stops its trials and returns as if all were well.
-
-    Tune leaves a handler for Ctrl-C behind; it goes when this ends.
-    """
+def _signals_to(queue: "Queue", console: Console) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM has trials save and leave; the second ends everything at once."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+
+    def heed(number: int, frame: Any) -> None:
+        if queue.was_stopped:
+            _end_at_once()
+        queue.stop()
+        console.print("Stopping: trials save where they are. Once more ends everything at once.", style="yellow")
+
+    previous = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _end_at_once() -> None:
+    """Leave without a word, and leave no process behind."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _unwrapped(reference: Any) -> Any:

@@ -7,6 +7,7 @@ are started afresh after every failure.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import ray
@@ -22,6 +23,8 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from raycap.cluster.retries import Retries
+
 RESERVED = "raycap-"
 """Placement groups are named after the drivers they belong to: the cluster frees them only when the whole job ends."""
 
@@ -29,11 +32,18 @@ RESERVED = "raycap-"
 class WarmTrainer(TorchTrainer):
     """A TorchTrainer whose controller runs in the process that calls fit(), on workers that are warm after the first."""
 
+    def __init__(self, *arguments: Any, steps_done: Callable[[], int], **named: Any) -> None:
+        """`steps_done` tells how far the checkpoints are."""
+        super().__init__(*arguments, **named)
+        self._steps_done = steps_done
+
     def _create_default_callbacks(self) -> list[Any]:
         unneeded = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unneeded)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        arguments["failure_policy"] = Retries(self.run_config.failure_config, self._steps_done)
+
         async def control() -> Result:
             controller = _WarmController(**arguments)
             await controller.run()

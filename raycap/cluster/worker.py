@@ -3,20 +3,28 @@
 The driver and the controller of every trial import this module too, so what only a worker needs is imported in it.
 """
 
+import os
+import platform
 from dataclasses import dataclass
 from typing import Any
 
 import ray.train
+import ray.tune
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
 
 from raycap.cluster.warm import WarmTrainer
-from raycap.results import Evaluation, TrialResult
-from raycap.spec import ExecutionSpec, TrialSpec
-from raycap.storage import Storage, model_folder
+from raycap.cluster.wishes import wished
+from raycap.learner.wishes import PausedError
+from raycap.results import Evaluation, PlannedTrial, TrialResult
+from raycap.spec import AnalysisSpec, ExecutionSpec
+from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
 
 CONTROLLER_FAILURE_LIMIT = 10
+PRETEND_GPUS = "RAYCAP_PRETEND_GPUS"
+"""Where this is set in the environment, GPUs are Ray's word alone, and trials that take them train on the CPU: to rehearse
+where a cluster would place them."""
 READER_CPUS = 0.25
 """CPUs reserved for the Ray Data read task of a worker, out of the worker's own share."""
 
@@ -29,32 +37,49 @@ class Setting:
     storage: str
     source_commit: str
     analyst: ActorHandle
+    analysis: AnalysisSpec
+    """What early stop reads losses by."""
 
 
-def fit(specs: tuple[TrialSpec, ...], setting: Setting) -> dict[str, TrialResult | str]:
+class _ToTune(UserCallback):
+    """Hands what workers report to the scheduler of Tune: the controller runs in the driver, which is a Tune trial."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """All workers have reported; the first one's numbers are those of all."""
+        ray.tune.report(metrics[0])
+
+
+def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialResult | str]:
     """Train trials together on their workers, each from its last checkpoint if there is one.
 
-    Returns results by trial_id; of trials that failed and would fail again, why. Raises Ray Train's TrainingFailedError
-    after max_failures other failures.
+    Returns results by trial_id; of trials that failed and would fail again, why; nothing of those that were asked to pause.
+    Raises Ray Train's TrainingFailedError after too many other failures (see retries.py).
     """
     execution, storage = setting.execution, Storage.at(setting.storage)
     on_gpu = execution.gpus_per_worker > 0
     resources = {"CPU": execution.cpus_per_worker - READER_CPUS}
     if on_gpu:
         resources["GPU"] = execution.gpus_per_worker
+
+    def steps_done() -> int:
+        names = [storage.names(trial_folder(trial.trial_id)) for trial in trials]
+        return sum(max(checkpoint_steps(mine), default=0) for mine in names)
+
     trainer = WarmTrainer(
         _train_worker,
-        train_loop_config={"specs": [spec.model_dump_json() for spec in specs], "setting": setting},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "setting": setting},
+        torch_config=TorchConfig(backend="nccl" if on_gpu and PRETEND_GPUS not in os.environ else "gloo"),
         scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=specs[0].trial_id,
+            name=trials[0].trial_id,
             storage_path=storage.path("trials"),
             storage_filesystem=storage.filesystem,
+            callbacks=[_ToTune()] if execution.early_stop else [],
             failure_config=FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),
         ),
+        steps_done=steps_done,
     )
     outcomes: dict[str, dict[str, str]] = trainer.fit().return_value
     return {
@@ -64,7 +89,8 @@ def fit(specs: tuple[TrialSpec, ...], setting: Setting) -> dict[str, TrialResult
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why} where trying again would not help.
+    """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why} where trying again would not help;
+    nothing if the trials were asked to pause.
 
     Ray Train is told of no checkpoint: trials keep their own, whichever trained together.
     """
@@ -76,17 +102,28 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
     from raycap.learner.trial import Place, run_trials
 
     setting: Setting = config["setting"]
-    specs = tuple(map(TrialSpec.model_validate_json, config["specs"]))
+    planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, config["trials"])}
+    specs = tuple(trial.spec for trial in planned.values())
     execution, storage = setting.execution, Storage.at(setting.storage)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
     # ray.train.torch.get_device() names a GPU even where there is none, so the device follows from the spec.
-    device = torch.device("cuda", torch.cuda.current_device()) if execution.gpus_per_worker > 0 else torch.device("cpu")
+    device = torch.device("cpu")
+    if execution.gpus_per_worker and PRETEND_GPUS not in os.environ:
+        if not torch.cuda.is_available():
+            error = f"Ray gave it a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA there"
+            return {trial_id: {"error": error} for trial_id in planned}
+        device = torch.device("cuda", torch.cuda.current_device())
 
     def report(trial_id: str, evaluation: Evaluation) -> None:
         if rank == 0:
             setting.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
+        if execution.early_stop:
+            from raycap.cluster.early import measured
+
+            # Every worker must report, or Ray Train waits for it.
+            ray.train.report(measured(planned[trial_id], setting.analysis, evaluation) if rank == 0 else {})
 
     def told(error: Exception) -> dict[str, str]:
         return {"error": f"{type(error).__name__}: {error}"}
@@ -99,10 +136,13 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
             open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
             report=report,
             checkpoints=Checkpoints(storage),
-            checkpoint_every=execution.checkpoint_every_steps,
+            checkpoint_every_s=execution.checkpoint_every_s,
+            wish=lambda: wished(list(planned)),
             place=Place(rank, context.get_world_size(), device),
             compiled=execution.compile,
         )
+    except PausedError:
+        return {}
     except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
         return {spec.trial_id: told(error) for spec in specs}
     if rank > 0:

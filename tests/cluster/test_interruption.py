@@ -1,17 +1,21 @@
-"""Killed outright in the middle, a sweep goes on where it was."""
+"""Killed outright or asked to stop, a sweep goes on where it was, and leaves nobody behind."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import mlflow
 import psutil
 import pytest
 
 from raycap.storage import checkpoint_steps
+from tests.cluster.faults import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -23,11 +27,11 @@ trial:
   training: {length: {steps: 5000}, batch_size: 256, num_evaluations: 40, optimizer: {lr: 0.01}}
 grid:
   training.length.steps: [50, 2000, 5000]  # the longest are begun first: one has ended while another runs
-execution: {checkpoint_every_steps: 200}
+execution: {checkpoint_every_s: 2}
 """
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path) -> "subprocess.Popen[bytes]":
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "raycap.sweep", "spec.yaml"], cwd=folder, env=environment, start_new_session=True,
@@ -35,62 +39,104 @@ def start(folder: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def wait_until(condition: object, seconds: float) -> None:
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, "waited in vain"
-        time.sleep(0.2)
-
-
-def trains(process: psutil.Process) -> bool:
-    """Whether a process still runs and is one of a trial's."""
-    try:
-        title = " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-    return any(
-        part in title
-        for part in ("RayTrainWorker", "TrainController", "ImplicitFunc", "SynchronizationActor", "Analyst")
-    )
-
-
 def half_way(folder: Path) -> bool:
     finished = list(folder.glob("runs/trials/*/result.json"))
     running = [p.parent for p in folder.glob("runs/trials/*/checkpoint-*") if not (p.parent / "result.json").exists()]
     return len(finished) >= 1 and any(
-        checkpoint_steps([p.name for p in trial.iterdir()])[0] >= 200 for trial in running
+        max(checkpoint_steps([p.name for p in trial.iterdir()]), default=0) >= 200 for trial in running
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    process = start(tmp_path)
-    children = []
+def alive(children: list[psutil.Process]) -> list[psutil.Process]:
+    return [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def started_half_way(folder: Path) -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
+    """A sweep that has finished a trial and trains another, and all processes that it has started."""
+    (folder / "spec.yaml").write_text(SPEC)
+    process = start(folder)
+    children: dict[int, psutil.Process] = {}
 
     def note_children_half_way() -> bool:
-        children[:] = psutil.Process(process.pid).children(recursive=True)
-        return half_way(tmp_path)
+        children.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
+        return half_way(folder)
 
-    wait_until(note_children_half_way, 180)
-    assert any(map(trains, children))
-    process.send_signal(number)
-    code = process.wait(60)
-    assert code == (130 if number is signal.SIGINT else -signal.SIGKILL)
-    wait_until(lambda: not any(map(trains, children)), 30)  # no orphans but Ray's idle agents
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/trials/*/result.json")}
+    wait_until(note_children_half_way, 240)
+    return process, list(children.values())
+
+
+def check_that_it_goes_on(folder: Path) -> None:
+    """The same command trains what is left, from where it was, and MLflow has every point once."""
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/trials/*/result.json")}
     assert stamps
-
-    (tmp_path / "log").rename(tmp_path / "first-log")
-    assert start(tmp_path).wait(240) == 0
-    log = (tmp_path / "log").read_text()
-    assert "resumable" in log
-    assert " 0.1 exposures" not in "".join(
-        line for line in log.splitlines() if "steps=5000: " in line
-    )  # not from scratch
+    (folder / "log").rename(folder / "first-log")
+    assert start(folder).wait(240) == 0
+    log = (folder / "log").read_text()
+    assert re.search(r"resumable at \d+ %", log)
+    unfinished = "".join(line for line in log.splitlines() if "steps=5000: " in line)
+    assert " 0.1 exposures" not in unfinished  # not from scratch
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    summary = json.loads((tmp_path / "runs" / "killed" / "summary.json").read_text())
+    summary = json.loads((folder / "runs" / "killed" / "summary.json").read_text())
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 3
-    for path in tmp_path.glob("runs/trials/*/result.json"):
-        steps = [e["step"] for e in json.loads(path.read_text())["evaluations"]]
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
+    children = {run.data.tags["raycap.trial_id"]: run for run in runs if "raycap.trial_id" in run.data.tags}
+    assert Counter(run.info.status for run in runs) == {"FINISHED": 4}
+    assert len(children) == 3
+    for path in folder.glob("runs/trials/*/result.json"):
+        steps = [evaluation["step"] for evaluation in json.loads(path.read_text())["evaluations"]]
         assert steps == sorted(set(steps))
+        history = client.get_metric_history(children[path.parent.name].info.run_id, "train/exposures")
+        assert [point.step for point in history] == steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_asked_to_stop_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    process, children = started_half_way(tmp_path)
+    asked = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    seconds = time.monotonic() - asked
+    print(f"{number.name}: stopped after {seconds:.1f} s")
+    assert seconds < 10
+    wait_until(lambda: not alive(children), 5)
+    log = (tmp_path / "log").read_text()
+    assert "Stopping: trials save where they are" in log
+    assert re.search(r"Interrupted: [12] of 3 trials are left. To go on:\n  python -m raycap.sweep spec.yaml\n", log)
+    assert "Traceback" not in log
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+    check_that_it_goes_on(tmp_path)
+
+
+def test_a_sweep_that_is_killed_goes_on(tmp_path: Path) -> None:
+    process, children = started_half_way(tmp_path)
+    process.kill()
+    process.wait()
+    at_work = [child for child in alive(children) if "Agent" not in child.name()]
+    wait_until(lambda: not alive(at_work), 15)
+    wait_until(lambda: not alive(children), 120)  # Ray's agents look after their parents once a minute
+    assert json.loads((tmp_path / "runs/killed/lock.json").read_text())["pid"] == process.pid
+    check_that_it_goes_on(tmp_path)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    process, children = started_half_way(tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert time.monotonic() - asked < 2
+    wait_until(lambda: not alive(children), 5)
+
+
+def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
+    process, _ = started_half_way(tmp_path)
+    second = subprocess.run(
+        [sys.executable, "-m", "raycap.sweep", "spec.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == 2
+    assert f"being run already: process {process.pid} of" in second.stderr
+    assert process.wait(240) == 0

@@ -1,6 +1,7 @@
 """Whole sweeps through Tune, Train, Data and MLflow: small, real, and only what is missing."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from raycap import cli, sweep
 from raycap.facts.hosted import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.results import TrialResult
+from raycap.sealed import unsealed
 from raycap.spec import Kind, NamePools
+from raycap.states import inventory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -55,12 +58,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str) -> int:
-    return sweep.run("spec.yaml", overrides, Console(width=160), time.time())
+    return sweep.run("spec.yaml", overrides, Console(width=160), time.monotonic())
 
 
 def stored_results(folder: Path) -> dict[str, TrialResult]:
     files = folder.glob("runs/trials/*/result.json")
-    return {path.parent.name: TrialResult.model_validate_json(path.read_text()) for path in files}
+    return {path.parent.name: read(path) for path in files}
+
+
+def read(path: Path) -> TrialResult:
+    return TrialResult.model_validate_json(unsealed(path.read_bytes()))
 
 
 def read_summary(folder: Path, name: str = "small") -> dict:
@@ -144,8 +151,12 @@ def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytes
     parent, children = mlflow_runs(folder)
     assert parent.info.status == "FAILED"
     assert sorted(child.info.status for child in children.values()) == ["FAILED", "FINISHED"]
-    sweep_record, storage = sweep.prepare("spec.yaml", broken)
-    assert sorted(sweep.states(sweep_record, storage).values()) == ["failed before", "finished"]
+    assert f"python -m raycap.sweep {shlex.join(['spec.yaml', *broken])} --only-failed" in output
+    found = inventory(*sweep.prepare("spec.yaml", broken))
+    told = sorted(map(str, found.states.values()))
+    assert [text.partition(" at step")[0] for text in told] == [
+        "failed before: DivergedError: the training loss is not finite", "finished",
+    ]  # fmt: skip
 
 
 def test_an_exception_in_a_worker_is_told_by_its_cause(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +182,7 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     assert run(*two_hop, "storage=alone") == 0
     assert run(*two_hop, "storage=runs", "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
     (together,) = stored_results(folder).values()
-    alone = TrialResult.model_validate_json(next(folder.glob("alone/trials/*/result.json")).read_text())
+    alone = read(next(folder.glob("alone/trials/*/result.json")))
     assert (alone.num_workers, together.num_workers) == (1, 2)
     assert alone.trial_id == together.trial_id  # how it runs is not what it is
     for a, b in zip(alone.evaluations, together.evaluations, strict=True):
@@ -185,7 +196,7 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     assert [e.phase for e in alone.evaluations][-1] == 1
     # A fill trial goes on from a finished one with other people beside them, and its sweep measures both.
     (folder / "fill.yaml").write_text(FILL.replace("PARENT", together.trial_id))
-    assert sweep.run("fill.yaml", (), Console(quiet=True), time.time()) == 0
+    assert sweep.run("fill.yaml", (), Console(quiet=True), time.monotonic()) == 0
     (filled,) = read_summary(folder, "filled")["trials"]
     assert set(filled["loss_bits"]) == set(filled["second_loss_bits"]) == {"one_hop", "two_hop"}
 
@@ -201,11 +212,7 @@ def test_replicas_train_as_one_stack_and_each_is_a_trial_of_its_own(folder: Path
     assert run(*seeds, "storage=together", "execution.replicas=4") == 0
     assert run(*seeds, "storage=alone") == 0
     stacked, single = (
-        {
-            result.trial_id: result
-            for path in folder.glob(f"{place}/trials/*/result.json")
-            for result in [TrialResult.model_validate_json(path.read_text())]
-        }
+        {result.trial_id: result for path in folder.glob(f"{place}/trials/*/result.json") for result in [read(path)]}
         for place in ("together", "alone")
     )
     assert stacked.keys() == single.keys()
@@ -234,7 +241,8 @@ def test_a_replica_that_diverges_fails_alone(folder: Path, capsys: pytest.Captur
 
 
 def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder: Path) -> None:
-    with pytest.raises(sweep.SpecError, match=r"needs 512 CPUs and 0 GPUs \(8 workers x 64 CPUs.*has at most"):
+    told = r"needs 8 workers, each with 64 CPUs and 0 GPUs of one machine \(together 512 and 0\).*room for 0 workers"
+    with pytest.raises(sweep.SpecError, match=told):
         run("execution={num_workers: 8, cpus_per_worker: 64}")
     assert not (folder / "runs" / "trials").exists()
 

@@ -1,0 +1,140 @@
+"""What clusters do to sweeps, done on purpose: nothing is lost, nothing is trained twice, no number changes."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from raycap import sweep
+from raycap.facts.hosted import to_dataset
+from raycap.facts.profiles import census_schema, generate
+from raycap.learner.trial import run_trial
+from raycap.results import Evaluation, TrialResult
+from raycap.sealed import unsealed
+from raycap.spec import NamePools
+from tests.cluster.faults import DRIVER, WORKER, kill, last_step, resize, small_disk, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
+
+SPEC = """\
+# What survives?
+name: hurt
+trial:
+  profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
+  model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
+  training: {length: {steps: 3000}, batch_size: 32, num_evaluations: 3, optimizer: {lr: 0.02, warmup_steps: 5}}
+execution: {checkpoint_every_s: 0.2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*overrides: str, **options: Any) -> int:
+    return sweep.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
+
+
+def results(storage: Path) -> dict[str, TrialResult]:
+    return {
+        path.parent.name: TrialResult.model_validate_json(unsealed(path.read_bytes()))
+        for path in storage.glob("trials/*/result.json")
+    }
+
+
+def timeless(result: TrialResult) -> list[Evaluation]:
+    """What must be bit-equal: everything but how long it took."""
+    return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
+
+
+def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
+    """The driver is the train controller too: see cluster/warm.py."""
+    storage, killed = folder / "runs", []
+
+    def do_harm() -> None:
+        for kind in (WORKER, DRIVER):
+            before = last_step(storage)
+            wait_until(lambda before=before: last_step(storage) > before + 100)
+            killed.append((kind, last_step(storage), kill(kind)))
+
+    harm = threading.Thread(target=do_harm)
+    harm.start()
+    code = run()
+    harm.join()
+    assert code == 0
+    assert [(kind, number) for kind, _, number in killed] == [(WORKER, 1), (DRIVER, 1)]
+    assert 0 < killed[0][1] < killed[1][1] < 3000
+    ((trial_id, result),) = results(storage).items()
+    undisturbed = run_trial(result.spec, source_commit="test").result
+    assert timeless(result) == timeless(undisturbed)
+    assert not list((storage / "trials" / trial_id).glob("checkpoint-*"))
+
+
+def test_an_error_that_comes_again_is_not_tried_for_ever(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A relative path that the workers, in another directory, do not find: not today, and not tomorrow."""
+    to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
+    began = time.monotonic()
+    missing = "grid.profiles=[{num_profiles: 60, num_relations: 2}, {source: disk, path: people.parquet}]"
+    assert run(missing, "trial.profiles={}", "trial.training.length={steps: 60}", "execution.max_failures=1000") == 1
+    assert time.monotonic() - began < 120  # a thousand tries would take an hour
+    output = capsys.readouterr().out
+    assert "1 of 2 trials failed" in output
+    assert "FileNotFoundError: profiles.path: there is no file or folder people.parquet" in output
+    assert "--only-failed" in output
+    assert len(results(folder / "runs")) == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_fails_what_needs_it_and_keeps_what_is_there(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One trial's checkpoints fill the disk, the other's are small."""
+    sizes = ("grid.model.hidden_size=[8, 64]", "trial.training.length={steps: 2000}", "execution.max_concurrent_trials=1",
+             f"storage={folder}/disk")  # fmt: skip
+    with small_disk(folder / "disk", 2000) as disk:
+        assert run(*sizes) == 1
+        output = capsys.readouterr().out
+        assert "No space left on device" in output
+        (small,) = results(disk).values()
+        assert small.spec.model.hidden_size == 8
+        kept = last_step(disk)
+        assert 0 < kept < 2000
+        assert not list(disk.rglob("*.tmp"))
+        resize(disk, 30_000)
+        assert run(*sizes, only_failed=True) == 0
+        by_width = {result.spec.model.hidden_size: result for result in results(disk).values()}
+        assert by_width[8] == small
+    assert timeless(by_width[64]) == timeless(run_trial(by_width[64].spec, source_commit="test").result)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint of the last step fits, the model and the result do not; then they do."""
+    once = (
+        f"storage={folder}/disk",
+        "trial.training={num_evaluations: 1, length: {steps: 500}}",
+        "execution.checkpoint_every_s=1e3",
+    )
+    with small_disk(folder / "disk", 100) as disk:
+        assert run(*once) == 1
+        assert "No space left on device" in capsys.readouterr().out
+        assert last_step(disk) == 500
+        resize(disk, 30_000)
+        assert run(*once) == 0
+        assert "exposures" not in capsys.readouterr().out  # it had only its result to write
+        (result,) = results(disk).values()
+        assert result.num_steps == 500
+    assert timeless(result) == timeless(run_trial(result.spec, source_commit="test").result)
+
+
+def test_a_storage_that_cannot_be_written_is_refused_before_anything_starts(folder: Path) -> None:
+    (folder / "file").write_text("not a folder")
+    with pytest.raises(sweep.SpecError, match=r"storage .*/file/runs/hurt cannot be written"):
+        run("storage=file/runs")

@@ -1,0 +1,139 @@
+"""Machines come, go and are lost; the sweep ends complete all the same. Ray stops whatever else it runs on this machine."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from raycap.learner.trial import run_trial
+from raycap.results import TrialResult
+from raycap.sealed import unsealed
+from tests.cluster.faults import last_step, wait_until
+from tests.cluster.pretend import ENVIRONMENT, autoscaling_cluster, lose, training_machines
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SPEC = """\
+# Does it matter where it runs?
+name: nodes
+trial:
+  profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
+  model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
+  training: {length: {steps: 40000}, batch_size: 32, num_evaluations: 3, optimizer: {lr: 0.02, warmup_steps: 5}}
+grid:
+  training.seed: [0, 1]
+execution: {gpus_per_worker: 1, checkpoint_every_s: 1}
+"""
+
+
+def start(folder: Path, *overrides: str, address: str = "auto") -> "subprocess.Popen[bytes]":
+    """The sweep, on the cluster that runs on this machine; storage by a URI, since machines share no folders by name."""
+    (folder / "spec.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "raycap.sweep", "spec.yaml", f"storage=file://{folder}/runs", *overrides]
+    environment = os.environ | ENVIRONMENT | {"RAY_ADDRESS": address}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=(folder / "log").open("a"), stderr=subprocess.STDOUT
+    )
+
+
+def timeless(result: TrialResult) -> list[object]:
+    return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
+
+
+def test_a_lost_machine_is_replaced_and_idle_ones_go(tmp_path: Path) -> None:
+    """0 -> 2 machines, one is lost in the middle of a trial and another comes, -> 0."""
+    storage, seen = tmp_path / "runs", []
+    with autoscaling_cluster(max_workers=2):
+        ray.init("auto", logging_level="ERROR", log_to_driver=False)
+        began = time.monotonic()
+
+        def machines() -> int:
+            """Alive beside the head; noted whenever it changes."""
+            number = sum(node["Alive"] for node in ray.nodes()) - 1
+            if not seen or seen[-1][1] != number:
+                seen.append((round(time.monotonic() - began), number))
+            return number
+
+        try:
+            assert machines() == 0
+            process = start(tmp_path)
+            wait_until(lambda: machines() == 2 and last_step(storage) > 2000, 240)
+            victim = training_machines()[0]
+            before, lost = last_step(storage), time.monotonic()
+            lose(victim)
+            wait_until(lambda: machines() == 1, 60)
+            wait_until(lambda: machines() == 2 or process.poll() is not None, 240)
+            wait_until(lambda: last_step(storage) > before, 240)
+            print(f"training again {time.monotonic() - lost:.0f} s after a machine was lost at step {before}")
+            wait_until(lambda: machines() >= 0 and process.poll() is not None, 400)
+            assert process.returncode == 0, (tmp_path / "log").read_text()
+            wait_until(lambda: machines() == 0, 120)
+        finally:
+            print("machines over time:", seen)
+            ray.shutdown()
+    found = [TrialResult.model_validate_json(unsealed(p.read_bytes())) for p in storage.glob("trials/*/result.json")]
+    assert len(found) == 2
+    for result in found:
+        assert timeless(result) == timeless(run_trial(result.spec, source_commit="test").result)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["execution.gpus_per_worker=2"], "each with 1 CPUs and 2 GPUs of one machine"),
+        (["execution.num_workers=3"], "and may have 2 x 1 CPUs and 1 GPUs: room for 2 workers"),
+        (["execution.cpus_per_worker=1.5"], "room for 0 workers"),
+        (["storage=runs"], "is a folder of one machine"),
+    ],
+)
+def test_what_no_machine_will_ever_hold_is_refused_in_seconds(
+    tmp_path: Path, overrides: list[str], told: str, cluster: None
+) -> None:
+    began = time.monotonic()
+    process = start(tmp_path, *overrides)
+    assert process.wait(60) == 2
+    assert time.monotonic() - began < 30
+    assert told in (tmp_path / "log").read_text()
+
+
+def test_sixteen_machines_of_four_gpus_run_sixty_four_trials_as_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many at once as there is room for, on all machines; never more."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    pretended = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": True})
+    most, used = 0, set()
+    try:
+        for _ in range(16):
+            pretended.add_node(num_cpus=4, num_gpus=4, object_store_memory=80 * 2**20)
+        each = ("execution={gpus_per_worker: 4, cpus_per_worker: 4}", "trial.training.length={steps: 300}")
+        process = start(tmp_path, *each, f"grid.training.seed={list(range(64))}", address=pretended.address)
+        while process.poll() is None:
+            machines = training_machines()
+            used |= {machine.pid for machine in machines}
+            most = max(most, len(machines))
+            time.sleep(1)
+    finally:
+        pretended.shutdown()
+    log = (tmp_path / "log").read_text()
+    assert process.returncode == 0, log
+    events = re.findall(r": (started|finished)", log)
+    running = list(itertools.accumulate(1 if event == "started" else -1 for event in events))
+    print(f"at most {max(running)} trials at once, {most} machines at work at once, {len(used)} in all")
+    assert max(running) == 16
+    assert len(used) == 16
+    assert len(list(tmp_path.glob("runs/trials/*/result.json"))) == 64
+
+
+@pytest.fixture(scope="module")
+def cluster() -> None:
+    with autoscaling_cluster(max_workers=2):
+        yield

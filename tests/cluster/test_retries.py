@@ -1,0 +1,44 @@
+"""When a trial is tried again: after preemptions as often as it moves on, after its own error never twice."""
+
+from ray.exceptions import ActorDiedError
+from ray.train import FailureConfig
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from raycap.cluster.retries import Retries
+
+RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+
+
+def failed(error: Exception) -> WorkerGroupError:
+    return WorkerGroupError(error_message="a worker failed", worker_failures={0: error})
+
+
+def decisions(history: list[tuple[int, Exception]], max_failures: int = 3) -> list[FailureDecision]:
+    """What is decided of errors, each at a step that checkpoints have come to."""
+    steps = iter([step for step, _ in history])
+    policy = Retries(FailureConfig(max_failures=max_failures), lambda: next(steps))
+    return [policy.make_decision(failed(error)) for _, error in history]
+
+
+def out_of_memory(num_bytes: int) -> MemoryError:
+    return MemoryError(f"Unable to allocate {num_bytes} bytes at 0x7f{num_bytes:x}")
+
+
+def test_the_same_error_at_the_same_place_is_not_tried_a_third_time() -> None:
+    assert decisions([(100, out_of_memory(1)), (100, out_of_memory(2))], max_failures=1000) == [RETRY, RAISE]
+    assert decisions([(100, OSError("a")), (100, OSError("b")), (100, OSError("b"))]) == [RETRY, RETRY, RAISE]
+
+
+def test_an_error_further_on_is_another() -> None:
+    assert decisions([(step, OSError("gone")) for step in range(100)]) == [RETRY] * 100
+
+
+def test_lost_workers_are_replaced_until_none_gets_anywhere() -> None:
+    assert decisions([(100, ActorDiedError())] * 4) == [RETRY, RETRY, RETRY, RAISE]
+    moving = [(step, ActorDiedError()) for step in range(20)]
+    assert decisions(moving) == [RETRY] * 20
+
+
+def test_nothing_is_tried_again_where_nothing_may_be() -> None:
+    assert decisions([(0, ActorDiedError())], max_failures=0) == [RAISE]

@@ -1,0 +1,94 @@
+"""A sweep is stopped by its budget, or ends trials that can no longer matter, and loses nothing by it."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ray.util.placement_group import placement_group_table
+from rich.console import Console
+
+from raycap import sweep
+from raycap.cluster.budget import UNBOUNDED, Budget
+from raycap.learner.trial import run_trial
+from raycap.results import StopReason, TrialResult
+from raycap.sealed import unsealed
+from tests.cluster.faults import last_step
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
+
+SPEC = """\
+# How far does it get?
+name: steered
+trial:
+  profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
+  model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
+  training: {length: {steps: 40000}, batch_size: 32, num_evaluations: 3, optimizer: {lr: 0.02, warmup_steps: 5}}
+execution: {max_concurrent_trials: 1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*overrides: str, budget: Budget = UNBOUNDED) -> int:
+    console = Console(width=160, file=sys.stdout)
+    return sweep.run("spec.yaml", overrides, console, time.monotonic(), budget=budget)
+
+
+def results(folder: Path) -> list[TrialResult]:
+    paths = folder.glob("runs/trials/*/result.json")
+    return [TrialResult.model_validate_json(unsealed(path.read_bytes())) for path in paths]
+
+
+def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "trial.training.length={steps: 6000}"
+    assert run(long, budget=Budget(seconds=10)) == sweep.EXIT_BUDGET
+    assert "The budget is spent: 1 of 1 trials are left. To go on:" in capsys.readouterr().out
+    assert 0 < last_step(folder / "runs") < 6000
+    assert run(long) == 0
+    assert "resumable at" in capsys.readouterr().out
+    (result,) = results(folder)
+    alone = run_trial(result.spec, source_commit="test").result
+    assert [evaluation.losses for evaluation in result.evaluations] == [e.losses for e in alone.evaluations]
+
+
+@pytest.mark.slow
+def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first tells how long the others would take: more than is left."""
+    three = ("trial.training.length={steps: 3000}", "grid.training.seed=[0, 1, 2]")
+    began = time.monotonic()
+    assert run(*three, "grid.training.seed=[7]") == 0
+    alone = time.monotonic() - began
+    capsys.readouterr()
+    assert run(*three, budget=Budget(seconds=1.4 * alone)) == sweep.EXIT_BUDGET
+    output = capsys.readouterr().out
+    assert output.count(": started") == output.count(": finished") == 1
+    assert "The budget is spent: 2 of 3 trials are left" in output
+    assert not list((folder / "runs").rglob("checkpoint-*"))
+
+
+def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
+    with pytest.raises(sweep.SpecError, match="take no GPU"):
+        run(budget=Budget(gpu_seconds=3600))
+
+
+def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through Tune's scheduler, with the dashboard on; nobody leaves a placement group behind."""
+    early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",
+             "trial.profiles.num_profiles=20")  # fmt: skip
+    assert run(*early) == 0
+    (result,) = results(folder)
+    assert result.stop_reason is StopReason.EARLY
+    assert result.num_steps == result.final.step < 40000
+    assert not list((folder / "runs").rglob("checkpoint-*"))
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+    capsys.readouterr()
+    assert run(*early) == 0
+    output = capsys.readouterr().out
+    assert "finished early" in output
+    assert "started" not in output

@@ -1,0 +1,103 @@
+"""Where people run sweeps: strange names of folders, clocks that jump, other people, trees that may only be read."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raycap import sweep
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SPEC = """\
+# Does it matter where?
+name: where
+trial:
+  profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
+  model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
+  training: {length: {steps: 300}, batch_size: 32, num_evaluations: 3, optimizer: {lr: 0.02, warmup_steps: 5}}
+"""
+NOBODY = 65534
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "runs" / "where" / "report.html").exists() and len(
+        list(folder.glob("runs/trials/*/result.json"))
+    ) == 1
+
+
+def test_spaces_and_unicode_in_every_path_and_another_working_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "Größe & Länge (数据) 'q' %20#1"
+    elsewhere = tmp_path / "else where"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "my spec é.yaml").write_text(SPEC)
+    places = [f"storage={folder}/runs", f"tracking.uri=sqlite:///{folder}/ml flow.db"]
+    command = [sys.executable, "-m", "raycap.sweep", str(folder / "my spec é.yaml"), *places]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert finished(folder)
+        assert not list(elsewhere.iterdir())
+    report = [sys.executable, "-c", "from raycap.cli import main; main()", "report", f"{folder}/runs/where"]
+    assert subprocess.run(report, cwd=elsewhere, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("ray_instance")
+def test_the_time_of_day_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By days, forwards and backwards, at every look at it."""
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    true, dice = time.time, random.Random(0)
+    monkeypatch.setattr(time, "time", lambda: true() + dice.choice([-1, 0, 1]) * 86400 * dice.random())
+    assert sweep.run("spec.yaml", ("grid.training.seed=[0, 1]",), Console(width=160), time.monotonic()) == 0
+    assert len(list(tmp_path.glob("runs/trials/*/result.json"))) == 2
+
+
+def readable_by_others() -> bool:
+    test = "import raycap.sweep"
+    return (
+        subprocess.run([sys.executable, "-c", test], user=NOBODY, cwd="/", capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+def test_two_users_on_one_host_at_once_with_a_source_tree_they_may_only_read(tmp_path: Path) -> None:
+    if not readable_by_others():
+        pytest.skip("others cannot read this environment")
+    folders, running = [], []
+    for user in (NOBODY, NOBODY - 1):
+        folder = Path(f"/tmp/raycap-test-{os.getpid()}-{user}")
+        folder.mkdir()
+        (folder / "spec.yaml").write_text(SPEC)
+        os.chown(folder, user, user)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "raycap.sweep", "spec.yaml"]
+        running.append(
+            subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                user=user,
+                group=user,
+                extra_groups=[],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        folders.append(folder)
+    try:
+        for process, folder in zip(running, folders, strict=True):
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+            assert finished(folder)
+            assert {path.stat().st_uid for path in folder.rglob("*")} <= {0, int(folder.name.rpartition("-")[2])}
+    finally:
+        subprocess.run(["rm", "-rf", *map(str, folders)], check=True)
