@@ -1,16 +1,22 @@
 """What a trial needs against what the cluster has, or may ever have: refused with the arithmetic before anything waits."""
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
-from ray._private.state import state as cluster_state
+from ruamel.yaml import YAML
 
 from raycap.cluster.errors import ResourceError
 from raycap.spec import ExecutionSpec
 
-UNLIMITED = -1
-"""How Ray's autoscaler writes that there may be any number."""
+CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
+"""`ray up` leaves its configuration in this file on the head of the clusters that it starts."""
+KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
+"""Set in every container that KubeRay starts."""
+UNKNOWN_SLOTS = 32
+"""Trials at once where nobody knows how large the cluster may become; each that waits for room has a driver on the head."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,7 @@ class Machines:
     gpus: float
 
     def __str__(self) -> str:
-        count = "any number of" if math.isinf(self.count) else f"{self.count:g}"
-        return f"{count} x {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        return f"{self.count:g} x {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 def concurrent_slots(execution: ExecutionSpec, places: dict[str, str]) -> int:
@@ -41,15 +46,12 @@ def concurrent_slots(execution: ExecutionSpec, places: dict[str, str]) -> int:
                 "one that all of them share" + ("" if name.endswith("profiles.path") else ", s3://... or gs://...")
             )
     # A worker is on one machine; the reader of its rows takes a part of its CPUs and may be on any.
-    workers = max(_workers_on(alive, execution), _workers_on(possible, execution))
-    slots = workers // execution.num_workers if math.isfinite(workers) else execution.max_concurrent_trials
+    workers = max(workers_on(alive, execution), workers_on(possible, execution))
+    slots = workers // execution.num_workers if math.isfinite(workers) else UNKNOWN_SLOTS
     if slots < 1:
-        cpus, gpus = execution.cpus_per_worker, execution.gpus_per_worker
         raise ResourceError(
-            f"one trial needs {execution.num_workers} workers, each with {cpus:g} CPUs and {gpus:g} GPUs of one machine "
-            f"(together {execution.num_workers * cpus:g} and {execution.num_workers * gpus:g}), but the cluster has "
-            f"{_told(alive)}"
-            + (f", and may have {_told(possible)}" if possible else "")
+            f"{need(execution)}, but the cluster has {told(alive)}"
+            + (f", and may have {told(possible)}" if possible else "")
             + f": room for {workers:g} workers; lower execution.num_workers, execution.cpus_per_worker or "
             "execution.gpus_per_worker"
         )
@@ -62,32 +64,53 @@ def _machines_alive() -> list[Machines]:
 
 
 def _machines_possible() -> list[Machines]:
-    """What the autoscaler may start; empty where there is none."""
-    config = cluster_state.get_cluster_config()
-    return [
-        Machines(
-            math.inf if group.max_count == UNLIMITED else group.max_count,
-            group.resources.get("CPU", 0),
-            group.resources.get("GPU", 0),
-        )
-        for group in (config.node_group_configs if config else ())
-        if group.max_count and group.resources
-    ]
+    """What an autoscaler may start; empty where there is none.
+
+    Ray itself does not tell: on a cluster of `ray up` its configuration lies on the head. On Kubernetes all that is
+    known is that somebody scales; then nothing is refused, and a trial that never finds room waits.
+    """
+    if CLUSTER_HEAD_MARKER.expanduser().exists():
+        config = YAML(typ="safe", pure=True).load(CLUSTER_HEAD_MARKER.expanduser().read_text(encoding="utf-8"))
+        types = {
+            name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]
+        }
+        most = config.get("max_workers", math.inf)
+        return [
+            Machines(
+                min(kind.get("max_workers", most), most),
+                *(kind.get("resources", {}).get(name, 0) for name in ("CPU", "GPU")),
+            )
+            for kind in types.values()
+        ]
+    if KUBERAY in os.environ:
+        return [Machines(math.inf, math.inf, math.inf)]
+    return []
 
 
-def _workers_on(machines: list[Machines], execution: ExecutionSpec) -> float:
+def need(execution: ExecutionSpec) -> str:
+    """What one trial takes, in words."""
+    workers, cpus, gpus = execution.num_workers, execution.cpus_per_worker, execution.gpus_per_worker
+    return (
+        f"one trial needs {workers} workers, each with {cpus:g} CPUs and {gpus:g} GPUs of one machine "
+        f"(together {workers * cpus:g} and {workers * gpus:g})"
+    )
+
+
+def workers_on(machines: list[Machines], execution: ExecutionSpec) -> float:
     """How many workers some machines hold."""
     total = 0.0
     for mine in machines:
         room = [mine.cpus / execution.cpus_per_worker]
         if execution.gpus_per_worker:
             room.append(mine.gpus / execution.gpus_per_worker)
-        each = math.floor(min(room) + 1e-9)
+        each = min(room)
+        each = math.floor(each + 1e-9) if math.isfinite(each) else each
         total += mine.count * each if each else 0.0
     return total
 
 
-def _told(machines: list[Machines]) -> str:
+def told(machines: list[Machines]) -> str:
+    """Machines in words, those alike together."""
     alike: dict[tuple[float, float], float] = {}
     for mine in machines:
         alike[mine.cpus, mine.gpus] = alike.get((mine.cpus, mine.gpus), 0.0) + mine.count

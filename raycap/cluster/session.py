@@ -1,5 +1,6 @@
 """A sweep on Ray: start or join a cluster, run the missing trials under the analyst's eyes, and leave it in order."""
 
+import logging
 import os
 import signal
 import threading
@@ -9,14 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
-from raycap.cluster.errors import TrialError, root_cause
+from raycap.cluster.errors import CannotRunError, TrialError, root_cause
 from raycap.replicas import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
@@ -46,8 +46,6 @@ WORKER_ENVIRONMENT = QUIET | {
     # Relative paths in a spec are relative to where the sweep was started.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
-"""`ray up` leaves this file on the head of the clusters it starts."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +88,14 @@ class Outcome:
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Ray, quiet: the cluster RAY_ADDRESS names or whose head this is, else one of our own for as long as we run.
+    Raises CannotRunError if there is no such cluster.
 
     A session that is there already (tests, notebooks) is used and left alone.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
+
+    from raycap.cluster.resources import CLUSTER_HEAD_MARKER
 
     if ray.is_initialized():
         yield
@@ -109,11 +110,34 @@ def ray_session() -> Iterator[None]:
         os.environ.update(WORKER_ENVIRONMENT | watcher)
     else:
         own["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
-    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+        _use_token_where_asked(address)
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+    except ConnectionError as error:
+        raise CannotRunError(
+            f"RAY_ADDRESS {address}: no Ray cluster can be reached there: {root_cause(error)}"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _use_token_where_asked(address: str) -> None:
+    """`ray start` asks for a token wherever its user has one, but `ray.init` of the same user does not show it by itself;
+    and a cluster without tokens cannot speak with one who uses them.
+    """
+    import ray
+    from ray._private.authentication import authentication_token_setup as authentication
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        ray._raylet.GcsClient(address=canonicalize_bootstrap_address(address))
+    except ray.exceptions.AuthenticationError:
+        authentication.logger.setLevel(logging.ERROR)
+        authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    except Exception:  # that nobody is there is told by who connects
+        return
 
 
 def run_sweep(job: Job, console: Console) -> Outcome:

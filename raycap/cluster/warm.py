@@ -2,11 +2,12 @@
 
 As it comes, Ray Train starts five processes a trial, which import for ten seconds what the trial before had imported too:
 a controller, a guard of its placement group, a dataset manager, a barrier, and the worker. Here the controller runs in
-the driver, nobody manages datasets that were not given, and workers and barrier stay for the driver's next trial. They
-are started afresh after every failure.
+the driver, nobody manages datasets that were not given, and workers and barrier stay for the driver's next trial, if it
+comes soon. They are started afresh after every failure.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -25,6 +26,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 from raycap.cluster.retries import Retries
 
+KEPT_SECONDS = 5.0
+"""How long processes wait for the next trial of their driver, which comes within a moment if there is one."""
 RESERVED = "raycap-"
 """Placement groups are named after the drivers they belong to: the cluster frees them only when the whole job ends."""
 
@@ -59,20 +62,59 @@ class _KeptState(WorkerGroupState):
         """Nothing: the next trial takes them."""
 
 
+class _Kept:
+    """The processes of the driver's last trial, for a few seconds: what nobody takes must be free for others, above all for
+    a trial whose machine was lost.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state: WorkerGroupState | None = None
+
+    def put(self, state: WorkerGroupState) -> None:
+        """Keep the processes of a trial that is over."""
+        with self._lock:
+            self._state = state
+        timer = threading.Timer(KEPT_SECONDS, self._let_go, [state])
+        timer.daemon = True
+        timer.start()
+
+    def take(self) -> WorkerGroupState | None:
+        """Processes that are kept and alive; they are the caller's from now on."""
+        with self._lock:
+            state, self._state = self._state, None
+        if state is None:
+            return None
+        try:
+            ray.get(state.sync_actor.reset.remote())
+            ray.get([worker.actor.__ray_ready__.remote() for worker in state.workers])
+        except ray.exceptions.RayError:  # their machine was lost meanwhile
+            state.shutdown()
+            return None
+        return state
+
+    def _let_go(self, state: WorkerGroupState) -> None:
+        with self._lock:
+            is_kept = self._state is state
+            if is_kept:
+                self._state = None
+        if is_kept:
+            state.shutdown()
+
+
 class _WarmWorkers(WorkerGroup):
     """A worker group that leaves its processes to the next one of the same driver, if its trial went well."""
 
-    _kept: ClassVar[WorkerGroupState | None] = None
+    _kept: ClassVar[_Kept] = _Kept()
 
     def _start_impl(self, worker_group_state_builder: Any) -> None:
-        kept, _WarmWorkers._kept = self._kept, None
+        kept = self._kept.take()
         if kept is None:
             super()._start_impl(worker_group_state_builder)
             return
         self._assert_inactive()
         builder = worker_group_state_builder.with_placement_group_handle(kept.placement_group_handle)
         builder = builder.with_workers(kept.workers).with_sync_actor(kept.sync_actor)
-        ray.get(kept.sync_actor.reset.remote())
         for callback in self._callbacks:
             callback.before_worker_group_start(self._worker_group_context)
         self._init_train_context(kept.workers, kept.sync_actor)
@@ -103,7 +145,7 @@ class _WarmWorkers(WorkerGroup):
         if status and status.finished and not status.errors:
             self.execute(_leave_process_group)
             self._worker_group_state = _KeptState(**vars(state))
-            _WarmWorkers._kept = state
+            self._kept.put(state)
         super().shutdown()
 
 

@@ -1,7 +1,12 @@
 """Clusters of pretended machines on this one. GPUs are Ray's word alone: trials that take them train on the CPU."""
 
+import json
 import os
+import secrets
+import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +18,8 @@ from ray.cluster_utils import AutoscalingCluster
 from raycap.cluster.worker import PRETEND_GPUS
 from tests.cluster.faults import WORKER
 
+PORT = 6379
+"""Of the head: pretended machines look for it there, whatever they are told."""
 ENVIRONMENT = {PRETEND_GPUS: "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -47,37 +54,72 @@ class PretendAutoscaling(AutoscalingCluster):
         }
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextmanager
-def autoscaling_cluster(*, max_workers: int, idle_minutes: float = 0.2) -> Iterator[None]:
+def autoscaling_cluster(*, max_workers: int, idle_minutes: float = 0.2) -> Iterator[dict[str, str]]:
     """A head without CPUs, and machines of one CPU and one GPU that come when they are needed and go when they are not.
 
-    Ray stops whatever else it runs on this machine.
+    Gives the environment of who starts sweeps on its head: its configuration lies in the home, as `ray up` leaves it, and so
+    does a token without which the head answers nobody. Whatever else Ray runs on this machine is left alone, which Ray's own
+    start and stop would not do.
     """
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it calls `ray`
     machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 200 * 2**20}, "node_config": {}}
-    cluster = PretendAutoscaling(
+    configured = PretendAutoscaling(
         head_resources={"CPU": 0},
         worker_node_types={"gpu": machine | {"min_workers": 0, "max_workers": max_workers}},
         idle_timeout_minutes=idle_minutes,
     )
-    cluster.start(override_env=ENVIRONMENT)
-    try:
-        yield
-    finally:
-        cluster.shutdown()
-
-
-def training_machines() -> list[psutil.Process]:
-    """The raylets of the machines on which trials train."""
-    found = {}
-    for process in psutil.process_iter():
+    with tempfile.TemporaryDirectory(prefix="raycap-home-") as home:
+        config = Path(home) / "ray_bootstrap_config.yaml"
+        config.write_text(json.dumps(configured._config))
+        (Path(home) / ".ray").mkdir()
+        (Path(home) / ".ray" / "auth_token").write_text(secrets.token_hex(32))
+        environment = os.environ | ENVIRONMENT | {"HOME": home, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+        started = environment | {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        del started["RAY_ADDRESS"]
+        subprocess.run(
+            [Path(sys.executable).parent / "ray", "start", "--head", f"--port={PORT}", "--num-cpus=0",
+             f"--autoscaling-config={config}", "--include-dashboard=true", f"--dashboard-port={free_port()}"],
+            env=started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
         try:
-            if (process.cmdline() or [""])[0].startswith("ray::") and WORKER in process.cmdline()[0]:
-                raylet = process.parent()
-                found[raylet.pid] = raylet
-        except (psutil.Error, AttributeError):
-            continue
-    return list(found.values())
+            yield environment
+        finally:
+            for process in psutil.process_iter():
+                if _belongs_to(process):
+                    lose(process)
+
+
+def machines() -> list[psutil.Process]:
+    """The raylets of a cluster, that of the head among them."""
+    return [p for p in psutil.process_iter() if _belongs_to(p) and "raylet/raylet" in " ".join(p.cmdline()[:1])]
+
+
+def _belongs_to(process: psutil.Process) -> bool:
+    """Whether a process is of the cluster."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return f":{PORT} " in f"{command} " or f"--gcs_server_port={PORT}" in command
+
+
+def training_machines(of: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of some raylets on whose machines trials train."""
+    return [raylet for raylet in of if raylet.is_running() and any(map(_trains, raylet.children()))]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return WORKER in " ".join(process.cmdline()[:1])
+    except psutil.Error:
+        return False
 
 
 def lose(machine: psutil.Process) -> None:

@@ -45,6 +45,7 @@ def results(folder: Path) -> list[TrialResult]:
     return [TrialResult.model_validate_json(unsealed(path.read_bytes())) for path in paths]
 
 
+@pytest.mark.slow
 def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "trial.training.length={steps: 6000}"
     assert run(long, budget=Budget(seconds=10)) == sweep.EXIT_BUDGET
@@ -77,6 +78,7 @@ def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
         run(budget=Budget(gpu_seconds=3600))
 
 
+@pytest.mark.slow
 def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Through Tune's scheduler, with the dashboard on; nobody leaves a placement group behind."""
     early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",

@@ -13,11 +13,9 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raycap import cli, sweep
-from raycap.facts.hosted import to_dataset
-from raycap.facts.profiles import census_schema, generate
 from raycap.results import TrialResult
 from raycap.sealed import unsealed
-from raycap.spec import Kind, NamePools
+from raycap.spec import Kind
 from raycap.states import inventory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
@@ -157,15 +155,6 @@ def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytes
     assert [text.partition(" at step")[0] for text in told] == [
         "failed before: DivergedError: the training loss is not finite", "finished",
     ]  # fmt: skip
-
-
-def test_an_exception_in_a_worker_is_told_by_its_cause(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # The workers run in another directory than this test, so they do not find a relative path.
-    to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
-    missing = ("trial.profiles={source: disk, path: people.parquet}", "grid={}", "execution.max_failures=0")
-    assert run(*missing) == 1
-    assert "FileNotFoundError: profiles.path: there is no file or folder people.parquet" in capsys.readouterr().out
-    assert not stored_results(folder)
 
 
 def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) -> None:

@@ -87,34 +87,39 @@ def test_a_trial_that_is_asked_to_end_measures_where_it_is(tmp_path: Path) -> No
     assert trained(TINY, checkpoints=checkpoints).result == result  # nothing is trained beyond it
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda content: b"",
-        lambda content: content[:-1],
-        lambda content: content[: len(content) // 2],
-        lambda content: bytes([content[0] ^ 1]) + content[1:],
-        lambda content: content[:-100] + bytes([content[-100] ^ 8]) + content[-99:],
-        lambda content: content + b"more",
-    ],
-)
+HARM: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "without its last byte": lambda content: content[:-1],
+    "half of it": lambda content: content[: len(content) // 2],
+    "another digest": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a bit of a weight": lambda content: content[:-100] + bytes([content[-100] ^ 8]) + content[-99:],
+    "more than it": lambda content: content + b"more",
+}
+
+
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
 @pytest.mark.parametrize("num_harmed", [1, 2])
-def test_damaged_checkpoints_are_set_aside_for_the_ones_before(
-    tmp_path: Path, harm: Callable[[bytes], bytes], num_harmed: int
-) -> None:
-    checkpoints, trial_id = half_trained(tmp_path)
-    steps = kept_steps(checkpoints)
-    assert len(steps) == 2
-    for step in steps[-num_harmed:]:
-        path = tmp_path / checkpoint_path(trial_id, step)
+def test_damaged_checkpoints_are_never_loaded(tmp_path: Path, harm: Callable[[bytes], bytes], num_harmed: int) -> None:
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    for step in (100, 200):
+        checkpoints.save("trial", step, {"weights": torch.full((100,), float(step))})
+    for step in (100, 200)[-num_harmed:]:
+        path = tmp_path / checkpoint_path("trial", step)
         path.write_bytes(harm(path.read_bytes()))
-    step, states = checkpoints.latest([trial_id], CPU)
-    assert (step, len(states)) == ((steps[0], 1) if num_harmed == 1 else (0, 0))
+    step, states = checkpoints.latest(["trial"], CPU)
+    assert (step, len(states)) == ((100, 1) if num_harmed == 1 else (0, 0))
+    assert all(torch.equal(state["weights"], torch.full((100,), 100.0)) for state in states)
     assert len(list(tmp_path.rglob("*.pt.damaged"))) == num_harmed
+    forget_checkpoints(checkpoints.storage, "trial")
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_damaged_checkpoints_are_set_aside_for_the_ones_before(tmp_path: Path) -> None:
+    checkpoints, trial_id = half_trained(tmp_path)
+    path = tmp_path / checkpoint_path(trial_id, kept_steps(checkpoints)[-1])
+    path.write_bytes(path.read_bytes()[:-7])
     whole, resumed = trained(TINY), trained(TINY, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
-    forget_checkpoints(checkpoints.storage, trial_id)
-    assert not list(tmp_path.rglob("checkpoint-*"))
 
 
 class Bomb:
