@@ -114,16 +114,22 @@ class Provenance(Record):
 
 
 def source_commit() -> str:
-    """Commit of the source tree raycap runs from ("+changes" if it is dirty), or the installed version without one."""
+    """Commit of the source tree raycap runs from ("+changes" if it is dirty), or the version where no git tells one."""
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return f"raycap {importlib.metadata.version('raycap')}"
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+        # Git reads nobody else's tree unless it is told that this one is meant.
+        command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    commit = git("rev-parse", "HEAD").strip()
-    return f"{commit}+changes" if git("status", "--porcelain", "--", "raycap").strip() else commit
+    version = f"raycap {importlib.metadata.version('raycap')}"
+    if not (root / ".git").exists():
+        return version
+    try:
+        commit = git("rev-parse", "HEAD")
+        return f"{commit}+changes" if git("status", "--porcelain", "--", "raycap") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return version
 
 
 class TrialResult(Record):

@@ -8,11 +8,10 @@ nor a lost answer leaves duplicates or gaps.
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import quote, urlencode
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -24,20 +23,18 @@ from mlflow.entities import Metric, Param, Run
 
 from raycap.analysis.measurements import Measured
 from raycap.cluster.errors import TrackingError
+from raycap.cluster.lineage import dataset_inputs, register_model
 from raycap.cluster.logged import flat_params, trial_metrics
 from raycap.cluster.outbox import Operation
+from raycap.cluster.pages import VIEW_TAG, Pages, colours, shared_view, with_artifacts
 from raycap.cluster.reach import cannot_be_used, client_of, reaching
-from raycap.results import SweepRecord
-from raycap.spec import TrackingSpec
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import ModelByWidth, TrackingSpec
 from raycap.storage import Storage
 
-SWEEP_TAG, TRIAL_TAG, PARENT_TAG, NOTE_TAG = (
-    "raycap.sweep",
-    "raycap.trial_id",
-    "mlflow.parentRunId",
-    "mlflow.note.content",
-)
-STORAGE_TAG = "raycap.storage"
+SWEEP_TAG, STORAGE_TAG = "raycap.sweep", "raycap.storage"
+TRIAL_TAG, VERSION_TAG = "raycap.trial_id", "raycap.model_version"
+PARENT_TAG, NOTE_TAG, COLOUR_TAG = "mlflow.parentRunId", "mlflow.note.content", "mlflow.runColor"
 STEP_METRIC = "train/exposures"
 """Logged at every evaluation, after all else: its history tells which steps a run has."""
 METRICS_PER_CALL = 900
@@ -52,12 +49,15 @@ class _Child:
     ended_ms: int
     """0 if it never has."""
     has_params: bool
+    is_registered: bool
+    """Whether the registry has its model."""
     steps: dict[int, int] | None = None
     """When each step was logged, in ms; None before anybody asked."""
 
     @classmethod
     def of(cls, run: Run) -> "_Child":
-        return cls(run.info.run_id, run.info.status, run.info.end_time or 0, bool(run.data.params))
+        tags, has_params = run.data.tags, bool(run.data.params)
+        return cls(run.info.run_id, run.info.status, run.info.end_time or 0, has_params, VERSION_TAG in tags)
 
 
 class Tracker:
@@ -71,7 +71,9 @@ class Tracker:
     ) -> None:
         """`measured` holds the results that `finish_trial` tells of, when it does."""
         self._sweep, self._uri, self._measured = sweep, tracking.uri, measured
+        self._registers = tracking.register_models
         self._planned = {trial.trial_id: trial for trial in sweep.trials}
+        self._colours = colours(_width(trial) for trial in sweep.trials)
         self._storage = Storage.at(sweep.spec.storage)
         self.num_points = 0
         """Metric points logged so far."""
@@ -94,9 +96,9 @@ class Tracker:
         self._children: dict[str, _Child] | None = None
 
     def status(self, trial_id: str) -> str | None:
-        """MLflow's status of a trial's run, None if it has none."""
+        """MLflow's status of a trial's run, None if it has none or lacks the model of one that is finished."""
         child = self._found().get(trial_id)
-        return child.status if child else None
+        return child.status if child and not self._lacks_model(child) else None
 
     def start_trial(self, trial_id: str, afresh: bool, time_ms: int) -> None:
         """Mark a trial running, and the sweep. If it starts afresh, points from before are not its: it gets a new run."""
@@ -119,15 +121,27 @@ class Tracker:
             steps[step] = time_ms
 
     def finish_trial(self, trial_id: str, time_ms: int) -> None:
-        """Log what a trial's run lacks of its result, set its final metrics, and mark it finished."""
+        """Log what a trial's run lacks of its result, set its final metrics, mark it finished, and register its model if
+        that is asked for.
+        """
         measured = self._measured[trial_id]
         spent_s = measured.curve.train_seconds
         times_ms = [time_ms - round(1000 * seconds) for seconds in (spent_s[-1] - spent_s).tolist()]
         child, steps = self._child(trial_id, times_ms[0])
-        if child.status == "FINISHED":
-            return
-        analysis = self._sweep.spec.analysis
-        evaluations = trial_metrics(self._planned[trial_id], analysis, measured.curve, measured.losses)
+        if child.status != "FINISHED":
+            self._log_result(child, steps, measured, times_ms)
+        if self._lacks_model(child):
+            name = f"raycap-{self._sweep.spec.name}"
+            version = register_model(self._client, self._storage, trial_id, child.run_id, name)
+            self._client.set_tag(child.run_id, VERSION_TAG, version)
+            child.is_registered = True
+
+    def _lacks_model(self, child: _Child) -> bool:
+        return self._registers and child.status == "FINISHED" and not child.is_registered
+
+    def _log_result(self, child: _Child, steps: dict[int, int], measured: Measured, times_ms: list[int]) -> None:
+        analysis, time_ms = self._sweep.spec.analysis, times_ms[-1]
+        evaluations = trial_metrics(self._planned[measured.trial_id], analysis, measured.curve, measured.losses)
         points: list[Metric] = []
         for step, at_ms, metrics in zip(measured.curve.step.tolist(), times_ms, evaluations, strict=True):
             if step not in steps:
@@ -147,14 +161,14 @@ class Tracker:
     def log_sweep(
         self, num_finished: int, metrics: Mapping[str, float], description: str, files: list[str], time_ms: int
     ) -> None:
-        """Refresh the parent run: law metrics after so many finished trials, where they have changed, description, and
-        files of the sweep's folder, as they are now.
+        """Refresh the parent run: law metrics after so many finished trials, where they have changed, description, whose
+        images are among the files, and files of the sweep's folder, as they are now.
         """
         parent_id, name = self._parent(), self._sweep.spec.name
         before = self._client.get_run(parent_id).data.metrics
         changed = {key: value for key, value in metrics.items() if before.get(key) != value}
         self._log(parent_id, _points(changed, num_finished, time_ms))
-        self._client.set_tag(parent_id, NOTE_TAG, description)
+        self._client.set_tag(parent_id, NOTE_TAG, with_artifacts(description, parent_id))
         with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
             for file in files:
                 (Path(folder) / file).write_bytes(self._storage.read(f"{name}/{file}"))
@@ -185,10 +199,13 @@ class Tracker:
         """The id of the sweep's run, made or found once."""
         if self._parent_id is None:
             name, storage = self._sweep.spec.name, self._sweep.spec.storage
-            runs = self._search(_sweep_filter(name, storage))
+            runs = _of_storage(self._search(_sweep_filter(name)), storage)
             tags = {SWEEP_TAG: name, STORAGE_TAG: storage}
             run = self._one_of(runs) if runs else self._client.create_run(self.experiment_id, run_name=name, tags=tags)
-            self._parent_id = run.info.run_id
+            parent_id = run.info.run_id
+            view = shared_view(self._sweep, parent_id)
+            self._client.set_experiment_tag(self.experiment_id, f"{VIEW_TAG}{parent_id}", view)
+            self._parent_id = parent_id
         return self._parent_id
 
     def _found(self) -> dict[str, _Child]:
@@ -205,11 +222,12 @@ class Tracker:
         """The run of a trial, made or found, and the steps that it has."""
         children, planned = self._found(), self._planned[trial_id]
         if trial_id not in children:
-            tags = {TRIAL_TAG: trial_id, PARENT_TAG: self._parent()}
+            tags = {TRIAL_TAG: trial_id, PARENT_TAG: self._parent(), COLOUR_TAG: self._colours[_width(planned)]}
             run = self._client.create_run(self.experiment_id, began_ms, tags, planned.label)
             children[trial_id] = _Child.of(run)
         child = children[trial_id]
         if not child.has_params:
+            self._client.log_inputs(child.run_id, dataset_inputs(planned))
             params = [Param(key, str(value)[:6000]) for key, value in flat_params(planned).items()]
             self._client.log_batch(child.run_id, params=params)
             child.has_params = True
@@ -254,40 +272,32 @@ def _points(metrics: Mapping[str, float], step: int, time_ms: int) -> list[Metri
     return [Metric(name, float(value), time_ms, step) for name, value in ordered]
 
 
-def comparison_link(base_url: str, experiment_id: str, parent_id: str) -> str:
-    """Address of the page that shows a sweep's trials side by side, with charts.
+def _width(planned: PlannedTrial) -> int:
+    assert isinstance(planned.spec.model, ModelByWidth)
+    return planned.spec.model.hidden_size
 
-    MLflow hides nested runs without a filter, and folds them under their parent unless they are sorted by something
-    other than their date.
+
+def _sweep_filter(name: str) -> str:
+    return f"tags.`{SWEEP_TAG}` = '{name}'"
+
+
+def _of_storage(runs: Iterable[Run], storage: str) -> list[Run]:
+    """Sweeps of one name in different storages are different: their trials were trained apart. (No filter of MLflow's: it
+    has no way to write a path with quotation marks.)
     """
-    query = {
-        "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
-        "orderByKey": "metrics.`capacity/bits_per_param`",
-        "orderByAsc": "false",
-        "compareRunsMode": "CHART",
-        "workflowType": "machine_learning",
-    }
-    return f"{base_url}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+    return [run for run in runs if run.data.tags.get(STORAGE_TAG) == storage]
 
 
-def sweep_link(base_url: str, experiment_id: str, parent_id: str) -> str:
-    """Address of the page of the sweep itself: its law, figures and report."""
-    return f"{base_url}/#/experiments/{experiment_id}/runs/{parent_id}?workflowType=machine_learning"
-
-
-def _sweep_filter(name: str, storage: str) -> str:
-    """Sweeps of one name in different storages are different: their trials were trained apart."""
-    return f"tags.`{SWEEP_TAG}` = '{name}' and tags.`{STORAGE_TAG}` = '{storage}'"
-
-
-def find_sweep(tracking: TrackingSpec, sweep_name: str, storage: str) -> tuple[str, str]:
-    """(experiment_id, parent run id) of a sweep. Raises TrackingError where there is none."""
+def find_pages(tracking: TrackingSpec, sweep_name: str, storage: str) -> Pages:
+    """The pages of a sweep. Raises TrackingError where MLflow has none."""
     try:
         client = client_of(tracking.uri)
         experiment = client.get_experiment_by_name(tracking.experiment)
-        runs = client.search_runs([experiment.experiment_id], _sweep_filter(sweep_name, storage)) if experiment else []
+        found = client.search_runs([experiment.experiment_id], _sweep_filter(sweep_name)) if experiment else []
+        runs = _of_storage(found, storage)
     except Exception as error:
         raise cannot_be_used(tracking.uri, error) from error
     if not experiment or not runs:
         raise TrackingError(f"no sweep {sweep_name!r} in experiment {tracking.experiment!r} of {tracking.uri}")
-    return experiment.experiment_id, runs[0].info.run_id
+    parent_id = runs[0].info.run_id
+    return Pages(experiment.experiment_id, parent_id, f"{VIEW_TAG}{parent_id}" in experiment.tags)

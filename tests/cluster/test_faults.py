@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsy
         "trial.training={num_evaluations: 1, length: {steps: 500}}",
         "execution.checkpoint_every_s=1e3",
     )
-    with small_disk(folder / "disk", 100) as disk:
+    with small_disk(folder / "disk", 136) as disk:
         assert run(*once) == 1
         assert "No space left on device" in capsys.readouterr().out
         assert last_step(disk) == 500
