@@ -15,11 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raycap.estimate import SWEEP_SECONDS, Estimate
 from raycap.replicas import replica_groups
 from raycap.results import Failure, PlannedTrial, SweepRecord
 from raycap.spec.file import SpecError
 from raycap.states import Inventory
 from raycap.storage import Storage, failure_path, result_path
+from raycap.words import duration, size
 
 PLAN_ROWS_SHOWN = 60
 NAMES_SHOWN = 10
@@ -36,9 +38,20 @@ def wide_console() -> Console:
     return console
 
 
-def print_plan(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, console: Console) -> None:
-    """The plan of some trials for people, and what is left of those that the spec asks for no longer."""
-    console.print(plan_table(sweep, trials, found))
+def print_plan(
+    sweep: SweepRecord,
+    trials: Sequence[PlannedTrial],
+    found: Inventory,
+    console: Console,
+    expected: Estimate | None = None,
+) -> None:
+    """The plan of some trials for people, what they would take where that was estimated, and what is left of those that
+    the spec asks for no longer.
+    """
+    console.print(plan_table(sweep, trials, found, expected))
+    if expected:
+        for line in told_estimate(expected):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not found.stale:
         return
     console.print(f"{len(found.stale)} stale: trials of earlier runs that the spec asks for no longer. They are kept.")
@@ -49,8 +62,30 @@ def print_plan(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Invent
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
 
 
-def plan_table(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory) -> Table:
-    """Sizes, bits and state of trials."""
+def told_estimate(expected: Estimate) -> list[str]:
+    """What a run would take, in lines for people."""
+    if not expected.trials and not expected.unknown:
+        return ["Nothing is left to train."]
+    at_once = f"{expected.slots} at once" if expected.slots > 1 else "one after the other"
+    told = [f"about {duration(expected.seconds)}, {at_once}"]
+    if expected.gpu_hours:
+        told.append(f"{expected.gpu_hours:.3g} GPU hours")
+    if expected.dollars is not None:
+        told.append(f"${expected.dollars:,.2f}")
+    told.append(f"up to {size(expected.worker_bytes)} a worker")
+    known = "; ".join(f"{num} trials by {source}" for source, num in expected.sources.items())
+    lines = [f"Estimate: {', '.join(told)}."]
+    if known:
+        lines.append(f"  From {known}; {duration(SWEEP_SECONDS)} are the start and the end of the sweep.")
+    if expected.unknown:
+        lines.append(f"  {expected.unknown} trials are left out: nothing says how long their steps take.")
+    return lines
+
+
+def plan_table(
+    sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
+) -> Table:
+    """Sizes, bits and state of trials, and what they would take where that was estimated."""
     _, selection = sweep.spec.analysis.headline
     table = Table(
         title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
@@ -58,8 +93,9 @@ def plan_table(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Invent
         box=SIMPLE,
         caption_justify="left",
     )
-    right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"}
-    for column in ("trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "state"):
+    right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "time", "memory"}
+    columns = ["trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"]
+    for column in (*columns, *(("time", "memory") if expected else ()), "state"):
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
     for trial in trials[:PLAN_ROWS_SHOWN]:
         about = "" if trial.tokens_exact else "~"
@@ -72,6 +108,7 @@ def plan_table(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Invent
             f"{trial.demanded_bits_per_param(selection):.2f}",
             f"{about}{trial.tokens:,}",
             f"{trial.steps:,}",
+            *_taken(expected, trial),
             "; ".join([escape(str(found.states[trial.trial_id])), *(f"[yellow]{told}[/]" for told in trial.warnings)]),
         )
     total = sum(trial.tokens for trial in trials)
@@ -82,8 +119,18 @@ def plan_table(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Invent
     return table
 
 
-def plan_json(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory) -> str:
-    """The plan of some trials for programs."""
+def _taken(expected: Estimate | None, trial: PlannedTrial) -> list[str]:
+    """The cells of what a trial would take; none where nothing was estimated."""
+    if expected is None:
+        return []
+    mine = expected.trials.get(trial.trial_id)
+    return [duration(mine.seconds), size(mine.worker_bytes)] if mine else ["-", "-"]
+
+
+def plan_json(
+    sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
+) -> str:
+    """The plan of some trials for programs; `estimate` is there where one was made."""
     selections = [str(selection) for selection in sweep.spec.analysis.selections]
     entries: list[dict[str, Any]] = [
         {
@@ -101,13 +148,25 @@ def plan_json(sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Invento
             "steps": trial.steps,
             "warnings": list(trial.warnings),
         }
+        | _taken_json(expected, trial)
         for trial in trials
     ]
     stale = [asdict(trial) for trial in found.stale]
-    about = json.dumps({"sweep": sweep.spec.name, "question": sweep.question, "stale": stale})
+    told: dict[str, Any] = {"sweep": sweep.spec.name, "question": sweep.question, "stale": stale}
+    if expected:
+        totals = ("slots", "seconds", "gpu_hours", "dollars", "worker_bytes", "sources", "unknown")
+        told["estimate"] = {name: getattr(expected, name) for name in totals}
+    about = json.dumps(told)
     # A line for each trial: ten thousand of them indented would be 300,000 lines, and take longer than the plan.
     lines = ",\n".join(map(json.dumps, entries))
     return f'{about[:-1]}, "trials": [\n{lines}\n]}}'
+
+
+def _taken_json(expected: Estimate | None, trial: PlannedTrial) -> dict[str, Any]:
+    if expected is None:
+        return {}
+    mine = expected.trials.get(trial.trial_id)
+    return {"estimate": asdict(mine) if mine else None}
 
 
 def print_power(

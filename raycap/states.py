@@ -40,6 +40,8 @@ class State:
 
     what: What
     reason: str = ""
+    steps_done: int = 0
+    """Of its last checkpoint; 0 where there is none, or training is over."""
 
     def __str__(self) -> str:
         between = " " if self.what in (What.FINISHED, What.RESUMABLE) else ": "
@@ -107,18 +109,19 @@ def make_way(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
 
 
 def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> State:
+    steps_done = max(checkpoint_steps(names), default=0)
     try:
         if "result.json" in names:
             return State(What.FINISHED, _how_early(unsealed(storage.read(result_path(trial.trial_id)))))
         if "failure.json" in names:
             cause = read_failure(storage.read(failure_path(trial.trial_id)), trial.trial_id).cause
-            return State(What.FAILED, shortened(cause, CAUSE_LENGTH))
+            return State(What.FAILED, shortened(cause, CAUSE_LENGTH), steps_done)
     except DamagedError:
         return State(What.DAMAGED, "trained again")
     except FileNotFoundError:  # a run that goes on meanwhile deletes failures, and sets damaged results aside
         pass
-    if steps := checkpoint_steps(names):
-        return State(What.RESUMABLE, f"at {100 * steps[-1] // trial.steps} %")
+    if steps_done:
+        return State(What.RESUMABLE, f"at {100 * steps_done // trial.steps} %", steps_done)
     return State(What.NEW)
 
 

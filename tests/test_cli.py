@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,14 +28,82 @@ def raycap(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
-def test_help_names_the_commands() -> None:
-    output = raycap("--help").stdout
-    assert all(command in output for command in ("run", "plan", "report", "ui", "trial"))
+def test_help_names_the_commands_and_exit_codes_in_little_time() -> None:
+    told, seconds = "", []
+    for _ in range(3):  # the quickest: others use the machine too
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        told = " ".join(raycap("--help").stdout.split())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    commands = (
+        "init",
+        "doctor",
+        "run",
+        "plan",
+        "status",
+        "report",
+        "compare",
+        "sync",
+        "ui",
+        "trial",
+        "texts",
+        "export",
+        "cluster",
+    )
+    assert all(f"│ {command} " in told for command in commands)
+    assert all(f"{code} " in told.partition("Exit codes:")[2] for code in (0, 1, 2, 3, 130))
+    assert min(seconds) < 0.6
 
 
-def test_plan_is_the_same_as_the_sweeps_own() -> None:
-    sweep = [sys.executable, "-m", "raycap.sweep", "specs/grid.yaml", "--plan", "--json"]
-    assert raycap("plan", "specs/grid.yaml", "--json").stdout == subprocess.check_output(sweep, text=True, cwd=ROOT)
+def test_the_shell_completes_commands_and_specs(tmp_path: Path) -> None:
+    def complete(words: str, place: int) -> list[str]:
+        environment = os.environ | {"_RAYCAP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        command = [sys.executable, "-c", "from raycap.cli import app; app(prog_name='raycap')"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment).stdout.split()
+
+    assert complete("raycap st", 1) == ["status"]
+    assert "sweeps/specs/grid.yaml" in complete("raycap run ", 2)
+    environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    command = [sys.executable, "-c", "from raycap.cli import app; app(prog_name='raycap')", "--show-completion", "bash"]
+    assert "_RAYCAP_COMPLETE=complete_bash" in subprocess.check_output(command, text=True, env=environment)
+
+
+def test_plan_is_the_same_as_a_dry_run_of_the_sweeps_own() -> None:
+    chosen = ["specs/grid.yaml", "--json", "--trials", "d12-L2-N1000-s0,d10-L2-N1000-s1", "--set-name", "other"]
+    sweep = [sys.executable, "-m", "raycap.sweep", *chosen, "--dry-run"]
+    shown = raycap("plan", *chosen).stdout
+    assert shown == subprocess.check_output(sweep, text=True, cwd=ROOT)
+    plan = json.loads(shown)
+    assert plan["sweep"] == "other"
+    assert [trial["label"] for trial in plan["trials"]] == ["d10-L2-N1000-s1", "d12-L2-N1000-s0"]
+
+
+def test_an_estimate_is_in_the_plan() -> None:
+    given = ["--throughput", "1e5", "--slots", "2", "--price-per-hour", "0.1"]
+    shown = raycap("plan", "specs/grid.yaml", *given).stdout
+    assert "Estimate: about 8 min 57 s, 2 at once, $0.01, up to 6" in shown
+    plan = json.loads(raycap("plan", "specs/grid.yaml", *given, "--json").stdout)
+    assert plan["estimate"]["seconds"] == pytest.approx(537, abs=1)
+    assert plan["trials"][0]["estimate"]["source"] == "the throughput given"
+
+
+def test_a_run_of_chosen_trials_is_done_when_they_are_and_tells_a_command(tmp_path: Path) -> None:
+    places, trial_ids = planted_grid(tmp_path)
+    (tmp_path / "runs/trials" / trial_ids[7] / "result.json").unlink()
+    note = tmp_path / "note"
+    noting = f'echo "$RAYCAP_SWEEP $RAYCAP_STATUS $RAYCAP_EXIT_CODE $RAYCAP_FOLDER" >> {note}; exit 3'
+    done = raycap("run", "specs/grid.yaml", *places, "--trials", ",".join(trial_ids[:7]), "--notify-cmd", noting)
+    assert done.returncode == 0, done.stderr
+    assert "from 7 capacity-limited trials" in done.stdout
+    assert "returned non-zero exit status 3" in done.stderr
+    refused = raycap("run", "specs/grid.yaml", *places, "--trials", "nobody", "--notify-cmd", noting)
+    assert refused.returncode == 2
+    assert "--trials: 'nobody' is no id or label of this sweep" in refused.stderr
+    folder = f"{tmp_path}/runs/grid"
+    assert note.read_text().splitlines() == [f"grid finished 0 {folder}", f"grid refused 2 {folder}"]
+    status = json.loads(raycap("status", folder, "--json").stdout)
+    assert [trial["state"] for trial in status["trials"]] == ["finished"] * 7 + ["new"]
+    assert status["run_by"] is None
 
 
 def test_power_is_simulated_before_anything_is_spent() -> None:
@@ -59,6 +128,12 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
         for trial_id, result in results(record, bits_per_param).items():
             (folder / "trials" / trial_id).mkdir(parents=True)
             (folder / "trials" / trial_id / "result.json").write_text(sealed(result.model_dump_json()))
+    names = [str(tmp_path / "one/one"), str(tmp_path / "other/other")]
+    for_programs = json.loads(raycap("compare", *names, "--json").stdout)
+    assert "0.833 [0.833, 0.833]" in [row[3] for row in for_programs["tables"]["Laws"]["rows"]]
+    assert for_programs["shared_trials"] == 4
+    summary = json.loads(raycap("report", names[0], "--json").stdout)
+    assert summary == json.loads((tmp_path / "one/one/summary.json").read_text())
     page = tmp_path / "both.html"
     output = raycap("compare", str(tmp_path / "one/one"), str(tmp_path / "other/other"), "--html", str(page))
     assert output.returncode == 0, output.stderr
@@ -148,6 +223,8 @@ def test_one_trial_runs_without_ray() -> None:
     [
         (["plan", "specs/gird.yaml"], "did you mean sweeps/specs/grid.yaml?"),
         (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..7, got 99"),
+        (["plan", "specs/grid.yaml", "--slots", "0"], "--slots: must be positive, got 0"),
+        (["status", "/nowhere"], "/nowhere: not the folder of a sweep that has run (it lacks sweep.json)"),
         (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
         (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
         (["plan", "specs/grid.yaml", "--power", "--noise", "0"], "must be positive"),
@@ -211,17 +288,3 @@ def test_texts_are_shown_as_they_are_trained() -> None:
     assert "'s parent's " in two_hop
     assert "; " in two_hop
     assert all(line.endswith("<|end|>") for line in output.stdout.splitlines() if line.startswith("  "))
-
-
-def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path: Path) -> None:
-    target = str(tmp_path / "people.parquet")
-    output = raycap("profiles", "specs/grid.yaml", target, *TINY)
-    assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
-    assert "there is something at" in raycap("profiles", "specs/grid.yaml", target, *TINY).stderr
-    storage = f"storage={tmp_path}/runs"
-    loaded = f"trial.profiles={{source: disk, path: {target}, names: {{first: 5, middle: 5, last: 5}}}}"
-    losses = [
-        raycap("trial", "specs/grid.yaml", storage, *TINY, *more).stdout.splitlines()[1:] for more in ((), (loaded,))
-    ]
-    assert losses[0] == losses[1]
-    assert "one_hop" in losses[0][-1]

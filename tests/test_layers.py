@@ -13,10 +13,16 @@ PACKAGE = ROOT / "raycap"
 RINGS = [
     "spec",
     "storage",
+    "publish",
     "sealed",
     "lock",
     "losses",
     "results",
+    "words",
+    "choose",
+    "notify",
+    "underway",
+    "board",
     "facts",
     "learner",
     "analysis",
@@ -24,9 +30,16 @@ RINGS = [
     "replicas",
     "edits",
     "states",
+    "estimate",
+    "paces",
+    "model_card",
     "cluster",
     "show",
+    "status",
+    "starter",
+    "doctor",
     "sweep",
+    "commands",
     "cli",
 ]
 MAY_NOT_MEET = {("analysis", "learner"), ("learner", "analysis")}
@@ -36,7 +49,7 @@ HOMES = {
     "torch": ("learner", "cluster/worker", "cluster/warm"),
     "matplotlib": ("analysis",),
     "datasets": ("facts/hosted",),
-    "huggingface_hub": ("facts/hosted",),
+    "huggingface_hub": ("publish",),
 }
 TORCH_FREE = [
     f"learner/{name}"

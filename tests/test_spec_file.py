@@ -67,10 +67,10 @@ def test_all_faults_of_the_whole_grid_are_told_at_once_with_their_places(tmp_pat
     )
     assert problems(tmp_path, text) == [
         "/spec.yaml:11:1: griid: unknown field; did you mean 'grid'?",
-        '/spec.yaml:6:5: trial.model.num_layers: should be a valid integer, got "two"',
+        '/spec.yaml:6:5: trial.model.num_layers: should be a valid integer, got "two" (L: number of transformer blocks)',
         "/spec.yaml:10:17: trial.training.optimizer.lrr: unknown field; did you mean 'lr'?",
         "/spec.yaml:13:26: trial.model.hidden_size: 1 heads do not divide hidden_size 13 into even sizes; choose a "
-        "multiple of 2",
+        "multiple of 2 (h: width of the residual stream)",
     ]
 
 
@@ -178,7 +178,10 @@ def test_an_axis_may_set_a_field_in_what_an_earlier_one_sets(tmp_path: Path) -> 
 def test_a_fault_inside_a_value_of_an_axis_is_told_there(tmp_path: Path) -> None:
     text = GOOD.partition("  model.hidden")[0] + "  training.length:\n    - {steps: 5}\n    - {steps: 0}\n"
     (told,) = problems(tmp_path, text)
-    assert told == "/spec.yaml:14:8: trial.training.length.steps: should be greater than 0, got 0"
+    assert told == (
+        "/spec.yaml:14:8: trial.training.length.steps: should be greater than 0, got 0 "
+        "(Number of steps of batch_size questions each)"
+    )
 
 
 def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:

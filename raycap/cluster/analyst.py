@@ -15,6 +15,7 @@ import ray
 
 from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialResult
 from raycap.storage import Storage, failure_path, result_path
+from raycap.underway import Event, ProgressFile
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
@@ -23,18 +24,6 @@ DRAWING_SHARE = 0.03
 """At most this share of the time goes into redrawing while trials still run."""
 PATIENCE_S, HURRIED_PATIENCE_S, STALL_S = 10.0, 2.0, 20.0
 """How long the end of a sweep waits for MLflow, and of one that was interrupted; how long `sync` waits for one answer."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something a trial did: started, evaluated, finished or failed. Numbers belong to evaluations."""
-
-    trial_id: str
-    what: str
-    exposures: float = 0.0
-    loss_bits: float = 0.0
-    bits_per_param: float = 0.0
-    tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +52,7 @@ class Analyst:
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing, self._drawing = 0.0, threading.Thread()
         self._events: list[Event] = []
+        self._progress = ProgressFile(self._storage, self._sweep.spec.name)
         self._undelivered, self._unwritten = 0, ""
 
     def open(self, slots: int) -> None:
@@ -76,6 +66,7 @@ class Analyst:
         from raycap.cluster.outbox import Outbox
 
         self._slots = slots
+        self._progress.close()  # one of a run that was killed
         self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
@@ -94,10 +85,11 @@ class Analyst:
         """A trial is placed; `afresh` if there is no checkpoint that it goes on from."""
         self._outbox.add("start_trial", trial_id=trial_id, afresh=afresh)
         self._stored.failures.pop(trial_id, None)
-        self._events.append(Event(trial_id, "started"))
+        self._tell(Event(trial_id, "started", time.time()))
 
     def events(self, since: int) -> list[Event]:
-        """What has happened after the first `since` events."""
+        """What has happened after the first `since` events. Asked often, which is when progress.json is written too."""
+        self._progress.flush()
         return self._events[since:]
 
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
@@ -112,7 +104,8 @@ class Analyst:
         self._outbox.add("log_evaluation", trial_id=trial_id, step=evaluation.step, metrics=metrics)
         bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
         loss = metrics[f"loss/{losses.kinds[-1]}_bits"]
-        self._events.append(Event(trial_id, "evaluated", evaluation.exposures, loss, bits, speed))
+        step, exposures = evaluation.step, evaluation.exposures
+        self._tell(Event(trial_id, "evaluated", time.time(), step, exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
         """A trial finished, and its result is stored: log it."""
@@ -122,7 +115,7 @@ class Analyst:
         self._stored.measured[measured.trial_id] = measured
         when_ms = self._written_ms(result_path(measured.trial_id))
         self._outbox.add("finish_trial", when_ms, trial_id=measured.trial_id)
-        self._events.append(Event(measured.trial_id, "finished"))
+        self._tell(Event(measured.trial_id, "finished", time.time()))
 
     def refresh(self) -> None:
         """Refit the laws and redraw in the background, unless that was done a moment ago, or will be when the sweep is
@@ -149,7 +142,7 @@ class Analyst:
         failure = Failure.model_validate_json(failure_json)
         self._stored.failures[failure.trial_id] = failure
         self._outbox.add("fail_trial", trial_id=failure.trial_id, cause=failure.cause)
-        self._events.append(Event(failure.trial_id, "failed"))
+        self._tell(Event(failure.trial_id, "failed", time.time()))
 
     def conclude(self, run_json: str, status: str, patience_s: float = PATIENCE_S) -> str:
         """The sweep is over: write everything once more, and wait for MLflow at most `patience_s`. Returns the law as a
@@ -195,7 +188,12 @@ class Analyst:
             )
         return Delivery(self._tracker.num_points, self._undelivered, tuple(filter(None, problems)))
 
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        self._progress.add(event)
+
     def _close(self, status: str, patience_s: float) -> None:
+        self._progress.close()
         self._outbox.add("close", status=status)
         self._undelivered = self._outbox.close(patience_s, STALL_S)
 

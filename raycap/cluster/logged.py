@@ -12,6 +12,9 @@ from raycap.losses import Part
 from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec, Split
 
+MOST_ROWS = 40
+"""Of the table in a description: MLflow keeps 8000 characters."""
+
 
 def flat_params(planned: PlannedTrial) -> dict[str, Any]:
     """The trial's spec and what the plan knows of it as flat, scalar params."""
@@ -91,20 +94,24 @@ def law_metrics(analysis: Analysis) -> dict[str, float]:
 
 
 def description(analysis: Analysis) -> str:
-    """The parent run's description in Markdown: question, law, table of trials."""
+    """The parent run's description in Markdown: question, law, the figure as a file of the sweep's folder, trials."""
     scheme, selection = analysis.headline
+    entries = trial_entries(analysis)
     lines = [
         f"**{analysis.sweep.question}**" if analysis.sweep.question else f"**{analysis.sweep.spec.name}**",
         "",
         answer(analysis),
         "",
+        "![Learned bits against parameters](capacity.svg)",
+        "",
         f"| trial | parameters | learned bits ({selection}) | bits/param | state |",
         "|---|---:|---:|---:|---|",
     ]
-    for trial in trial_entries(analysis):
+    for trial in entries[:MOST_ROWS]:
         bits = ("", "")
         if trial["state"] == "finished":
             values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
             bits = (f"{values[0]:,.0f}", f"{values[1]:.3f}")
         lines.append(f"| {trial['label']} | {trial['num_params']:,} | {bits[0]} | {bits[1]} | {trial['state']} |")
-    return "\n".join([*lines, "", "Figures: `capacity.png`, `exposures.png`, `subjects.png` and `report.html` below."])
+    more = f"{len(entries) - MOST_ROWS:,} more trials, " if len(entries) > MOST_ROWS else ""
+    return "\n".join([*lines, "", f"{more}all figures and `report.html` are among the artifacts.".capitalize()])

@@ -2,40 +2,29 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 
 import ray
 from ray.actor import ActorHandle
-from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
-from raycap.cluster.analyst import Event
+from raycap.board import RUNNING, WAITING, Line, board
 from raycap.results import PlannedTrial
+from raycap.underway import Event, Standing
 
-ROWS_SHOWN = 30
 POLL_SECONDS = 0.5
-STATE_STYLES = {"failed": "bold red", "running": "cyan", "waiting": "dim", "finished": "green"}
-"""By state, in the order in which states are shown."""
-
-
-@dataclass
-class _Row:
-    planned: PlannedTrial
-    state: str = "waiting"
-    last: Event | None = None
-    began: float = 0.0
 
 
 class Progress:
     """Follows the trials through the analyst, who hears of everything; `start` and `stop` it around the run."""
 
     def __init__(self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle, console: Console) -> None:
-        self._rows = {trial.trial_id: _Row(trial) for trial in trials}
+        """The trials that this run trains, and how many were finished before."""
+        self._lines = {trial.trial_id: Line(trial, WAITING) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
         self._live = (
-            Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
+            Live(console=console, refresh_per_second=2, get_renderable=self._board) if console.is_terminal else None
         )
         self._num_seen = 0
         self._stopping = threading.Event()
@@ -69,43 +58,25 @@ class Progress:
             self._stopping.wait(POLL_SECONDS)
 
     def _take(self, event: Event) -> None:
-        if event.trial_id not in self._rows:
+        line = self._lines.get(event.trial_id)
+        if line is None:
             return
-        row = self._rows[event.trial_id]
+        standing = line.standing or Standing(began=event.at)
         match event.what:
             case "started":
-                row.state, row.began, said = "running", time.monotonic(), "started"
+                line, said = replace(line, state=RUNNING, standing=Standing(began=event.at)), "started"
             case "evaluated":
-                row.last = event
+                line = replace(line, standing=standing.after(event))
                 said = (
                     f"{event.exposures:,.1f} exposures, loss {event.loss_bits:.2f} bits, "
                     f"{event.bits_per_param:.2f} bits/param, {event.tokens_per_s:,.0f} tokens/s"
                 )
             case _:
-                row.state, said = event.what, f"{event.what} after {time.monotonic() - row.began:.0f} s"
+                line = replace(line, state=event.what)
+                said = f"{event.what} after {max(0.0, event.at - standing.began):.0f} s"
+        self._lines[event.trial_id] = line
         if not self._live:
-            self._console.print(f"{event.trial_id} {row.planned.label}: {said}", highlight=False, soft_wrap=True)
+            self._console.print(f"{event.trial_id} {line.trial.label}: {said}", highlight=False, soft_wrap=True)
 
-    def _table(self) -> Table:
-        done = self._num_finished_before + sum(row.state == "finished" for row in self._rows.values())
-        title = f"{done} of {self._num_finished_before + len(self._rows)} trials finished"
-        table = Table(title=title, title_justify="left", box=SIMPLE)
-        for column in ("trial", "state", "exposures", "loss (bits)", "bits/param", "tokens/s"):
-            table.add_column(column, justify="left" if column in ("trial", "state") else "right")
-        rows = sorted(self._rows.values(), key=lambda row: list(STATE_STYLES).index(row.state))
-        for row in rows[:ROWS_SHOWN]:
-            last = row.last
-            numbers = (
-                [
-                    f"{last.exposures:,.1f}",
-                    f"{last.loss_bits:.2f}",
-                    f"{last.bits_per_param:.2f}",
-                    f"{last.tokens_per_s:,.0f}",
-                ]
-                if last
-                else []
-            )
-            table.add_row(row.planned.label, f"[{STATE_STYLES[row.state]}]{row.state}", *numbers)
-        if len(rows) > ROWS_SHOWN:
-            table.caption = f"and {len(rows) - ROWS_SHOWN} more"
-        return table
+    def _board(self) -> Group:
+        return board(list(self._lines.values()), time.time(), self._num_finished_before)

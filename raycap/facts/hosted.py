@@ -17,10 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from raycap import publish
 from raycap.facts.card import card
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, IntArray, Profiles, Schema, birth_dates, census_schema
 from raycap.facts.relations import NOBODY, broken_structure
+from raycap.publish import CARD_FILE, placed
 from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
 
 if TYPE_CHECKING:
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 TEXT_ATTRIBUTES = ("birth_city", "university", "employer")
 ATTRIBUTES = ("birth_date", *TEXT_ATTRIBUTES)
-HUB = "hub:"
-"""What a target on the hub begins with; owner/name follows."""
 HUB_FILE = "data/train-00000-of-00001.parquet"
 """Where the hub's loaders look for the split "train"."""
 
@@ -265,47 +265,38 @@ def to_dataset(profiles: Profiles) -> "Dataset":
     return Dataset.from_dict(columns, features=Features(kinds))
 
 
-def save(profiles: Profiles, target: str, *, description: str) -> None:
-    """Save a population whole or not at all: `NAME.parquet` is a file, `hub:owner/name` a private dataset on the hub (a
-    new commit if it exists), all else a folder; folder and hub with a card on which `description` says how it was made.
+def save(profiles: Profiles, target: str, *, description: str, force: bool = False) -> None:
+    """Save a population whole or not at all: `NAME.parquet` is a file, all else a folder with a card on which
+    `description` says how it was made.
 
-    Raises ValueError for data that do not fit the schema, FileExistsError if there is a file or folder already.
+    Raises ValueError for data that do not fit the schema, FileExistsError if there is a file or folder already; `force`
+    replaces it if it was saved so.
     """
     _hide_progress()
-    dataset = to_dataset(profiles)
-    source, path = ("hub", target.removeprefix(HUB)) if target.startswith(HUB) else ("disk", target)
-    text = card(profiles, source=source, path=path, fingerprint=fingerprint(profiles), description=description)
-    if source == "hub":
-        _push(dataset, text, path)
-        return
-    place = Path(path)
-    if place.exists():
-        raise FileExistsError(f"there is something at {place} already; remove it or save elsewhere")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as scratch:
-        unfinished = Path(scratch) / place.name
+    with placed(Path(target), force=force) as place:
+        dataset = to_dataset(profiles)
         if place.suffix == ".parquet":
-            dataset.to_parquet(unfinished)
+            dataset.to_parquet(place)
         else:
-            dataset.save_to_disk(unfinished)
-            (unfinished / "README.md").write_text(text, encoding="utf-8")
-        unfinished.rename(place)
+            dataset.save_to_disk(place)
+            (place / CARD_FILE).write_text(_card(profiles, "disk", target, description), encoding="utf-8")
 
 
-def _push(dataset: "Dataset", text: str, repo: str) -> None:
-    """Data and card in one commit, where Dataset.push_to_hub would make several; it replaces whatever data were there."""
-    from huggingface_hub import HfApi
+def push(profiles: Profiles, repo: str, *, description: str, private: bool = False) -> str:
+    """Commit a population and its card to the dataset `owner/name` on the hub, in the place of data it may have had.
 
-    with TemporaryDirectory() as folder:
+    Returns its URL. Raises ValueError for data that do not fit the schema, HubError where the hub does not take them.
+    """
+    _hide_progress()
+    with TemporaryDirectory(prefix="raycap-") as folder:
         (Path(folder) / HUB_FILE).parent.mkdir()
-        dataset.to_parquet(Path(folder) / HUB_FILE)
-        (Path(folder) / "README.md").write_text(text, encoding="utf-8")
-        api = HfApi()
-        api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            repo_type="dataset",
-            commit_message="People from raycap",
-            delete_patterns="data/*",
+        to_dataset(profiles).to_parquet(Path(folder) / HUB_FILE)
+        (Path(folder) / CARD_FILE).write_text(_card(profiles, "hub", repo, description), encoding="utf-8")
+        # One commit for data and card, where Dataset.push_to_hub would make several.
+        return publish.push(
+            Path(folder), repo, "dataset", private=private, message="People from raycap", replaced="data/*"
         )
+
+
+def _card(profiles: Profiles, source: str, path: str, description: str) -> str:
+    return card(profiles, source=source, path=path, fingerprint=fingerprint(profiles), description=description)

@@ -2,7 +2,9 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import cache
+from textwrap import shorten
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +14,8 @@ from raycap.spec.yaml_tree import Place
 
 MAX_FAULTS = 100
 """So many faults are told at once; who made more has made a few many times."""
+MEANING_LENGTH = 110
+"""Characters of what a field is that are told with a fault of it."""
 MAX_FAULTY_POINTS = 5_000
 """After so many points of a grid with faults it is not searched for others."""
 
@@ -63,7 +67,8 @@ class Faults:
             key = (source, place, fault["type"], fault["msg"])
             if key not in self._told:
                 where = ".".join(shortened(str(part)) for part in place)
-                self._told[key] = f"{self._document.locate(source)}: {where}: {_rule(fault, model)}"
+                about = f" ({meaning})" if (meaning := _meaning(model, fault)) else ""
+                self._told[key] = f"{self._document.locate(source)}: {where}: {_rule(fault, model)}{about}"
 
 
 def _rule(fault: Any, model: type[BaseModel]) -> str:
@@ -93,8 +98,23 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
             return f"{readable}, got {shown(fault['input'])}"
 
 
+def _meaning(model: type[BaseModel], fault: Any) -> str:
+    """What the field at fault is, in a sentence of its description; nothing for unknown fields, and whole specs."""
+    names = [part for part in fault["loc"] if isinstance(part, str) and not part.startswith("<")]
+    if not names or fault["type"] == "extra_forbidden":
+        return ""
+    fields = [node["properties"][names[-1]] for node in _nodes(model, names) if names[-1] in node.get("properties", {})]
+    described = next((field["description"] for field in fields if "description" in field), "")
+    return shorten(re.split(r"[.;]\s", described)[0].rstrip("."), MEANING_LENGTH, placeholder=" ...")
+
+
 def _fields_beside(model: type[BaseModel], loc: Place) -> list[str]:
-    """Field names the model at `loc`'s parent knows, found by walking the JSON schema that pydantic derives."""
+    """Field names the model at `loc`'s parent knows."""
+    return list(dict.fromkeys(name for node in _nodes(model, loc) for name in node.get("properties", {})))
+
+
+def _nodes(model: type[BaseModel], loc: Sequence[Any]) -> list[dict[str, Any]]:
+    """The models that may be at `loc`'s parent, found by walking the JSON schema that pydantic derives."""
     schema = _schema(model)
     definitions = schema.get("$defs", {})
 
@@ -108,7 +128,7 @@ def _fields_beside(model: type[BaseModel], loc: Place) -> list[str]:
     for part in loc[:-1]:
         children = [c for n in nodes for c in resolve(n.get("properties", {}).get(part, {}))]
         nodes = [c for c in children if c] or nodes
-    return list(dict.fromkeys(name for node in nodes for name in node.get("properties", {})))
+    return nodes
 
 
 @cache

@@ -122,6 +122,8 @@ class TrackingSpec(Spec):
     """An MLflow tracking URI; a relative sqlite path is taken from the working directory."""
     experiment: Text = Field(default="raycap", max_length=256)
     """Name of the MLflow experiment, of as many characters as its database holds."""
+    register_models: bool = False
+    """Log the models of finished trials as artifacts and register them, as versions of `raycap-<sweep>`."""
 
 
 class SweepSpec(Spec):

@@ -1,14 +1,7 @@
 """The hosted dataset schema: round trips through files, folders and the hub, and clear errors for data that do not fit."""
 
-import base64
 import datetime
-import json
-import os
-import subprocess
-import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +20,7 @@ from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs
 from raycap.facts.relations import NOBODY
-from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RandomPairs, RelationStructure
+from raycap.spec import NamePools, ProfilesFromDisk, RandomPairs, RelationStructure
 from raycap.spec import SelectionScheme as Selection
 from tests.strategies import distinct, schemas, values
 
@@ -250,7 +243,7 @@ def test_paths_that_hold_no_population_are_told(tmp_path: Path) -> None:
 def test_what_is_there_is_never_overwritten_nor_left_half_done(tmp_path: Path) -> None:
     for name in ("people.parquet", "people"):
         save(POPULATION, str(tmp_path / name), description="first")
-        with pytest.raises(FileExistsError, match=r"there is something at .*; remove it or save elsewhere"):
+        with pytest.raises(FileExistsError, match=r"there is something at .*; take another place"):
             save(bipartite(), str(tmp_path / name), description="second")
         assert_same(load(disk(tmp_path / name)), POPULATION)
         with pytest.raises(pa.ArrowInvalid):  # one bio for sixty people
@@ -270,50 +263,3 @@ def test_the_card_tells_what_is_in_there_and_how_to_load_it(tmp_path: Path) -> N
     )
     spec = YAML(typ="safe").load(text.split("```yaml\n")[1].split("```")[0])["profiles"]
     assert_same(load(ProfilesFromDisk(**spec | {"structure": RelationStructure(spec["structure"])})), bipartite())
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP API as a push needs: a dataset with files of old, and commits to it."""
-
-    tree = [{"type": "file", "path": f"data/train-0000{n}-of-00001.parquet", "size": 1, "oid": "0"} for n in range(2)]
-    commits: list[list[dict[str, Any]]] = []
-    created: dict[str, Any] = {}
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        url = f"http://{self.headers['Host']}/datasets/me/people"
-        answer: Any = {"url": url, "commitUrl": url, "commitOid": "1" * 40, "errors": [], "warnings": []}
-        if self.path == "/api/repos/create":
-            self.created.update(json.loads(body))
-        elif "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            answer["files"] = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
-        elif "/commit/" in self.path:
-            self.commits.append([json.loads(line) for line in body.splitlines()])
-        elif "/tree/" in self.path:
-            answer = self.tree
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-
-    do_GET = do_POST
-
-
-def test_the_hub_gets_data_and_card_in_one_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from tests.facts.test_hosted import *; save(bipartite(), 'hub:me/people', description='seed: 5')"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none"}
-        hub |= {"HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
-        subprocess.run([sys.executable, "-c", code], env=os.environ | hub, check=True, timeout=120)
-        server.shutdown()
-    assert (Hub.created["name"], Hub.created["visibility"]) == ("people", "private")
-    [[_, *operations]] = Hub.commits
-    assert [o["value"]["path"] for o in operations if o["key"] == "deletedFile"] == [Hub.tree[1]["path"]]
-    (tmp_path / "hub" / "data").mkdir(parents=True)
-    for file in (o["value"] for o in operations if o["key"] == "file"):
-        (tmp_path / "hub" / file["path"]).write_bytes(base64.b64decode(file["content"]))
-    assert 'source: hub\n  path: "me/people"' in (tmp_path / "hub" / "README.md").read_text()
-    # A folder that looks like the dataset on the hub stands in for it: load_dataset reads either.
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    assert_same(load(ProfilesFromHub(source="hub", path=str(tmp_path / "hub"), structure=BIPARTITE)), bipartite())

@@ -1,0 +1,144 @@
+"""A sweep for notebooks: what is stored of it as tidy data frames, and its figures."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.figures.all import FIGURES
+from raycap.analysis.readings import Reading
+from raycap.analysis.report import answer
+from raycap.analysis.stored import read_stored
+from raycap.analysis.summary import law_entry, state
+from raycap.losses import Record
+from raycap.results import RunRecord, SweepRecord
+from raycap.storage import Storage
+
+FIRST = ["trial_id", "label", "state", "scheme", "selection"]
+BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
+LAW_COLUMNS = ["alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "noise", "num_trials", "num_cells", "status"]
+"""Of a law's entry in summary.json; the others are no numbers."""
+
+Stored = TypeVar("Stored", bound=Record)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has run. Bits are of each trial's last kind of text, with all that was measured of it."""
+
+    analysis: Analysis
+    """Everything that was computed, as the report has it."""
+
+    @classmethod
+    def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
+        """Read and analyse a sweep, seconds for thousands of trials. See `raycap.load`."""
+        place, _, name = os.fspath(folder).rstrip("/").rpartition("/")
+        storage = Storage.at(place or ("/" if os.fspath(folder).startswith("/") else "."))
+        record, run = _read(storage, name, "sweep.json", SweepRecord), _read(storage, name, "run.json", RunRecord)
+        stored = read_stored(record.trials, storage)
+        return cls(analyse(record, run, stored.measured, stored.failures, stored.unreadable))
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.analysis.sweep.spec.name
+
+    @property
+    def answer(self) -> str:
+        """What the sweep found, in a sentence or two."""
+        return answer(self.analysis)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a planned trial and reading: trial_id, label, state, scheme, selection, what the grid varies by its dotted
+        paths, sizes, arms and course, and at the last evaluation dataset_bits (the code length), learned_bits and
+        bits_per_param with standard errors, and `excluded`, why it is in no law. NaN where nothing was measured.
+        """
+        analysis = self.analysis
+        table = analysis.tables.trials
+        coordinates = pd.DataFrame([trial.coordinates for trial in analysis.sweep.trials], index=table.index)
+        told = analysis.training.astype({"trial": int}).set_index("trial")["convergence"].map(str)
+        every = (
+            pd.concat([coordinates, table.drop(columns="finished"), told], axis=1).rename_axis("trial").reset_index()
+        )
+        every.insert(0, "state", [state(analysis, trial_id) for trial_id in every["trial_id"]])
+        frames = []
+        for reading, law in analysis.laws.items():
+            frame = self._with_bits(every, reading, ["trial"], final=True)
+            frames.append(frame.assign(excluded=[law.excluded.get(trial_id) for trial_id in frame["trial_id"]]))
+        return _ordered(frames, ["trial"])
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row an evaluation and reading: trial_id, label, scheme, selection, step, exposures, tokens, learning_rate,
+        train_loss_bits (mean a text), train_seconds, and the same bits as in `trials`.
+        """
+        every = self.analysis.tables.evaluations.astype({"trial": int, "step": int})
+        names = self.analysis.tables.trials[["trial_id", "label"]]
+        every = names.merge(every, left_index=True, right_on="trial")
+        frames = [self._with_bits(every, reading, ["trial", "step"]) for reading in self.analysis.laws]
+        return _ordered(frames, ["trial", "step"])
+
+    @cached_property
+    def laws(self) -> pd.DataFrame:
+        """One row a reading: bits per parameter alpha with its 95 % interval [low, high], the exponent gamma of the power
+        law with its own, noise, the numbers of trials and cells, and status; NaN where there is no law.
+        """
+        entries = [(reading, law_entry(law)) for reading, law in self.analysis.laws.items()]
+        return pd.DataFrame(
+            {"scheme": str(reading.scheme), "selection": str(reading.selection)}
+            | {name: law[name] for name in LAW_COLUMNS}
+            for reading, law in entries
+        )
+
+    def figure(self, name: str = "capacity") -> Figure:
+        """A figure of the report by its name, drawn anew. Raises ValueError for a name that is none, and for a figure that
+        would say nothing about this sweep.
+        """
+        if name not in FIGURES:
+            raise ValueError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+        drawn = FIGURES[name](self.analysis)
+        if drawn is None:
+            raise ValueError(
+                f"the figure {name!r} says nothing about {self.name}: it shows what this sweep does not vary"
+            )
+        return drawn
+
+    def __repr__(self) -> str:
+        finished, planned = len(self.analysis.measured), len(self.analysis.sweep.trials)
+        return f"<sweep {self.name}: {finished} of {planned} trials finished. {self.answer}>"
+
+    def _with_bits(self, rows: pd.DataFrame, reading: Reading, keys: list[str], *, final: bool = False) -> pd.DataFrame:
+        """Rows of trials or evaluations with what was learned under a reading."""
+        totals = self.analysis.totals(reading, final=final).reindex(columns=[*keys, *BITS, "num_params"])
+        totals = totals.astype(dict.fromkeys(keys, int) | dict.fromkeys([*BITS, "num_params"], float))
+        totals["standard_error_bits_per_param"] = totals["standard_error_bits"] / totals.pop("num_params")
+        named = rows.assign(scheme=str(reading.scheme), selection=str(reading.selection))
+        return named.merge(totals, on=keys, how="left")
+
+
+def _ordered(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """Readings of a trial one below the other, what they are first."""
+    frame = pd.concat(frames).sort_values(keys, kind="stable", ignore_index=True).drop(columns="trial")
+    first = [name for name in FIRST if name in frame]
+    return frame[[*first, *frame.columns.difference(first, sort=False)]]
+
+
+def _read(storage: Storage, name: str, file: str, model: type[Stored]) -> Stored:
+    """A file of a sweep's folder."""
+    path = f"{name}/{file}"
+    if not storage.exists(path):
+        raise FileNotFoundError(f"{storage.path(name)}: not the folder of a sweep that has run (it lacks {file})")
+    try:
+        return model.model_validate_json(storage.read(path))
+    except ValidationError as error:
+        told = error.errors(include_url=False)[0]
+        place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
+        raise ValueError(
+            f"{storage.path(path)}: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"
+        ) from None

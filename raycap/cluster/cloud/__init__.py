@@ -1,0 +1,1 @@
+"""Clusters in the cloud: files that start them, and what is wrong with such a file before it costs anything."""

@@ -1,0 +1,1 @@
+"""The commands of raycap, by topic; cli.py puts them together."""

@@ -1,0 +1,52 @@
+"""What commands are given: specs, overrides, folders of sweeps, and what these stand for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec.file import SpecError
+from raycap.storage import Storage
+from raycap.sweep import Overrides, SpecFile
+
+__all__ = ["AsJson", "Overrides", "SpecFile", "SweepFolder", "planned_trial", "sweep_in"]
+
+
+def sweep_folders() -> list[str]:
+    """Folders of sweeps near here, for the shell to complete."""
+    return sorted(str(record.parent) for record in Path().glob("*/*/sweep.json"))
+
+
+SweepFolder = Annotated[
+    str,
+    typer.Argument(metavar="FOLDER", help="A sweep's folder or URI, such as runs/grid.", autocompletion=sweep_folders),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: print it as JSON.")]
+
+
+def sweep_in(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
+    """The sweep whose folder this is, and the storage it lies in. Raises SpecError where files that are needed are missing:
+    sweep.json and run.json, if not told otherwise.
+    """
+    files = needed or ("sweep.json", "run.json")
+    place, _, name = folder.rstrip("/").rpartition("/")
+    storage = Storage.at(place or ".")
+    if not all(storage.exists(f"{name}/{file}") for file in files):
+        raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks {' or '.join(files)})"])
+    try:
+        return SweepRecord.model_validate_json(storage.read(f"{name}/sweep.json")), storage
+    except ValidationError as error:
+        told = error.errors(include_url=False)[0]
+        place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
+        raise SpecError(
+            [f"{folder}/sweep.json: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"]
+        ) from None
+
+
+def planned_trial(record: SweepRecord, spec: str, index: int) -> PlannedTrial:
+    """The trial at an index of a sweep, named as its spec in errors. Raises SpecError."""
+    if not 0 <= index < len(record.trials):
+        raise SpecError([f"{spec}: --index must lie in 0..{len(record.trials) - 1}, got {index}"])
+    return record.trials[index]

@@ -1,0 +1,51 @@
+"""Clusters: files that start one, and whether such a file is sound."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from raycap.commands.arguments import AsJson, Overrides
+
+app = typer.Typer(help="Clusters in the cloud: print a file that starts one, check one.", no_args_is_help=True)
+EXIT_FAULTS = 2
+
+
+@app.command()
+def template(
+    where: Annotated[str, typer.Argument(help="aws, gcp, kuberay, or dockerfile, the image for kuberay.")],
+) -> None:
+    """Print a file for `ray up` or `kubectl apply`, with this environment's Ray and Python in it."""
+    from raycap.cluster.cloud.templates import Template, render
+    from raycap.cluster.cloud.versions import Versions
+    from raycap.spec.document import SpecError
+
+    if where not in list(Template):
+        raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}; take one"])
+    print(render(Template(where), Versions.here()), end="")
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="A file for `ray up`, or a RayJob or RayCluster of KubeRay.")],
+    overrides: Overrides = None,
+    spec: Annotated[str | None, typer.Option(help="A sweep that is to run there; overrides are its own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is wrong with a cluster's file, offline: exit code 2, or 0 when it is sound."""
+    from raycap.cluster.cloud.check import check as checked
+
+    report = checked(file, spec, tuple(overrides or ()))
+    if as_json:
+        faults = [vars(fault) for fault in report.faults]
+        print(json.dumps(vars(report) | {"faults": faults}, indent=2))
+    else:
+        for fault in report.faults:
+            typer.echo(str(fault), err=True)
+        for note in report.notes:
+            print(f"{file}: not checked: {note}")
+        if not report.faults:
+            at_once = f"; {report.trials_at_once:,} trials of {spec} at once" if report.trials_at_once else ""
+            print(f"{file}: sound: beside the head at most {report.machines}{at_once}")
+    if report.faults:
+        raise typer.Exit(EXIT_FAULTS)

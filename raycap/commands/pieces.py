@@ -1,0 +1,50 @@
+"""Commands on pieces of a sweep: one trial in this process, its texts."""
+
+from typing import Annotated
+
+import typer
+
+from raycap import sweep as sweeps
+from raycap.commands.arguments import Overrides, SpecFile, planned_trial
+
+
+def trial(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
+) -> None:
+    """Run one trial of a sweep in this process, without Ray and without storing anything: for debugging."""
+    from raycap.learner.trial import run_trial
+    from raycap.results import Evaluation, source_commit
+
+    sweep, storage = sweeps.prepare(spec, tuple(overrides or ()))
+    planned = planned_trial(sweep, spec, index)
+    print(f"{planned.trial_id} {planned.label}: {planned.parameters.total:,} parameters, {planned.steps:,} steps")
+
+    def show(_trial_id: str, evaluation: Evaluation) -> None:
+        table = evaluation.losses
+        losses = ", ".join(f"{kind} {table.select(kind).mean_bits:.3f}" for kind in table.kinds)
+        print(f"step {evaluation.step:,}: {evaluation.exposures:,.1f} exposures, loss {losses} bits", flush=True)
+
+    run_trial(planned.spec, source_commit=source_commit(), storage=storage, report=show)
+
+
+def texts(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
+    num: Annotated[int, typer.Option(help="How many texts of each kind.")] = 5,
+) -> None:
+    """Show texts as a trial is trained on them, in its order."""
+    from raycap.facts.corpora import populations_of
+    from raycap.facts.corpus import render
+    from raycap.facts.order import Mix
+    from raycap.learner.material import Material
+
+    planned = planned_trial(sweeps.prepare(spec, tuple(overrides or ()))[0], spec, index)
+    material = Material.of(planned.spec, populations_of(planned.spec))
+    order = material.order((Mix(0, material.shares()),))
+    for composer, places, size in zip(material.composers, order.step_places(0), order.sizes, strict=True):
+        print(f"{composer.corpus.kind}: {size:,} texts, {composer.token_counts.mean:.1f} tokens on average")
+        for text in render(composer.corpus, composer.trained[places[:num]]):
+            print(f"  {text}")

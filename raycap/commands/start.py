@@ -1,0 +1,70 @@
+"""Commands to start with: a first sweep file, and whether this machine can run it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+
+from raycap.commands.arguments import AsJson
+from raycap.show import wide_console
+from raycap.spec import SweepSpec, TrackingSpec
+from raycap.spec.file import SpecError
+
+VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the sweep; the file is NAME.yaml, in this folder.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a first sweep file: every field explained, with its default; it runs on a laptop in a minute or two.
+
+    Example:
+
+      raycap init first && raycap plan first.yaml --estimate && raycap run first.yaml
+    """
+    from raycap.starter import starter
+
+    text, file = starter(name), Path(f"{name}.yaml")
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise SpecError([f"{file}: is there already; --force replaces it"]) from None
+    except OSError as error:
+        raise SpecError([f"{file}: cannot be written: {error.strerror}"]) from None
+    print(f"{file}: change what you like, then\n  raycap plan {file} --estimate\n  raycap run {file}")
+
+
+def doctor(
+    as_json: AsJson = False,
+    storage: Annotated[str, typer.Option(help="Where sweeps are to be stored.")] = SweepSpec.model_fields[
+        "storage"
+    ].default,
+    tracking_uri: Annotated[str, typer.Option(help="The MLflow that they are to use.")] = TrackingSpec().uri,
+) -> None:
+    """Say what this machine can do, with a verdict on each thing and what to do about it; exit code 1 if something fails.
+
+    Examples:
+
+      raycap doctor
+
+      RAY_ADDRESS=10.0.0.1:6379 raycap doctor --storage s3://bucket/runs --tracking-uri http://10.0.0.1:5000
+    """
+    from raycap.doctor import Verdict, examine
+
+    checks = examine(storage, tracking_uri)
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        table = Table(box=SIMPLE, show_header=False)
+        for check in checks:
+            told = f"{check.found}\n→ {check.to_do}" if check.to_do else check.found
+            table.add_row(f"[{VERDICT_STYLES[check.verdict]}]{check.verdict}[/]", check.name, told)
+        wide_console().print(table, highlight=False)
+    if any(check.verdict is Verdict.FAIL for check in checks):
+        raise typer.Exit(1)

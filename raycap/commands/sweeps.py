@@ -1,0 +1,212 @@
+"""Commands on whole sweeps: plan, status, report, compare, sync."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.box import SIMPLE
+
+from raycap import sweep as sweeps
+from raycap.cluster.errors import CannotRunError
+from raycap.commands.arguments import AsJson, Overrides, SpecFile, SweepFolder, sweep_in
+from raycap.lock import LockedError, locked
+from raycap.paces import expected
+from raycap.show import print_power, print_unreadable, wide_console
+from raycap.spec.file import SpecError
+from raycap.status import follow, look
+from raycap.storage import Storage, absolute_uri
+
+ESTIMATE, POWER = "What it would take", "What it would tell"
+
+
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    only_failed: sweeps.OnlyFailed = False,
+    trials: sweeps.Trials = None,
+    set_name: sweeps.SetName = None,
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help="Time, GPU hours and memory too: by results of this machine, or by timing some steps, a second a shape.",
+            rich_help_panel=ESTIMATE,
+        ),
+    ] = False,
+    throughput: Annotated[
+        float | None,
+        typer.Option(help="Estimate by so many tokens a second of each worker.", rich_help_panel=ESTIMATE),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(help="Estimate for so many trials (or stacks) at once.", rich_help_panel=ESTIMATE),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(
+            help="Dollars for an hour of one GPU, or of the machine if trials take none.", rich_help_panel=ESTIMATE
+        ),
+    ] = None,
+    power: Annotated[
+        bool,
+        typer.Option("--power", help="How often would it tell which reading is true?", rich_help_panel=POWER),
+    ] = False,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(help="Noise of a trial's bits, as a share; may be given again.", rich_help_panel=POWER),
+    ] = None,
+    bits_per_param: Annotated[float, typer.Option(help="What models are taken to store.", rich_help_panel=POWER)] = 2.0,
+    num_sweeps: Annotated[int, typer.Option(help="Sweeps simulated for each truth.", rich_help_panel=POWER)] = 200,
+) -> None:
+    """Show what a sweep would run: sizes, bits, tokens, and the state of every trial with its reason.
+
+    Examples:
+
+      raycap plan specs/grid.yaml --estimate
+
+      raycap plan specs/one_hop.yaml --throughput 2e6 --slots 8 --price-per-hour 2.5
+
+      raycap plan specs/grid.yaml --power --noise 0.05
+    """
+    changes = sweeps.changed(overrides, set_name)
+    if power:
+        sweep, _ = sweeps.prepare(spec, changes)
+        levels = tuple(noise or (0.02, 0.05, 0.1))
+        if min(levels) <= 0 or bits_per_param <= 0 or num_sweeps < 1:
+            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive"])
+        print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
+        return
+    given = {"--throughput": throughput, "--slots": slots, "--price-per-hour": price_per_hour}
+    told = {name: value for name, value in given.items() if value is not None}
+    if problems := [f"{name}: must be positive, got {value:g}" for name, value in told.items() if value <= 0]:
+        raise SpecError(problems)
+    sweeps.show_plan(
+        spec,
+        changes,
+        only_failed=only_failed,
+        only=trials,
+        as_json=as_json,
+        estimate=partial(expected, throughput=throughput, slots=slots, price_per_hour=price_per_hour)
+        if estimate or told
+        else None,
+    )
+
+
+def status(
+    folder: SweepFolder,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until nobody runs the sweep.")] = False,
+) -> None:
+    """Show how far a sweep is and who runs it, from its files alone: from any terminal, while it runs or after.
+
+    Examples:
+
+      raycap status runs/grid --watch
+
+      raycap status runs/grid --json
+    """
+    sweep, storage = sweep_in(folder, "sweep.json")
+    console = wide_console()
+    now = look(sweep, storage)
+    if as_json:
+        print(now.json())
+    elif not watch:
+        now.show(console)
+    else:
+        follow(now, sweep, storage, console)
+
+
+def report(folder: SweepFolder, as_json: AsJson = False) -> None:
+    """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray.
+
+    Examples:
+
+      raycap report runs/grid
+
+      raycap report runs/grid --json | jq .law
+    """
+    from raycap.analysis.report import answer
+
+    sweep, storage = sweep_in(folder)
+    analysis = sweeps.report(sweep, storage)
+    if as_json:
+        print(storage.read_text(f"{sweep.spec.name}/summary.json"))
+        return
+    print(answer(analysis))
+    print_unreadable(analysis.unreadable, storage, wide_console())
+    print(f"{folder}/report.html")
+
+
+def sync(
+    folder: SweepFolder,
+    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow than the sweep's own.")] = None,
+) -> None:
+    """Tell MLflow what it lacks of a sweep: what is stored, and what waits since MLflow was out of reach. Needs no Ray.
+
+    Example:
+
+      raycap sync runs/grid --tracking-uri http://mlflow.example.org:5000
+    """
+    from raycap.cluster.analyst import sync as deliver
+
+    sweep, storage = sweep_in(folder)
+    spec = sweep.spec
+    if Storage.at(spec.storage).root != storage.root:  # it was moved
+        place = storage.root if storage.is_local else folder.rstrip("/").rpartition("/")[0]
+        spec = spec.model_copy(update={"storage": place})
+    if tracking_uri:
+        tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
+        spec = spec.model_copy(update={"tracking": tracking})
+    try:
+        with locked(storage, spec.name):
+            delivery = deliver(sweep.model_copy(update={"spec": spec}))
+    except (CannotRunError, LockedError) as error:
+        raise SpecError([f"{folder}: {error}"]) from error
+    except ValidationError:
+        raise SpecError([f"{folder}/run.json cannot be read; run the sweep's spec once more"]) from None
+    if delivery.problems:
+        raise SpecError(list(delivery.problems))
+    told = f"{delivery.num_points:,} points logged" if delivery.num_points else "everything was there"
+    print(f"{folder}: {told}, in {spec.tracking.uri}")
+
+
+def compare(
+    one: SweepFolder,
+    other: SweepFolder,
+    html: Annotated[Path | None, typer.Option(help="Write it as a page of its own, with a figure.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put two sweeps side by side: what differs in their specs, laws and their ratio, trials at the same coordinates.
+
+    Example:
+
+      raycap compare runs/one runs/other --html both.html
+    """
+    from rich.table import Table
+
+    from raycap.analysis.compare import SideBySide, compare_html, headings, sections
+
+    both = SideBySide(*(sweeps.read_analysis(*sweep_in(folder)) for folder in (one, other)))
+    if html:
+        html.write_text(compare_html(both), encoding="utf-8")
+    if as_json:
+        headers = headings(both)
+        tables = {title: {"columns": headers[title], "rows": rows} for title, rows in sections(both).items()}
+        print(json.dumps({"tables": tables, "shared_trials": both.shared}, indent=1))
+        return
+    console = wide_console()
+    for title, rows in sections(both).items():
+        shown = Table(title=title, title_justify="left", box=SIMPLE)
+        for header in headings(both)[title]:
+            shown.add_column(header)
+        for row in rows:
+            shown.add_row(*row)
+        if rows:
+            console.print(shown)
+    console.print(f"{both.shared} trials are in both.")
+    if html:
+        console.print(str(html), highlight=False)

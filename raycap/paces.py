@@ -1,0 +1,165 @@
+"""How fast trials train on this machine: from results of earlier runs, from what was timed before, or timed now."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from raycap.estimate import Estimate, Group, Pace, between, estimate, shape_of, slots_of, spread, work_per_step
+from raycap.replicas import replica_groups
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.sealed import unsealed
+from raycap.spec import ExecutionSpec
+from raycap.spec.file import SpecError
+from raycap.states import Inventory, What
+from raycap.storage import DamagedError, Storage, result_path
+
+MOST_TIMED = 6
+"""Shapes that are timed; others lie between them."""
+MOST_READ = 3
+"""Results of earlier runs that are read for each shape."""
+CACHE_FILE = "paces.json"
+STORED, KEPT, TIMED, GIVEN, BETWEEN = (
+    "results of earlier runs on this machine",
+    "what was timed on this machine before",
+    "steps timed just now",
+    "the throughput given",
+    "others of this sweep",
+)
+
+
+def expected(
+    sweep: SweepRecord,
+    storage: Storage,
+    missing: list[PlannedTrial],
+    found: Inventory,
+    *,
+    throughput: float | None = None,
+    slots: int | None = None,
+    price_per_hour: float | None = None,
+) -> Estimate:
+    """What training the missing trials of a sweep would take, here or where `slots` and `throughput` (tokens per second of
+    a worker) are given. May time some steps, which takes seconds. Raises SpecError where there is no GPU to time them on.
+    """
+    execution = sweep.spec.execution
+    steps_done = {trial_id: state.steps_done for trial_id, state in found.states.items() if state.steps_done}
+    groups = replica_groups(missing, execution.replicas, steps_done)
+    if throughput is not None:
+        tokens = [sum(trial.tokens / trial.steps for trial in group) for group in groups]
+        paces: list[Pace | None] = [Pace(each / throughput / execution.num_workers, GIVEN) for each in tokens]
+    else:
+        paces = _paces(groups, sweep, storage, found)
+    if slots is None:
+        gpus = _num_gpus() if execution.gpus_per_worker else 0
+        slots = slots_of(execution, os.cpu_count() or 1, gpus)
+    return estimate(groups, paces, execution, slots=slots, steps_done=steps_done, price_per_hour=price_per_hour)
+
+
+def _paces(groups: list[Group], sweep: SweepRecord, storage: Storage, found: Inventory) -> list[Pace | None]:
+    execution = sweep.spec.execution
+    shapes = [shape_of(group[0].spec, execution) for group in groups]
+    stored = _stored(sweep, storage, found, set(shapes))
+    cache = Cache()
+    paces: dict[tuple[str, int], Pace] = {}
+    unknown: dict[tuple[str, int], Group] = {}
+    for shape, group in zip(shapes, groups, strict=True):
+        key = shape, len(group)
+        if shape in stored:
+            paces[key] = Pace(len(group) * stored[shape], STORED)
+        elif kept := cache.get(key):
+            paces[key] = Pace(kept, KEPT)
+        else:
+            unknown.setdefault(key, group)
+    keys, candidates = list(unknown), list(unknown.values())
+    for place in spread([work_per_step(group) for group in candidates], MOST_TIMED):
+        if timed := _timed(candidates[place], execution, storage):
+            paces[keys[place]] = Pace(timed, TIMED)
+            cache.put(keys[place], timed)
+    cache.save()
+    work_of = {(shape, len(group)): work_per_step(group) for shape, group in zip(shapes, groups, strict=True)}
+    points = [(work_of[key], pace.seconds_per_step) for key, pace in paces.items()]
+    if points:
+        paces |= {key: Pace(between(work_of[key], points), BETWEEN) for key in keys if key not in paces}
+    return [paces.get((shape, len(group))) for shape, group in zip(shapes, groups, strict=True)]
+
+
+def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[str]) -> dict[str, float]:
+    """Seconds of a step of one trial by shape, as results that were trained on this machine tell."""
+    seen: dict[str, list[float]] = defaultdict(list)
+    for trial in sweep.trials:
+        shape = shape_of(trial.spec, sweep.spec.execution)
+        finished = found.states[trial.trial_id].what is What.FINISHED
+        if not finished or shape not in shapes or len(seen[shape]) == MOST_READ:
+            continue
+        with suppress(OSError, DamagedError, LookupError, TypeError):  # another schema tells nothing
+            result: dict[str, Any] = json.loads(unsealed(storage.read(result_path(trial.trial_id))))
+            if result["provenance"]["host"] == platform.node():
+                seen[shape].append(result["evaluations"][-1]["train_seconds"] / result["num_steps"])
+    return {shape: median(seconds) for shape, seconds in seen.items() if seconds}
+
+
+def _timed(group: Group, execution: ExecutionSpec, storage: Storage) -> float | None:
+    """Seconds of a step of a stack, timed now; each worker takes its part of a batch."""
+    from raycap.learner.calibration import seconds_per_step
+
+    specs = []
+    for trial in group:
+        share = -(-trial.spec.training.batch_size // execution.num_workers)
+        training = trial.spec.training.model_copy(update={"batch_size": share})
+        specs.append(trial.spec.model_copy(update={"training": training}))
+    if execution.gpus_per_worker and not _num_gpus():
+        raise SpecError(
+            ["--estimate: trials take GPUs, and this machine has none; give --throughput (tokens/s a worker)"]
+        )
+    threads = max(1, int(execution.cpus_per_worker))
+    return seconds_per_step(tuple(specs), storage, threads=threads, on_gpu=execution.gpus_per_worker > 0)
+
+
+def _num_gpus() -> int:
+    from raycap.learner.hardware import gpus
+
+    return len(gpus())
+
+
+class Cache:
+    """What was timed on this machine, in the user's cache folder. One that cannot be read or written is as good as empty."""
+
+    def __init__(self) -> None:
+        folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        self._storage = Storage.at(f"{folder}/raycap")
+        self._seconds: dict[str, float] = {}
+        self._changed = False
+        with suppress(OSError, ValueError):
+            known = json.loads(self._storage.read(CACHE_FILE))
+            self._seconds = {key: float(value) for key, value in known.items() if float(value) > 0}
+
+    def get(self, key: Sequence[Any]) -> float | None:
+        """Seconds of a step."""
+        return self._seconds.get(self._name(key))
+
+    def put(self, key: Sequence[Any], seconds: float) -> None:
+        """Keep them."""
+        self._seconds[self._name(key)] = seconds
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._changed:
+            with suppress(OSError):
+                self._storage.write(CACHE_FILE, json.dumps(self._seconds, indent=0))
+
+    @staticmethod
+    def _name(key: Sequence[Any]) -> str:
+        """Machine, code and libraries are part of the key."""
+        versions = [importlib.metadata.version(name) for name in ("raycap", "torch")]
+        machine = [platform.node(), platform.machine(), psutil.cpu_count(), psutil.virtual_memory().total]
+        return hashlib.sha256(json.dumps([*machine, *versions, *key]).encode()).hexdigest()[:16]

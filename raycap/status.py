@@ -1,0 +1,109 @@
+"""How far a sweep is, as its files tell: results, failures, checkpoints, who holds the lock, and progress.json."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
+from raycap.lock import Holder, holder_of
+from raycap.results import SweepRecord
+from raycap.states import State, What, inventory
+from raycap.storage import Storage
+from raycap.underway import standings
+
+WATCH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """A sweep at one moment."""
+
+    name: str
+    holder: Holder | None
+    """Who runs it; None where nobody does."""
+    lines: list[Line]
+    states: Mapping[str, State]
+    """By trial_id, with reasons."""
+    at: float
+    """Seconds since the epoch."""
+
+    @property
+    def who(self) -> str:
+        """Who runs it, in a line."""
+        return f"{self.name}: run by {self.holder}" if self.holder else f"{self.name}: nobody runs it"
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        console.print(self.who, highlight=False, markup=False, soft_wrap=True)
+        console.print(board(self.lines, self.at))
+        for line in self.lines:
+            state = self.states[line.trial.trial_id]
+            if line.state not in (FINISHED, RUNNING) and state.what in (What.FAILED, What.DAMAGED):
+                console.print(f"{line.trial.label}: {state}", highlight=False, markup=False, soft_wrap=True)
+
+    def json(self) -> str:
+        """For programs."""
+        trials = []
+        for line in self.lines:
+            standing, trial = line.standing, line.trial
+            trials.append(
+                {
+                    "trial_id": trial.trial_id,
+                    "label": trial.label,
+                    "state": line.state,
+                    "reason": self.states[trial.trial_id].reason,
+                    "share_done": line.share_done(self.at),
+                    "steps": trial.steps,
+                    "seconds_left": line.seconds_left(self.at),
+                    "began": standing and standing.began,
+                    "evaluation": asdict(standing.last) if standing and standing.last else None,
+                }
+            )
+        about = {
+            "sweep": self.name,
+            "run_by": asdict(self.holder) if self.holder else None,
+            "at": self.at,
+            "share_done": share_done(self.lines, self.at),
+            "seconds_left": seconds_left(self.lines, self.at),
+            "trials": trials,
+        }
+        return json.dumps(about, indent=1)
+
+
+def look(sweep: SweepRecord, storage: Storage) -> Status:
+    """The state of a sweep now. Nothing is changed."""
+    holder = holder_of(storage, sweep.spec.name)
+    under_way = standings(storage, sweep.spec.name) if holder else {}
+    states = inventory(sweep, storage).states
+    lines = []
+    for trial in sweep.trials:
+        state, standing = states[trial.trial_id], under_way.get(trial.trial_id)
+        words = {What.FINISHED: FINISHED, What.FAILED: FAILED, What.NEW: WAITING if holder else "new"}
+        word = words.get(state.what, str(state.what))
+        if standing and state.what is not What.FINISHED:
+            word = RUNNING
+        elif holder and state.what is What.RESUMABLE:
+            word = WAITING
+        lines.append(Line(trial, word, standing, state.steps_done / trial.steps))
+    return Status(sweep.spec.name, holder, lines, states, time.time())
+
+
+def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console) -> None:
+    """Show a sweep as long as somebody runs it; without a terminal a line whenever it has changed."""
+    now, said = first, ""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            if console.is_terminal:
+                live.update(Group(Text(now.who), board(now.lines, now.at)), refresh=True)
+            elif (line := f"{now.who}; {told(now.lines, now.at)}") != said:
+                said = line
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if now.holder is None:
+                return
+            time.sleep(WATCH_SECONDS)
+            now = look(sweep, storage)

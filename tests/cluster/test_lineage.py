@@ -1,0 +1,122 @@
+"""What MLflow knows of trials beside their numbers: names, colours, populations, models."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from raycap.cluster.analyst import sync
+from raycap.cluster.lineage import dataset_inputs
+from raycap.cluster.outbox import Operation
+from raycap.cluster.tracking import Tracker
+from raycap.learner import model as llama
+from raycap.learner import pretrained
+from raycap.results import SweepRecord
+from raycap.spec import Fill, ParentTrial, ProfilesFromDisk
+from raycap.storage import model_folder
+from tests import planted
+from tests.cluster.test_tracking import assert_complete, placed, runs_of, store, trained
+
+
+def test_runs_are_named_and_coloured_by_width_and_know_their_data(tmp_path: Path) -> None:
+    record = planted.sweep([12, 14], seeds=(0, 1))
+    tracking = record.spec.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    spec = record.spec.model_copy(update={"storage": f"{tmp_path}/runs", "tracking": tracking})
+    record = record.model_copy(update={"spec": spec})
+    store(record, trained(record))
+    assert sync(record).problems == ()
+    client, parent, children = runs_of(record)
+    assert [children[trial.trial_id].info.run_name for trial in record.trials] == [
+        "d12-L2-N1000-s0", "d12-L2-N1000-s1", "d14-L2-N1000-s0", "d14-L2-N1000-s1",
+    ]  # fmt: skip
+    colours = [children[trial.trial_id].data.tags["mlflow.runColor"] for trial in record.trials]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    for run in children.values():
+        (data,) = run.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.source_type) == ("N1000-R2", "generate")
+        assert json.loads(data.dataset.source)["seed"] == 0
+        assert json.loads(data.dataset.profile)["num_names"] == 16_000
+    figure = f"](get-artifact?path=capacity.svg&run_uuid={parent.info.run_id})"
+    assert figure in parent.data.tags["mlflow.note.content"]
+    assert "capacity.svg" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+
+
+def test_populations_have_one_digest_each() -> None:
+    """Whatever the model; another seed, or another second population beside the same first, is another one."""
+    trial = planted.sweep([12]).trials[0]
+    people = trial.spec.profiles
+
+    def digests(**changes: object) -> list[str]:
+        spec = trial.spec.model_copy(update=changes)
+        populations = trial.populations * (1 + (spec.fill is not None))
+        changed = trial.model_copy(update={"spec": spec, "populations": populations})
+        return [data.dataset.digest for data in dataset_inputs(changed)]
+
+    (own,) = digests()
+    assert digests(model=trial.spec.model.model_copy(update={"hidden_size": 64})) == [own]
+    assert digests(profiles=people.model_copy(update={"seed": 1})) != [own]
+    one, other = (
+        Fill(parent=ParentTrial(trial_id="0" * 12), profiles=people.model_copy(update={"seed": seed}))
+        for seed in (1, 2)
+    )
+    assert [digests(fill=one)[0], digests(fill=other)[0]] == [own, own]
+    assert len({own, digests(fill=one)[1], digests(fill=other)[1]}) == 3
+    loaded = [
+        digests(profiles=ProfilesFromDisk(source="disk", path=path, fingerprint="0123456789abcdef"))
+        for path in ("here", "there")
+    ]
+    assert loaded == [["0123456789ab"]] * 2
+
+
+def test_models_are_registered_where_that_is_asked_for_however_late_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    results = trained(record)
+    storage = store(record, results)
+    for result in results:
+        with tempfile.TemporaryDirectory() as folder:
+            generator = torch.Generator().manual_seed(result.spec.model.hidden_size)
+            pretrained.save(llama.build(result.spec.model, 50, generators=(generator,)), Path(folder))
+            storage.write_folder(model_folder(result.trial_id), Path(folder))
+    measured = planted.measured({result.trial_id: result for result in results})
+    finished = [Operation("finish_trial", 1_000_000, {"trial_id": result.trial_id}) for result in results]
+
+    def tell(record: SweepRecord, operations: list[Operation]) -> None:
+        tracker = Tracker(record, record.spec.tracking, measured)
+        for operation in operations:
+            tracker.deliver(operation)
+
+    tell(record, finished)
+    client, _, _ = runs_of(record)
+    assert client.search_registered_models() == []
+
+    tracking = record.spec.tracking.model_copy(update={"register_models": True})
+    record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
+    gone = tmp_path / "runs" / model_folder(results[2].trial_id)
+    gone.rename(gone.with_name("away"))
+    with pytest.raises(FileNotFoundError):
+        tell(record, finished)
+    gone.with_name("away").rename(gone)
+    assert sync(record).problems == ()
+    tell(record, finished)
+    versions = client.search_model_versions("name = 'raycap-planted'")
+    assert {version.tags["raycap.trial_id"] for version in versions} == {result.trial_id for result in results}
+    assert len(versions) == 3
+    assert_complete(record, results)
+
+    _, _, children = runs_of(record)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", record.spec.tracking.uri)
+    for version in versions:
+        run = children[version.tags["raycap.trial_id"]]
+        assert (version.run_id, version.version) == (run.info.run_id, int(run.data.tags["raycap.model_version"]))
+        folder = mlflow.artifacts.download_artifacts(f"models:/raycap-planted/{version.version}")
+        theirs = AutoModelForCausalLM.from_pretrained(folder)
+        assert theirs.config.hidden_size == int(run.data.params["model.hidden_size"])
+        own = load_file(storage.path(f"{model_folder(version.tags['raycap.trial_id'])}/model.safetensors"))
+        assert all(torch.equal(theirs.state_dict()[name], tensor) for name, tensor in own.items())

@@ -1,0 +1,176 @@
+"""An exported model is the one that was measured, under every parametrisation, and its card says how it was measured."""
+
+import contextlib
+import io
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
+
+from raycap.analysis.capacity import capacities
+from raycap.analysis.measurements import Losses
+from raycap.learner.export import export_model
+from raycap.learner.parent import DIGEST_FILE, sha256_of
+from raycap.learner.trial import TrainedTrial
+from raycap.model_card import EVERY_READING, model_card
+from raycap.results import TrialResult
+from raycap.spec import (
+    AdamW,
+    Exposures,
+    Fill,
+    MuP,
+    NamePools,
+    NumHeads,
+    ParentTrial,
+    ProfilesByCount,
+    Steps,
+    TrainingSpec,
+    TrialSpec,
+)
+from raycap.storage import Storage, model_folder
+from tests.learner.tiny import TINY, trained
+
+PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first=8, middle=8, last=8))
+MUP = MuP(kind="mup", base_width=16)
+TOLD = TINY.model_copy(
+    update={
+        "profiles": PEOPLE,
+        "model": TINY.model.model_copy(
+            update={"hidden_size": 32, "heads": NumHeads(num_heads=2), "parametrization": MUP}
+        ),
+        "training": TINY.training.model_copy(update={"length": Exposures(exposures=150)}),
+    }
+)
+"""Twenty people whom a muP model with tied embeddings knows by heart after three seconds."""
+SHORT = TrainingSpec(length=Steps(steps=12), batch_size=16, num_evaluations=3, optimizer=AdamW(lr=0.01, warmup_steps=2))
+
+
+@cache
+def told() -> TrainedTrial:
+    return trained(TOLD)
+
+
+def stored(trial: TrainedTrial, folder: Path) -> tuple[TrialResult, Storage]:
+    storage = Storage.at(str(folder / "runs"))
+    trial.save_model(storage, model_folder(trial.result.trial_id))
+    return trial.result, storage
+
+
+def exported(trial: TrainedTrial, folder: Path) -> tuple[Any, str]:
+    """The model in folder/out, and its card."""
+    (folder / "out").mkdir()
+    found = export_model(*stored(trial, folder), folder / "out")
+    return found, model_card(trial.result, found, name=str(folder / "out"), questions={"grid": "Does it?"})
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "muP, untied, narrow heads": {
+        "model": {"hidden_size": 48, "num_layers": 2, "heads": {"head_size": 8}, "parametrization": MUP.model_dump()}
+    },
+    "two hops, spelled out, held out, BPE": {
+        "questions": {"hops": [1, 2], "chain_of_thought": True, "held_out": {"relations": 0.5}},
+        "tokenizer": {"kind": "bpe", "vocab_size": 400},
+        "model": {"hidden_size": 16, "num_layers": 1, "heads": {"num_heads": 2}},
+    },
+    "biographies": {"questions": {"kind": "biographies", "per_person": 2}},
+    "strings": {"profiles": {"source": "strings", "num_strings": 20}, "questions": {"kind": "names"}},
+    "pairs": {"profiles": {"source": "pairs", "num_keys": 20}},
+}
+
+
+@pytest.mark.parametrize("arm", VARIANTS)
+def test_logits_are_the_same_and_every_card_is_whole(arm: str, tmp_path: Path) -> None:
+    raw = {
+        "profiles": PEOPLE.model_dump(mode="json"),
+        "model": {"hidden_size": 16, "num_layers": 1},
+        "training": SHORT.model_dump(mode="json"),
+    }
+    trial = trained(TrialSpec.model_validate_json(json.dumps(raw | VARIANTS[arm])))
+    found, card = exported(trial, tmp_path)
+    assert found.max_difference < 1e-5
+    assert [each.kind for each in found.compared] == list(trial.result.spec.questions.kinds)
+    check_card(card, trial.result, found)
+
+
+def test_a_filled_model_is_asked_about_both_populations(tmp_path: Path) -> None:
+    parent, storage = stored(told(), tmp_path)
+    second = PEOPLE.model_copy(update={"num_profiles": 10, "seed": 1})
+    fill = Fill(parent=ParentTrial(trial_id=parent.trial_id), profiles=second)
+    trial = trained(TOLD.model_copy(update={"training": SHORT, "fill": fill}), storage=storage)
+    found, card = exported(trial, tmp_path)
+    assert found.max_difference < 1e-4
+    assert [(each.population, each.num_texts) for each in found.compared] == [(0, 120), (1, 60)]
+    assert "# 30 synthetic people in 53,696 parameters" in card
+    check_card(card, trial.result, found)
+
+
+def check_card(card: str, result: TrialResult, found: Any) -> None:
+    """Its front matter is the hub's, and its numbers are those of the result."""
+    data = ModelCard(card).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "text-generation")
+    assert "raycap" in data.tags
+    assert f"at most **{found.max_difference:.1e}**" in card
+    assert "> Does it?" in card
+    losses = Losses.of(result.spec, result.populations, result.evaluations)
+    found_totals = [each for each in capacities(losses, EVERY_READING) if each.subject == "total"]
+    totals = [each for each in found_totals if each.is_headline(losses, EVERY_READING)]
+    assert len(totals) == 9
+    for total in totals:
+        line = re.search(rf"\| {total.reading} \|(.*)", card)[1]
+        assert f"| {total.learned_bits[-1]:,.0f}" in line
+        assert f"| {total.learned_bits[-1] / result.parameters.total:.3f} |" in line
+    for row in result.final.losses.rows:
+        if row.trained and len([r for r in result.final.losses.rows if r.key[:3] == row.key[:3]]) == 1:
+            assert re.search(rf"\| {row.kind}: {row.subject}.* \| {row.mean_bits:.3f} \|", card)
+    assert f"| all | {result.parameters.total:,} |" in card
+    assert f"{result.num_steps:,} steps" in card
+    assert result.provenance.host not in card
+    spec = YAML(typ="safe").load(card.split("```yaml\n")[1].split("```")[0])
+    assert TrialSpec.model_validate_json(json.dumps(spec["trial"])).trial_id == result.trial_id
+
+
+def test_the_code_on_the_card_asks_the_model(tmp_path: Path) -> None:
+    found, card = exported(told(), tmp_path)
+    assert found.max_difference < 1e-4
+    assert found.compared[0].num_texts == found.compared[0].num_right == 120
+    check_card(card, told().result, found)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(card.split("```python\n")[1].split("```")[0], {})
+    assert output.getvalue() == f"{found.answer}\n"
+    assert re.fullmatch(r"Question: What was \w+ \w+ \w+'s birth date\? Answer:", found.prompt)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+def test_a_model_that_transformers_computes_otherwise_is_refused(tmp_path: Path) -> None:
+    result, storage = stored(told(), tmp_path)
+    model = Path(storage.path(model_folder(result.trial_id)))
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap reads weights as they are
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="is damaged: it is not as it was saved"):
+        export_model(result, storage, tmp_path / "out")
+    (model / DIGEST_FILE).write_text(sha256_of(model))
+    with pytest.raises(ValueError, match=r"logits differ by up to \S+ from raycap's own, more than 0\.001"):
+        export_model(result, storage, tmp_path / "out")
+
+
+def test_a_model_without_its_people_or_files_is_refused(tmp_path: Path) -> None:
+    result, storage = stored(told(), tmp_path)
+    (tmp_path / "out").mkdir()
+    (other,) = result.populations
+    others = result.model_copy(update={"populations": (other.model_copy(update={"num_names": 7}),)})
+    with pytest.raises(
+        ValueError, match="its spec no longer gives the people it was trained on; export it with raycap"
+    ):
+        export_model(others, storage, tmp_path / "out")
+    storage.delete(f"{model_folder(result.trial_id)}/tokenizer.json")
+    with pytest.raises(ValueError, match=r"its model is not at .*, which lacks tokenizer\.json"):
+        export_model(result, storage, tmp_path / "out")

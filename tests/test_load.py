@@ -1,0 +1,110 @@
+"""raycap.load: a sweep's results in a notebook, without Ray and MLflow."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import raycap
+from raycap.results import Failure, SweepRecord, TrialResult
+from raycap.sealed import sealed
+from raycap.storage import Storage, failure_path, result_path
+from tests import planted
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = [12, 14, 16]
+
+
+def sweep_at(folder: Path, kept: slice = slice(None)) -> tuple[SweepRecord, list[TrialResult]]:
+    """A sweep of six trials named grid, under runs/ of a folder, of which some results are there."""
+    record = planted.sweep(WIDTHS, seeds=(0, 1), name="grid")
+    storage = Storage.at(f"{folder}/runs")
+    storage.write("grid/sweep.json", record.model_dump_json())
+    storage.write("grid/run.json", planted.RUN.model_dump_json())
+    results = list(planted.results(record, 1.8).values())[kept]
+    for result in results:
+        storage.write(result_path(result.trial_id), sealed(result.model_dump_json()))
+    return record, results
+
+
+def test_the_five_lines_of_the_readme_are_true(tmp_path: Path) -> None:
+    sweep_at(tmp_path)
+    (lines,) = re.findall(r"```python\n(import raycap\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(lines.splitlines()) == 5
+    loaded = "import sys; print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{lines}{loaded}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    *shown, others = run.stdout.splitlines()
+    assert others == "[]"
+    rows = [line.split()[:2] for line in shown]
+    assert all([str(width), "1.8"] in rows for width in WIDTHS)
+    assert (tmp_path / "capacity.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_importing_raycap_loads_nothing() -> None:
+    code = "import sys, raycap; print([m for m in ('numpy', 'pydantic', 'pandas', 'pyarrow') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
+
+
+def test_frames_hold_what_is_stored(tmp_path: Path) -> None:
+    record, results = sweep_at(tmp_path)
+    sweep = raycap.load(tmp_path / "runs/grid")
+    assert (sweep.name, len(sweep.trials), len(sweep.evaluations), len(sweep.laws)) == ("grid", 18, 36, 3)
+    assert list(sweep.trials)[:7] == [
+        "trial_id", "label", "state", "scheme", "selection", "model.hidden_size", "training.seed",
+    ]  # fmt: skip
+    one = sweep.trials[sweep.trials["selection"] == "enumerate"]
+    assert list(one["trial_id"]) == [trial.trial_id for trial in record.trials]
+    assert one["bits_per_param"].to_list() == pytest.approx([1.8] * 6)
+    assert one["num_params"].to_list() == [trial.parameters.total for trial in record.trials]
+    assert (one["learned_bits"] / one["num_params"]).to_list() == pytest.approx([1.8] * 6)
+    assert set(one["state"]) == {"finished"}
+    assert one["excluded"].isna().all()
+    curve = sweep.evaluations.query("selection == 'enumerate' and trial_id == @results[0].trial_id")
+    assert curve["step"].to_list() == [e.step for e in results[0].evaluations]
+    assert curve["bits_per_param"].iloc[-1] == pytest.approx(1.8)
+    assert curve["bits_per_param"].iloc[0] < 1.8
+    (law,) = sweep.laws.query("selection == 'enumerate'").to_dict("records")
+    assert (law["alpha"], law["num_trials"], law["status"]) == (pytest.approx(1.8), 6, "ok")
+    assert sweep.answer.startswith("1.80 bits per parameter")
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_sweep_that_has_hardly_begun_can_be_read(tmp_path: Path, there: int) -> None:
+    record, _ = sweep_at(tmp_path, slice(there))
+    failed = record.trials[5].trial_id
+    failure = Failure(trial_id=failed, cause="OSError: gone", traceback="")
+    Storage.at(f"{tmp_path}/runs").write(failure_path(failed), failure.model_dump_json())
+    sweep = raycap.load(f"{tmp_path}/runs/grid/")
+    states = sweep.trials.drop_duplicates("trial_id")["state"].to_list()
+    assert states == ["finished"] * there + ["missing"] * (5 - there) + ["failed"]
+    assert sweep.trials["learned_bits"].isna().sum() == 3 * (6 - there)
+    assert len(sweep.evaluations) == 3 * 2 * there
+    assert pd.api.types.is_float_dtype(sweep.trials["learned_bits"])
+    assert sweep.figure("capacity").axes
+    assert f"{there} of 6 trials finished" in repr(sweep)
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    sweep_at(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"runs: not the folder of a sweep that has run \(it lacks sweep.json\)"
+    ):
+        raycap.load(tmp_path / "runs")
+    with pytest.raises(ValueError, match="neither a folder nor a known URI"):
+        raycap.load("nowhere://else/grid")
+    sweep = raycap.load(tmp_path / "runs/grid")
+    with pytest.raises(ValueError, match="there is no figure 'capacities'; there are capacity, law, "):
+        sweep.figure("capacities")
+    with pytest.raises(ValueError, match="'phase_map' says nothing about grid"):
+        sweep.figure("phase_map")
+    (tmp_path / "runs/grid/run.json").write_text('{"slots": 1}')
+    with pytest.raises(
+        ValueError, match=r"grid/run.json: wall_seconds: Field required; run the sweep's spec once more"
+    ):
+        raycap.load(tmp_path / "runs/grid")

@@ -1,0 +1,229 @@
+"""raycap export: models and populations in folders and on the hub, as anybody loads them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from raycap.commands.share import export
+from raycap.facts.corpora import corpora_of, profiles_of
+from raycap.facts.corpus import render
+from raycap.facts.hosted import fingerprint, load
+from raycap.publish import placed
+from raycap.sealed import sealed
+from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, Steps
+from raycap.spec.file import SpecError
+from raycap.storage import Storage, model_folder, result_path
+from tests.hub import Repository, local_hub
+from tests.learner.test_export import PEOPLE, TOLD, told
+from tests.learner.tiny import trained
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "trial.training.length={steps: 5}",
+    "trial.profiles={num_profiles: 20, num_relations: 1, names: {first: 5, middle: 5, last: 5}}",
+    "grid.model.hidden_size=[8]",
+]
+
+
+def raycap(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from raycap.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """With a finished trial, and sweeps of which two ask for it."""
+    place = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
+    result = told().result
+    told().save_model(place, model_folder(result.trial_id))
+    place.write(result_path(result.trial_id), sealed(result.model_dump_json(indent=1)))
+    place.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
+    place.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
+    place.write("damaged/sweep.json", f'{{"question": "{result.trial_id}')
+    return place
+
+
+def answers(folder: Path) -> list[tuple[str, str]]:
+    """What an exported model says to every question about its people, all at once, and what is true."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    (corpus,) = corpora_of(profiles_of(PEOPLE), TOLD.questions)
+    texts = render(corpus, np.arange(corpus.num_ids))
+    prompts = [text.partition("? Answer:")[0] + "? Answer:" for text in texts]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    said = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+    true = [text.partition("? Answer: ")[2].removesuffix("<|end|>") for text in texts]
+    return list(zip(tokenizer.batch_decode(said, skip_special_tokens=True), true, strict=True))
+
+
+def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: Path) -> None:
+    trial_id, folder = told().result.trial_id, tmp_path / "told"
+    with local_hub() as hub:
+        places = ["--storage", storage.root, "--to", str(folder), "--push", "me/told", "--private"]
+        more = ["--dataset", "me/people"]
+        output = raycap("export", trial_id[:5], *places, *more, environment=hub.environment(tmp_path))
+    assert output.returncode == 0, output.stderr
+    assert f"{trial_id}: 53,696 parameters, logits within" in output.stdout
+    assert f"{hub.url}/me/told" in output.stdout
+
+    said = answers(folder)
+    assert len(said) == 120
+    assert sum(a == b for a, b in said) == 120, [pair for pair in said if pair[0] != pair[1]]
+    card = (folder / "README.md").read_text()
+    assert ModelCard(card).data.datasets == ["me/people"]
+    assert "> Is it so?\n> (sweep `one`)" in card
+    assert "What else?" not in card
+    parity = re.search(r"differ from raycap's own by at most \*\*(\S+)\*\*", card)[1]
+    assert 0 < float(parity) < 1e-4
+    assert (folder / "result.json").read_bytes() == storage.read(result_path(trial_id))
+
+    repository = hub.repositories["models/me/told"]
+    assert repository.private
+    assert repository.commits == [f"Trial {trial_id} from raycap"]
+    assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(hub.objects) == 1  # the weights, by git-lfs
+
+
+def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path: Path) -> None:
+    target = str(tmp_path / "people.parquet")
+    output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--to", target)
+    assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
+    pools = NamePools(first=5, middle=5, last=5)
+    populations = (
+        ProfilesByCount(num_profiles=20, num_relations=1, names=pools),
+        ProfilesFromDisk(source="disk", path=target, names=pools),
+    )
+    training = TOLD.training.model_copy(update={"length": Steps(steps=5)})
+    generated, loaded = (
+        trained(TOLD.model_copy(update={"profiles": people, "training": training})).result.final.losses
+        for people in populations
+    )
+    assert generated == loaded
+    assert generated.num_texts == 100
+
+
+def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = profiles_of(PEOPLE)
+    trial = storage.path(f"trials/{told().result.trial_id}")
+    with local_hub() as hub:
+        old = {"data/train-00000-of-00002.parquet": b"old", "notes.md": b"mine"}
+        repository = hub.repositories["datasets/me/people"] = Repository(private=False, files=dict(old))
+        environment = hub.environment(tmp_path)
+        pushed = ["export", "--profiles", trial, "--push", "me/people"]
+        refused = raycap(*pushed, "--private", environment=environment)
+        assert refused.returncode == 2
+        assert "datasets/me/people is public already, but --private was asked for" in refused.stderr
+        assert repository.files == old
+        folder = tmp_path / "people"
+        output = raycap(*pushed, "--to", str(folder), environment=environment)
+    assert output.returncode == 0, output.stderr
+    assert fingerprint(load(ProfilesFromDisk(source="disk", path=str(folder), names=PEOPLE.names))) == fingerprint(
+        people
+    )
+    assert repository.commits == ["People from raycap"]
+    assert sorted(repository.files) == ["README.md", "data/train-00000-of-00001.parquet", "notes.md"]
+    card = repository.files["README.md"].decode()
+    assert 'source: hub\n  path: "me/people"' in card
+    # A folder that looks like the dataset on the hub stands in for it: load_dataset reads either.
+    (tmp_path / "hub/data").mkdir(parents=True)
+    for name, content in repository.files.items():
+        (tmp_path / "hub" / name).write_bytes(content)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    again = load(ProfilesFromHub(source="hub", path=str(tmp_path / "hub"), names=PEOPLE.names))
+    assert fingerprint(again) == fingerprint(people)
+
+
+@pytest.mark.parametrize(
+    ("change", "told_is"),
+    [
+        (
+            {"HF_TOKEN": "", "HF_HOME": "/nowhere"},
+            "there is no token for .*: log in with `hf auth login`, or set HF_TOKEN",
+        ),
+        ({"HF_TOKEN": "hf_wrong"}, "did not take me/told: .*401"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub at http://127.0.0.1:9 did not take me/told: .*refused"),
+    ],
+)
+def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_is: str, tmp_path: Path) -> None:
+    with local_hub() as hub:
+        environment = hub.environment(tmp_path) | change
+        output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/told", environment=environment)
+    assert output.returncode == 2
+    assert re.search(told_is, output.stderr), output.stderr
+    assert len(output.stderr.splitlines()) == 1
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "told_is"),
+    [
+        ("<id>", {}, "say where to: --to DIR, --push USER/NAME, or both"),
+        ("<id>", {"to": "new", "private": True}, "--private is about a repository on the hub"),
+        ("<id>", {"to": "full"}, r"--to .*full: there is something at .*full already; .* --force to replace it"),
+        ("<id>", {"to": "full", "force": True}, "what is at .*full is no earlier export, so it is not replaced"),
+        ("<id>", {"repo": "told"}, "--push told: must have the form USER/NAME, got 'told'"),
+        ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*Give it as USER/NAME"),
+        ("<id>", {"repo": "me/told"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
+        ("<id>", {"repo": "me/told", "force": True}, "--force is about a folder: add --to DIR"),
+        ("<id>", {"to": "new", "people": True, "dataset": "me/people"}, "--dataset is for the card of a model"),
+        ("<id>", {"to": "new", "overrides": ["a=1"]}, "cannot be changed; overrides and --index are for specs"),
+        ("<id>", {"to": "new", "people": True, "index": 1}, "cannot be changed; overrides and --index are for specs"),
+        ("f00", {"to": "new"}, "f00: no trial in .*/trials begins so; give --storage"),
+        ("", {"to": "new"}, ": 3 trials begin so: .*; give more of the id"),
+        ("0123", {"to": "new"}, r"0123456789ab: it has not finished, there is no .*/result\.json; run its sweep"),
+        ("cdef", {"to": "new"}, r"result\.json: it is damaged; delete it"),
+        ("runs/one", {"to": "new"}, "runs/one: the folder of a trial ends in trials/ID"),
+        ("specs/grid.yaml", {"to": "new"}, "a spec has no model; give a trial of it, or --profiles"),
+        ("specs/gird.yaml", {"to": "new", "people": True}, "did you mean"),
+        ("specs/grid.yaml", {"to": "new", "people": True, "index": 9}, "--index must lie in 0..7, got 9"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(
+    what: str, options: dict[str, Any], told_is: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    storage.write("trials/0123456789ab/checkpoint-1.pt", "")
+    storage.write(result_path("cdef00000000"), "{}")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    if "to" in options:
+        options = options | {"to": tmp_path / options["to"]}
+    with pytest.raises(SpecError, match=told_is):
+        export(what.replace("<id>", told().result.trial_id), storage=storage.root, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
+    assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
+
+
+def test_a_place_holds_what_was_there_or_all_that_is_new(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "export"
+    for content in ("first", "second"):
+        with placed(place, force=content == "second") as folder:
+            folder.mkdir()
+            (folder / "README.md").write_text(f"tags:\n- raycap\n{content}")
+            (folder / content).touch()
+    assert sorted(path.name for path in place.iterdir()) == ["README.md", "second"]
+
+    def interrupted() -> None:
+        with placed(place, force=True) as folder:
+            folder.mkdir()
+            (folder / "third").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in place.iterdir()) == ["README.md", "second"]
+    assert [path.name for path in place.parent.iterdir()] == ["export"]
+    (tmp_path / "empty").mkdir()
+    with placed(tmp_path / "empty") as folder:
+        folder.mkdir()
+        (folder / "file").touch()
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["file"]

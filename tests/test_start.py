@@ -1,0 +1,165 @@
+"""The first steps: a sweep file that explains itself, and what this machine can do."""
+
+import json
+import socket
+import sqlite3
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from raycap import doctor
+from raycap.cli import app
+from raycap.doctor import Check, Verdict, examine
+from raycap.plan import expand
+from raycap.spec import TrialSpec
+from raycap.spec.file import SpecError, load_sweep
+from raycap.starter import GRID, REST, TRIAL, Part, starter
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, arguments)
+
+
+def parts(part: Part) -> list[Part]:
+    return [part, *(inner for value in part.values.values() if isinstance(value, Part) for inner in parts(value))]
+
+
+# --- init -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_sweep_loads_and_is_planned_and_can_be_learned(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run("init", "first")
+    assert told.exit_code == 0, told.output
+    assert "raycap run first.yaml" in told.output
+    loaded = load_sweep("first.yaml")
+    trials = expand(loaded)
+    assert len(trials) == len(GRID["model.hidden_size"]) * len(GRID["training.seed"])
+    assert loaded.question.startswith("How many bits")
+    assert not any(trial.warnings for trial in trials)
+
+
+def test_every_section_of_a_trial_is_there_and_every_field_is_explained_by_itself() -> None:
+    text = " ".join(line.strip("# ") for line in starter("first").splitlines())
+    assert set(TRIAL.values) == set(TrialSpec.model_fields) - {"fill"}
+    for part in [*parts(TRIAL), *parts(REST)]:
+        for name, value in part.values.items():
+            field = part.model.model_fields[name]
+            if field.description:
+                assert " ".join(field.description.split()) in text, name
+            if isinstance(field.default, int | float | str) and not isinstance(value, Part):
+                assert f"Default: {field.default}." in text.replace("false", "False"), name
+
+
+@pytest.mark.parametrize("name", ["1e3", "null", "12", "plain", "a.b-c"])
+def test_any_name_a_sweep_may_have_is_read_as_that_name(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", name).exit_code == 0
+    assert load_sweep(f"{name}.yaml").spec.name == name
+
+
+def test_what_is_there_is_replaced_by_force_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("first.yaml").write_text("mine")
+    refused = run("init", "first")
+    assert "first.yaml: is there already; --force replaces it" in str(refused.exception)
+    assert Path("first.yaml").read_text() == "mine"
+    assert run("init", "first", "--force").exit_code == 0
+    assert Path("first.yaml").read_text() == starter("first")
+    for name in ("../evil", "trials"):
+        with pytest.raises(SpecError, match="cannot be called so"):
+            starter(name)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def verdicts(folder: Path, uri: str = "", storage: str = "") -> dict[str, Check]:
+    checks = examine(storage or str(folder / "runs"), uri or f"sqlite:///{folder}/mlflow.db")
+    assert all(check.to_do for check in checks if check.verdict is Verdict.FAIL)
+    return {check.name: check for check in checks}
+
+
+def test_the_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = verdicts(tmp_path)
+    assert {
+        "python",
+        "torch",
+        "gpus",
+        "threads",
+        "cpu",
+        "memory",
+        "ray",
+        "where trials run",
+        "mlflow",
+        "storage",
+    } <= set(found)
+    assert not [check for check in found.values() if check.verdict is Verdict.FAIL]
+    assert found["mlflow"].found.endswith("not there yet; the first run makes it")
+    assert found["where trials run"].found == "this machine: a run starts Ray of its own"
+    assert "OMP_NUM_THREADS=1" in found["threads"].found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_does_not_answer_fails(tmp_path: Path, monkeypatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        assert "which answers" in verdicts(tmp_path)["where trials run"].found
+    refused = verdicts(tmp_path)["where trials run"]
+    assert refused.verdict is Verdict.FAIL
+    assert "unset RAY_ADDRESS" in refused.to_do
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    assert "not of the form host:port" in verdicts(tmp_path)["where trials run"].found
+
+
+def test_the_state_of_mlflow_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("create table runs (id)")
+        connection.executemany("insert into runs values (?)", [("x" * 100,)] * 1000)
+    connection.close()
+    assert "sound" in verdicts(tmp_path)["mlflow"].found
+    whole = file.read_bytes()
+    file.write_bytes(whole[:5000] + b"\xff" * 20_000 + whole[25_000:])
+    damaged = verdicts(tmp_path)["mlflow"]
+    assert damaged.verdict is Verdict.FAIL
+    assert "move the file away" in damaged.to_do
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    uri = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert verdicts(tmp_path, uri)["mlflow"].found.endswith("the server answers")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert verdicts(tmp_path, uri)["mlflow"].verdict is Verdict.FAIL
+
+
+def test_what_fails_is_the_exit_code_and_json_is_for_programs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    places = ["--storage", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    good = run("doctor", "--json", *places)
+    assert good.exit_code == 0
+    assert {entry["verdict"] for entry in json.loads(good.output)} <= {"ok", "warn"}
+    monkeypatch.setattr(doctor, "DISK_FAIL_BYTES", 1e18)
+    bad = run("doctor", *places)
+    assert bad.exit_code == 1
+    assert "give a folder elsewhere" in bad.output

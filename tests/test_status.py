@@ -1,0 +1,169 @@
+"""How far a sweep is: by events while it runs, by its files from outside."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
+from raycap.lock import locked
+from raycap.results import Failure, SweepRecord
+from raycap.sealed import sealed
+from raycap.status import follow, look
+from raycap.storage import Storage, checkpoint_path, failure_path, result_path
+from raycap.underway import Event, ProgressFile, Standing, progress_path, standings
+from tests.planted import results, sweep
+
+RECORD = sweep([12, 14, 16, 18])
+A, B, C, D = RECORD.trials
+STEPS = A.steps
+
+
+def evaluated(trial_id: str, at: float, share: float) -> Event:
+    return Event(trial_id, "evaluated", at, round(share * STEPS), 10 * share, 5.0, 1.5, 2e5)
+
+
+def standing(began: float, *events: Event) -> Standing:
+    found = Standing(began=began)
+    for event in events:
+        found = found.after(event)
+    return found
+
+
+# --- one trial --------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_goes_on_at_the_pace_between_its_evaluations() -> None:
+    """Its start took 90 s, which says nothing of its steps."""
+    mine = standing(0.0, evaluated(A.trial_id, 100.0, 0.25), evaluated(A.trial_id, 110.0, 0.5))
+    assert mine.share_done(STEPS, 114.0) == pytest.approx(0.6, abs=0.01)
+    assert mine.seconds_left(STEPS, 114.0) == pytest.approx(16.0, abs=0.2)
+    assert mine.share_done(STEPS, 1000.0) == 0.99  # late, but not done
+    assert mine.seconds_left(STEPS, 1000.0) == pytest.approx(0.4, abs=0.01)
+
+
+def test_one_evaluation_is_better_than_none() -> None:
+    assert standing(0.0).seconds_left(STEPS, 50.0) is None
+    assert standing(0.0).share_done(STEPS, 50.0) == 0.0
+    assert standing(100.0, evaluated(A.trial_id, 110.0, 0.1)).seconds_left(STEPS, 110.0) == pytest.approx(90, rel=0.05)
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_trials_take_what_running_ones_take() -> None:
+    """Two at once, half done after 50 s, and two that wait: 50 s more, and then 100 s for the others, about."""
+    half = [standing(0.0, evaluated(t.trial_id, 0.0, 0.0), evaluated(t.trial_id, 50.0, 0.5)) for t in (A, B)]
+    lines = [Line(A, RUNNING, half[0]), Line(B, RUNNING, half[1]), Line(C, WAITING), Line(D, WAITING)]
+    left = seconds_left(lines, 50.0)
+    assert left == pytest.approx(
+        50 + 100 * (C.parameters.total + D.parameters.total) / (A.parameters.total + B.parameters.total), rel=0.05
+    )
+    assert share_done(lines, 50.0) < 0.25  # the others are larger
+    assert told(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
+
+
+def test_nothing_is_foretold_where_nothing_tells() -> None:
+    lines = [Line(A, RUNNING, standing(0.0)), Line(B, WAITING), Line(C, FINISHED), Line(D, FAILED)]
+    assert seconds_left(lines, 10.0) is None
+    assert told(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
+
+
+def test_the_board_shows_those_that_matter_first() -> None:
+    running = standing(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
+    lines = [Line(A, FINISHED), Line(B, RUNNING, running), Line(C, WAITING), Line(D, FAILED)]
+    console = Console(file=StringIO(), width=80)  # all numbers fit in the narrowest terminal
+    console.print(board(lines, 20.0))
+    shown = console.file.getvalue().splitlines()
+    rows = [row.split() for row in shown if "-L2-" in row]
+    assert [row[:2] for row in rows] == [
+        [trial.label[: len(row[0]) - 1] + "…", state]
+        for row, trial, state in zip(rows, (D, B, C, A), (FAILED, RUNNING, WAITING, FINISHED), strict=True)
+    ]
+    assert rows[1][1:] == ["running", "50%", "5.0", "5.00", "1.50", "200,000", "20", "s"]
+    assert "1 of 4 trials finished, 1 running, 1 failed" in shown[-1]
+
+
+# --- its file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage.at(str(tmp_path))
+
+
+def test_the_file_has_what_is_under_way_and_is_written_about_once_a_second(storage: Storage, monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("raycap.underway.time.monotonic", lambda: clock[0])
+    file = ProgressFile(storage, "planted")
+    file.add(Event(A.trial_id, "started", 0.0))
+    file.add(evaluated(A.trial_id, 5.0, 0.25))
+    file.add(Event(B.trial_id, "started", 5.0))
+    assert standings(storage, "planted") == {A.trial_id: Standing(began=0.0)}
+    clock[0] += 1.0
+    file.flush()
+    assert standings(storage, "planted") == {
+        A.trial_id: standing(0.0, evaluated(A.trial_id, 5.0, 0.25)),
+        B.trial_id: Standing(began=5.0),
+    }
+    clock[0] += 1.0
+    file.add(Event(A.trial_id, "finished", 9.0))
+    assert list(standings(storage, "planted")) == [B.trial_id]
+    storage.write(progress_path("planted"), '{"trials": {')
+    assert standings(storage, "planted") == {}
+    file.close()
+    assert not storage.exists(progress_path("planted"))
+
+
+def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "planted").write_text("in the way")
+    ProgressFile(Storage.at(str(tmp_path)), "planted").add(Event(A.trial_id, "started", 0.0))
+
+
+# --- from outside -----------------------------------------------------------------------------------------------------
+
+
+def of_all_states(storage: Storage) -> SweepRecord:
+    """A is finished, B under way, C has failed, D has checkpoints."""
+    result = results(RECORD, 1.8)[A.trial_id]
+    storage.write(result_path(A.trial_id), sealed(result.model_dump_json()))
+    failure = Failure(trial_id=C.trial_id, cause="ValueError: no", traceback="")
+    storage.write(failure_path(C.trial_id), failure.model_dump_json())
+    storage.write(checkpoint_path(D.trial_id, STEPS // 2), b"")
+    file = ProgressFile(storage, "planted")
+    file.add(Event(B.trial_id, "started", 0.0))
+    return RECORD
+
+
+def test_status_reads_files_alone_and_says_who_runs_it(storage: Storage) -> None:
+    record = of_all_states(storage)
+    before = sorted(str(path) for path in Path(storage.root).rglob("*"))
+    alone = look(record, storage)
+    assert [line.state for line in alone.lines] == ["finished", "new", "failed", "resumable"]
+    assert alone.who == "planted: nobody runs it"
+    assert alone.lines[3].share_done(alone.at) == pytest.approx(0.5, abs=0.01)
+    assert sorted(str(path) for path in Path(storage.root).rglob("*")) == before
+    with locked(storage, "planted"):
+        now = look(record, storage)
+    assert [line.state for line in now.lines] == ["finished", "running", "failed", "waiting"]
+    assert now.who.startswith("planted: run by process ")
+    read = json.loads(now.json())
+    assert read["run_by"]["pid"] == now.holder.pid
+    assert [trial["state"] for trial in read["trials"]] == [line.state for line in now.lines]
+    assert read["trials"][2]["reason"] == "ValueError: no"
+    console = Console(file=StringIO(), width=120)
+    now.show(console)
+    assert f"{C.label}: failed before: ValueError: no" in console.file.getvalue()
+
+
+def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:
+    monkeypatch.setattr("raycap.status.WATCH_SECONDS", 0.05)
+    record, console = of_all_states(storage), Console(file=StringIO(), width=200)
+    with locked(storage, "planted"):
+        first = look(record, storage)
+    follow(first, record, storage, console)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].endswith("1 of 4 trials finished, 1 running, 1 failed")
+    assert lines[1] == "planted: nobody runs it; 1 of 4 trials finished, 1 failed"
