@@ -19,6 +19,7 @@ from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import SpecError
 
 HERE = Versions.here()
+SPECS = Path(__file__).parent.parent / "sweeps" / "specs"
 DECISIONS = {
     "ami-00000000000000000": "ami-0123456789abcdef0",
     "my-project": "physics-12",
@@ -83,6 +84,27 @@ def test_how_many_trials_of_a_sweep_run_at_once_is_told(file: Path, spec: str) -
     assert check(str(file), spec).trials_at_once == 8 * 4  # four to a GPU, for which 8 CPUs are just enough
     assert check(str(file), spec, ("execution.cpus_per_worker=3",)).trials_at_once == 8 * 2
     assert check(str(file), spec, ("execution={num_workers: 8, gpus_per_worker: 1}",)).trials_at_once == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "at_once"),
+    [
+        ("one_gpu", "g5.2xlarge {CPU: 8, GPU: 1}", 1),
+        ("four_gpus", "g5.12xlarge {CPU: 48, GPU: 4}", 4),
+        ("eight_gpus", "g5.48xlarge {CPU: 192, GPU: 8}", 1),
+        ("eight_gpus execution.num_workers=2", "g5.48xlarge {CPU: 192, GPU: 8}", 4),
+    ],
+)
+def test_the_shipped_sweeps_for_gpus_fill_machines_of_that_many(
+    name: str, machine: str, at_once: int, file: Path
+) -> None:
+    kind, _, resources = machine.partition(" ")
+    text = decided(render(Template.AWS, HERE)).replace("max_workers: 8", "max_workers: 1")
+    file.write_text(text.replace("g5.2xlarge", kind).replace("{ CPU: 8, GPU: 1 }", resources))
+    spec, *overrides = name.split()
+    places = ("storage=s3://physics/raycap", "tracking.uri=http://127.0.0.1:5000")
+    report = check(str(file), str(SPECS / f"{spec}.yaml"), (*places, *overrides))
+    assert (report.faults, report.trials_at_once) == ([], at_once)
 
 
 def test_the_dockerfile_is_of_the_same_ray_and_comes_with_the_manifest() -> None:

@@ -62,12 +62,13 @@ def _trains(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def machines(monkeypatch: pytest.MonkeyPatch, *gpus: int) -> Iterator[Pretended]:
-    """Machines with so many GPUs, and twice as many CPUs each."""
+def machines(monkeypatch: pytest.MonkeyPatch, *gpus: int, on_head: int = 0) -> Iterator[Pretended]:
+    """Machines with so many GPUs, and twice as many CPUs each, beside a head which has `on_head`."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    ports = {"gcs_server_port": free_port(), "dashboard_port": free_port(), "include_dashboard": True}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, **ports})
+    ports = {name: free_port() for name in ("gcs_server_port", "dashboard_port", "dashboard_agent_listen_port")}
+    head = {"num_cpus": 2 * on_head, "num_gpus": on_head, "include_dashboard": True, **ports}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [cluster.add_node(num_cpus=2 * n, num_gpus=n, object_store_memory=80 * 2**20) for n in gpus]
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
@@ -129,11 +130,14 @@ def test_four_trials_share_a_gpu_at_once(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_job_gets_to_the_cluster_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ray job submit` with a working directory: the sweep runs there, on the cluster's GPU, and its end is the job's."""
+    """`ray job submit` with a working directory: the sweep runs there, on the cluster's GPU, and its end is the job's.
+
+    On a cluster of one machine, since several on one host take each other's working directories away.
+    """
     (tmp_path / "sweeps" / "specs").mkdir(parents=True)
     (tmp_path / "sweeps" / "specs" / "placed.yaml").write_text(SPEC)
     overrides = [f"storage=file://{tmp_path}/runs", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
-    with machines(monkeypatch, 1) as pretended:
+    with machines(monkeypatch, on_head=1) as pretended:
         dashboard = f"http://{pretended.cluster.head_node.webui_url}"
         monkeypatch.delenv("RAY_ADDRESS")
         submit = [
