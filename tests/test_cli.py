@@ -162,6 +162,7 @@ def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
     assert broken.read_text() == text
 
 
+@pytest.mark.slow
 def test_what_is_damaged_is_told_in_a_line_and_a_run_makes_it_good(tmp_path: Path) -> None:
     places, trial_ids = planted_grid(tmp_path)
     folder, failure = tmp_path / "runs/grid", tmp_path / "runs/trials" / trial_ids[2] / "failure.json"

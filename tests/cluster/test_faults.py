@@ -63,6 +63,9 @@ def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path)
             before = last_step(storage)
             wait_until(lambda before=before: last_step(storage) > before + 100)
             killed.append((kind, last_step(storage), kill(kind)))
+            lost, step = time.monotonic(), last_step(storage)
+            wait_until(lambda step=step: last_step(storage) > step)
+            print(f"{kind}: further than before {time.monotonic() - lost:.1f} s after it was killed")
 
     harm = threading.Thread(target=do_harm)
     harm.start()
@@ -77,6 +80,7 @@ def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path)
     assert not list((storage / "trials" / trial_id).glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_an_error_that_comes_again_is_not_tried_for_ever(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A relative path that the workers, in another directory, do not find: not today, and not tomorrow."""
     to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
