@@ -116,7 +116,7 @@ def test_sixteen_machines_of_four_gpus_run_sixty_four_trials_as_planned(
         raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in pretended.worker_nodes]
         each = (
             "execution={gpus_per_worker: 4, cpus_per_worker: 4, replicas: 4}",
-            "trial.training.length={steps: 2000}",
+            "trial.training.length={steps: 200}",
         )
         environment = os.environ | {"RAY_ADDRESS": pretended.address}
         process = start(tmp_path, *each, f"grid.training.seed={list(range(64))}", environment=environment)
