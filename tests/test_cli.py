@@ -149,9 +149,6 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
 def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
     """Nothing is trained, nothing is overwritten, and the sweep is not called finished."""
     places, trial_ids = planted_grid(tmp_path)
-    whole = raycap("run", "specs/grid.yaml", *places)
-    assert whole.returncode == 0, whole.stderr
-    assert "from 8 capacity-limited trials" in whole.stdout
     broken = tmp_path / "runs/trials" / trial_ids[1] / "result.json"
     text = sealed(unsealed(broken.read_bytes()).replace('"schema_version":3', '"schema_version":2'))
     broken.write_text(text)

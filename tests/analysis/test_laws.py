@@ -96,10 +96,10 @@ NOISY = {
 }
 
 
-def coverage(num_resamples: int, rng: np.random.Generator, **noisy: object) -> np.ndarray:
-    """How often, of 500 sweeps, the intervals of gamma (two ways), of the capacity and of alpha (of P^1) hold the truth."""
+def coverage(num_sweeps: int, num_resamples: int, rng: np.random.Generator, **noisy: object) -> np.ndarray:
+    """How often, of some sweeps, the intervals of gamma (two ways), of the capacity and of alpha (of P^1) hold the truth."""
     covered = []
-    for _ in range(500):
+    for _ in range(num_sweeps):
         power = fit_law(planted(2.0, 0.95, rng, **noisy), {}, rng=rng, num_resamples=num_resamples).power
         alpha = fit_law(
             planted(2.0, 1.0, rng, noise=0.05, data=(1e9, 2e9), seeds=2), {}, rng=rng, num_resamples=num_resamples
@@ -111,16 +111,16 @@ def coverage(num_resamples: int, rng: np.random.Generator, **noisy: object) -> n
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """95 %, give or take three standard errors of 500 sweeps; the slow test is stricter, with all resamples."""
-    shares = coverage(400, np.random.default_rng(3), **NOISY["seeds and cells"])
+    """95 %, give or take three standard errors of 250 sweeps; the slow test is stricter, with more and all resamples."""
+    shares = coverage(250, 400, np.random.default_rng(3), **NOISY["seeds and cells"])
     print(shares)
-    assert ((shares >= 0.92) & (shares <= 0.98)).all(), shares
+    assert ((shares >= 0.91) & (shares <= 0.99)).all(), shares
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", NOISY)
 def test_intervals_of_4000_resamples_cover_the_truth_as_often_as_they_say(case: str) -> None:
-    shares = coverage(4_000, np.random.default_rng(4), **NOISY[case])
+    shares = coverage(500, 4_000, np.random.default_rng(4), **NOISY[case])
     print(case, shares)
     assert ((shares >= 0.93) & (shares <= 0.97)).all(), shares
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raycap import sweep
 from raycap.commands import sweeps
+from raycap.learner.trial import run_trial
 from raycap.results import TrialResult
 from raycap.sealed import unsealed
 from raycap.spec import Kind
@@ -67,6 +68,12 @@ def stored_results(folder: Path) -> dict[str, TrialResult]:
 
 def read(path: Path) -> TrialResult:
     return TrialResult.model_validate_json(unsealed(path.read_bytes()))
+
+
+def trained_here(overrides: tuple[str, ...]) -> list[TrialResult]:
+    """Results of a sweep's trials, each trained by itself in this process."""
+    planned = sweep.prepare("spec.yaml", overrides)[0].trials
+    return [run_trial(trial.spec, source_commit="").result for trial in planned]
 
 
 def read_summary(folder: Path, name: str = "small") -> dict:
@@ -169,10 +176,9 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
         "grid.training.seed=[0]",
         "analysis.schemes=[optimal, 2-hop-double, 2-hop-big-hash]",
     )
-    assert run(*two_hop, "storage=alone") == 0
-    assert run(*two_hop, "storage=runs", "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
+    assert run(*two_hop, "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
     (together,) = stored_results(folder).values()
-    alone = read(next(folder.glob("alone/trials/*/result.json")))
+    (alone,) = trained_here(two_hop)
     assert (alone.num_workers, together.num_workers) == (1, 2)
     assert alone.trial_id == together.trial_id  # how it runs is not what it is
     for a, b in zip(alone.evaluations, together.evaluations, strict=True):
@@ -199,27 +205,22 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
 
 def test_replicas_train_as_one_stack_and_each_is_a_trial_of_its_own(folder: Path) -> None:
     seeds = ("grid.training.seed=[0, 1]", "grid.training.optimizer.lr=[0.02, 0.01]")
-    assert run(*seeds, "storage=together", "execution.replicas=4") == 0
-    assert run(*seeds, "storage=alone") == 0
-    stacked, single = (
-        {result.trial_id: result for path in folder.glob(f"{place}/trials/*/result.json") for result in [read(path)]}
-        for place in ("together", "alone")
-    )
+    assert run(*seeds, "execution.replicas=4") == 0
+    stacked = stored_results(folder)
+    single = {result.trial_id: result for result in trained_here(seeds)}
     assert stacked.keys() == single.keys()
     assert len(stacked) == 4
     for trial_id, result in stacked.items():
         for a, b in zip(result.evaluations, single[trial_id].evaluations, strict=True):
             assert a.losses.mean_bits == pytest.approx(b.losses.mean_bits, rel=1e-4)
-        assert (folder / "together" / "trials" / trial_id / "model" / "model.safetensors").exists()
-        assert not list((folder / "together" / "trials" / trial_id).glob("checkpoint-*"))
+        assert (folder / "runs" / "trials" / trial_id / "model" / "model.safetensors").exists()
+        assert not list((folder / "runs" / "trials" / trial_id).glob("checkpoint-*"))
     client = mlflow.MlflowClient("sqlite:///mlflow.db")
-    parents = client.search_runs(["1"], "tags.`raycap.sweep` = 'small'")
-    for parent in parents:
-        children = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-        assert len(children) == 4
-        for child in children:
-            assert child.info.status == "FINISHED"
-            assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
+    _, children = mlflow_runs(folder)
+    assert children.keys() == stacked.keys()
+    for child in children.values():
+        assert child.info.status == "FINISHED"
+        assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
 
 def test_a_replica_that_diverges_fails_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
