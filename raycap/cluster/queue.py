@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Stopper
@@ -27,9 +26,9 @@ def work_of(group: Group) -> float:
 class Queue(Searcher):
     """Gives Tune one group after the other, as long as the budget allows and nobody asked to stop."""
 
-    def __init__(self, groups: list[Group], config_of: Callable[[Group], dict[str, Any]], spending: Spending) -> None:
+    def __init__(self, groups: list[Group], spending: Spending) -> None:
         super().__init__()
-        self._waiting, self._config_of, self._spending = deque(groups), config_of, spending
+        self._waiting, self._spending = deque(groups), spending
         self._running: dict[str, Group] = {}
         self._stop_asked = False
         self._paused_at: float | None = None
@@ -60,7 +59,7 @@ class Queue(Searcher):
                     self._waiting.remove(group)
                     self._running[trial_id] = group
                     self._spending.start(trial_id, work_of(group), time.monotonic())
-                    return self._config_of(group)
+                    return {"trials": [trial.model_dump_json() for trial in group]}  # what a Tune trial is given
             self.stopped_by_budget |= bool(self._waiting)
         return None if self._running else Searcher.FINISHED
 

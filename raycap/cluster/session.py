@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -31,12 +30,16 @@ EXIT_INTERRUPTED = 130
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Nobody goes on from Tune's own notes, and all that it notes of a trial stays in memory.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # Ctrl-C is the session's: trials save before they go.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A trial is a dozen small processes; on two cores Ray would warn of each new one.
     "RAY_worker_maximum_startup_concurrency": "16",
+    # Ray remembers 100,000 tasks by default, dozens of every trial, in more memory than all else takes.
+    "RAY_task_events_max_num_task_in_gcs": "5000",
     # As many processes may stay though they are idle: the reader of the next trial's rows needs no start then.
     "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
 }
@@ -184,7 +187,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     from raycap.cluster.progress import Progress
     from raycap.cluster.queue import Queue, work_of
     from raycap.cluster.resources import concurrent_slots
-    from raycap.cluster.tuner import config_of, record_failure, run_trials
+    from raycap.cluster.tuner import record_failure, run_trials
     from raycap.cluster.wishes import forget_wishes
     from raycap.cluster.worker import Setting
 
@@ -199,13 +202,13 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     done = {trial_id: steps[-1] for trial_id, steps in found.items() if steps}
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
     groups = replica_groups(ordered, execution.replicas, done)
-    queue = Queue(groups, partial(config_of, setting=setting), spending)
+    queue = Queue(groups, spending)
     progress = Progress(job.missing, job.num_finished, analyst, console)
     progress.start()
     forget_wishes()
     with _signals_to(queue, console):
         try:
-            causes = run_trials(queue, execution, slots=slots)
+            causes = run_trials(queue, setting, slots=slots)
         finally:
             progress.stop()
             forget_wishes()

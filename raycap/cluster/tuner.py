@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from ray.tune.schedulers import FIFOScheduler
 
 from raycap.cluster.errors import TrialError, root_cause, root_error
-from raycap.cluster.queue import AtTheEnd, Group, Queue
+from raycap.cluster.queue import AtTheEnd, Queue
 from raycap.cluster.warm import free_placement_groups
 from raycap.cluster.wishes import wished
 from raycap.cluster.worker import Setting, fit
@@ -26,12 +26,7 @@ from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, failure_path, forget_checkpoints, result_path, trial_folder
 
 
-def config_of(group: Group, setting: Setting) -> dict[str, Any]:
-    """What a Tune trial is given."""
-    return {"trials": [trial.model_dump_json() for trial in group], "setting": setting}
-
-
-def run_trials(queue: Queue, execution: ExecutionSpec, *, slots: int) -> dict[str, str]:
+def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
     """Run the groups of the queue, each trial to its result.json or failure.json, as long as the queue goes on.
 
     Returns causes of failure by trial_id, whether or not they could be written to a failure.json.
@@ -41,10 +36,12 @@ def run_trials(queue: Queue, execution: ExecutionSpec, *, slots: int) -> dict[st
     """
     with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:  # Tune's own notes; relaunching never reads them
         tuner = ray.tune.Tuner(
-            ray.tune.with_resources(_drive_trials, {"node:__internal_head__": 0.001}),
+            ray.tune.with_resources(
+                ray.tune.with_parameters(_drive_trials, setting=setting), {"node:__internal_head__": 0.001}
+            ),
             tune_config=ray.tune.TuneConfig(
                 search_alg=queue,
-                scheduler=_scheduler(execution),
+                scheduler=_scheduler(setting.execution),
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -56,7 +53,7 @@ def run_trials(queue: Queue, execution: ExecutionSpec, *, slots: int) -> dict[st
                 storage_path=folder,
                 verbose=0,
                 stop=AtTheEnd(queue),
-                failure_config=ray.tune.FailureConfig(max_failures=execution.max_failures),
+                failure_config=ray.tune.FailureConfig(max_failures=setting.execution.max_failures),
             ),
         )
         logging.getLogger("ray.tune").setLevel(
@@ -85,12 +82,11 @@ def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:
     return EarlyEnd(execution.early_stop)
 
 
-def _drive_trials(config: dict[str, Any]) -> dict[str, Any]:
+def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """The Tune trial: train, then write every result.json last. What fails is told, not raised: it would not help to try
     again what Ray Train has tried often enough.
     """
     trials = tuple(map(PlannedTrial.model_validate_json, config["trials"]))
-    setting: Setting = config["setting"]
     storage, analyst = Storage.at(setting.storage), setting.analyst
     causes: dict[str, str] = {}
 
