@@ -1,4 +1,4 @@
-"""Doing harm to sweeps on purpose: processes killed by pid, disks filled, files damaged."""
+"""Doing harm to sweeps on purpose, processes killed by pid, disks filled; and looking at what is left."""
 
 import subprocess
 import time
@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raycap.results import Evaluation, TrialResult
+from raycap.sealed import unsealed
 from raycap.storage import checkpoint_steps
 
 WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "AnalystActor"
@@ -48,6 +50,19 @@ def last_step(storage: Path) -> int:
     """The step of the latest checkpoint of any trial in a storage folder; 0 if there is none."""
     steps = [checkpoint_steps([path.name]) for path in storage.glob("trials/*/checkpoint-*.pt")]
     return max((mine[-1] for mine in steps if mine), default=0)
+
+
+def results_in(storage: Path) -> dict[str, TrialResult]:
+    """All results in a storage folder, by trial_id; their seals are checked."""
+    return {
+        path.parent.name: TrialResult.model_validate_json(unsealed(path.read_bytes()))
+        for path in storage.glob("trials/*/result.json")
+    }
+
+
+def timeless(result: TrialResult) -> list[Evaluation]:
+    """What must be bit-equal: everything but how long it took."""
+    return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
 
 
 @contextmanager

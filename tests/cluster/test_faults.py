@@ -13,10 +13,8 @@ from raycap import sweep
 from raycap.facts.hosted import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
-from raycap.results import Evaluation, TrialResult
-from raycap.sealed import unsealed
 from raycap.spec import NamePools
-from tests.cluster.faults import DRIVER, WORKER, kill, last_step, resize, small_disk, wait_until
+from tests.cluster.faults import DRIVER, WORKER, kill, last_step, resize, results_in, small_disk, timeless, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -42,18 +40,6 @@ def run(*overrides: str, **options: Any) -> int:
     return sweep.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
 
 
-def results(storage: Path) -> dict[str, TrialResult]:
-    return {
-        path.parent.name: TrialResult.model_validate_json(unsealed(path.read_bytes()))
-        for path in storage.glob("trials/*/result.json")
-    }
-
-
-def timeless(result: TrialResult) -> list[Evaluation]:
-    """What must be bit-equal: everything but how long it took."""
-    return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
-
-
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
     """The driver is the train controller too: see cluster/warm.py."""
     storage, killed = folder / "runs", []
@@ -74,7 +60,7 @@ def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path)
     assert code == 0
     assert [(kind, number) for kind, _, number in killed] == [(WORKER, 1), (DRIVER, 1)]
     assert 0 < killed[0][1] < killed[1][1] < 3000
-    ((trial_id, result),) = results(storage).items()
+    ((trial_id, result),) = results_in(storage).items()
     undisturbed = run_trial(result.spec, source_commit="test").result
     assert timeless(result) == timeless(undisturbed)
     assert not list((storage / "trials" / trial_id).glob("checkpoint-*"))
@@ -92,7 +78,7 @@ def test_an_error_that_comes_again_is_not_tried_for_ever(folder: Path, capsys: p
     assert "1 of 2 trials failed" in output
     assert "FileNotFoundError: profiles.path: there is no file or folder people.parquet" in output
     assert "--only-failed" in output
-    assert len(results(folder / "runs")) == 1
+    assert len(results_in(folder / "runs")) == 1
 
 
 @pytest.mark.slow
@@ -106,14 +92,14 @@ def test_a_full_disk_fails_what_needs_it_and_keeps_what_is_there(
         assert run(*sizes) == 1
         output = capsys.readouterr().out
         assert "No space left on device" in output
-        (small,) = results(disk).values()
+        (small,) = results_in(disk).values()
         assert small.spec.model.hidden_size == 8
         kept = last_step(disk)
         assert 0 < kept < 2000
         assert not list(disk.rglob("*.tmp"))
         resize(disk, 30_000)
         assert run(*sizes, only_failed=True) == 0
-        by_width = {result.spec.model.hidden_size: result for result in results(disk).values()}
+        by_width = {result.spec.model.hidden_size: result for result in results_in(disk).values()}
         assert by_width[8] == small
     assert timeless(by_width[64]) == timeless(run_trial(by_width[64].spec, source_commit="test").result)
 
@@ -133,7 +119,7 @@ def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsy
         resize(disk, 30_000)
         assert run(*once) == 0
         assert "exposures" not in capsys.readouterr().out  # it had only its result to write
-        (result,) = results(disk).values()
+        (result,) = results_in(disk).values()
         assert result.num_steps == 500
     assert timeless(result) == timeless(run_trial(result.spec, source_commit="test").result)
 

@@ -14,9 +14,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from raycap.learner.trial import run_trial
-from raycap.results import TrialResult
-from raycap.sealed import unsealed
-from tests.cluster.faults import last_step, wait_until
+from tests.cluster.faults import last_step, results_in, timeless, wait_until
 from tests.cluster.pretend import ENVIRONMENT, autoscaling_cluster, free_port, lose, machines, training_machines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -41,10 +39,6 @@ def start(folder: Path, *overrides: str, environment: dict[str, str]) -> "subpro
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=(folder / "log").open("a"), stderr=subprocess.STDOUT
     )
-
-
-def timeless(result: TrialResult) -> list[object]:
-    return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
 
 
 def test_a_lost_machine_is_replaced_and_idle_ones_go(tmp_path: Path) -> None:
@@ -76,9 +70,9 @@ def test_a_lost_machine_is_replaced_and_idle_ones_go(tmp_path: Path) -> None:
             wait_until(lambda: alive() == 0, 120)
         finally:
             print("(second, machines beside the head):", seen)
-    found = [TrialResult.model_validate_json(unsealed(p.read_bytes())) for p in storage.glob("trials/*/result.json")]
+    found = results_in(storage)
     assert len(found) == 2
-    for result in found:
+    for result in found.values():
         assert timeless(result) == timeless(run_trial(result.spec, source_commit="test").result)
 
 

@@ -16,9 +16,7 @@ from ray._private.state import available_resources_per_node
 from ray.cluster_utils import Cluster
 
 from raycap.cluster.session import ray_session
-from raycap.results import TrialResult
-from raycap.sealed import unsealed
-from tests.cluster.faults import WORKER
+from tests.cluster.faults import WORKER, results_in
 from tests.cluster.pretend import ENVIRONMENT, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -84,11 +82,6 @@ def start(folder: Path, *overrides: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=folder, stdout=(folder / "log").open("w"), stderr=subprocess.STDOUT)
 
 
-def results(folder: Path) -> list[TrialResult]:
-    found = folder.glob("runs/trials/*/result.json")
-    return [TrialResult.model_validate_json(unsealed(path.read_bytes())) for path in found]
-
-
 @pytest.mark.parametrize(
     ("gpus", "taken"),
     [
@@ -110,7 +103,7 @@ def test_two_workers_of_a_trial_take_a_gpu_each(
         assert process.returncode == 0, (tmp_path / "log").read_text()
     assert (taken, taken) in seen, f"GPUs taken and workers at work: {seen}"
     assert all(max(map(sum, at_once)) <= 2 for at_once in seen)
-    (result,) = results(tmp_path)
+    (result,) = results_in(tmp_path / "runs").values()
     assert result.num_workers == 2
 
 
@@ -126,7 +119,7 @@ def test_four_trials_share_a_gpu_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         assert process.returncode == 0, (tmp_path / "log").read_text()
     assert (1.0, 4) in seen, f"GPUs taken and workers at work: {seen}"
     assert max(workers for _, workers in seen) == 4
-    assert len(results(tmp_path)) == 6
+    assert len(results_in(tmp_path / "runs")) == 6
 
 
 def test_a_job_gets_to_the_cluster_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +149,7 @@ def test_a_job_gets_to_the_cluster_as_the_readme_says(tmp_path: Path, monkeypatc
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Report:" in done.stdout
-        (result,) = results(tmp_path)
+        (result,) = results_in(tmp_path / "runs").values()
         assert result.spec.model
         again = subprocess.run([*submit, *run, "trial.training.batch_size=-1"], cwd=tmp_path, capture_output=True, text=True,
                                check=False)  # fmt: skip

@@ -11,9 +11,8 @@ from rich.console import Console
 from raycap import sweep
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.learner.trial import run_trial
-from raycap.results import StopReason, TrialResult
-from raycap.sealed import unsealed
-from tests.cluster.faults import last_step
+from raycap.results import StopReason
+from tests.cluster.faults import last_step, results_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -40,11 +39,6 @@ def run(*overrides: str, budget: Budget = UNBOUNDED) -> int:
     return sweep.run("spec.yaml", overrides, console, time.monotonic(), budget=budget)
 
 
-def results(folder: Path) -> list[TrialResult]:
-    paths = folder.glob("runs/trials/*/result.json")
-    return [TrialResult.model_validate_json(unsealed(path.read_bytes())) for path in paths]
-
-
 @pytest.mark.slow
 def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "trial.training.length={steps: 6000}"
@@ -53,7 +47,7 @@ def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys:
     assert 0 < last_step(folder / "runs") < 6000
     assert run(long) == 0
     assert "resumable at" in capsys.readouterr().out
-    (result,) = results(folder)
+    (result,) = results_in(folder / "runs").values()
     alone = run_trial(result.spec, source_commit="test").result
     assert [evaluation.losses for evaluation in result.evaluations] == [e.losses for e in alone.evaluations]
 
@@ -84,7 +78,7 @@ def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytes
     early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",
              "trial.profiles.num_profiles=20")  # fmt: skip
     assert run(*early) == 0
-    (result,) = results(folder)
+    (result,) = results_in(folder / "runs").values()
     assert result.stop_reason is StopReason.EARLY
     assert result.num_steps == result.final.step < 40000
     assert not list((folder / "runs").rglob("checkpoint-*"))

@@ -16,9 +16,9 @@ from raycap import sweep
 from raycap.commands import sweeps
 from raycap.learner.trial import run_trial
 from raycap.results import TrialResult
-from raycap.sealed import unsealed
 from raycap.spec import Kind
 from raycap.states import inventory
+from tests.cluster.faults import results_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -61,15 +61,6 @@ def run(*overrides: str) -> int:
     return sweep.run("spec.yaml", overrides, Console(width=160), time.monotonic())
 
 
-def stored_results(folder: Path) -> dict[str, TrialResult]:
-    files = folder.glob("runs/trials/*/result.json")
-    return {path.parent.name: read(path) for path in files}
-
-
-def read(path: Path) -> TrialResult:
-    return TrialResult.model_validate_json(unsealed(path.read_bytes()))
-
-
 def trained_here(overrides: tuple[str, ...]) -> list[TrialResult]:
     """Results of a sweep's trials, each trained by itself in this process."""
     planned = sweep.prepare("spec.yaml", overrides)[0].trials
@@ -94,7 +85,7 @@ def mlflow_runs(folder: Path) -> tuple[Run, dict[str, Run]]:
 
 def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -> None:
     assert run() == 0
-    first = stored_results(folder)
+    first = results_in(folder / "runs")
     summary = read_summary(folder)
     assert {trial["trial_id"] for trial in summary["trials"]} == set(first)
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 2
@@ -132,7 +123,7 @@ def test_a_sweep_from_spec_to_law_and_only_what_is_missing_after(folder: Path) -
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/trials/*/result.json")}
     assert run() == 0  # nothing is missing
     assert run("grid.training.seed=[0, 1, 2]") == 0  # one trial is
-    assert len(stored_results(folder)) == 3
+    assert len(results_in(folder / "runs")) == 3
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     _, children = mlflow_runs(folder)
     assert len(children) == 3
@@ -177,7 +168,7 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
         "analysis.schemes=[optimal, 2-hop-double, 2-hop-big-hash]",
     )
     assert run(*two_hop, "execution={num_workers: 2, cpus_per_worker: 0.9}") == 0
-    (together,) = stored_results(folder).values()
+    (together,) = results_in(folder / "runs").values()
     (alone,) = trained_here(two_hop)
     assert (alone.num_workers, together.num_workers) == (1, 2)
     assert alone.trial_id == together.trial_id  # how it runs is not what it is
@@ -206,7 +197,7 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
 def test_replicas_train_as_one_stack_and_each_is_a_trial_of_its_own(folder: Path) -> None:
     seeds = ("grid.training.seed=[0, 1]", "grid.training.optimizer.lr=[0.02, 0.01]")
     assert run(*seeds, "execution.replicas=4") == 0
-    stacked = stored_results(folder)
+    stacked = results_in(folder / "runs")
     single = {result.trial_id: result for result in trained_here(seeds)}
     assert stacked.keys() == single.keys()
     assert len(stacked) == 4
