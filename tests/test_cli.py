@@ -10,9 +10,12 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from raycap.cli import app
 from raycap.sealed import sealed, unsealed
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +56,15 @@ def test_help_names_the_commands_and_exit_codes_in_little_time() -> None:
     assert all(f"│ {command} " in told for command in commands)
     assert all(f"{code} " in told.partition("Exit codes:")[2] for code in (0, 1, 2, 3, 130))
     assert min(seconds) < 0.6
+
+
+def test_every_command_has_an_example() -> None:
+    def without(command: Any) -> list[str]:
+        if hasattr(command, "commands"):  # several, such as raycap cluster
+            return [name for each in command.commands.values() for name in without(each)]
+        return [] if "Example" in command.help else [command.name]
+
+    assert without(get_command(app)) == []
 
 
 def test_the_shell_completes_commands_and_specs(tmp_path: Path) -> None:

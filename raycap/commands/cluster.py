@@ -13,9 +13,18 @@ EXIT_FAULTS = 2
 
 @app.command()
 def template(
-    where: Annotated[str, typer.Argument(help="aws, gcp, kuberay, or dockerfile, the image for kuberay.")],
+    where: Annotated[
+        str, typer.Argument(metavar="WHERE", help="aws, gcp, kuberay, or dockerfile, the image for kuberay.")
+    ],
 ) -> None:
-    """Print a file for `ray up` or `kubectl apply`, with this environment's Ray and Python in it."""
+    """Print a file for `ray up` or `kubectl apply`, with this environment's Ray and Python in it.
+
+    Examples:
+
+      raycap cluster template gcp > gcp.yaml
+
+      raycap cluster template dockerfile > Dockerfile
+    """
     from raycap.cluster.cloud.templates import Template, render
     from raycap.cluster.cloud.versions import Versions
     from raycap.spec.document import SpecError
@@ -27,12 +36,19 @@ def template(
 
 @app.command()
 def check(
-    file: Annotated[str, typer.Argument(help="A file for `ray up`, or a RayJob or RayCluster of KubeRay.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A file for `ray up`, or a RayJob or RayCluster of KubeRay.")
+    ],
     overrides: Overrides = None,
     spec: Annotated[str | None, typer.Option(help="A sweep that is to run there; overrides are its own.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that is wrong with a cluster's file, offline: exit code 2, or 0 when it is sound."""
+    """Say all that is wrong with a cluster's file, offline: exit code 2, or 0 when it is sound.
+
+    Example:
+
+      raycap cluster check cluster.yaml --spec specs/one_hop.yaml storage=s3://BUCKET/raycap
+    """
     from raycap.cluster.cloud.check import check as checked
 
     report = checked(file, spec, tuple(overrides or ()))

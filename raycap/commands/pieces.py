@@ -13,7 +13,12 @@ def trial(
     overrides: Overrides = None,
     index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
 ) -> None:
-    """Run one trial of a sweep in this process, without Ray and without storing anything: for debugging."""
+    """Run one trial of a sweep in this process, without Ray and without storing anything: for debugging.
+
+    Example:
+
+      raycap trial specs/grid.yaml trial.training.length.exposures=20 --index 3
+    """
     from raycap.learner.trial import run_trial
     from raycap.results import Evaluation, source_commit
 
@@ -35,7 +40,12 @@ def texts(
     index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
     num: Annotated[int, typer.Option(help="How many texts of each kind.")] = 5,
 ) -> None:
-    """Show texts as a trial is trained on them, in its order."""
+    """Show texts as a trial is trained on them, in its order.
+
+    Example:
+
+      raycap texts specs/two_hop.yaml --num 3
+    """
     from raycap.facts.corpora import populations_of
     from raycap.facts.corpus import render
     from raycap.facts.order import Mix

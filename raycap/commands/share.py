@@ -42,7 +42,16 @@ def export(
     private: Annotated[bool, typer.Option("--private", help="With --push: for nobody else to see.")] = False,
     force: Annotated[bool, typer.Option("--force", help="With --to: replace an earlier export.")] = False,
 ) -> None:
-    """Export a trained model as transformers loads it, or a population as a dataset, with a card: to a folder or the hub."""
+    """Export a trained model as transformers loads it, or a population as a dataset, with a card: to a folder or the hub.
+
+    Examples:
+
+      raycap export 06dfea --to told
+
+      raycap export runs/trials/06dfea0153e4 --push USER/NAME --private
+
+      raycap export --profiles specs/grid.yaml --to people.parquet
+    """
     is_spec = what.endswith(SPEC_ENDINGS)
     for rule, broken in {
         "say where to: --to DIR, --push USER/NAME, or both": to is None and repo is None,

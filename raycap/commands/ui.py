@@ -33,7 +33,14 @@ def ui(
         typer.Option("--open/--no-open", help="Open the link in a browser.", show_default="where there is a screen"),
     ] = None,
 ) -> None:
-    """Start MLflow's page, light, and print or open the link that sets this sweep's trials side by side."""
+    """Start MLflow's page, light, and print or open the link that sets this sweep's trials side by side.
+
+    Examples:
+
+      raycap ui specs/grid.yaml
+
+      raycap ui runs/grid --port 5001 --no-open
+    """
     from raycap.cluster.tracking import find_pages
 
     spec = _spec_of(sweep, tuple(overrides or ()))
