@@ -150,6 +150,10 @@ BROKEN = {
     "a field that EC2 has not": ("      InstanceType: g5", "      InstanceTyp: g5",
                                  "InstanceTyp: EC2 knows no such field; did you mean 'InstanceType'?"),
     "a value that EC2 has not": ("VolumeSize: 200,", "VolumeSize: big,", "Ebs.VolumeSize: EC2 takes int there, got big"),
+    "a head that never scales": (" --autoscaling-config=~/ray_bootstrap_config.yaml", "",
+                                 "head_start_ray_commands: none starts Ray with --autoscaling-config"),
+    "machines that find no head": (" --address=$RAY_HEAD_IP:6379", "",
+                                   "worker_start_ray_commands: none starts Ray with --address"),
     "a head that is none": ("head_node_type: head", "head_node_type: hed", "Ray refuses it: `head_node_type` must be"),
     "a field that stands twice": ("upscaling_speed: 2.0", "upscaling_speed: 2.0\nupscaling_speed: 9", "stands twice"),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from raycap.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked
+from raycap.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked, refuse_others
 from raycap.storage import Storage
 
 HOLD = """
@@ -75,6 +75,21 @@ def test_the_lock_of_a_dead_process_is_taken_over(
     with locked(storage, "grid"):
         assert holder_of(storage, "grid").pid == os.getpid()
     assert holder_of(storage, "grid") is None
+
+
+def test_trials_that_another_sweep_trains_now_are_not_trained_twice(
+    tmp_path: Path, other: "subprocess.Popen[str]"
+) -> None:
+    """Trials belong to no sweep: two sweeps in one storage may share some."""
+    storage = local(tmp_path)
+    (tmp_path / "grid" / "sweep.json").write_text(json.dumps({"trials": [{"trial_id": "a"}, {"trial_id": "b"}]}))
+    with pytest.raises(LockedError, match=f"1 of these trials belong to sweep grid too.*process {other.pid} of"):
+        refuse_others("mine", {"b", "c"}, storage)
+    refuse_others("mine", {"c"}, storage)
+    refuse_others("grid", {"a", "b"}, storage)  # one's own
+    other.kill()
+    other.wait()
+    refuse_others("mine", {"b", "c"}, storage)
 
 
 def write_holder(folder: Path, **changes: object) -> None:

@@ -61,7 +61,8 @@ def check(
         for note in report.notes:
             print(f"{file}: not checked: {note}")
         if not report.faults:
-            at_once = f"; {report.trials_at_once:,} trials of {spec} at once" if report.trials_at_once else ""
+            trials = "trial" if report.trials_at_once == 1 else "trials"
+            at_once = f"; {report.trials_at_once:,} {trials} of {spec} at once" if report.trials_at_once else ""
             print(f"{file}: sound: beside the head at most {report.machines}{at_once}")
     if report.faults:
         raise typer.Exit(EXIT_FAULTS)

@@ -20,6 +20,14 @@ MISSING = re.compile(r'Missing required parameter in (?P<where>[^:]*): "(?P<name
 OF_A_TYPE = re.compile(
     r"Invalid type for parameter (?P<where>[^,]*), value: (?P<got>.*), type: .*, valid types: (?P<types>.*)"
 )
+STARTS = {
+    "head_start_ray_commands": {
+        "--head": "so that others find it",
+        "--autoscaling-config": "without which no machine ever comes",
+    },
+    "worker_start_ray_commands": {"--address": "so that it finds the head"},
+}
+"""How commands must start Ray, and why."""
 MARKETS = {"aws": ("InstanceMarketOptions",), "gcp": ("scheduling",)}
 IMAGES = {"aws": ("ImageId",), "gcp": ("disks", 0, "initializeParams", "sourceImage")}
 
@@ -79,6 +87,7 @@ def faults_of(document: Document, versions: Versions) -> Iterator[Fault]:
     by_schema = list(_schema_faults(document))
     yield from by_schema
     yield from _defaults(document)
+    yield from _start_faults(document)
     yield from _version_faults(document, versions)
     provider = _text(document.look("provider", "type"))
     zone, region = document.look("provider", "availability_zone"), document.look("provider", "region")
@@ -136,6 +145,16 @@ def _defaults(document: Document) -> Iterator[Fault]:
     for name in MUST_SAY:
         if document.look(name) is None:
             yield document.fault((name,), "must be given, or Ray takes a default of its own; the template has one")
+
+
+def _start_faults(document: Document) -> Iterator[Fault]:
+    """A head that knows of no autoscaler waits for ever for machines, and machines that know of no head never join it."""
+    for name, options in STARTS.items():
+        commands = document.look(name)
+        started = [one for one in commands if "ray start" in str(one)] if isinstance(commands, list) else []
+        for option, why in options.items():
+            if commands is not None and not any(option in one for one in started):
+                yield document.fault((name,), f"none starts Ray with {option}, {why}; the template does")
 
 
 def _version_faults(document: Document, versions: Versions) -> Iterator[Fault]:
