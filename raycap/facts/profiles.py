@@ -113,7 +113,7 @@ class Profiles:
     @cached_property
     def _observed(self) -> ObservedFacts:
         columns = zip(self.schema.relations, self.relations.T, strict=True)
-        led_to = {relation: np.unique(column[column != NOBODY]) for relation, column in columns}
+        led_to = {relation: _occurring(column[column != NOBODY], self.num_profiles) for relation, column in columns}
         num_values = {a.name: len(used) for a, used in zip(self.schema.attributes, self.used_values, strict=True)}
         return ObservedFacts(
             num_values=num_values | {relation: len(people) for relation, people in led_to.items()},
@@ -123,7 +123,8 @@ class Profiles:
 
     def _num_names_made_of(self, people: NDArray[np.integer]) -> int:
         """How many names the parts of some people's names make."""
-        return math.prod(len(np.unique(parts)) for parts in self.names[people].T)
+        columns = zip(self.names[people].T, self.schema.name_pools, strict=True)
+        return math.prod(len(_occurring(parts, len(pool))) for parts, pool in columns)
 
     def name_parts(self, person: int) -> tuple[str, ...]:
         """First, middle and last name of a person."""
@@ -140,7 +141,8 @@ class Profiles:
     @cached_property
     def used_values(self) -> tuple[IntArray, ...]:
         """For each attribute the indices of the values that occur: there are 67,200 dates, and few of them do."""
-        return tuple(np.unique(column).astype(np.int32) for column in self.attributes.T)
+        columns = zip(self.attributes.T, self.schema.attributes, strict=True)
+        return tuple(_occurring(column, len(attribute.values)).astype(np.int32) for column, attribute in columns)
 
     @cached_property
     def answers(self) -> IntArray:
@@ -244,3 +246,10 @@ def _distinct(num_values: int, num: int, taken: NDArray[np.int64], *, rng: np.ra
         first_places = np.sort(np.unique(drawn, return_index=True)[1])
         if len(first_places) >= num:
             return drawn[first_places[:num]]
+
+
+def _occurring(indices: NDArray[np.integer], num_values: int) -> NDArray[np.int64]:
+    """Which of the first integers occur among some, ascending. A mark for each is far faster than sorting millions."""
+    marks = np.zeros(num_values, bool)
+    marks[indices] = True
+    return np.flatnonzero(marks)
