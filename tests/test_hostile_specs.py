@@ -15,6 +15,7 @@ from raycap.plan import expand
 from raycap.spec import NamePools
 from raycap.spec.facts import NUM_ATTRIBUTES
 from raycap.spec.file import SpecError, load_sweep
+from raycap.spec.yaml_tree import YamlError, read_yaml
 from tests.test_spec_file import GOOD
 
 ROOT = Path(__file__).parent.parent
@@ -195,6 +196,12 @@ def test_no_file_is_more_than_a_small_document(tmp_path: Path, text: str) -> Non
 def test_sizes_have_bounds(tmp_path: Path, override: str) -> None:
     lines = refused(tmp_path, GOOD.partition("grid:")[0], override)
     assert any(line.startswith("override ") for line in lines)
+
+
+def test_values_are_counted_and_numbers_beyond_all_bounds_are_text() -> None:
+    with pytest.raises(YamlError, match="at most 40,000 values"):
+        read_yaml(b"[" + b"1," * 60_000 + b"]")
+    assert read_yaml(b"a: [1e999, -1e999, 1e3]").value == {"a": ["1e999", "-1e999", 1000]}
 
 
 @pytest.mark.parametrize("override", OVERRIDES, ids=lambda override: repr(override[:40]))

@@ -57,6 +57,22 @@ def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> N
     assert kept_steps(checkpoints) == []
 
 
+def test_trials_are_saved_at_evaluations_and_whenever_it_is_time(tmp_path: Path) -> None:
+    class Noted(Checkpoints):
+        def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
+            steps.append(step)
+            super().save(trial_id, step, state)
+
+    evaluated = [evaluation.step for evaluation in trained(TINY).result.evaluations]
+    steps: list[int] = []
+    trained(TINY, checkpoint_every_s=1e3, checkpoints=Noted(Storage.at(f"{tmp_path}/seldom")))
+    assert steps == evaluated
+    steps.clear()
+    trained(TINY, checkpoint_every_s=0.0, checkpoints=Noted(Storage.at(f"{tmp_path}/often")))
+    assert set(steps) > set(evaluated)
+    assert steps == sorted(set(steps))
+
+
 def half_trained(folder: Path) -> tuple[Checkpoints, str]:
     """The checkpoints of TINY as it was asked to pause, and its id."""
     checkpoints = Checkpoints(Storage.at(str(folder)))
