@@ -1,0 +1,54 @@
+"""When trials look around: the workers of one must do so after the same steps, and heed the same wish."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+WORKER = """
+import json, sys, time
+import torch, torch.distributed as dist
+from raycap.learner.replica import Place
+from raycap.learner.watch import Watch
+from raycap.learner.wishes import Wish
+
+file, rank = sys.argv[1], int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+began = time.monotonic()
+wish = (lambda: Wish.PAUSE if time.monotonic() > began + 1.5 else Wish.GO_ON) if rank == 0 else lambda: Wish.END
+watch = Watch(0.3, wish, Place(rank, 2, torch.device("cpu")), 0)
+step, looked = 0, []
+while not looked or looked[-1][2] is Wish.GO_ON:
+    step += 1
+    time.sleep(0.001 if rank == 0 else 0.004)  # one is slower, or its clock is
+    if watch.pauses_after(step):
+        orders = watch.look(step)
+        looked.append((step, orders.save, orders.wish))
+        if orders.save:
+            watch.saved()
+dist.destroy_process_group()
+print(json.dumps([(step, save, int(wish)) for step, save, wish in looked]))
+"""
+
+
+def test_workers_look_after_the_same_steps_and_follow_the_first(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "meeting"), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        (first, trouble), (second, _) = (worker.communicate(timeout=60) for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert first, trouble
+    assert first == second
+    looked = json.loads(first)
+    assert len(looked) > 3
+    assert any(save for _, save, _ in looked)
+    assert looked[-1][2] == 1  # PAUSE, which only the first wished
