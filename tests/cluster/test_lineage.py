@@ -104,6 +104,9 @@ def test_models_are_registered_where_that_is_asked_for_however_late_and_once(
         tell(record, finished)
     gone.with_name("away").rename(gone)
     assert sync(record).problems == ()
+    _, _, children = runs_of(record)
+    killed = children[results[0].trial_id]  # whoever registered its model was, before it could note that
+    client.delete_tag(killed.info.run_id, "raycap.model_version")
     tell(record, finished)
     versions = client.search_model_versions("name = 'raycap-planted'")
     assert {version.tags["raycap.trial_id"] for version in versions} == {result.trial_id for result in results}
