@@ -14,7 +14,7 @@ from raycap.lock import Holder, holder_of
 from raycap.results import SweepRecord
 from raycap.states import State, What, inventory
 from raycap.storage import Storage
-from raycap.underway import standings
+from raycap.underway import Event, Standing, standings
 
 WATCH_SECONDS = 2.0
 
@@ -60,7 +60,7 @@ class Status:
                     "share_done": line.share_done(self.at),
                     "steps": trial.steps,
                     "seconds_left": line.seconds_left(self.at),
-                    "began": standing and standing.began,
+                    "began": standing.began if standing and line.state == RUNNING else None,
                     "evaluation": asdict(standing.last) if standing and standing.last else None,
                 }
             )
@@ -79,6 +79,7 @@ def look(sweep: SweepRecord, storage: Storage) -> Status:
     """The state of a sweep now. Nothing is changed."""
     holder = holder_of(storage, sweep.spec.name)
     under_way = standings(storage, sweep.spec.name) if holder else {}
+    measured = _last_analysis(sweep, storage)
     states = inventory(sweep, storage).states
     lines = []
     for trial in sweep.trials:
@@ -89,8 +90,34 @@ def look(sweep: SweepRecord, storage: Storage) -> Status:
             word = RUNNING
         elif holder and state.what is What.RESUMABLE:
             word = WAITING
+        if state.what is What.FINISHED and trial.trial_id in measured:
+            standing = Standing(began=0.0, last=measured[trial.trial_id])
         lines.append(Line(trial, word, standing, state.steps_done / trial.steps))
     return Status(sweep.spec.name, holder, lines, states, time.time())
+
+
+def _last_analysis(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
+    """What finished trials came to, by trial_id, as far as summary.json tells: it is not written after every trial."""
+    scheme, selection = sweep.spec.analysis.headline
+    kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
+    try:
+        told = json.loads(storage.read(f"{sweep.spec.name}/summary.json"))["trials"]
+        return {
+            entry["trial_id"]: Event(
+                entry["trial_id"],
+                "evaluated",
+                0.0,
+                entry["steps"],
+                exposures=entry["exposures"],
+                loss_bits=entry["loss_bits"][kinds[entry["trial_id"]]],
+                bits_per_param=entry["bits_per_param"][scheme][selection],
+                tokens_per_s=entry["tokens"] / entry["train_seconds"],
+            )
+            for entry in told
+            if entry["state"] == "finished" and entry["trial_id"] in kinds
+        }
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # none yet, or one of other readings
+        return {}
 
 
 def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from raycap.analysis.analyse import analyse
+from raycap.analysis.summary import summary
 from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
 from raycap.lock import locked
 from raycap.results import Failure, SweepRecord
@@ -14,6 +16,7 @@ from raycap.sealed import sealed
 from raycap.status import follow, look
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.underway import Event, ProgressFile, Standing, progress_path, standings
+from tests import planted
 from tests.planted import results, sweep
 
 RECORD = sweep([12, 14, 16, 18])
@@ -156,6 +159,25 @@ def test_status_reads_files_alone_and_says_who_runs_it(storage: Storage) -> None
     console = Console(file=StringIO(), width=120)
     now.show(console)
     assert f"{C.label}: failed before: ValueError: no" in console.file.getvalue()
+
+
+def test_finished_trials_show_what_the_last_analysis_says_of_them(storage: Storage) -> None:
+    record = of_all_states(storage)
+    measured = planted.measured({A.trial_id: results(RECORD, 1.8)[A.trial_id]})
+    told = summary(analyse(record, planted.RUN, measured, {}))
+    storage.write("planted/summary.json", json.dumps(told))
+    first, *others = look(record, storage).lines
+    assert (first.state, first.standing.last.bits_per_param) == ("finished", pytest.approx(1.8))
+    assert first.standing.last.tokens_per_s > 0
+    assert json.loads(look(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
+    assert [line.standing for line in others] == [None] * 3
+    console = Console(file=StringIO(), width=120)
+    look(record, storage).show(console)
+    assert " 1.80 " in console.file.getvalue()
+    assert 'finished": 1' not in console.file.getvalue()
+    for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
+        storage.write("planted/summary.json", broken)
+        assert look(record, storage).lines[0].standing is None
 
 
 def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:

@@ -62,6 +62,8 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
                 **losses[place],
                 **splits.get(place, {}),
                 "exposures": row["exposures"],
+                "steps": int(analysis.measured[planned.trial_id].curve.step[-1]),
+                "tokens": row["tokens"],
                 "train_seconds": row["train_seconds"],
                 "parameter_norm": row["parameter_norm"],
                 "convergence": str(verdict["convergence"]),

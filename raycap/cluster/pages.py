@@ -19,6 +19,8 @@ from raycap.results import PlannedTrial, SweepRecord
 
 VIEW_TAG = "mlflow.sharedViewState."
 """Followed by what the link says after viewStateShareKey; here the id of the sweep's run."""
+MOST_PER_PARAM = 3.0
+"""Bits per parameter that a chart has room for; two are usual."""
 SORTED_BY = "metrics.`capacity/bits_per_param`"
 """MLflow folds nested runs under their parent unless they are sorted by something other than their date."""
 
@@ -77,8 +79,9 @@ def shared_view(sweep: SweepRecord, parent_id: str) -> str:
                 yaxis={"key": "final/capacity/learned_bits", "type": "METRIC"},
             ),
             _chart("per_param", "BAR", metricKey="final/capacity/bits_per_param"),
-            _over_exposures("capacity/learned_bits"),
-            _over_exposures(loss),
+            # What a model that begins worse than chance has "learned" would press all that follows into a line.
+            _over_exposures("capacity/learned_bits", {"yMin": 0, "yMax": _most_bits(sweep.trials)}),
+            _over_exposures(loss, {}),
         ],
         "isAccordionReordered": True,
     }
@@ -97,8 +100,13 @@ def _chart(name: str, kind: str, **options: Any) -> dict[str, Any]:
     return own | {"deleted": False, "isGenerated": False} | options
 
 
-def _over_exposures(metric: str) -> dict[str, Any]:
-    """A line for each trial."""
+def _most_bits(trials: Iterable[PlannedTrial]) -> float:
+    """What the trials of a sweep may be expected to learn, at most."""
+    return max(min(MOST_PER_PARAM * trial.parameters.total, *trial.dataset_bits.values()) for trial in trials)
+
+
+def _over_exposures(metric: str, shown: dict[str, float]) -> dict[str, Any]:
+    """A line for each trial; `shown` is what of the axes, empty for all."""
     return _chart(
         metric,
         "LINE",
@@ -112,7 +120,7 @@ def _over_exposures(metric: str) -> dict[str, Any]:
         lineSmoothness=0,
         scaleType="linear",
         xAxisScaleType="linear",
-        range={},
+        range=shown,
         yAxisKey="metric",
         yAxisExpressions=[],
         ignoreOutliers=False,
