@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE
 from rich.console import Group
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -104,7 +103,7 @@ def board(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
     ranked = sorted(lines, key=lambda line: order.index(line.state) if line.state in STYLES else -1)
     for line in ranked[:ROWS_SHOWN]:
         style = STYLES.get(line.state, "bold red")
-        table.add_row(escape(line.trial.label), f"[{style}]{line.state}[/]", *_numbers(line, now))
+        table.add_row(line.trial.label, Text(line.state, style), *_numbers(line, now))
     if len(ranked) > ROWS_SHOWN:
         table.caption = f"and {len(ranked) - ROWS_SHOWN} more"
     bar = Table.grid(padding=(0, 1))

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from raycap.estimate import SWEEP_SECONDS, Estimate
 from raycap.replicas import replica_groups
@@ -31,8 +31,10 @@ WIDTH_WITHOUT_TERMINAL = 160
 
 
 def wide_console() -> Console:
-    """Standard output; wide enough for tables where no terminal says how wide it is."""
-    console = Console(file=sys.stdout)
+    """Standard output; wide enough for tables where no terminal says how wide it is. Text is printed as it is: there are
+    lists in it, and paths, that would pass for rich's markup.
+    """
+    console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
     return console
@@ -51,13 +53,13 @@ def print_plan(
     console.print(plan_table(sweep, trials, found, expected))
     if expected:
         for line in told_estimate(expected):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if not found.stale:
         return
     console.print(f"{len(found.stale)} stale: trials of earlier runs that the spec asks for no longer. They are kept.")
     for trial in found.stale[:NAMES_SHOWN]:
         told = f"  {trial.label}  {trial.trial_id}  {'finished' if trial.finished else 'not finished'}"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        console.print(told, soft_wrap=True)
     if len(found.stale) > NAMES_SHOWN:
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
 
@@ -109,7 +111,9 @@ def plan_table(
             f"{about}{trial.tokens:,}",
             f"{trial.steps:,}",
             *_taken(expected, trial),
-            "; ".join([escape(str(found.states[trial.trial_id])), *(f"[yellow]{told}[/]" for told in trial.warnings)]),
+            Text("; ").join(
+                [Text(str(found.states[trial.trial_id])), *(Text(told, "yellow") for told in trial.warnings)]
+            ),
         )
     total = sum(trial.tokens for trial in trials)
     more = f" ({len(trials) - PLAN_ROWS_SHOWN} more not shown)" if len(trials) > PLAN_ROWS_SHOWN else ""
@@ -246,12 +250,12 @@ def print_failures(
         count = f"{len(alike)} trials: " if len(alike) > 1 else ""
         named = [f"{labels[failure.trial_id]}{_after(failure)}" for failure in alike[:NAMES_SHOWN]]
         more = f" and {len(alike) - NAMES_SHOWN} more" if len(alike) > NAMES_SHOWN else ""
-        console.print(f"  {first.cause}", style="red", highlight=False, soft_wrap=True, markup=False)
-        console.print(f"    {count}{', '.join(named)}{more}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {first.cause}", style="red", soft_wrap=True)
+        console.print(f"    {count}{', '.join(named)}{more}", soft_wrap=True)
         where = storage.path(failure_path(first.trial_id))
-        console.print(f"    traceback: {where}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"    traceback: {where}", soft_wrap=True)
     console.print("To run these alone again:")
-    console.print(f"  python -m raycap.sweep {command} --only-failed", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"  python -m raycap.sweep {command} --only-failed", soft_wrap=True)
 
 
 def kind_of(cause: str) -> str:
@@ -275,4 +279,4 @@ def print_unreadable(unreadable: Mapping[str, str], storage: Storage, console: C
     """Results that were left out, with their reasons by trial_id."""
     for trial_id, why in unreadable.items():
         where = storage.path(result_path(trial_id))
-        console.print(f"{where} cannot be read: {why}.", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{where} cannot be read: {why}.", style="red", soft_wrap=True)

@@ -39,12 +39,12 @@ class Status:
 
     def show(self, console: Console) -> None:
         """Print it."""
-        console.print(self.who, highlight=False, markup=False, soft_wrap=True)
+        console.print(self.who, soft_wrap=True)
         console.print(board(self.lines, self.at))
         for line in self.lines:
             state = self.states[line.trial.trial_id]
             if line.state not in (FINISHED, RUNNING) and state.what in (What.FAILED, What.DAMAGED):
-                console.print(f"{line.trial.label}: {state}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"{line.trial.label}: {state}", soft_wrap=True)
 
     def json(self) -> str:
         """For programs."""
@@ -129,7 +129,7 @@ def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console
                 live.update(Group(Text(now.who), board(now.lines, now.at)), refresh=True)
             elif (line := f"{now.who}; {told(now.lines, now.at)}") != said:
                 said = line
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
             if now.holder is None:
                 return
             time.sleep(WATCH_SECONDS)

@@ -139,16 +139,16 @@ def _tell(
     console.print()
     if outcome.ending is not Ending.INTERRUPTED:  # who presses Ctrl-C does not wait for figures
         law = outcome.law or answer(report(sweep, storage))
-        console.print(law, style="bold", highlight=False, markup=False)
-        console.print(f"Report: {folder}/report.html", highlight=False, soft_wrap=True)
-        console.print(f"Compare the trials: raycap ui {command}", highlight=False, soft_wrap=True, markup=False)
+        console.print(law, style="bold")
+        console.print(f"Report: {folder}/report.html", soft_wrap=True)
+        console.print(f"Compare the trials: raycap ui {command}", soft_wrap=True)
     stored = read_stored(sweep.trials, storage)
     going_on = f"{command} {again}".rstrip()
     if stored.failures:
         print_failures(sweep, stored.failures, storage, going_on, console)
     print_unreadable(stored.unreadable, storage, console)
     for problem in outcome.problems:
-        console.print(problem, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        console.print(problem, style="yellow", soft_wrap=True)
     asked_ids = {trial.trial_id for trial in asked}
     unread, left = (len(ids) for ids in (asked_ids & stored.unreadable.keys(), asked_ids - stored.measured.keys()))
     left -= unread
@@ -157,11 +157,9 @@ def _tell(
             outcome.ending, "Not finished"
         )
         console.print(f"{told}: {left} of {len(asked)} trials are left. To go on:")
-        console.print(f"  python -m raycap.sweep {going_on}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  python -m raycap.sweep {going_on}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
-        console.print(
-            f"Figures of what there is: raycap report {folder}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.print(f"Figures of what there is: raycap report {folder}", soft_wrap=True)
     codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET}
     return codes.get(outcome.ending, EXIT_FAILED if left or unread else 0)
 

@@ -90,6 +90,14 @@ def test_plan_is_the_same_as_a_dry_run_of_the_sweeps_own() -> None:
     assert [trial["label"] for trial in plan["trials"]] == ["d10-L2-N1000-s1", "d12-L2-N1000-s0"]
 
 
+def test_what_a_spec_says_is_printed_as_it_is(tmp_path: Path) -> None:
+    """Lists and paths would pass for rich's markup and vanish, or end everything."""
+    question = "Do [set, independent], :smile: and [/x] matter?"
+    spec = (ROOT / "sweeps/specs/grid.yaml").read_text()
+    (tmp_path / "spec.yaml").write_text(f"# {question}\n{spec}")
+    assert raycap("plan", str(tmp_path / "spec.yaml")).stdout.startswith(f"grid: {question}")
+
+
 def test_an_estimate_is_in_the_plan() -> None:
     given = ["--throughput", "1e5", "--slots", "2", "--price-per-hour", "0.1"]
     shown = raycap("plan", "specs/grid.yaml", *given).stdout

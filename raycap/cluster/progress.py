@@ -76,7 +76,7 @@ class Progress:
                 said = f"{event.what} after {max(0.0, event.at - standing.began):.0f} s"
         self._lines[event.trial_id] = line
         if not self._live:
-            self._console.print(f"{event.trial_id} {line.trial.label}: {said}", highlight=False, soft_wrap=True)
+            self._console.print(f"{event.trial_id} {line.trial.label}: {said}", soft_wrap=True)
 
     def _board(self) -> Group:
         return board(list(self._lines.values()), time.time(), self._num_finished_before)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from raycap.commands.arguments import AsJson
 from raycap.show import wide_console
@@ -64,7 +65,7 @@ def doctor(
         table = Table(box=SIMPLE, show_header=False)
         for check in checks:
             told = f"{check.found}\n→ {check.to_do}" if check.to_do else check.found
-            table.add_row(f"[{VERDICT_STYLES[check.verdict]}]{check.verdict}[/]", check.name, told)
-        wide_console().print(table, highlight=False)
+            table.add_row(Text(check.verdict, VERDICT_STYLES[check.verdict]), check.name, told)
+        wide_console().print(table)
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)

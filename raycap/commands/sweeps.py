@@ -209,4 +209,4 @@ def compare(
             console.print(shown)
     console.print(f"{both.shared} trials are in both.")
     if html:
-        console.print(str(html), highlight=False)
+        console.print(str(html))
