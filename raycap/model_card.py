@@ -59,7 +59,7 @@ does a language model store per parameter? All it knows of is invented.
 ## Bits it has learned
 
 The code length of its data minus what it lost on all of them. How long that code is depends on the reading: how facts are
-taken to be stored, and how the list of names.
+taken to be stored, and how the list of names; readings that come to the same are one line.
 
 {_readings(result)}
 
@@ -131,8 +131,12 @@ def _totals(result: TrialResult) -> tuple[Losses, list[Capacity]]:
 
 def _readings(result: TrialResult) -> str:
     counts = result.parameters
-    rows = []
+    rows, told = [], set()
     for total in _totals(result)[1]:
+        alike = total.reading.selection, total.dataset_bits, float(total.learned_bits[-1])
+        if alike in told:  # schemes differ in what they make of questions of several hops alone
+            continue
+        told.add(alike)
         learned, error = float(total.learned_bits[-1]), float(total.standard_error_bits[-1])
         rows.append(
             [

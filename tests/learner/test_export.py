@@ -120,7 +120,9 @@ def check_card(card: str, result: TrialResult, found: Any) -> None:
     found_totals = [each for each in capacities(losses, EVERY_READING) if each.subject == "total"]
     totals = [each for each in found_totals if each.is_headline(losses, EVERY_READING)]
     assert len(totals) == 9
-    for total in totals:
+    different = {(each.reading.selection, each.dataset_bits, each.learned_bits[-1]): each for each in reversed(totals)}
+    assert len(re.findall(r"^\| .* names \|", card, re.MULTILINE)) == len(different) >= 3
+    for total in different.values():
         line = re.search(rf"\| {total.reading} \|(.*)", card)[1]
         assert f"| {total.learned_bits[-1]:,.0f}" in line
         assert f"| {total.learned_bits[-1] / result.parameters.total:.3f} |" in line
