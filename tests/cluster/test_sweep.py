@@ -19,6 +19,7 @@ from raycap.results import TrialResult
 from raycap.spec import Kind
 from raycap.states import inventory
 from tests.cluster.faults import results_in
+from tests.cluster.pretend import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -214,6 +215,7 @@ def test_replicas_train_as_one_stack_and_each_is_a_trial_of_its_own(folder: Path
         assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
 
+@pytest.mark.slow  # as trials by themselves above, and without Ray in learner/test_replicas.py
 def test_a_replica_that_diverges_fails_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wild = ("grid.training.optimizer.lr=[0.02, 1e30]", "grid.training.seed=[0]", "trial.training.optimizer.grad_clip=1e30",
             "trial.training.optimizer.warmup_steps=0", "execution.replicas=2")  # fmt: skip
@@ -229,8 +231,11 @@ def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder:
     assert not (folder / "runs" / "trials").exists()
 
 
-def test_mlflow_that_cannot_be_used_is_told_before_anything_starts(folder: Path) -> None:
+@pytest.mark.parametrize("uri", ["sqlite:///file/mlflow.db", "http://127.0.0.1:{port}"])
+def test_mlflow_that_cannot_be_used_is_told_before_anything_starts(folder: Path, uri: str) -> None:
     (folder / "file").write_text("not a folder")
+    began = time.monotonic()
     with pytest.raises(sweep.SpecError, match="MLflow cannot be used"):
-        run("tracking.uri=sqlite:///file/mlflow.db")
+        run(f"tracking.uri={uri.format(port=free_port())}")
+    assert time.monotonic() - began < 30
     assert not (folder / "runs" / "trials").exists()
