@@ -1,9 +1,13 @@
 """cluster.yaml is the template, and one that `ray up` and EC2 take once a person has decided what is marked."""
 
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raycap.cluster.cloud.templates import Template, render
@@ -45,3 +49,30 @@ def test_node_configs_are_what_ec2_takes() -> None:
 
     for kind in read()["available_node_types"].values():
         assert run_instances_faults(kind["node_config"]) == []
+
+
+@pytest.mark.parametrize("template", [Template.AWS, Template.GCP])
+def test_mlflow_is_started_on_the_head_unless_it_runs(template: Template, tmp_path: Path) -> None:
+    """As Ray runs a command there: within shells that have the whole of it in their own command lines."""
+    config = yaml.safe_load(decided(render(template, TESTED)))
+    (command,) = [line for line in config["head_start_ray_commands"] if "mlflow server" in line]
+    started = tmp_path / "started"
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+        command = command.replace("/5000", f"/{port}").replace(
+            "setsid mlflow server", f"touch {started}; : mlflow server"
+        )
+        wrapped = " ".join(_with_interactive(command.replace("mlflow.log", "/dev/null")))
+
+        environment = os.environ | {"HOME": str(tmp_path)}
+
+        def start() -> None:
+            subprocess.run(wrapped, shell=True, capture_output=True, check=False, timeout=30, env=environment)
+
+        start()
+        assert started.exists()
+        started.unlink()
+        one.listen()
+        start()
+        assert not started.exists()
