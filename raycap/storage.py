@@ -153,6 +153,12 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
+def parted(folder: str) -> tuple[str, str]:
+    """A folder as where it is and its name; of a local one both as they are, however it was written."""
+    place, _, name = (folder.rstrip("/") if "://" in folder else os.path.abspath(folder)).rpartition("/")
+    return place or "/", name
+
+
 def trial_folder(trial_id: str) -> str:
     """Folder of a trial, relative to the storage."""
     return f"{TRIALS_FOLDER}/{trial_id}"

@@ -1,6 +1,7 @@
 """raycap.load: a sweep's results in a notebook, without Ray and MLflow."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ import pandas as pd
 import pytest
 
 import raycap
+from raycap import sweep as sweeps
+from raycap.commands.arguments import sweep_in
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.sealed import sealed
+from raycap.spec.file import SpecError
+from raycap.status import look
 from raycap.storage import Storage, failure_path, result_path
 from tests import planted
 
@@ -44,6 +49,27 @@ def test_the_five_lines_of_the_readme_are_true(tmp_path: Path) -> None:
     rows = [line.split()[:2] for line in shown]
     assert all([str(width), "1.8"] in rows for width in WIDTHS)
     assert (tmp_path / "capacity.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_at(tmp_path)
+    shutil.copytree(tmp_path / "runs/grid", tmp_path / "runs/before [1]")
+    (tmp_path / "runs/grid/summary.json").write_text("of grid")
+    monkeypatch.chdir(tmp_path / "runs/before [1]")
+    assert raycap.load(".").answer == raycap.load("../grid/").answer
+    for folder in (".", str(tmp_path / "runs/before [1]/")):
+        sweep, storage = sweep_in(folder)
+        assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
+        sweeps.report(sweep, storage)
+        assert {line.state for line in look(sweep, storage).lines} == {"finished"}
+    assert Path("report.html").exists()
+    assert Path("../grid/summary.json").read_text() == "of grid"
+    with pytest.raises(SpecError, match=r"^\.\.: not the folder of a sweep"):
+        sweep_in("..")
+    with pytest.raises(SpecError, match=r"^foo://a/b: storage 'foo://a' is neither"):
+        sweep_in("foo://a/b")
 
 
 def test_importing_raycap_loads_nothing() -> None:

@@ -17,7 +17,7 @@ from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import law_entry, state
 from raycap.losses import Record
 from raycap.results import RunRecord, SweepRecord
-from raycap.storage import Storage
+from raycap.storage import Storage, parted
 
 FIRST = ["trial_id", "label", "state", "scheme", "selection"]
 BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
@@ -37,8 +37,8 @@ class Sweep:
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
         """Read and analyse a sweep, seconds for thousands of trials. See `raycap.load`."""
-        place, _, name = os.fspath(folder).rstrip("/").rpartition("/")
-        storage = Storage.at(place or ("/" if os.fspath(folder).startswith("/") else "."))
+        place, name = parted(os.fspath(folder))
+        storage = Storage.at(place)
         record, run = _read(storage, name, "sweep.json", SweepRecord), _read(storage, name, "run.json", RunRecord)
         stored = read_stored(record.trials, storage)
         return cls(analyse(record, run, stored.measured, stored.failures, stored.unreadable))

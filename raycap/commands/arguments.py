@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.file import SpecError
-from raycap.storage import Storage
+from raycap.storage import Storage, parted
 from raycap.sweep import Overrides, SpecFile
 
 __all__ = ["AsJson", "Overrides", "SpecFile", "SweepFolder", "planned_trial", "sweep_in"]
@@ -27,22 +27,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="For programs: print it as 
 
 
 def sweep_in(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
-    """The sweep whose folder this is, and the storage it lies in. Raises SpecError where files that are needed are missing:
-    sweep.json and run.json, if not told otherwise.
+    """The sweep whose folder this is, by the name and at the place that the folder has now, and the storage it lies in.
+
+    Raises SpecError where files that are needed are missing: sweep.json and run.json, if not told otherwise.
     """
     files = needed or ("sweep.json", "run.json")
-    place, _, name = folder.rstrip("/").rpartition("/")
-    storage = Storage.at(place or ".")
-    if not all(storage.exists(f"{name}/{file}") for file in files):
+    place, name = parted(folder)
+    try:
+        storage = Storage.at(place)
+        is_there = all(storage.exists(f"{name}/{file}") for file in files)
+        content = storage.read(f"{name}/sweep.json") if is_there else b""
+    except (ValueError, OSError) as error:
+        raise SpecError([f"{folder}: {error}"]) from error
+    if not is_there:
         raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks {' or '.join(files)})"])
     try:
-        return SweepRecord.model_validate_json(storage.read(f"{name}/sweep.json")), storage
+        record = SweepRecord.model_validate_json(content)
     except ValidationError as error:
         told = error.errors(include_url=False)[0]
         place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
         raise SpecError(
             [f"{folder}/sweep.json: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"]
         ) from None
+    is_moved = record.spec.name != name or not _is_at(record.spec.storage, storage)
+    now = {"name": name, "storage": storage.root if storage.is_local else place} if is_moved else {}
+    return record.model_copy(update={"spec": record.spec.model_copy(update=now)}), storage
+
+
+def _is_at(place: str, storage: Storage) -> bool:
+    try:
+        return Storage.at(place).root == storage.root
+    except (ValueError, OSError):  # a bucket, say, that it was copied from
+        return False
 
 
 def planned_trial(record: SweepRecord, spec: str, index: int) -> PlannedTrial:

@@ -17,7 +17,7 @@ from raycap.paces import expected
 from raycap.show import print_power, print_unreadable, wide_console
 from raycap.spec.file import SpecError
 from raycap.status import follow, look
-from raycap.storage import Storage, absolute_uri
+from raycap.storage import absolute_uri
 
 ESTIMATE, POWER = "What it would take", "What it would tell"
 
@@ -155,9 +155,6 @@ def sync(
 
     sweep, storage = sweep_in(folder)
     spec = sweep.spec
-    if Storage.at(spec.storage).root != storage.root:  # it was moved
-        place = storage.root if storage.is_local else folder.rstrip("/").rpartition("/")[0]
-        spec = spec.model_copy(update={"storage": place})
     if tracking_uri:
         tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
         spec = spec.model_copy(update={"tracking": tracking})

@@ -18,7 +18,6 @@ from raycap.cluster.errors import CannotRunError
 from raycap.commands.arguments import Overrides, sweep_in
 from raycap.spec import SweepSpec
 from raycap.spec.file import SpecError
-from raycap.storage import Storage
 
 START_S = 60.0
 """How long a browser waits for the page."""
@@ -69,10 +68,7 @@ def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
         return sweeps.prepare(sweep, overrides)[0].spec
     if overrides:
         raise SpecError([f"{sweep}: overrides belong to a spec, but this is a folder; leave {overrides[0]} out"])
-    record, storage = sweep_in(sweep, "sweep.json")
-    spec = record.spec
-    is_moved = storage.is_local and Storage.at(spec.storage).root != storage.root
-    return spec.model_copy(update={"storage": storage.root}) if is_moved else spec
+    return sweep_in(sweep, "sweep.json")[0].spec
 
 
 def _check_free(port: int) -> None:
