@@ -133,7 +133,8 @@ class Storage:
             aside = f"{relative}.damaged"
             while self.exists(aside):
                 aside += ".damaged"
-            self.filesystem.move(self.path(relative), self.path(aside))
+            with suppress(FileNotFoundError):  # another worker was quicker
+                self.filesystem.move(self.path(relative), self.path(aside))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,6 +16,14 @@ class TrackingError(CannotRunError):
 class TrialError(RuntimeError):
     """A trial that failed for a reason of its own and would fail again."""
 
+    @classmethod
+    def of(cls, error: str, after_step: int | None, traceback: str) -> "TrialError":
+        """As a worker tells of it: the cause, how far the trial was, and where in the code."""
+        self = cls(error)
+        vars(self)["after_step"] = after_step
+        self.add_note(traceback)
+        return self
+
 
 def root_error(error: BaseException) -> BaseException:
     """The exception that started it, below the wrappers of Ray Train and Ray."""
@@ -34,4 +42,7 @@ def root_cause(error: BaseException) -> str:
     root = root_error(error)
     if isinstance(root, TrialError):
         return str(root)
-    return (f"{type(root).__name__}: {root}".splitlines() or [type(root).__name__])[0]
+    first, *others = f"{type(root).__name__}: {root}".splitlines() or [type(root).__name__]
+    # Ray says of every dead process that it is dead, and further below why.
+    why = [line.strip() for line in others if " because " in line]
+    return " ".join([first, *why[:1]])

@@ -21,7 +21,7 @@ from raycap.cluster.wishes import wished
 from raycap.cluster.worker import Setting, fit
 from raycap.learner.wishes import Wish
 from raycap.results import Failure, PlannedTrial
-from raycap.sealed import sealed
+from raycap.sealed import sealed, unsealed
 from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, failure_path, forget_checkpoints, result_path, trial_folder
 
@@ -86,9 +86,16 @@ def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """The Tune trial: train, then write every result.json last. What fails is told, not raised: it would not help to try
     again what Ray Train has tried often enough.
     """
-    trials = tuple(map(PlannedTrial.model_validate_json, config["trials"]))
     storage, analyst = Storage.at(setting.storage), setting.analyst
     causes: dict[str, str] = {}
+    asked = tuple(map(PlannedTrial.model_validate_json, config["trials"]))
+    # A driver before this one may have been killed between its results.
+    done = {trial.trial_id for trial in asked if storage.exists(result_path(trial.trial_id))}
+    for trial_id in done:
+        analyst.record_result.remote(unsealed(storage.read(result_path(trial_id))))
+    trials = tuple(trial for trial in asked if trial.trial_id not in done)
+    if not trials:
+        return {"causes": causes, "all_finished": True}
 
     def fail(trial_id: str, error: BaseException) -> None:
         causes[trial_id] = record_failure(storage, trial_id, error, analyst).cause
@@ -106,8 +113,8 @@ def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
             fail(trial.trial_id, error)
         return {"causes": causes, "all_finished": False}
     for trial_id, outcome in outcomes.items():
-        if isinstance(outcome, str):
-            fail(trial_id, TrialError(outcome))
+        if isinstance(outcome, TrialError):
+            fail(trial_id, outcome)
             continue
         try:
             storage.write(result_path(trial_id), sealed(outcome.model_dump_json(indent=1)))

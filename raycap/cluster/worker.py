@@ -5,7 +5,9 @@ The driver and the controller of every trial import this module too, so what onl
 
 import os
 import platform
+import traceback
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -14,6 +16,7 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
 
+from raycap.cluster.errors import TrialError
 from raycap.cluster.warm import WarmTrainer
 from raycap.cluster.wishes import wished
 from raycap.learner.wishes import PausedError
@@ -49,10 +52,11 @@ class _ToTune(UserCallback):
         ray.tune.report(metrics[0])
 
 
-def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialResult | str]:
+def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialResult | TrialError]:
     """Train trials together on their workers, each from its last checkpoint if there is one.
 
-    Returns results by trial_id; of trials that failed and would fail again, why; nothing of those that were asked to pause.
+    Returns results by trial_id; of trials that failed and would fail again, why; nothing of those that were asked to pause
+    before their end.
     Raises Ray Train's TrainingFailedError after too many other failures (see retries.py).
     """
     execution, storage = setting.execution, Storage.at(setting.storage)
@@ -81,16 +85,16 @@ def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialRe
         ),
         steps_done=steps_done,
     )
-    outcomes: dict[str, dict[str, str]] = trainer.fit().return_value
+    outcomes: dict[str, dict[str, Any]] = trainer.fit().return_value
     return {
-        trial_id: told["error"] if "error" in told else TrialResult.model_validate_json(told["result"])
+        trial_id: TrialError.of(**told) if "error" in told else TrialResult.model_validate_json(told["result"])
         for trial_id, told in outcomes.items()
     }
 
 
-def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why} where trying again would not help;
-    nothing if the trials were asked to pause.
+def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why, ...} where trying again would not
+    help; nothing of trials that were asked to pause.
 
     Ray Train is told of no checkpoint: trials keep their own, whichever trained together.
     """
@@ -103,7 +107,6 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
 
     setting: Setting = config["setting"]
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, config["trials"])}
-    specs = tuple(trial.spec for trial in planned.values())
     execution, storage = setting.execution, Storage.at(setting.storage)
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -113,7 +116,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
     if execution.gpus_per_worker and PRETEND_GPUS not in os.environ:
         if not torch.cuda.is_available():
             error = f"Ray gave it a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA there"
-            return {trial_id: {"error": error} for trial_id in planned}
+            return {trial_id: _told(RuntimeError(error)) for trial_id in planned}
         device = torch.device("cuda", torch.cuda.current_device())
 
     def report(trial_id: str, evaluation: Evaluation) -> None:
@@ -125,33 +128,38 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, str]]:
             # Every worker must report, or Ray Train waits for it.
             ray.train.report(measured(planned[trial_id], setting.analysis, evaluation) if rank == 0 else {})
 
-    def told(error: Exception) -> dict[str, str]:
-        return {"error": f"{type(error).__name__}: {error}"}
-
-    try:
-        outcomes = run_trials(
-            specs,
-            source_commit=setting.source_commit,
-            storage=storage,
-            open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
-            report=report,
-            checkpoints=Checkpoints(storage),
-            checkpoint_every_s=execution.checkpoint_every_s,
-            wish=lambda: wished(list(planned)),
-            place=Place(rank, context.get_world_size(), device),
-            compiled=execution.compile,
-        )
-    except PausedError:
-        return {}
-    except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
-        return {spec.trial_id: told(error) for spec in specs}
-    if rank > 0:
-        return {}
-    results = {}
-    for spec, outcome in zip(specs, outcomes, strict=True):
-        if isinstance(outcome, DivergedError):
-            results[spec.trial_id] = told(outcome)
+    checkpoints = Checkpoints(storage)
+    results: dict[str, dict[str, Any]] = {}
+    for trial_ids in checkpoints.together(list(planned)):  # one group, unless somebody was killed after one diverged
+        specs = tuple(planned[trial_id].spec for trial_id in trial_ids)
+        try:
+            outcomes = run_trials(
+                specs,
+                source_commit=setting.source_commit,
+                storage=storage,
+                open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
+                report=report,
+                checkpoints=checkpoints,
+                checkpoint_every_s=execution.checkpoint_every_s,
+                wish=partial(wished, trial_ids),
+                place=Place(rank, context.get_world_size(), device),
+                compiled=execution.compile,
+            )
+        except PausedError:
+            break
+        except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
+            results |= {trial_id: _told(error) for trial_id in trial_ids}
             continue
-        outcome.save_model(storage, model_folder(spec.trial_id))
-        results[spec.trial_id] = {"result": outcome.result.model_dump_json()}
+        for trial_id, outcome in zip(trial_ids, outcomes, strict=True):
+            if isinstance(outcome, DivergedError):
+                results[trial_id] = _told(outcome)
+            elif rank == 0:
+                outcome.save_model(storage, model_folder(trial_id))
+                results[trial_id] = {"result": outcome.result.model_dump_json()}
     return results
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    """What a worker says of an error that would come again."""
+    told = "".join(traceback.format_exception(error))
+    return {"error": f"{type(error).__name__}: {error}", "after_step": vars(error).get("after_step"), "traceback": told}

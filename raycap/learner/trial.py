@@ -253,6 +253,9 @@ class _Run:
             return
         trial_ids = [replica.spec.trial_id for replica in self.replicas]
         self.step, states = self.checkpoints.latest(trial_ids, self.place.device)
+        if self.place.rank == 0:
+            for trial_id in trial_ids:  # what is further would be taken for newer than what is saved from now on
+                self.checkpoints.forget_after(trial_id, self.step)
         for number, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
             for group, weights in self.model.storage.items():
                 weights[number].copy_(saved["weights"][str(group)])

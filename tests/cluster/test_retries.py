@@ -2,8 +2,9 @@
 
 from ray.exceptions import ActorDiedError
 from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raycap.cluster.retries import Retries
 
@@ -38,6 +39,14 @@ def test_lost_workers_are_replaced_until_none_gets_anywhere() -> None:
     assert decisions([(100, ActorDiedError())] * 4) == [RETRY, RETRY, RETRY, RAISE]
     moving = [(step, ActorDiedError()) for step in range(20)]
     assert decisions(moving) == [RETRY] * 20
+
+
+def test_a_trial_waits_for_room_as_long_as_it_takes() -> None:
+    policy = Retries(FailureConfig(max_failures=0, controller_failure_limit=3), lambda: 0)
+    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=1))
+    assert [policy.make_decision(no_room) for _ in range(100)] == [RETRY] * 100
+    broken = ControllerError(WorkerGroupStartupFailedError("it does not start"))
+    assert [policy.make_decision(broken) for _ in range(4)] == [RETRY, RETRY, RETRY, RAISE]
 
 
 def test_nothing_is_tried_again_where_nothing_may_be() -> None:

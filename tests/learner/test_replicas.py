@@ -129,3 +129,56 @@ def test_a_stack_goes_on_from_the_last_step_that_all_have_kept(tmp_path: Path) -
         assert result.final.step == last
         assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-6)
         assert [e.step for e in result.evaluations] == [e.step for e in expected.evaluations]
+
+
+def test_one_that_diverged_does_not_hold_the_others_up_when_they_are_started_again(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    calm, wild = spec(0, AdamW(lr=0.01, warmup_steps=20)), spec(1, AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0))
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    ids = [calm.trial_id, wild.trial_id]
+    steps: list[int] = []
+
+    def die_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
+        steps.append(evaluation.step)
+        if trial_id == calm.trial_id and len(steps) == 3:
+            raise Killed
+
+    assert checkpoints.together(ids) == [ids]
+    with pytest.raises(Killed):
+        run_trials((calm, wild), source_commit="test", report=die_at_the_third, checkpoints=checkpoints)
+    assert checkpoints.together(ids) == [ids[:1], ids[1:]]
+    before = checkpoints.steps(calm.trial_id)[-1]
+    seen: list[int] = []
+    (result,) = together((calm,), checkpoints=checkpoints, report=lambda _, evaluation: seen.append(evaluation.step))
+    assert 0 < before < min(seen)
+    assert losses(result.final) == pytest.approx(losses(run_trial(calm, source_commit="test").result.final), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kept", "groups"),
+    [
+        ({"a": [900, 1000], "b": [800, 900], "c": [300, 400]}, [["a", "b"], ["c"]]),
+        ({"a": [100], "b": [], "c": [100]}, [["a", "c"], ["b"]]),
+        ({"a": [1, 2], "b": [1, 2]}, [["a", "b"]]),
+        ({"a": [300], "b": [400], "c": [500]}, [["c"], ["b"], ["a"]]),
+    ],
+)
+def test_trials_go_on_together_that_share_a_step(
+    kept: dict[str, list[int]], groups: list[list[str]], tmp_path: Path
+) -> None:
+    storage = Storage.at(str(tmp_path))
+    for trial_id, steps in kept.items():
+        for step in steps:
+            storage.write(checkpoint_path(trial_id, step), b"")
+    assert Checkpoints(storage).together(list(kept)) == groups
+
+
+def test_what_is_further_than_the_step_they_go_on_from_is_forgotten(tmp_path: Path) -> None:
+    """Else it would count as the newest, and what is saved next would be deleted at once."""
+    specs = different(OPTIMIZERS[0])[:2]
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    checkpoints.storage.write(checkpoint_path(specs[0].trial_id, 10**6), b"of a stack that has gone")
+    assert together(specs, checkpoints=checkpoints)[0].num_steps < 10**6
+    assert max(checkpoints.steps(specs[0].trial_id)) < 10**6
