@@ -70,7 +70,7 @@ class Analyst:
         self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
-        self._outbox = Outbox(self._storage, f"{self._sweep.spec.name}/outbox.json", self._tracker)
+        self._outbox = Outbox(self._storage, f"{self._sweep.spec.name}/outbox.json", self._tracker, self._planned)
         if not self._storage.exists(f"{self._sweep.spec.name}/run.json"):  # whatever happens, `raycap report` works
             self._write("run.json", self._run_so_far().model_dump_json())
         for trial_id in self._stored.measured:

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,8 +53,11 @@ class Outbox:
     While nobody is there, what waits is saved in a file of the storage; the next outbox at the same path begins with it.
     """
 
-    def __init__(self, storage: Storage, path: str, recipient: Recipient) -> None:
-        self._storage, self._path, self._recipient = storage, path, recipient
+    def __init__(self, storage: Storage, path: str, recipient: Recipient, known: Container[str]) -> None:
+        """`known` are the ids of trials that the recipient knows. What the file has of others, which an edit of the spec has
+        left out, stays there for the day it is edited back.
+        """
+        self._storage, self._path, self._recipient, self._known = storage, path, recipient, known
         self.trouble: str | None = None
         """Why the last delivery failed; None if it did not."""
         self.refused: list[str] = []
@@ -65,6 +68,7 @@ class Outbox:
         """Why the file could not be written the last time."""
         self._changed = threading.Condition()
         self._pending: deque[Operation] = deque()
+        self._of_others: list[Operation] = []
         self._version, self._num_delivered, self._closed = 0, 0, False
         self._saving = threading.Lock()
         self._saved_version, self._saved_at = 0, 0.0
@@ -161,7 +165,9 @@ class Outbox:
                 self._storage.set_aside(self._path)
             return False
         # What was said of the sweep as a whole is outdated: whoever opens this outbox says it anew.
-        self._pending.extend(operation for operation in found if operation.trial_id)
+        for operation in found:
+            if operation.trial_id:
+                (self._pending if operation.trial_id in self._known else self._of_others).append(operation)
         return True
 
     def _save(self) -> None:
@@ -171,7 +177,7 @@ class Outbox:
                 if self._version == self._saved_version:
                     return
                 self._pending = deque(_still_needed(self._pending))
-                pending, version = list(self._pending), self._version
+                pending, version = [*self._of_others, *self._pending], self._version
             try:
                 if pending:
                     self._storage.write(self._path, json.dumps([vars(operation) for operation in pending]))

@@ -120,6 +120,9 @@ def ray_session() -> Iterator[None]:
         raise CannotRunError(
             f"RAY_ADDRESS {address}: no Ray cluster can be reached there: {root_cause(error)}"
         ) from error
+    except (RuntimeError, ValueError) as error:  # as one of another Ray or another Python
+        told = " ".join(str(error).split())
+        raise CannotRunError(f"RAY_ADDRESS {address}: the Ray cluster there cannot be used: {told}") from error
     try:
         yield
     finally:

@@ -124,7 +124,9 @@ class Tracker:
         """Log what a trial's run lacks of its result, set its final metrics, mark it finished, and register its model if
         that is asked for.
         """
-        measured = self._measured[trial_id]
+        measured = self._measured.get(trial_id)
+        if measured is None:  # an old outbox says so, but the result has been lost since
+            return
         spent_s = measured.curve.train_seconds
         times_ms = [time_ms - round(1000 * seconds) for seconds in (spent_s[-1] - spent_s).tolist()]
         child, steps = self._child(trial_id, times_ms[0])

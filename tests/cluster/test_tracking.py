@@ -207,8 +207,11 @@ def test_what_is_refused_for_good_does_not_block_what_follows(tmp_path: Path) ->
     record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     results = trained(record)
     storage = store(record, results)
-    wrong = [Operation("log_evaluation", 1, {"trial_id": results[0].trial_id, "step": 1, "metrics": {"no|good": 1.0}}),
-             Operation("finish_trial", 1, {"trial_id": "of another sweep"})]  # fmt: skip
+    metrics = {"no|good": 1.0}
+    wrong = [
+        Operation("log_evaluation", 1, {"trial_id": result.trial_id, "step": 1, "metrics": metrics})
+        for result in results[:2]
+    ]
     storage.write("planted/outbox.json", "[" + ",".join(json.dumps(vars(operation)) for operation in wrong) + "]")
     told = sync(record)
     assert told.undelivered == 0
@@ -226,6 +229,18 @@ def test_an_outbox_that_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
     assert told.startswith("planted/outbox.json cannot be read: ")
     assert_complete(record, results)
     assert (tmp_path / "runs/planted/outbox.json.damaged").read_text() == "[{"
+
+
+def test_what_waits_of_trials_that_an_edit_left_out_is_kept(tmp_path: Path) -> None:
+    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    results = trained(record)
+    storage = store(record, results[:2])
+    of_another = {"name": "log_evaluation", "time_ms": 5, "arguments": {"trial_id": "stale", "step": 1, "metrics": {}}}
+    lost = {"name": "finish_trial", "time_ms": 5, "arguments": {"trial_id": results[2].trial_id}}
+    storage.write("planted/outbox.json", json.dumps([of_another, lost]))
+    assert sync(record).problems == ()
+    assert json.loads((tmp_path / "runs/planted/outbox.json").read_text()) == [of_another]
+    assert_complete(record, results[:2])
 
 
 def test_a_database_that_breaks_and_files_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
