@@ -26,8 +26,8 @@ from raycap.storage import TRIALS_FOLDER, Storage
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
-SETTLE_SECONDS = 1.0
-"""What two writers of an object store are given to notice each other."""
+SETTLE_SECONDS = 4.0
+"""What two writers of an object store are given to notice each other; whoever writes slower than half of that has lost."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -40,8 +40,12 @@ class Holder:
     """Who holds a lock. Times are seconds since the epoch, by the holder's clock."""
 
     host: str
+    machine: str
+    """What tells processes of one pid apart: the host since it was started, and the container."""
     user: str
     pid: int
+    born: float
+    """When its process was created."""
     since: float
     alive_at: float
     token: str
@@ -53,7 +57,8 @@ class Holder:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container may run under a number that has no name
             user = str(os.getuid())
-        return cls(platform.node(), user, os.getpid(), time.time(), time.time(), uuid.uuid4().hex)
+        now, pid = time.time(), os.getpid()
+        return cls(platform.node(), _machine(), user, pid, _born(pid), now, now, uuid.uuid4().hex)
 
     @classmethod
     def read(cls, text: str) -> "Holder | None":
@@ -66,13 +71,30 @@ class Holder:
     @property
     def is_dead(self) -> bool:
         """As far as one can tell from here: its process is gone, or it has given no sign of life for long."""
-        if self.host == platform.node():
-            return not psutil.pid_exists(self.pid)
-        return abs(time.time() - self.alive_at) > STALE_SECONDS
+        is_silent = abs(time.time() - self.alive_at) > STALE_SECONDS
+        if (self.host, self.machine) != (platform.node(), _machine()):
+            return is_silent
+        # Numbers of processes come again. (A clock that jumps moves the hour of birth, but not of one that gives signs.)
+        return not psutil.pid_exists(self.pid) or (is_silent and _born(self.pid) != self.born)
 
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"process {self.pid} of {self.user} on {self.host}, since {since}"
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # other systems than Linux
+        return f"{uuid.getnode():x}"
+
+
+def _born(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
 
 
 def lock_path(sweep_name: str) -> str:
@@ -106,6 +128,7 @@ def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
     """Hold a sweep's lock. Raises LockedError if somebody else does, OSError if the storage cannot be written."""
     path = lock_path(sweep_name)
     with _system_lock(storage, path) as is_ours:
+        began = time.monotonic()
         before = holder_of(storage, sweep_name)
         # Having the system's lock, one that was written on this host is of a process that has died.
         if before is not None and not (is_ours and before.host == platform.node()):
@@ -114,6 +137,9 @@ def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
         write = _overwrite if storage.is_local else Storage.write
         write(storage, path, json.dumps(asdict(me)))
         if not is_ours:
+            if (took := time.monotonic() - began) > SETTLE_SECONDS / 2:  # somebody may have had it by then
+                write(storage, path, "")
+                raise LockedError(f"writing the lock took {took:.1f} s, too long to be sure of it; start once more")
             time.sleep(SETTLE_SECONDS)
             now = holder_of(storage, sweep_name)
             if now is not None and now.token != me.token:

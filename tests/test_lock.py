@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_trials_that_another_sweep_trains_now_are_not_trained_twice(
 def write_holder(folder: Path, **changes: object) -> None:
     path = folder / lock_path("grid")
     path.parent.mkdir(exist_ok=True)
-    about = {"host": "elsewhere", "user": "ada", "pid": 1, "since": time.time(), "alive_at": time.time(), "token": "t"}
+    about = asdict(Holder.myself()) | {"host": "elsewhere", "user": "ada", "pid": 1, "token": "t"}
     path.write_text(json.dumps(about | changes))
 
 
@@ -109,6 +110,21 @@ def test_other_machines_count_as_alive_while_they_give_signs_of_life(
     write_holder(tmp_path, alive_at=time.time() - 2 * STALE_SECONDS)
     with locked(store(tmp_path), "grid"):
         assert holder_of(store(tmp_path), "grid").host == platform.node()
+
+
+@pytest.mark.parametrize(
+    ("of_myself", "is_dead"),
+    [
+        ({}, False),
+        ({"alive_at": 0.0}, False),  # it stood still, but lives
+        ({"alive_at": 0.0, "born": 1.0}, True),  # its number has come again
+        ({"born": 1.0}, False),  # the clock has jumped
+        ({"machine": "before it was started again"}, False),  # or another of the same name
+        ({"machine": "before it was started again", "alive_at": 0.0}, True),
+    ],
+)
+def test_a_number_that_comes_again_is_another_process(of_myself: dict[str, object], is_dead: bool) -> None:
+    assert replace(Holder.myself(), **of_myself).is_dead == is_dead
 
 
 @pytest.mark.parametrize("garbage", ["", "{", '{"pid": 3}', "[]"])
