@@ -165,6 +165,8 @@ def _mlflow(uri: str) -> Iterator[Check]:
             away = "start the server, or name another in tracking.uri"
             urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S).close()
             told = f"{uri}: the server answers"
+        else:
+            told = f"{uri}: not looked at; the first run does"
         yield Check("mlflow", Verdict.OK, f"{version}; {told}")
     except PermissionError as error:
         yield Check("mlflow", Verdict.FAIL, f"{version}; {uri}: {error}", "make it writable, or change tracking.uri")
@@ -189,23 +191,26 @@ def _database(file: Path) -> str:
 
 
 def _disk(storage: str) -> Iterator[Check]:
-    if "://" in storage:
-        yield Check("storage", Verdict.OK, f"{storage}: not looked at; the first run does")
-    else:
-        folder = _existing(Path(storage).absolute())
-        free, where = shutil.disk_usage(folder).free, f"{Path(storage).absolute()}"
-        if not os.access(folder, os.W_OK):
-            yield Check("storage", Verdict.FAIL, f"{where}: not writable", "give another folder in `storage`")
-        else:
-            few = Verdict.FAIL if free < DISK_FAIL_BYTES else Verdict.WARN if free < DISK_WARN_BYTES else Verdict.OK
-            advice = "" if few is Verdict.OK else "free some, or give a folder elsewhere in `storage`"
-            yield Check("storage", few, f"{where}: {size(free)} free", advice)
+    yield _storage(storage)
     place = tempfile.gettempdir()
     usage = shutil.disk_usage(place)
     full = usage.used / usage.total > RAY_DISK_SHARE
     advice = f"Ray stops where more than {RAY_DISK_SHARE:.0%} are used: free some, or set TMPDIR" if full else ""
     verdict = Verdict.WARN if full else Verdict.OK
     yield Check("temporary files", verdict, f"{place}: {size(usage.free)} of {size(usage.total)} free", advice)
+
+
+def _storage(storage: str) -> Check:
+    if "://" in storage:
+        return Check("storage", Verdict.OK, f"{storage}: not looked at; the first run does")
+    where, nearest = Path(storage).absolute(), _existing(Path(storage))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        told = "not writable" if nearest.is_dir() else f"{nearest} is no folder"
+        return Check("storage", Verdict.FAIL, f"{where}: {told}", "give another folder in `storage`")
+    free = shutil.disk_usage(nearest).free
+    verdict = Verdict.FAIL if free < DISK_FAIL_BYTES else Verdict.WARN if free < DISK_WARN_BYTES else Verdict.OK
+    advice = "" if verdict is Verdict.OK else "free some, or give a folder elsewhere in `storage`"
+    return Check("storage", verdict, f"{where}: {size(free)} free", advice)
 
 
 def _packages() -> Iterator[Check]:
@@ -228,9 +233,9 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+def _existing(path: Path) -> Path:
+    """The path, or the nearest above it that is there."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _check_writable(path: Path) -> None:

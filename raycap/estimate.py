@@ -3,7 +3,7 @@
 import heapq
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycap.results import PlannedTrial
@@ -102,14 +102,14 @@ def estimate(
         known.append(seconds)
         memory = worker_bytes(group, execution)
         trials |= {trial.trial_id: TrialEstimate(seconds, pace.source, memory) for trial in group}
-    seconds = SWEEP_SECONDS + makespan(known, slots)
+    seconds = SWEEP_SECONDS + makespan(known, slots) if groups else 0.0
     gpu_hours = execution.num_workers * execution.gpus_per_worker * sum(known) / 3600
     paid_hours = gpu_hours if execution.gpus_per_worker else seconds / 3600
     return Estimate(
         trials=trials,
         unknown=sum(map(len, groups)) - len(trials),
         slots=slots,
-        seconds=seconds if groups else 0.0,
+        seconds=seconds,
         gpu_hours=gpu_hours,
         dollars=None if price_per_hour is None else price_per_hour * paid_hours,
     )
@@ -146,9 +146,9 @@ def _texts(trial: PlannedTrial) -> Iterable[tuple[int, float]]:
             yield from ((hops, float(people) * relations ** (hops - 1) * subjects) for hops in questions.hops)
 
 
-def makespan(seconds: Iterable[float], slots: int) -> float:
+def makespan(seconds: Collection[float], slots: int) -> float:
     """When the last of some jobs ends if the longest are started first, each on the first slot that is free."""
-    busy = [0.0] * slots
+    busy = [0.0] * max(1, min(slots, len(seconds)))
     for each in sorted(seconds, reverse=True):
         heapq.heapreplace(busy, busy[0] + each)
     return max(busy)
@@ -156,10 +156,8 @@ def makespan(seconds: Iterable[float], slots: int) -> float:
 
 def slots_of(execution: ExecutionSpec, cpus: float, gpus: float) -> int:
     """How many stacks a machine trains at once; 1 also where it could not train any."""
-    workers = cpus / execution.cpus_per_worker
-    if execution.gpus_per_worker:
-        workers = min(workers, gpus / execution.gpus_per_worker)
-    return max(1, min(int(workers + 1e-9) // execution.num_workers, execution.max_concurrent_trials))
+    workers = int(execution.workers_on(cpus, gpus))
+    return max(1, min(workers // execution.num_workers, execution.max_concurrent_trials))
 
 
 def worker_bytes(group: Group, execution: ExecutionSpec) -> float:

@@ -254,7 +254,7 @@ def main(
 
       raycap run specs/grid.yaml trial.training.length.exposures=20 --set-name quick
 
-      raycap run specs/grid.yaml --trials d10,d12-L2-N1000-s0 --budget 30m
+      raycap run specs/grid.yaml --trials d10-L2-N1000-s0,d12-L2-N1000-s0 --budget 30m
 
       raycap run specs/grid.yaml --notify-cmd 'mail -s "$RAYCAP_SWEEP $RAYCAP_STATUS" me@example.org </dev/null'
     """

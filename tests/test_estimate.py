@@ -67,6 +67,8 @@ def test_slots_are_what_cpus_and_gpus_hold() -> None:
     assert slots_of(ExecutionSpec(num_workers=3), 8, 0) == 2
     assert slots_of(ExecutionSpec(max_concurrent_trials=2), 8, 0) == 2
     assert slots_of(ExecutionSpec(gpus_per_worker=0.25), 16, 2) == 8
+    assert slots_of(ExecutionSpec(gpus_per_worker=0.6), 16, 4) == 4  # a share lies on one GPU
+    assert slots_of(ExecutionSpec(gpus_per_worker=2.0), 16, 5) == 2
     assert slots_of(ExecutionSpec(gpus_per_worker=1.0), 16, 0) == 1
 
 

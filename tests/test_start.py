@@ -159,6 +159,10 @@ def test_what_fails_is_the_exit_code_and_json_is_for_programs(tmp_path: Path, mo
     good = run("doctor", "--json", *places)
     assert good.exit_code == 0
     assert {entry["verdict"] for entry in json.loads(good.output)} <= {"ok", "warn"}
+    (tmp_path / "file").write_text("")
+    below = run("doctor", "--storage", f"{tmp_path}/file/runs", *places[2:])
+    assert below.exit_code == 1
+    assert f"{tmp_path}/file is no folder" in "".join(below.output.split("\n"))
     monkeypatch.setattr(doctor, "_is_installed", lambda name: False)
     assert "pip install -e '.[gcp]'" in run("doctor", *places).output
     monkeypatch.setattr(doctor, "DISK_FAIL_BYTES", 1e18)

@@ -98,15 +98,8 @@ def need(execution: ExecutionSpec) -> str:
 
 def workers_on(machines: list[Machines], execution: ExecutionSpec) -> float:
     """How many workers some machines hold."""
-    total = 0.0
-    for mine in machines:
-        room = [mine.cpus / execution.cpus_per_worker]
-        if execution.gpus_per_worker:
-            room.append(mine.gpus / execution.gpus_per_worker)
-        each = min(room)
-        each = math.floor(each + 1e-9) if math.isfinite(each) else each
-        total += mine.count * each if each else 0.0
-    return total
+    each = [(mine.count, execution.workers_on(mine.cpus, mine.gpus)) for mine in machines]
+    return sum(count * workers for count, workers in each if workers)  # an infinite number of none is none
 
 
 def told(machines: list[Machines]) -> str:

@@ -1,6 +1,7 @@
 """Commands on whole sweeps: plan, status, report, compare, sync."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,8 @@ from raycap.spec.file import SpecError
 from raycap.status import follow, look
 from raycap.storage import absolute_uri
 
+LEAST, MOST = 1e-6, 1e15
+"""Of what an estimate may be given."""
 ESTIMATE, POWER = "What it would take", "What it would tell"
 
 
@@ -76,14 +79,15 @@ def plan(
     if power:
         sweep, _ = sweeps.prepare(spec, changes)
         levels = tuple(noise or (0.02, 0.05, 0.1))
-        if min(levels) <= 0 or bits_per_param <= 0 or num_sweeps < 1:
-            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive"])
+        if not all(0 < level < math.inf for level in (*levels, bits_per_param)) or num_sweeps < 1:
+            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive, and finite"])
         print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
         return
     given = {"--throughput": throughput, "--slots": slots, "--price-per-hour": price_per_hour}
     told = {name: value for name, value in given.items() if value is not None}
-    if problems := [f"{name}: must be positive, got {value:g}" for name, value in told.items() if value <= 0]:
-        raise SpecError(problems)
+    wrong = {name: value for name, value in told.items() if not LEAST <= value <= MOST}
+    if wrong:
+        raise SpecError([f"{name}: must lie in {LEAST:g}..{MOST:g}, got {value:g}" for name, value in wrong.items()])
     sweeps.show_plan(
         spec,
         changes,
@@ -189,7 +193,10 @@ def compare(
 
     both = SideBySide(*(sweeps.read_analysis(*sweep_in(folder)) for folder in (one, other)))
     if html:
-        html.write_text(compare_html(both), encoding="utf-8")
+        try:
+            html.write_text(compare_html(both), encoding="utf-8")
+        except OSError as error:
+            raise SpecError([f"--html {html}: cannot be written: {error.strerror}"]) from None
     if as_json:
         headers = headings(both)
         tables = {title: {"columns": headers[title], "rows": rows} for title, rows in sections(both).items()}

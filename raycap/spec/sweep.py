@@ -1,5 +1,6 @@
 """Around the trials: how losses are read, where trials run, where results go, and the SweepSpec itself."""
 
+import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
@@ -104,6 +105,16 @@ class ExecutionSpec(Spec):
     rate that has not come to its end, and are finished like any other; a stack ends when all of its trials may."""
     checkpoint_every_s: float = Field(default=60.0, gt=0, le=1e6)
     """Seconds between checkpoints, beside those at evaluations."""
+
+    def workers_on(self, cpus: float, gpus: float) -> float:
+        """How many workers one machine holds. A share of a GPU lies on a single one: at 0.6 each holds one worker."""
+        room = [cpus / self.cpus_per_worker]
+        if self.gpus_per_worker >= 1:
+            room.append(gpus / self.gpus_per_worker)
+        elif self.gpus_per_worker:
+            room.append(gpus * math.floor(1 / self.gpus_per_worker + 1e-9))
+        most = min(room)
+        return math.floor(most + 1e-9) if math.isfinite(most) else most
 
     @field_validator("gpus_per_worker")
     @classmethod

@@ -72,8 +72,12 @@ def _sweep_faults(
         return cluster.document.fault(("spec", "entrypoint"), f"{field} {rule}")
 
     if spec is None:
+        if by_job is None and overrides:
+            raise SpecError([f"{overrides[0]}: is about a sweep; add --spec FILE, the sweep that is to run there"])
         if by_job is None:
             return None, []
+        if wrong := [override for override in overrides if "=" not in override]:
+            raise SpecError([f"override {wrong[0]!r}: must have the form key=value"])
         said = dict(override.split("=", 1) for override in (*by_job, *overrides))
         places = said.get("storage", DEFAULTS.storage), said.get("tracking.uri", DEFAULTS.tracking.uri)
         return None, list(reach_faults(cluster, of_job, *places))

@@ -56,8 +56,8 @@ def reach_faults(cluster: Cluster, at: Callable[[str, str], Fault], storage: str
     if not is_uri:
         rule = f"must be one place for up to {number} machines, got the folder {storage}, of which each has its own"
         yield at("storage", f"{rule}; add storage=s3://BUCKET/raycap, or gs://")
-    if tracking_uri.startswith("sqlite:"):
-        rule = f"must be a server for up to {number} machines, got {tracking_uri}, a file that goes with its machine"
+    if "://" not in tracking_uri or tracking_uri.startswith(("sqlite:", "file:")):
+        rule = f"must be a server for up to {number} machines, got {tracking_uri}, which goes with its machine"
         way_out = "tracking.uri=http://127.0.0.1:5000 is the head's, where the template starts one"
         yield at("tracking.uri", f"{rule}; {way_out}")
     for group in cluster.workers:
