@@ -37,9 +37,14 @@ app.add_typer(cluster.app, name="cluster", rich_help_panel=AROUND)
 
 
 def main() -> None:
-    """Entry point: spec errors are told in plain lines, exit code 2."""
+    """Entry point: spec errors, and files that cannot be read or written, are told in plain lines, exit code 2."""
     try:
         app()
     except SpecError as error:
-        Console(stderr=True).print("\n".join(error.problems), highlight=False, soft_wrap=True, markup=False)
-        sys.exit(sweep.EXIT_BAD_SPEC)
+        problems = error.problems
+    except OSError as error:
+        problems = [str(error)]
+    else:
+        return
+    Console(stderr=True).print("\n".join(problems), highlight=False, soft_wrap=True, markup=False)
+    sys.exit(sweep.EXIT_BAD_SPEC)

@@ -285,6 +285,9 @@ def main(
         for problem in error.problems:
             print(problem, file=sys.stderr)
         code = EXIT_BAD_SPEC
+    except OSError as error:
+        print(f"{spec}: {error}", file=sys.stderr)
+        code = EXIT_BAD_SPEC
     except KeyboardInterrupt:
         print("Interrupted; what has finished stays, and the same command goes on from there.", file=sys.stderr)
         code = EXIT_INTERRUPTED

@@ -237,6 +237,7 @@ def test_a_broken_file_for_google_is_told_its_faults(file: Path, spec: str) -> N
          "but there may be 8 x 8 CPUs and 1 GPUs, 8 machines in all: room for 8"),
         ("storage=runs", "storage: must be one place for up to 9 machines, got the folder runs"),
         ("tracking.uri=sqlite:///mlflow.db", "tracking.uri: must be a server for up to 9 machines"),
+        ("tracking.uri=mlruns", "tracking.uri: must be a server for up to 9 machines, got mlruns"),
         ("execution.gpus_per_worker=-1", "execution.gpus_per_worker: should be greater than or equal to 0, got -1"),
     ],
 )  # fmt: skip

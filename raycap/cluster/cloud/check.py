@@ -58,6 +58,8 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     faults += cluster.faults()
     sweep, of_sweep = _sweep_faults(cluster, spec, overrides)
     faults += of_sweep
+    if sweep and sweep.spec.storage.startswith("file://"):
+        notes.append(f"whether all machines share {sweep.spec.storage}")
     at_once = trials_at_most(cluster, sweep.spec.execution) if sweep else None
     return Report(sorted(faults, key=_order), notes, told(machines_of(cluster)), at_once)
 
