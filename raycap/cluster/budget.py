@@ -34,15 +34,22 @@ class Spending:
     def __init__(self, budget: Budget, gpus_per_group: float, began: float) -> None:
         self._budget, self._gpus, self._began = budget, gpus_per_group, began
         self._running: dict[str, tuple[float, float]] = {}  # since when, and how much work
+        self._waiting: dict[str, float] = {}  # how much work
         self._gpu_seconds = 0.0
         self._work_done, self._seconds_of_work = 0.0, 0.0
 
-    def start(self, group: str, work: float, now: float) -> None:
-        """A group of trials starts. `work` is what it has to do, in any unit that grows with the time it takes."""
-        self._running[group] = (now, work)
+    def wait(self, group: str, work: float) -> None:
+        """A group of trials waits for room. `work` is what it has to do, in any unit that grows with the time it takes."""
+        self._waiting[group] = work
+
+    def start(self, group: str, now: float) -> None:
+        """One that waited has room, and takes its GPUs from now on."""
+        if group in self._waiting:
+            self._running[group] = (now, self._waiting.pop(group))
 
     def finish(self, group: str, now: float, *, done: bool) -> None:
         """It is over; `done` if it did all its work, so that it tells how long work takes."""
+        self._waiting.pop(group, None)
         since, work = self._running.pop(group, (now, 0.0))
         self._gpu_seconds += self._gpus * (now - since)
         if done and now > since:
@@ -61,6 +68,7 @@ class Spending:
             return True
         pace = self._seconds_of_work / self._work_done
         still = [max(0.0, since + pace * mine - now) for since, mine in self._running.values()]
+        still += [pace * mine for mine in self._waiting.values()]
         gpu_seconds = self._spent_gpu_seconds(now) + self._gpus * (sum(still) + pace * work)
         return now - self._began + pace * work <= self._budget.seconds and gpu_seconds <= self._budget.gpu_seconds
 

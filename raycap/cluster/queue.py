@@ -15,6 +15,9 @@ from raycap.results import PlannedTrial
 GRACE_SECONDS = 5.0
 """How long trials may take to save where they are; those that take longer go on from where they last saved."""
 
+PLACED = "placed"
+"""What a Tune trial reports once its workers run."""
+
 Group = tuple[PlannedTrial, ...]
 
 
@@ -58,10 +61,15 @@ class Queue(Searcher):
                 if self._spending.allows(work_of(group), time.monotonic()):
                     self._waiting.remove(group)
                     self._running[trial_id] = group
-                    self._spending.start(trial_id, work_of(group), time.monotonic())
+                    self._spending.wait(trial_id, work_of(group))
                     return {"trials": [trial.model_dump_json() for trial in group]}  # what a Tune trial is given
             self.stopped_by_budget |= bool(self._waiting)
         return None if self._running else Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A group tells of itself: that it has room, or, to the scheduler, of an evaluation."""
+        if PLACED in result:
+            self._spending.start(trial_id, time.monotonic())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A group is over, one way or another."""

@@ -23,7 +23,7 @@ from raycap.learner.wishes import Wish
 from raycap.results import Failure, PlannedTrial
 from raycap.sealed import sealed, unsealed
 from raycap.spec import ExecutionSpec
-from raycap.storage import Storage, checkpoint_steps, failure_path, forget_checkpoints, result_path, trial_folder
+from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
 
 
 def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
@@ -105,8 +105,6 @@ def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-            afresh = not checkpoint_steps(storage.names(trial_folder(trial.trial_id)))
-            analyst.start_trial.remote(trial.trial_id, afresh)
         outcomes = fit(trials, setting)
     except Exception as error:
         for trial in trials:

@@ -6,6 +6,7 @@ The driver and the controller of every trial import this module too, so what onl
 import os
 import platform
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +16,10 @@ import ray.tune
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrialError
+from raycap.cluster.queue import PLACED
 from raycap.cluster.warm import WarmTrainer
 from raycap.cluster.wishes import wished
 from raycap.learner.wishes import PausedError
@@ -44,6 +47,18 @@ class Setting:
     """What early stop reads losses by."""
 
 
+class _Placed(WorkerGroupCallback):
+    """Says when there is room for the workers of a trial, at once or after hours; again after every failure."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """The workers run."""
+        ray.tune.report({PLACED: True})
+        self._tell()
+
+
 class _ToTune(UserCallback):
     """Hands what workers report to the scheduler of Tune: the controller runs in the driver, which is a Tune trial."""
 
@@ -69,6 +84,11 @@ def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialRe
         names = [storage.names(trial_folder(trial.trial_id)) for trial in trials]
         return sum(max(checkpoint_steps(mine), default=0) for mine in names)
 
+    def tell_start() -> None:
+        for trial in trials:
+            afresh = not checkpoint_steps(storage.names(trial_folder(trial.trial_id)))
+            setting.analyst.start_trial.remote(trial.trial_id, afresh)
+
     trainer = WarmTrainer(
         _train_worker,
         train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "setting": setting},
@@ -78,7 +98,7 @@ def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialRe
             name=trials[0].trial_id,
             storage_path=storage.path("trials"),
             storage_filesystem=storage.filesystem,
-            callbacks=[_ToTune()] if execution.early_stop else [],
+            callbacks=[_Placed(tell_start), *([_ToTune()] if execution.early_stop else [])],
             failure_config=FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),

@@ -26,10 +26,31 @@ def test_anything_else_is_refused(text: str) -> None:
         Budget.parse(text)
 
 
+def start(spending: Spending, group: str, *, work: float, now: float) -> None:
+    spending.wait(group, work)
+    spending.start(group, now)
+
+
+def test_who_waits_for_room_takes_no_gpu_but_will() -> None:
+    spending = Spending(Budget(gpu_seconds=100), gpus_per_group=1, began=0)
+    start(spending, "a", work=10, now=0)
+    spending.finish("a", now=10, done=True)  # a second each
+    spending.wait("b", 50)
+    assert not spending.is_spent(1e6)
+    assert spending.allows(40, 1e6)
+    assert not spending.allows(41, 1e6)
+    spending.start("b", 1e6)
+    spending.start("b", 1e6 + 50)  # again, after a failure: it is not younger by that
+    assert spending.is_spent(1e6 + 90)
+    spending.wait("c", 10)
+    spending.finish("c", now=1e6, done=False)
+    assert not spending.is_spent(1e6 + 89)
+
+
 def test_nothing_starts_that_would_not_end_in_time() -> None:
     spending = Spending(Budget(seconds=100), gpus_per_group=0, began=1000)
     assert spending.allows(1e9, 1000)  # nobody knows yet how long work takes
-    spending.start("a", work=10, now=1000)
+    start(spending, "a", work=10, now=1000)
     spending.finish("a", now=1020, done=True)  # two seconds each
     assert spending.allows(40, 1020)
     assert not spending.allows(41, 1020)
@@ -40,8 +61,8 @@ def test_nothing_starts_that_would_not_end_in_time() -> None:
 
 def test_gpu_hours_are_those_of_all_that_run_at_once() -> None:
     spending = Spending(Budget(gpu_seconds=100), gpus_per_group=2, began=0)
-    spending.start("a", work=10, now=0)
-    spending.start("b", work=10, now=0)
+    start(spending, "a", work=10, now=0)
+    start(spending, "b", work=10, now=0)
     assert not spending.is_spent(24.9)
     assert spending.is_spent(25)
     spending.finish("a", now=10, done=True)  # a second each; 20 spent, and b has spent as much
@@ -50,14 +71,14 @@ def test_gpu_hours_are_those_of_all_that_run_at_once() -> None:
     spending.finish("b", now=10, done=True)
     assert spending.allows(30, 10)
     assert not spending.allows(31, 10)
-    spending.start("c", work=20, now=10)
+    start(spending, "c", work=20, now=10)
     assert spending.allows(10, 10)  # 40 spent, 40 to come, 20 asked
     assert not spending.allows(11, 10)
 
 
 def test_what_failed_tells_nothing_of_how_long_work_takes() -> None:
     spending = Spending(Budget(seconds=100), gpus_per_group=0, began=0)
-    spending.start("a", work=10, now=0)
+    start(spending, "a", work=10, now=0)
     spending.finish("a", now=90, done=False)
     assert spending.allows(1e9, 90)
 
@@ -77,7 +98,7 @@ def test_what_is_spent_only_grows(groups: list[tuple[float, float, float]], boun
     spent_before = False
     for now, what, number in moments:
         if what == "start":
-            spending.start(str(number), groups[number][2], now)
+            start(spending, str(number), work=groups[number][2], now=now)
         else:
             spending.finish(str(number), now, done=True)
         spent = sum(gpus * max(0.0, min(now - start, length)) for start, length, _ in groups)

@@ -55,7 +55,7 @@ def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys:
 @pytest.mark.slow
 def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first tells how long the others would take: more than is left."""
-    three = ("trial.training.length={steps: 3000}", "grid.training.seed=[0, 1, 2]")
+    three = ("trial.training.length={steps: 9000}", "grid.training.seed=[0, 1, 2]")  # far longer than their start
     began = time.monotonic()
     assert run(*three, "grid.training.seed=[7]") == 0
     alone = time.monotonic() - began
