@@ -14,7 +14,17 @@ from raycap.facts.hosted import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
 from raycap.spec import NamePools
-from tests.cluster.faults import DRIVER, WORKER, kill, last_step, resize, results_in, small_disk, timeless, wait_until
+from tests.cluster.faults import (
+    DRIVER,
+    WORKER,
+    kill,
+    last_step,
+    resize,
+    results_in,
+    small_disk,
+    timeless,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
@@ -128,3 +138,40 @@ def test_a_storage_that_cannot_be_written_is_refused_before_anything_starts(fold
     (folder / "file").write_text("not a folder")
     with pytest.raises(sweep.SpecError, match=r"storage .*/file/runs/hurt cannot be written"):
         run("storage=file/runs")
+
+
+@pytest.mark.slow
+def test_a_trial_that_needs_more_memory_than_there_is_fails_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a terabyte of weights: refused by the system, not only by a limit of ours; tried twice, not for ever."""
+    sizes = ("grid.model.hidden_size=[8, 65536]", "trial.training.length={steps: 100}", "execution.max_failures=1000")
+    assert run(*sizes) == 1
+    output = capsys.readouterr().out
+    assert "1 of 2 trials failed" in output
+    assert "allocate" in output
+    (small,) = results_in(folder / "runs").values()
+    assert small.spec.model.hidden_size == 8
+
+
+@pytest.mark.slow
+def test_a_stack_in_which_one_diverged_goes_on_where_it_was_when_its_worker_is_killed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = folder / "runs"
+    wild = ("grid.training.optimizer.lr=[0.02, 1e30]", "trial.training.optimizer.grad_clip=1e30", "execution.replicas=2",
+            "trial.training.length={steps: 6000}")  # fmt: skip
+
+    def do_harm() -> None:
+        wait_until(lambda: last_step(storage) > 2000)
+        kill(WORKER)
+
+    harm = threading.Thread(target=do_harm, daemon=True)
+    harm.start()
+    assert run(*wild) == 1
+    harm.join()
+    output = capsys.readouterr().out
+    assert output.count(": started") == 4  # both, twice
+    assert output.count("133.3 exposures") == 1  # step 1500 was not trained again
+    (calm,) = results_in(storage).values()
+    assert (calm.num_steps, calm.spec.training.optimizer.lr) == (6000, 0.02)
