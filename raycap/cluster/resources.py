@@ -31,15 +31,15 @@ class Machines:
         return f"{self.count:g} x {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
-def concurrent_slots(execution: ExecutionSpec, places: dict[str, str]) -> int:
+def concurrent_slots(execution: ExecutionSpec, places: set[tuple[str, str]]) -> int:
     """How many trials the connected cluster, as large as its autoscaler may make it, holds at once.
 
-    `places` is what trials read and write, by name. Raises ResourceError, with the arithmetic, if one trial can never fit,
+    `places` is what trials read and write, with the names of fields. Raises ResourceError, with the arithmetic, if one trial can never fit,
     or if several machines would look for a place in folders of their own.
     """
     alive, possible = _machines_alive(), _machines_possible()
     several = sum(machines.count for machines in alive) > 1 or possible
-    for name, place in places.items():
+    for name, place in sorted(places):
         if "://" not in place and several:
             raise ResourceError(
                 f"{name} {place} is a folder of one machine, but the cluster has or may have several; use file:///... for "

@@ -163,9 +163,9 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     return Outcome(law, problems=analyst.delivery().problems)
 
 
-def _places_read(trials: list[PlannedTrial]) -> dict[str, str]:
-    """Files and folders that trials read, by the name of the field that names one."""
-    found = {}
+def _places_read(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
+    """Files and folders that trials read, each with the name of the field that names it."""
+    found = set()
     for trial in trials:
         fill = trial.spec.fill
         for name, part in (
@@ -173,9 +173,9 @@ def _places_read(trials: list[PlannedTrial]) -> dict[str, str]:
             ("fill.profiles.path", fill.profiles if fill else None),
         ):
             if isinstance(part, ProfilesFromDisk):
-                found[name] = part.path
+                found.add((name, part.path))
         if fill and isinstance(fill.parent, ParentModel):
-            found["fill.parent.path"] = fill.parent.path
+            found.add(("fill.parent.path", fill.parent.path))
     return found
 
 
@@ -195,7 +195,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     from raycap.cluster.worker import Setting
 
     storage, execution = Storage.at(place), sweep.spec.execution
-    slots = concurrent_slots(execution, {"storage": place} | _places_read(job.missing))
+    slots = concurrent_slots(execution, {("storage", place)} | _places_read(job.missing))
     opened = analyst.open.remote(slots)
     setting = Setting(execution, place, source_commit(), analyst, sweep.spec.analysis)
     _unwrapped(opened)
