@@ -34,8 +34,8 @@ class Machines:
 def concurrent_slots(execution: ExecutionSpec, places: set[tuple[str, str]]) -> int:
     """How many trials the connected cluster, as large as its autoscaler may make it, holds at once.
 
-    `places` is what trials read and write, with the names of fields. Raises ResourceError, with the arithmetic, if one trial can never fit,
-    or if several machines would look for a place in folders of their own.
+    `places` is what trials read and write, with the names of fields. Raises ResourceError, with the arithmetic, if one
+    trial can never fit, or if several machines would look for a place in folders of their own.
     """
     alive, possible = _machines_alive(), _machines_possible()
     several = sum(machines.count for machines in alive) > 1 or possible
