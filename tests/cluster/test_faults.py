@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from rich.console import Console
 
 from raycap import sweep
+from raycap.cluster.analyst import AnalystActor
+from raycap.cluster.tuner import _drive_trials
+from raycap.cluster.worker import Setting
 from raycap.facts.hosted import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
 from raycap.spec import NamePools
+from raycap.storage import result_path
 from tests.cluster.faults import (
     DRIVER,
     WORKER,
@@ -175,3 +180,20 @@ def test_a_stack_in_which_one_diverged_goes_on_where_it_was_when_its_worker_is_k
     assert output.count("133.3 exposures") == 1  # step 1500 was not trained again
     (calm,) = results_in(storage).values()
     assert (calm.num_steps, calm.spec.training.optimizer.lr) == (6000, 0.02)
+
+
+def test_a_driver_that_is_started_again_keeps_the_results_of_the_one_before(folder: Path) -> None:
+    """One that was killed between the results of a stack: what is finished is never trained again."""
+    short = ("trial.training.length={steps: 60}",)
+    assert run(*short) == 0
+    record, storage = sweep.prepare("spec.yaml", short)
+    (planned,) = record.trials
+    written = Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns
+    analyst = AnalystActor.remote(record.model_dump_json())
+    ray.get(analyst.open.remote(1))
+    spec = record.spec
+    setting = Setting(spec.execution, spec.storage, "test", analyst, spec.analysis)
+    assert _drive_trials({"trials": [planned.model_dump_json()]}, setting) == {"causes": {}, "all_finished": True}
+    assert [event.what for event in ray.get(analyst.events.remote(0))] == ["finished"]
+    assert Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns == written
+    ray.kill(analyst)

@@ -24,10 +24,7 @@ from tests.cluster.test_tracking import assert_complete, placed, runs_of, store,
 
 
 def test_runs_are_named_and_coloured_by_width_and_know_their_data(tmp_path: Path) -> None:
-    record = planted.sweep([12, 14], seeds=(0, 1))
-    tracking = record.spec.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
-    spec = record.spec.model_copy(update={"storage": f"{tmp_path}/runs", "tracking": tracking})
-    record = record.model_copy(update={"spec": spec})
+    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(12, 14), seeds=(0, 1))
     store(record, trained(record))
     assert sync(record).problems == ()
     client, parent, children = runs_of(record)

@@ -52,10 +52,7 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path) -> None:
-    record = planted.sweep([10, 12, 14, 16], seeds=(0, 1))
-    tracking = record.spec.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
-    spec = record.spec.model_copy(update={"storage": f"{tmp_path}/runs", "tracking": tracking})
-    record = record.model_copy(update={"spec": spec})
+    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(10, 12, 14, 16), seeds=(0, 1))
     store(record, trained(record))
     assert sync(record).problems == ()
     _, _, children = runs_of(record)

@@ -23,9 +23,16 @@ from tests import planted
 STEP = "train/exposures"
 
 
-def placed(folder: Path, uri: str, name: str = "planted") -> SweepRecord:
-    """A planned sweep of three trials with its storage and its MLflow."""
-    record = planted.sweep([12, 14, 16], name=name)
+def placed(
+    folder: Path,
+    uri: str,
+    name: str = "planted",
+    *,
+    widths: tuple[int, ...] = (12, 14, 16),
+    seeds: tuple[int, ...] = (0,),
+) -> SweepRecord:
+    """A planned sweep, of three trials if not told otherwise, with its storage and its MLflow."""
+    record = planted.sweep(list(widths), seeds=seeds, name=name)
     tracking = record.spec.tracking.model_copy(update={"uri": uri})
     spec = record.spec.model_copy(update={"storage": f"{folder}/runs", "tracking": tracking})
     return record.model_copy(update={"spec": spec})
