@@ -12,8 +12,7 @@ from raycap.analysis.curves import convergence
 from raycap.analysis.measurements import Curve, Losses
 from raycap.analysis.readings import headline
 from raycap.learner.export import TOLERANCE, Exported
-from raycap.losses import Part
-from raycap.results import StopReason, TrialResult
+from raycap.results import Part, StopReason, TrialResult
 from raycap.spec import AnalysisSpec, BpeTokenizer, EncodingScheme, ProfilesFromHub, SelectionScheme
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))

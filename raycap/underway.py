@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from raycap.losses import Record
+from raycap.results import Record
 from raycap.storage import Storage
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0

@@ -2,10 +2,11 @@
 
 from raycap.analysis.measurements import Measured
 from raycap.facts.entropy import answer_bits, code_length_bits
-from raycap.losses import LossRow, LossTable
 from raycap.plan import expand
 from raycap.results import (
     Evaluation,
+    LossRow,
+    LossTable,
     PopulationFacts,
     Provenance,
     RunRecord,

@@ -25,8 +25,7 @@ from raycap.facts.entropy import (
     name_set_bits,
     relation_copies,
 )
-from raycap.losses import Part
-from raycap.results import PopulationFacts
+from raycap.results import Part, PopulationFacts
 from raycap.spec import Accounting, AnalysisSpec, EncodingScheme, Kind, SelectionScheme
 
 TOTAL = "total"

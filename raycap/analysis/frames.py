@@ -15,8 +15,7 @@ from raycap.analysis.readings import Reading
 from raycap.analysis.report import answer
 from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import law_entry, state
-from raycap.losses import Record
-from raycap.results import RunRecord, SweepRecord
+from raycap.results import Record, RunRecord, SweepRecord
 from raycap.storage import Storage, parted
 
 FIRST = ["trial_id", "label", "state", "scheme", "selection"]

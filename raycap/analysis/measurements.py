@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.splits import followed_share
-from raycap.losses import HISTOGRAM_EDGES_BITS, Part, is_trained
 from raycap.results import (
+    HISTOGRAM_EDGES_BITS,
     Evaluation,
     ParameterCounts,
+    Part,
     PlannedTrial,
     PopulationFacts,
     Provenance,
     StopReason,
     TrialResult,
+    is_trained,
 )
 from raycap.spec import HeldOut, Kind, Split, TrialSpec
 

@@ -15,8 +15,18 @@ from raycap.analysis.measurements import Asked, Floats, Ints, Losses, LossKey, a
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.targets import expected_trained
-from raycap.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable, Part
-from raycap.results import Evaluation, PlannedTrial, PopulationFacts, Provenance, StopReason, TrialResult
+from raycap.results import (
+    HISTOGRAM_EDGES_BITS,
+    Evaluation,
+    LossRow,
+    LossTable,
+    Part,
+    PlannedTrial,
+    PopulationFacts,
+    Provenance,
+    StopReason,
+    TrialResult,
+)
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
 
 SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])

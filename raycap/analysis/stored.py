@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from raycap.analysis.measurements import Measured
 from raycap.facts.corpus import NAME_SUBJECT
-from raycap.losses import Part
-from raycap.results import SCHEMA_VERSION, Failure, PlannedTrial, PopulationFacts, TrialResult, read_failure
+from raycap.results import SCHEMA_VERSION, Failure, Part, PlannedTrial, PopulationFacts, TrialResult, read_failure
 from raycap.sealed import unsealed
 from raycap.spec import Kind, RelationStructure, Split, TrialSpec
 from raycap.storage import DamagedError, Storage, failure_path, result_path

@@ -9,8 +9,7 @@ import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
 from raycap.analysis.measurements import Asked, Curve, Ints, Losses, Measured, cells
-from raycap.losses import Part
-from raycap.results import PlannedTrial
+from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split, TrialSpec
 
 ARMS = ("layers", "optimizer", "precision", "tying", "parametrization")

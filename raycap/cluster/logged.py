@@ -8,8 +8,7 @@ from raycap.analysis.measurements import Curve, Floats, Losses
 from raycap.analysis.readings import headline
 from raycap.analysis.report import answer
 from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
-from raycap.losses import Part
-from raycap.results import PlannedTrial
+from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Split
 
 MOST_ROWS = 40

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NOBODY
-from raycap.losses import Part
+from raycap.results import Part
 from raycap.spec import Kind, Split
 
 END = "<|end|>"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raycap.facts import splits
 from raycap.facts.corpus import END, Ids, InSpans, Measure, Slot, Span, Stretch, Table, is_trained
 from raycap.facts.profiles import IntArray, Profiles
-from raycap.losses import Part
+from raycap.results import Part
 from raycap.spec import HeldOut, Kind
 
 TEXTS = (END, "Question: What was", "? Answer:", ";")

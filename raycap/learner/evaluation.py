@@ -20,7 +20,7 @@ from raycap.learner.curriculum import LOSS_UNIT_BITS
 from raycap.learner.functions import cross_entropy
 from raycap.learner.model import Llama
 from raycap.learner.tokens import Composer
-from raycap.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable
+from raycap.results import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision
 
 BITS_PER_NAT = 1 / math.log(2)

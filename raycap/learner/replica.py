@@ -16,8 +16,7 @@ from raycap.learner.material import Material
 from raycap.learner.model import CPU, Llama, count_parameters
 from raycap.learner.rows import RowSource
 from raycap.learner.training import Snapshot, diverged_error
-from raycap.losses import LossTable
-from raycap.results import Evaluation, PopulationFacts, Provenance, StopReason, TrialResult
+from raycap.results import Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
 from raycap.spec import TrialSpec
 
 STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")

@@ -11,8 +11,7 @@ from raycap.analysis.analyse import analyse
 from raycap.analysis.capacity import NAMES, TOTAL, Capacity, capacities, hop_loss_bits
 from raycap.analysis.measurements import Losses
 from raycap.facts.entropy import code_length_bits, name_set_bits
-from raycap.losses import LossTable, Part
-from raycap.results import Evaluation, PopulationFacts
+from raycap.results import Evaluation, LossTable, Part, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,
     EncodingScheme,

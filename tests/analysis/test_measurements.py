@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from raycap.analysis.measurements import Losses, Measured, cells
 from raycap.analysis.tables import joined, tables
-from raycap.losses import LossRow, LossTable, Part
-from raycap.results import Evaluation
+from raycap.results import Evaluation, LossRow, LossTable, Part
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
 from tests.planted import POPULATION, measured, results, sweep
 

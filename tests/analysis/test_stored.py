@@ -13,8 +13,7 @@ from raycap.analysis.readings import headline
 from raycap.analysis.report import report_html
 from raycap.analysis.stored import UnreadableResult, read_result, read_stored
 from raycap.analysis.summary import summary
-from raycap.losses import LossTable, Part
-from raycap.results import Failure, TrialResult
+from raycap.results import Failure, LossTable, Part, TrialResult
 from raycap.sealed import sealed
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycap.losses import LossTable
-    from raycap.results import PlannedTrial, PopulationFacts
+    from raycap.results import LossTable, PlannedTrial, PopulationFacts
     from raycap.spec import TrialSpec
 
 SPEC = Path(__file__).resolve().parents[2] / "sweeps" / "specs" / "grid.yaml"

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from raycap.facts.corpus import Corpus
-    from raycap.losses import LossTable
+    from raycap.results import LossTable
 
 TARGET = 20.0
 BITS_PER_PARAM = 1.6
@@ -177,7 +177,7 @@ class Recipe:
         import torch
         import torch.nn.functional as F
 
-        from raycap.losses import LossRow, LossTable
+        from raycap.results import LossRow, LossTable
 
         bits = np.empty(self.corpus.num_ids)
         for begin in range(0, len(bits), EVALUATION_ROWS):

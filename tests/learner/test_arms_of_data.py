@@ -17,9 +17,8 @@ from raycap.analysis.measurements import Losses
 from raycap.analysis.readings import headline
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import TrainedTrial, run_trial
-from raycap.losses import LossTable
 from raycap.plan import resolve
-from raycap.results import Evaluation, StopReason, TrialResult
+from raycap.results import Evaluation, LossTable, StopReason, TrialResult
 from raycap.sealed import sealed
 from raycap.spec import (
     AdamW,

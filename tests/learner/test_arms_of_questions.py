@@ -9,8 +9,7 @@ import pytest
 from raycap.facts.corpora import populations_of
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import run_trial
-from raycap.losses import LossTable, Part
-from raycap.results import StopReason, TrialResult
+from raycap.results import LossTable, Part, StopReason, TrialResult
 from raycap.spec import (
     AdamW,
     Exposures,

@@ -18,7 +18,7 @@ from raycap.facts.recital import Recital
 from raycap.learner import pieces
 from raycap.learner.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
 from raycap.learner.tokens import Composer
-from raycap.losses import Part
+from raycap.results import Part
 from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import (
     BpeTokenizer,

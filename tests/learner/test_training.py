@@ -20,8 +20,7 @@ from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import build_tokenizer
 from raycap.learner.tokens import Composer, Rows
 from raycap.learner.trial import evaluation_steps
-from raycap.losses import HISTOGRAM_EDGES_BITS, LossTable, Part
-from raycap.results import StopReason
+from raycap.results import HISTOGRAM_EDGES_BITS, LossTable, Part, StopReason
 from raycap.spec import (
     AdamW,
     BpeTokenizer,

@@ -25,7 +25,7 @@ from raycap.analysis.figures.style import (
     short,
     styled,
 )
-from raycap.losses import HISTOGRAM_EDGES_BITS, Part
+from raycap.results import HISTOGRAM_EDGES_BITS, Part
 from raycap.spec import Kind, Split
 
 COMPARABLE_AXES = {

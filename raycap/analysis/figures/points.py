@@ -5,7 +5,7 @@ import pandas as pd
 from raycap.analysis.analyse import Analysis, ExclusionReason
 from raycap.analysis.capacity import TOTAL
 from raycap.analysis.readings import Reading
-from raycap.losses import Part
+from raycap.results import Part
 from raycap.spec import Kind
 
 TRIAL_COLUMNS = ["trial", "cell", "num_profiles", "num_relations", "one_hop_share", "hidden_size", "learning_rate"]

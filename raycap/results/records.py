@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raycap.losses import LossTable, Record
+from raycap.results.losses import LossTable, Record
 from raycap.spec import RelationStructure, SweepSpec, TrialSpec
 
 SCHEMA_VERSION = 3
@@ -115,7 +115,7 @@ class Provenance(Record):
 
 def source_commit() -> str:
     """Commit of the source tree raycap runs from ("+changes" if it is dirty), or the version where no git tells one."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         # Git reads nobody else's tree unless it is told that this one is meant.
