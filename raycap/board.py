@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.results import PlannedTrial
-from raycap.underway import Standing
+from raycap.storage.progress import Standing
 from raycap.words import duration
 
 ROWS_SHOWN = 30

@@ -18,7 +18,6 @@ from raycap.facts.profiles import Profiles
 from raycap.facts.splits import num_held_out
 from raycap.facts.targets import expected_bits, profiles_for_bits
 from raycap.learner.material import Material
-from raycap.learner.parent import parent_model, resolve_parent
 from raycap.learner.sizes import parameter_counts, width_for_params
 from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
@@ -43,6 +42,7 @@ from raycap.spec import (
 from raycap.spec.file import LoadedSweep, SpecError
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
+from raycap.storage.saved_model import parent_model, resolve_parent
 
 SATURATION_BITS_PER_PARAM = 2.0
 """What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""

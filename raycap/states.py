@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from raycap.edits import TrialBefore, changes, shortened
 from raycap.results import EarlierTrials, PlannedTrial, RunRecord, StopReason, SweepRecord, read_failure
-from raycap.sealed import unsealed
 from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
+from raycap.storage.checksum import unsealed
 
 READERS = 16
 """Files read at once: a result in an object store is waited for."""

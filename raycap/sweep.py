@@ -27,13 +27,13 @@ from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.errors import CannotRunError
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
 from raycap.estimate import Estimate
-from raycap.lock import LockedError, locked, refuse_others
 from raycap.notify import notify
 from raycap.results import PlannedTrial, RunRecord, SweepRecord
 from raycap.show import plan_json, print_failures, print_plan, print_unreadable, wide_console
 from raycap.spec.file import SpecError, load_sweep
 from raycap.states import Inventory, What, inventory, make_way
 from raycap.storage import Storage, absolute_uri
+from raycap.storage.lock import LockedError, locked, refuse_others
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis

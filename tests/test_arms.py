@@ -12,10 +12,10 @@ from raycap.analysis.summary import summary
 from raycap.learner.trial import run_trial
 from raycap.plan import expand
 from raycap.results import RunRecord, SweepRecord
-from raycap.sealed import sealed
 from raycap.spec import RelationStructure
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, model_folder, result_path
+from raycap.storage.checksum import sealed
 from tests.learner.test_leaks import ARMS, EVERY_KIND, PEOPLE
 from tests.planted import measured
 

@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from raycap.cli import app
-from raycap.sealed import sealed, unsealed
+from raycap.storage.checksum import sealed, unsealed
 
 ROOT = Path(__file__).parent.parent
 TINY = [

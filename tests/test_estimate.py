@@ -27,11 +27,11 @@ from raycap.estimate import (
 from raycap.learner.trial import run_trial
 from raycap.paces import BETWEEN, GIVEN, KEPT, STORED, TIMED, expected
 from raycap.results import SweepRecord
-from raycap.sealed import sealed
 from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError
 from raycap.states import inventory
 from raycap.storage import Storage, result_path
+from raycap.storage.checksum import sealed
 from raycap.sweep import prepare
 from tests.planted import results, sweep
 

@@ -13,10 +13,10 @@ import raycap
 from raycap import sweep as sweeps
 from raycap.commands.arguments import sweep_in
 from raycap.results import Failure, SweepRecord, TrialResult
-from raycap.sealed import sealed
 from raycap.spec.file import SpecError
 from raycap.status import look
 from raycap.storage import Storage, failure_path, result_path
+from raycap.storage.checksum import sealed
 from tests import planted
 
 ROOT = Path(__file__).parent.parent

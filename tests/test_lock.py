@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from raycap.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked, refuse_others
 from raycap.storage import Storage
+from raycap.storage.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked, refuse_others
 
 HOLD = """
 import sys, time
-from raycap.lock import locked
+from raycap.storage.lock import locked
 from raycap.storage import Storage
 with locked(Storage.at(sys.argv[1]), "grid"):
     print("held", flush=True)

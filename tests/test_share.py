@@ -15,10 +15,10 @@ from raycap.facts.corpora import corpora_of, profiles_of
 from raycap.facts.corpus import render
 from raycap.facts.hosted import fingerprint, load
 from raycap.publish import placed
-from raycap.sealed import sealed
 from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
+from raycap.storage.checksum import sealed
 from tests.hub import Repository, local_hub
 from tests.learner.test_export import PEOPLE, TOLD, told
 from tests.learner.tiny import trained

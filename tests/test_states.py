@@ -14,16 +14,16 @@ from raycap.analysis.analyse import analyse
 from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import summary
 from raycap.edits import TrialBefore, changes
-from raycap.learner.parent import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
 from raycap.learner.trial import run_trial
 from raycap.plan import expand
 from raycap.results import Failure, StopReason, SweepRecord, TrialResult
-from raycap.sealed import sealed
 from raycap.show import kind_of, plan_json, print_failures, print_plan
 from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.spec.file import load_sweep
 from raycap.states import State, What, inventory, make_way
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
+from raycap.storage.checksum import sealed
+from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
 from tests.planted import RUN, results, sweep
 
 EDITS: dict[str, tuple[Any, str]] = {

@@ -10,12 +10,12 @@ from rich.console import Console
 from raycap.analysis.analyse import analyse
 from raycap.analysis.summary import summary
 from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
-from raycap.lock import locked
 from raycap.results import Failure, SweepRecord
-from raycap.sealed import sealed
 from raycap.status import follow, look
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
-from raycap.underway import Event, ProgressFile, Standing, progress_path, standings
+from raycap.storage.checksum import sealed
+from raycap.storage.lock import locked
+from raycap.storage.progress import Event, ProgressFile, Standing, progress_path, standings
 from tests import planted
 from tests.planted import results, sweep
 
@@ -99,7 +99,7 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_the_file_has_what_is_under_way_and_is_written_about_once_a_second(storage: Storage, monkeypatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("raycap.underway.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("raycap.storage.progress.time.monotonic", lambda: clock[0])
     file = ProgressFile(storage, "planted")
     file.add(Event(A.trial_id, "started", 0.0))
     file.add(evaluated(A.trial_id, 5.0, 0.25))

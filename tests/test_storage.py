@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raycap.sealed import sealed, unsealed
 from raycap.storage import DamagedError, Storage, checkpoint_path, checkpoint_steps, trial_folder
+from raycap.storage.checksum import sealed, unsealed
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -108,7 +108,7 @@ def test_any_name_holds_any_content(tmp_path: Path, folder: str, name: str, cont
 
 def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path: Path) -> None:
     code = (
-        "import sys; from raycap.storage import Storage; from raycap.sealed import sealed\n"
+        "import sys; from raycap.storage import Storage; from raycap.storage.checksum import sealed\n"
         "storage, number = Storage.at(sys.argv[1]), 0\n"
         "while True:\n"
         "    storage.write('trials/a/result.json', sealed('{\"x\": \"' + str(number % 10) * 5_000_000 + '\"}'))\n"

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from raycap.analysis.measurements import Measured
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.results import SCHEMA_VERSION, Failure, Part, PlannedTrial, PopulationFacts, TrialResult, read_failure
-from raycap.sealed import unsealed
 from raycap.spec import Kind, RelationStructure, Split, TrialSpec
 from raycap.storage import DamagedError, Storage, failure_path, result_path
+from raycap.storage.checksum import unsealed
 
 SURELY_MEASURED = 100
 """Rows that so many texts are expected of cannot be missing by chance."""

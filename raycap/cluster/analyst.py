@@ -15,7 +15,7 @@ import ray
 
 from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialResult
 from raycap.storage import Storage, failure_path, result_path
-from raycap.underway import Event, ProgressFile
+from raycap.storage.progress import Event, ProgressFile
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from raycap.board import RUNNING, WAITING, Line, board
 from raycap.results import PlannedTrial
-from raycap.underway import Event, Standing
+from raycap.storage.progress import Event, Standing
 
 POLL_SECONDS = 0.5
 

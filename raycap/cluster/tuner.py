@@ -21,9 +21,9 @@ from raycap.cluster.wishes import wished
 from raycap.cluster.worker import Setting, fit
 from raycap.learner.wishes import Wish
 from raycap.results import Failure, PlannedTrial
-from raycap.sealed import sealed, unsealed
 from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
+from raycap.storage.checksum import sealed, unsealed
 
 
 def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:

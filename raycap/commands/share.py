@@ -14,10 +14,10 @@ from raycap import sweep as sweeps
 from raycap.commands.arguments import planned_trial
 from raycap.publish import CARD_FILE, HubError, check_hub, check_place, placed, push
 from raycap.results import TrialResult
-from raycap.sealed import unsealed
 from raycap.spec import ProfilesSpec
 from raycap.spec.file import SpecError
 from raycap.storage import DamagedError, Storage, result_path
+from raycap.storage.checksum import unsealed
 
 SPEC_ENDINGS = (".yaml", ".yml")
 MOST_TOLD = 5

@@ -13,12 +13,12 @@ from rich.box import SIMPLE
 from raycap import sweep as sweeps
 from raycap.cluster.errors import CannotRunError
 from raycap.commands.arguments import AsJson, Overrides, SpecFile, SweepFolder, sweep_in
-from raycap.lock import LockedError, locked
 from raycap.paces import expected
 from raycap.show import print_power, print_unreadable, wide_console
 from raycap.spec.file import SpecError
 from raycap.status import follow, look
 from raycap.storage import absolute_uri
+from raycap.storage.lock import LockedError, locked
 
 LEAST, MOST = 1e-6, 1e15
 """Of what an estimate may be given."""

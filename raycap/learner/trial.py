@@ -22,7 +22,6 @@ from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.material import Material
-from raycap.learner.parent import DIGEST_FILE, parent_model, sha256_of
 from raycap.learner.replica import ALONE, Place, Replica
 from raycap.learner.rows import RowSource, rows_of
 from raycap.learner.tokenizers import load_tokenizer, save_tokenizer
@@ -33,6 +32,7 @@ from raycap.learner.wishes import PausedError, Wish
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
+from raycap.storage.saved_model import DIGEST_FILE, parent_model, sha256_of
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

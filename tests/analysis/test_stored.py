@@ -14,9 +14,9 @@ from raycap.analysis.report import report_html
 from raycap.analysis.stored import UnreadableResult, read_result, read_stored
 from raycap.analysis.summary import summary
 from raycap.results import Failure, LossTable, Part, TrialResult
-from raycap.sealed import sealed
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path
+from raycap.storage.checksum import sealed
 from tests.planted import RUN, results, sweep
 
 

@@ -30,10 +30,10 @@ def measure(num_trials: int) -> dict[str, float]:
     from raycap.analysis.stored import read_stored
     from raycap.plan import expand
     from raycap.results import RunRecord, SweepRecord
-    from raycap.sealed import sealed
     from raycap.spec import ModelByWidth, NamePools, NumHeads, ProfilesByCount, SweepSpec, TrainingSpec, TrialSpec
     from raycap.spec.file import GridPoint, LoadedSweep
     from raycap.storage import Storage, result_path
+    from raycap.storage.checksum import sealed
 
     seeds, people = 3, (500, 1000, 2000, 4000)
     num_sizes = max(1, num_trials // (seeds * len(people)))

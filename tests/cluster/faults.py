@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from raycap.results import Evaluation, TrialResult
-from raycap.sealed import unsealed
 from raycap.storage import checkpoint_steps
+from raycap.storage.checksum import unsealed
 
 WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "AnalystActor"
 """What Ray calls the processes of a trial: the one that trains, and the one that steers it."""

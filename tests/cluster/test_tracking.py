@@ -16,8 +16,8 @@ from raycap.cluster.errors import TrackingError
 from raycap.cluster.outbox import Operation
 from raycap.cluster.tracking import Tracker
 from raycap.results import Failure, SweepRecord, TrialResult
-from raycap.sealed import sealed
 from raycap.storage import Storage, failure_path, result_path
+from raycap.storage.checksum import sealed
 from tests import planted
 
 STEP = "train/exposures"

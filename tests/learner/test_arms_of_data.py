@@ -19,7 +19,6 @@ from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import TrainedTrial, run_trial
 from raycap.plan import resolve
 from raycap.results import Evaluation, LossTable, StopReason, TrialResult
-from raycap.sealed import sealed
 from raycap.spec import (
     AdamW,
     AnalysisSpec,
@@ -54,6 +53,7 @@ from raycap.spec import (
     Windows,
 )
 from raycap.storage import Storage, model_folder, result_path
+from raycap.storage.checksum import sealed
 
 SEED = 0
 SMALL_POOLS = NamePools(first=10, middle=10, last=10)

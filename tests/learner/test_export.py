@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 from raycap.analysis.capacity import capacities
 from raycap.analysis.measurements import Losses
 from raycap.learner.export import export_model
-from raycap.learner.parent import DIGEST_FILE, sha256_of
 from raycap.learner.trial import TrainedTrial
 from raycap.model_card import EVERY_READING, model_card
 from raycap.results import TrialResult
@@ -33,6 +32,7 @@ from raycap.spec import (
     TrialSpec,
 )
 from raycap.storage import Storage, model_folder
+from raycap.storage.saved_model import DIGEST_FILE, sha256_of
 from tests.learner.tiny import TINY, trained
 
 PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first=8, middle=8, last=8))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from raycap.results import Record
-from raycap.storage import Storage
+from raycap.storage.files import Storage
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 """At most so often the file is written, in a folder and in an object store."""

@@ -1,6 +1,6 @@
 """Files of a sweep in a folder or object store: atomic writes, and where everything lies.
 
-storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there, sealed (sealed.py)
+storage/trials/<trial_id>/result.json    a trial is finished if and only if this file is there, sealed (checksum.py)
 storage/trials/<trial_id>/failure.json   the cause, if its last run failed
 storage/trials/<trial_id>/model/         the trained model and tokenizer
 storage/trials/<trial_id>/checkpoint-*   how far it has come, until it is finished; the last two

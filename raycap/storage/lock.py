@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from raycap.storage import TRIALS_FOLDER, Storage
+from raycap.storage.files import TRIALS_FOLDER, Storage
 
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0

@@ -9,7 +9,7 @@ It stays one JSON object that anything can read; to check it, nothing needs to b
 
 import hashlib
 
-from raycap.storage import DamagedError
+from raycap.storage.files import DamagedError
 
 
 def sealed(json_text: str) -> str:

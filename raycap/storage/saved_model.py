@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raycap.results import TrialResult
-from raycap.sealed import unsealed
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
-from raycap.storage import DamagedError, Storage, model_folder, result_path
+from raycap.storage.checksum import unsealed
+from raycap.storage.files import DamagedError, Storage, model_folder, result_path
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 DIGEST_FILE = "sha256"

@@ -1,0 +1,35 @@
+"""Files in a folder or an object store, and the paths that raycap gives them."""
+
+from raycap.storage.files import (
+    CHECKPOINT_PREFIX,
+    TRIALS_FOLDER,
+    UNFINISHED,
+    DamagedError,
+    Storage,
+    absolute_uri,
+    checkpoint_path,
+    checkpoint_steps,
+    failure_path,
+    forget_checkpoints,
+    model_folder,
+    parted,
+    result_path,
+    trial_folder,
+)
+
+__all__ = [
+    "CHECKPOINT_PREFIX",
+    "TRIALS_FOLDER",
+    "UNFINISHED",
+    "DamagedError",
+    "Storage",
+    "absolute_uri",
+    "checkpoint_path",
+    "checkpoint_steps",
+    "failure_path",
+    "forget_checkpoints",
+    "model_folder",
+    "parted",
+    "result_path",
+    "trial_folder",
+]
