@@ -10,16 +10,14 @@ from typing import Any, TypeVar, cast
 
 from tokenizers import Tokenizer
 
-from raycap.facts.corpora import corpora_of, populations_of, profiles_of
+from raycap.facts.build import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
 from raycap.facts.hosted import fingerprint
 from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
+from raycap.facts.solve_population import expected_bits, profiles_for_bits
 from raycap.facts.splits import num_held_out
-from raycap.facts.targets import expected_bits, profiles_for_bits
-from raycap.learner.material import Material
 from raycap.learner.sizes import parameter_counts, width_for_params
-from raycap.learner.tokenizers import build_tokenizer, load_tokenizer
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,
@@ -43,6 +41,8 @@ from raycap.spec.file import LoadedSweep, SpecError
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
+from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
+from raycap.tokens.training_data import Material
 
 SATURATION_BITS_PER_PARAM = 2.0
 """What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""

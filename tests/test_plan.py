@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from raycap.facts.corpora import populations_of
+from raycap.facts.build import populations_of
 from raycap.facts.entropy import code_length_bits
 from raycap.facts.order import Mix
 from raycap.facts.profiles import census_schema
 from raycap.facts.questions import Questions
-from raycap.facts.targets import expected_trained, profiles_for_bits
-from raycap.learner.material import Material
-from raycap.learner.rows import RowSource
+from raycap.facts.solve_population import expected_trained, profiles_for_bits
 from raycap.learner.sizes import parameter_counts
 from raycap.plan import expand
 from raycap.results import PlannedTrial
@@ -28,6 +26,8 @@ from raycap.spec import (
     SelectionScheme,
 )
 from raycap.spec.file import SpecError, load_sweep
+from raycap.tokens.rows import RowSource
+from raycap.tokens.training_data import Material
 
 ROOT = Path(__file__).parent.parent
 SPECS = sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from raycap.commands.share import export
-from raycap.facts.corpora import corpora_of, profiles_of
+from raycap.facts.build import corpora_of, profiles_of
 from raycap.facts.corpus import render
 from raycap.facts.hosted import fingerprint, load
 from raycap.publish import placed

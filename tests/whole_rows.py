@@ -7,8 +7,8 @@ import torch
 
 from raycap.learner.batches import Batch
 from raycap.learner.model import CPU, Llama
-from raycap.learner.pieces import cell_type
-from raycap.learner.tokens import Rows
+from raycap.tokens.composer import Rows
+from raycap.tokens.pieces import cell_type
 
 
 def whole_rows(tokens: torch.Tensor, vocab_size: int) -> Batch:

@@ -14,7 +14,7 @@ from raycap.analysis.capacity import uniform_bits
 from raycap.analysis.measurements import Asked, Floats, Ints, Losses, LossKey, asked_of
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
-from raycap.facts.targets import expected_trained
+from raycap.facts.solve_population import expected_trained
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,

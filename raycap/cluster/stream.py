@@ -15,8 +15,8 @@ from ray.data import DataContext, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from raycap.learner.rows import RowSource, chunks, different
-from raycap.learner.tokens import Rows
+from raycap.tokens.composer import Rows
+from raycap.tokens.rows import RowSource, chunks, different
 
 BLOCK_BYTES = 8 * 2**20
 BLOCKS_AHEAD = 2

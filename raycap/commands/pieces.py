@@ -46,10 +46,10 @@ def texts(
 
       raycap texts specs/two_hop.yaml --num 3
     """
-    from raycap.facts.corpora import populations_of
+    from raycap.facts.build import populations_of
     from raycap.facts.corpus import render
     from raycap.facts.order import Mix
-    from raycap.learner.material import Material
+    from raycap.tokens.training_data import Material
 
     planned = planned_trial(sweeps.prepare(spec, tuple(overrides or ()))[0], spec, index)
     material = Material.of(planned.spec, populations_of(planned.spec))

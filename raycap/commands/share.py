@@ -118,7 +118,7 @@ def _export_people(
     spec: ProfilesSpec, what: str, to: Path | None, repo: str | None, *, private: bool, force: bool
 ) -> None:
     from raycap.facts import hosted
-    from raycap.facts.corpora import profiles_of
+    from raycap.facts.build import profiles_of
 
     description = spec.model_dump_json(indent=2)
     with _told(what):

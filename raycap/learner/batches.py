@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raycap.learner.tokenizers import END_ID
-from raycap.learner.tokens import Rows
 from raycap.spec import OnePerRow, PackingSpec, Windows
+from raycap.tokens.composer import Rows
+from raycap.tokens.tokenizers import END_ID
 
 ONE_PER_ROW = OnePerRow()
 Indices = NDArray[np.integer]

@@ -6,8 +6,8 @@ What is looked at are sums over all workers, so that all of them decide the same
 from dataclasses import dataclass, field
 
 from raycap.facts.order import Mix
-from raycap.learner.material import Material
 from raycap.spec import LossBelow
+from raycap.tokens.training_data import Material
 
 LOSS_WINDOW_STEPS = 100
 """A phase that ends by its loss is looked at this often, over the steps in between."""

@@ -19,9 +19,9 @@ from raycap.learner.batches import Batch
 from raycap.learner.curriculum import LOSS_UNIT_BITS
 from raycap.learner.functions import cross_entropy
 from raycap.learner.model import Llama
-from raycap.learner.tokens import Composer
 from raycap.results import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision
+from raycap.tokens.composer import Composer
 
 BITS_PER_NAT = 1 / math.log(2)
 MAX_EVALUATION_ROWS = 4096

@@ -9,18 +9,18 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raycap.facts.corpora import populations_of
+from raycap.facts.build import populations_of
 from raycap.facts.corpus import render
 from raycap.learner import pretrained
 from raycap.learner.batches import Batch
-from raycap.learner.material import Material
 from raycap.learner.model import CPU, Llama
-from raycap.learner.tokenizers import END_ID, load_tokenizer
-from raycap.learner.tokens import Composer
 from raycap.results import TrialResult
 from raycap.spec import Kind, ModelByWidth
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, sha256_of
+from raycap.tokens.composer import Composer
+from raycap.tokens.tokenizers import END_ID, load_tokenizer
+from raycap.tokens.training_data import Material
 
 TOLERANCE = 1e-3
 """Logits may differ by so much; a loss of one token then differs by at most 0.003 bits."""

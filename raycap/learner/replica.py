@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from raycap.learner.curriculum import LOSS_UNIT_BITS, Course, Curriculum
 from raycap.learner.evaluation import DivergedError, Sample, losses
-from raycap.learner.material import Material
 from raycap.learner.model import CPU, Llama, count_parameters
-from raycap.learner.rows import RowSource
 from raycap.learner.training import Snapshot, diverged_error
 from raycap.results import Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
 from raycap.spec import TrialSpec
+from raycap.tokens.rows import RowSource
+from raycap.tokens.training_data import Material
 
 STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
 

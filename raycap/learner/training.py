@@ -13,8 +13,8 @@ from raycap.learner.batches import Batch
 from raycap.learner.evaluation import DivergedError, autocast, in_loss_units, token_losses
 from raycap.learner.model import Llama
 from raycap.learner.optim import Optimizer
-from raycap.learner.tokens import Rows
 from raycap.spec import Precision, TrainingSpec
+from raycap.tokens.composer import Rows
 
 CHECK_FINITE_EVERY = 100
 LOWEST_SCALE = 2.0**-10

@@ -16,16 +16,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from raycap.facts.corpora import populations_of
+from raycap.facts.build import populations_of
 from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
-from raycap.learner.material import Material
 from raycap.learner.replica import ALONE, Place, Replica
-from raycap.learner.rows import RowSource, rows_of
-from raycap.learner.tokenizers import load_tokenizer, save_tokenizer
-from raycap.learner.tokens import Rows
 from raycap.learner.training import Loss, Snapshot, train
 from raycap.learner.watch import Watch
 from raycap.learner.wishes import PausedError, Wish
@@ -33,6 +29,10 @@ from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
 from raycap.storage.saved_model import DIGEST_FILE, parent_model, sha256_of
+from raycap.tokens.composer import Rows
+from raycap.tokens.rows import RowSource, rows_of
+from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
+from raycap.tokens.training_data import Material
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from raycap.facts.corpus import Corpus, Ids
-    from raycap.learner.rows import RowSource
+    from raycap.tokens.rows import RowSource
 
 SPECS = Path(__file__).resolve().parents[2] / "sweeps" / "specs"
 REPEATS = 7
@@ -117,10 +117,10 @@ def from_text(
 def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]]:
     """Rows of one kind of text, composed and from text."""
     from raycap.facts.questions import Questions
-    from raycap.learner.rows import ROWS_AT_ONCE
-    from raycap.learner.tokenizers import build_tokenizer
-    from raycap.learner.tokens import Composer
     from raycap.spec import BpeTokenizer
+    from raycap.tokens.composer import Composer
+    from raycap.tokens.rows import ROWS_AT_ONCE
+    from raycap.tokens.tokenizers import build_tokenizer
 
     tokenizer = build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=3000), (corpus,))
     composer = Composer.build(corpus, tokenizer)
@@ -166,11 +166,11 @@ def rows() -> list[dict[str, Any]]:
 
 def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
     """What a trial of a spec reads, as it is trained."""
-    from raycap.facts.corpora import populations_of
+    from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
-    from raycap.learner.material import Material
-    from raycap.learner.rows import RowSource
     from raycap.spec.file import load_sweep
+    from raycap.tokens.rows import RowSource
+    from raycap.tokens.training_data import Material
 
     spec = load_sweep(str(SPECS / spec_name), overrides).points[0].trial
     material = Material.of(spec, populations_of(spec))
@@ -179,9 +179,9 @@ def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
 
 def memory() -> list[dict[str, Any]]:
     """One- and two-hop questions about 50,000 people with 17 relations, all seven kinds held out."""
-    import raycap.learner.material
-    import raycap.learner.rows
-    import raycap.spec.file  # noqa: F401
+    import raycap.spec.file
+    import raycap.tokens.rows
+    import raycap.tokens.training_data  # noqa: F401
 
     before, began = peak_gb(), time.process_time()
     people = ("trial.profiles.num_profiles=50000", "trial.training.batch_size=512")
@@ -200,7 +200,7 @@ def stream() -> list[dict[str, Any]]:
 
     from raycap.cluster.session import ray_session
     from raycap.cluster.stream import ray_rows
-    from raycap.learner.rows import rows_of
+    from raycap.tokens.rows import rows_of
 
     source = source_of("grid.yaml", STREAM_STEPS)
     other = replace(source, order=replace(source.order, seed=1))
@@ -235,8 +235,8 @@ def wait() -> list[dict[str, Any]]:
     """What of a step of the demo's largest model is spent waiting for Ray Data, once the stream runs."""
     from raycap.cluster.session import ray_session
     from raycap.cluster.stream import ray_rows
-    from raycap.learner.tokens import Rows
     from raycap.learner.trial import run_trial
+    from raycap.tokens.composer import Rows
 
     set_threads(1)
     waits: list[float] = []

@@ -23,11 +23,11 @@ EPOCHS = 2
 def measure(size: str, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds of an epoch and of an evaluation, in turns, in this process."""
     set_threads(threads)
-    from raycap.facts.corpora import populations_of
+    from raycap.facts.build import populations_of
     from raycap.learner.evaluation import Sample, losses
-    from raycap.learner.material import Material
     from raycap.learner.trial import run_trial
     from raycap.spec import Precision
+    from raycap.tokens.training_data import Material
 
     spec = planned(size, f"trial.training.length={{exposures: {EPOCHS}}}").spec
     (composer,) = Material.of(spec, populations_of(spec)).composers

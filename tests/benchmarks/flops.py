@@ -32,7 +32,7 @@ import numpy as np
 from common import child, machine, medians, our_steps, planned, progress, seconds_of, set_threads, show, speed, table
 
 if TYPE_CHECKING:
-    from raycap.learner.tokens import Rows
+    from raycap.tokens.composer import Rows
 
 TARGET = 0.6
 MATRIX, NUM_PRODUCTS = 2048, 5
@@ -53,10 +53,10 @@ def matmul_rate() -> float:
 
 def flops_per_question(size: str) -> dict[str, float]:
     """FLOPs of a question, forward and backward, by convention."""
-    from raycap.facts.corpora import populations_of
+    from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
-    from raycap.learner.material import Material
-    from raycap.learner.rows import RowSource
+    from raycap.tokens.rows import RowSource
+    from raycap.tokens.training_data import Material
 
     spec = planned(size).spec
     material = Material.of(spec, populations_of(spec))

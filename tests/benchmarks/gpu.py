@@ -111,8 +111,8 @@ def _wait(device: torch.device) -> None:
 
 def flops_per_question(trial: PlannedTrial) -> float:
     """FLOPs that a question needs, as flops.py counts them."""
-    from raycap.facts.corpora import populations_of
-    from raycap.learner.material import Material
+    from raycap.facts.build import populations_of
+    from raycap.tokens.training_data import Material
 
     material = Material.of(trial.spec, populations_of(trial.spec))
     (composer,) = material.composers

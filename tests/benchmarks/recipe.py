@@ -80,9 +80,9 @@ class Recipe:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        from raycap.facts.corpora import corpora_of, populations_of
-        from raycap.learner.tokenizers import build_tokenizer
+        from raycap.facts.build import corpora_of, populations_of
         from raycap.spec import BpeTokenizer
+        from raycap.tokens.tokenizers import build_tokenizer
 
         self.spec = planned("demo").spec
         self.populations = tuple(people.facts for people in populations_of(self.spec))

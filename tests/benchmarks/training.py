@@ -108,10 +108,10 @@ def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
     import torch
     from torch.utils.data import Dataset
 
-    from raycap.facts.corpora import populations_of
+    from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
-    from raycap.learner.material import Material
-    from raycap.learner.rows import RowSource
+    from raycap.tokens.rows import RowSource
+    from raycap.tokens.training_data import Material
 
     material = Material.of(spec, populations_of(spec))
     order = material.order((Mix(0, material.shares()),))

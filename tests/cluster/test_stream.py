@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from raycap.cluster import stream
+from raycap.facts.names_corpus import Recital
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import strings
-from raycap.facts.recital import Recital
-from raycap.learner import rows as plain
-from raycap.learner.rows import RowSource, rows_of
-from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer, Rows
 from raycap.spec import HeldOut, NamePools, RandomStrings, WordTokenizer
+from raycap.tokens import rows as plain
+from raycap.tokens.composer import Composer, Rows
+from raycap.tokens.rows import RowSource, rows_of
+from raycap.tokens.tokenizers import build_tokenizer
 
 PROFILES = generate(census_schema(NamePools(first=20, middle=20, last=40), 4), 100, seed=0)
 CORPORA = (Questions(PROFILES, 1), Questions(PROFILES, 2, held_out=HeldOut(tuples=0.3)))

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.facts.biographies import Biographies
-from raycap.facts.corpora import corpora_of
+from raycap.facts.build import corpora_of
 from raycap.facts.corpus import END, NOTHING, Corpus, Table, TrainedIds, num_facts, render
 from raycap.facts.names import RELATIONS
+from raycap.facts.names_corpus import Recital
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
-from raycap.facts.recital import Recital
 from raycap.facts.templates import LEADS, lead_texts
 from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import (

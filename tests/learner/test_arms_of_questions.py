@@ -6,7 +6,7 @@ One training serves several tests. Every bound held with a margin for at least t
 import numpy as np
 import pytest
 
-from raycap.facts.corpora import populations_of
+from raycap.facts.build import populations_of
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import run_trial
 from raycap.results import LossTable, Part, StopReason, TrialResult

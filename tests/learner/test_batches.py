@@ -11,9 +11,9 @@ from raycap.facts.questions import Questions
 from raycap.learner import model as llama
 from raycap.learner.batches import Batch, places_in_windows
 from raycap.learner.evaluation import token_losses
-from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer
 from raycap.spec import BpeTokenizer, ModelByWidth, NamePools, NumHeads, OnePerRow, PackingSpec, Windows
+from raycap.tokens.composer import Composer
+from raycap.tokens.tokenizers import build_tokenizer
 
 PEOPLE = generate(census_schema(NamePools(first=8, middle=8, last=8), 3), 30, seed=0)
 CORPUS = Questions(PEOPLE, 2)

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from raycap.facts.corpora import populations_of
+from raycap.facts.build import populations_of
 from raycap.facts.corpus import SPLITS, TRAIN
 from raycap.facts.order import Mix
 from raycap.learner.curriculum import Course, Curriculum
 from raycap.learner.evaluation import Sample
-from raycap.learner.material import Material
-from raycap.learner.rows import RowSource
 from raycap.spec import Split, TrialSpec
+from raycap.tokens.rows import RowSource
+from raycap.tokens.training_data import Material
 
 EVERY_KIND = {
     "first_people": 0.1, "relations": 0.25, "first_pairs": 0.1, "second_people": 0.1, "second_subjects": 0.125,

@@ -14,10 +14,10 @@ from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.batches import Batch
 from raycap.learner.evaluation import token_losses
-from raycap.learner.rows import RowSource
-from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer, Rows
 from raycap.spec import AdamW, BpeTokenizer, HeadSize, ModelByWidth, NamePools, NumHeads, WordTokenizer
+from raycap.tokens.composer import Composer, Rows
+from raycap.tokens.rows import RowSource
+from raycap.tokens.tokenizers import build_tokenizer
 
 NUM_STEPS, BATCH_SIZE = 30, 64
 OPTIMIZER = AdamW(lr=0.01, warmup_steps=5, weight_decay=0.1, grad_clip=0.5)

@@ -9,15 +9,12 @@ from hypothesis import given, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raycap.facts.biographies import Biographies
-from raycap.facts.corpora import profiles_of
+from raycap.facts.build import profiles_of
 from raycap.facts.corpus import END, Corpus, TrainedIds, render
+from raycap.facts.names_corpus import Recital
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
-from raycap.facts.recital import Recital
-from raycap.learner import pieces
-from raycap.learner.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
-from raycap.learner.tokens import Composer
 from raycap.results import Part
 from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import (
@@ -30,6 +27,9 @@ from raycap.spec import (
     TokenizerSpec,
     WordTokenizer,
 )
+from raycap.tokens import pieces
+from raycap.tokens.composer import Composer
+from raycap.tokens.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
 from tests.strategies import populations
 
 WORD, BPE = WordTokenizer(), BpeTokenizer(kind="bpe", vocab_size=400)

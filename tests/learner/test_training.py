@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raycap.facts.corpora import profiles_of
+from raycap.facts.build import profiles_of
 from raycap.facts.corpus import Corpus
 from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
@@ -16,9 +16,6 @@ from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
-from raycap.learner.rows import RowSource, rows_of
-from raycap.learner.tokenizers import build_tokenizer
-from raycap.learner.tokens import Composer, Rows
 from raycap.learner.trial import evaluation_steps
 from raycap.results import HISTOGRAM_EDGES_BITS, LossTable, Part, StopReason
 from raycap.spec import (
@@ -40,6 +37,9 @@ from raycap.spec import (
     WordTokenizer,
 )
 from raycap.storage import Storage
+from raycap.tokens.composer import Composer, Rows
+from raycap.tokens.rows import RowSource, rows_of
+from raycap.tokens.tokenizers import build_tokenizer
 from tests.learner.tiny import TINY, trained, weights
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from raycap.facts.corpus import WithoutCaches
 from raycap.facts.order import Order
-from raycap.learner.tokens import Composer, Rows
+from raycap.tokens.composer import Composer, Rows
 
 ROWS_AT_ONCE = 2**12
 """Rows are composed for so many steps at a time: calls cost more than rows where batches are small."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.corpus import NOTHING, Ids, Slot, Span, Stretch, Table, WithoutCaches
 from raycap.facts.profiles import IntArray
-from raycap.learner.tokenizers import END_ID
+from raycap.tokens.tokenizers import END_ID
 
 MAX_TABLE_BYTES = 2**28
 """A stretch that takes more is joined anew for the texts asked for, ten times slower."""

@@ -7,13 +7,13 @@ from itertools import product
 
 from tokenizers import Tokenizer
 
-from raycap.facts.corpora import corpora_of
+from raycap.facts.build import corpora_of
 from raycap.facts.corpus import num_facts
 from raycap.facts.order import Mix, Order, Rates
 from raycap.facts.profiles import Profiles
-from raycap.learner.tokenizers import build_tokenizer, num_embeddings
-from raycap.learner.tokens import Composer, TokenCounts
 from raycap.spec import LossBelow, Phase, TrialSpec
+from raycap.tokens.composer import Composer, TokenCounts
+from raycap.tokens.tokenizers import build_tokenizer, num_embeddings
 
 SECOND_POPULATION_STREAMS = 100
 """Random streams of the second population's corpora begin here; those of the first are known by their hops."""

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer, models
 
 from raycap.facts.corpus import Corpus, Ids, Stretch, Table, TrainedIds, WithoutCaches, answer_values, possessive
 from raycap.facts.profiles import IntArray, Profiles
-from raycap.learner.pieces import Cells, Joined, PieceTable, as_cells, as_records, cell_type, lengths_of, padded, write
-from raycap.learner.tokenizers import value_words
 from raycap.spec import Kind
+from raycap.tokens.pieces import Cells, Joined, PieceTable, as_cells, as_records, cell_type, lengths_of, padded, write
+from raycap.tokens.tokenizers import value_words
 
 MAX_TEXTS_COUNTED = 200_000
 """Tokens are counted over all texts up to this number, and over as many evenly spaced ones beyond it."""

@@ -3,10 +3,10 @@
 from raycap.facts.biographies import Biographies
 from raycap.facts.corpus import Corpus
 from raycap.facts.hosted import load
+from raycap.facts.names_corpus import Recital
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
-from raycap.facts.recital import Recital
 from raycap.spec import (
     Biographies as BiographiesSpec,
 )

@@ -1,0 +1,1 @@
+"""Texts of a corpus as rows of tokens. numpy and tokenizers, without torch."""
