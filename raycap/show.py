@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raycap.estimate import SWEEP_SECONDS, Estimate
-from raycap.replicas import replica_groups
+from raycap.plan.estimate import SWEEP_SECONDS, Estimate
+from raycap.plan.inventory import Inventory
+from raycap.plan.stacks import replica_groups
 from raycap.results import Failure, PlannedTrial, SweepRecord
 from raycap.spec.file import SpecError
-from raycap.states import Inventory
 from raycap.storage import Storage, failure_path, result_path
 from raycap.words import duration, size
 

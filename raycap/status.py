@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
+from raycap.plan.inventory import State, What, inventory
 from raycap.results import SweepRecord
-from raycap.states import State, What, inventory
 from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
 from raycap.storage.progress import Event, Standing, standings

@@ -22,16 +22,16 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from raycap.choose import chosen
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.errors import CannotRunError
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
-from raycap.estimate import Estimate
 from raycap.notify import notify
+from raycap.plan.estimate import Estimate
+from raycap.plan.inventory import Inventory, What, inventory, make_way
+from raycap.plan.lookup import chosen
 from raycap.results import PlannedTrial, RunRecord, SweepRecord
 from raycap.show import plan_json, print_failures, print_plan, print_unreadable, wide_console
 from raycap.spec.file import SpecError, load_sweep
-from raycap.states import Inventory, What, inventory, make_way
 from raycap.storage import Storage, absolute_uri
 from raycap.storage.lock import LockedError, locked, refuse_others
 
@@ -166,7 +166,7 @@ def _tell(
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
     """The planned sweep and its storage. Raises SpecError."""
-    from raycap.plan import expand
+    from raycap.plan.expand import expand
 
     loaded = load_sweep(spec, overrides)
     trials = expand(loaded)

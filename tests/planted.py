@@ -2,7 +2,7 @@
 
 from raycap.analysis.measurements import Measured
 from raycap.facts.entropy import answer_bits, code_length_bits
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.results import (
     Evaluation,
     LossRow,

@@ -10,7 +10,7 @@ from raycap.analysis.analyse import analyse
 from raycap.analysis.report import files
 from raycap.analysis.summary import summary
 from raycap.learner.trial import run_trial
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.results import RunRecord, SweepRecord
 from raycap.spec import RelationStructure
 from raycap.spec.file import load_sweep

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raycap.choose import chosen
+from raycap.plan.lookup import chosen
 from raycap.spec.file import SpecError
 from tests.planted import sweep
 

@@ -217,7 +217,7 @@ def planted_grid(folder: Path) -> tuple[list[str], list[str]]:
 
     from raycap.analysis.planted import Truth, plant
     from raycap.analysis.readings import headline
-    from raycap.plan import expand
+    from raycap.plan.expand import expand
     from raycap.spec.file import load_sweep
     from raycap.storage import Storage, result_path
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raycap import paces
-from raycap.estimate import (
+from raycap.learner.trial import run_trial
+from raycap.plan import throughput
+from raycap.plan.estimate import (
     EVALUATION_SHARE,
     GROUP_SECONDS,
     SWEEP_SECONDS,
@@ -24,12 +25,11 @@ from raycap.estimate import (
     spread,
     worker_bytes,
 )
-from raycap.learner.trial import run_trial
-from raycap.paces import BETWEEN, GIVEN, KEPT, STORED, TIMED, expected
+from raycap.plan.inventory import inventory
+from raycap.plan.throughput import BETWEEN, GIVEN, KEPT, STORED, TIMED, expected
 from raycap.results import SweepRecord
 from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError
-from raycap.states import inventory
 from raycap.storage import Storage, result_path
 from raycap.storage.checksum import sealed
 from raycap.sweep import prepare
@@ -156,7 +156,7 @@ def test_results_of_this_machine_tell_the_pace_and_those_of_others_do_not(tmp_pa
         final = result.final.model_copy(update={"train_seconds": 0.02 * result.num_steps})
         update = {"provenance": result.provenance.model_copy(update={"host": host}), "evaluations": (final,)}
         storage.write(result_path(result.trial_id), sealed(result.model_copy(update=update).model_dump_json()))
-    monkeypatch.setattr(paces, "MOST_TIMED", 0)  # whoever is not stored is not timed either
+    monkeypatch.setattr(throughput, "MOST_TIMED", 0)  # whoever is not stored is not timed either
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = inventory(record, storage)
     missing = found.to_run(record.trials)

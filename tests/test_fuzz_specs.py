@@ -221,6 +221,6 @@ def test_the_fuzz_notices_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("raycap.plan.expand", fail)
+    monkeypatch.setattr("raycap.plan.expand.expand", fail)
     with pytest.raises((OverflowError, AssertionError)):
         fuzz(50, tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raycap.facts.profiles import census_schema
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.spec import NamePools
 from raycap.spec.facts import NUM_ATTRIBUTES
 from raycap.spec.file import SpecError, load_sweep

@@ -13,8 +13,8 @@ from raycap.facts.order import Mix
 from raycap.facts.profiles import census_schema
 from raycap.facts.questions import Questions
 from raycap.facts.solve_population import expected_trained, profiles_for_bits
-from raycap.learner.sizes import parameter_counts
-from raycap.plan import expand
+from raycap.plan.expand import expand
+from raycap.plan.sizes import parameter_counts
 from raycap.results import PlannedTrial
 from raycap.spec import (
     EncodingScheme,

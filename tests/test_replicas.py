@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from raycap.plan import expand
-from raycap.replicas import replica_groups
+from raycap.plan.expand import expand
+from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.file import GridPoint, LoadedSweep

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from raycap import doctor
 from raycap.cli import app
 from raycap.doctor import Check, Verdict, examine
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.spec import TrialSpec
 from raycap.spec.file import SpecError, load_sweep
 from raycap.starter import GRID, REST, TRIAL, Part, starter

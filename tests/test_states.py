@@ -13,14 +13,14 @@ from rich.console import Console
 from raycap.analysis.analyse import analyse
 from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import summary
-from raycap.edits import TrialBefore, changes
 from raycap.learner.trial import run_trial
-from raycap.plan import expand
+from raycap.plan.expand import expand
+from raycap.plan.inventory import State, What, inventory, make_way
+from raycap.plan.spec_diff import TrialBefore, changes
 from raycap.results import Failure, StopReason, SweepRecord, TrialResult
 from raycap.show import kind_of, plan_json, print_failures, print_plan
 from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.spec.file import load_sweep
-from raycap.states import State, What, inventory, make_way
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
 from raycap.storage.checksum import sealed
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
 from raycap.cluster.errors import CannotRunError, TrialError, root_cause
-from raycap.replicas import replica_groups
+from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import Storage, checkpoint_steps, failure_path, result_path

@@ -24,7 +24,7 @@ from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import Reading, headline
 from raycap.analysis.selection import MARGIN
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.results import RunRecord, SweepRecord
 from raycap.spec import EncodingScheme, SelectionScheme
 from raycap.spec.file import load_sweep

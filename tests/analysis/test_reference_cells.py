@@ -9,7 +9,7 @@ from raycap.analysis.analyse import analyse
 from raycap.analysis.measurements import Measured, asked_of
 from raycap.analysis.planted import planted_keys
 from raycap.analysis.readings import Reading
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.results import Evaluation, LossRow, LossTable, Provenance, StopReason, SweepRecord, TrialResult
 from raycap.spec import (
     AnalysisSpec,

@@ -25,7 +25,7 @@ from raycap.analysis.selection import (
     paired,
     stacking,
 )
-from raycap.plan import expand
+from raycap.plan.expand import expand
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import (
     AnalysisSpec,

@@ -28,7 +28,7 @@ def measure(num_trials: int) -> dict[str, float]:
     from raycap.analysis.readings import headline
     from raycap.analysis.report import files
     from raycap.analysis.stored import read_stored
-    from raycap.plan import expand
+    from raycap.plan.expand import expand
     from raycap.results import RunRecord, SweepRecord
     from raycap.spec import ModelByWidth, NamePools, NumHeads, ProfilesByCount, SweepSpec, TrainingSpec, TrialSpec
     from raycap.spec.file import GridPoint, LoadedSweep

@@ -28,7 +28,7 @@ PROBE_STEPS = {"demo": 60, "1M": 8, "5M": 3}
 
 def planned(size: str, *overrides: str) -> PlannedTrial:
     """The demo's largest trial with another size, evaluated once, and whatever the overrides say."""
-    from raycap.plan import expand
+    from raycap.plan.expand import expand
     from raycap.spec.file import load_sweep
 
     num_params = NUM_PARAMS[size]

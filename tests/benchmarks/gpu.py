@@ -51,7 +51,7 @@ def plan(
     num_params: float, num_layers: int, num_people: int, training: dict[str, Any], *, scale: float, seed: int = 0
 ) -> PlannedTrial:
     """A one-hop trial as in T1: four relations, all census names, a BPE of 3000; people, tokens and model scaled."""
-    from raycap.plan import expand
+    from raycap.plan.expand import expand
     from raycap.spec import SweepSpec, TrialSpec
     from raycap.spec.file import GridPoint, LoadedSweep
 

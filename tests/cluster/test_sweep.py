@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from raycap import sweep
 from raycap.commands import sweeps
 from raycap.learner.trial import run_trial
+from raycap.plan.inventory import inventory
 from raycap.results import TrialResult
 from raycap.spec import Kind
-from raycap.states import inventory
 from tests.cluster.faults import results_in
 from tests.cluster.pretend import free_port
 

@@ -17,7 +17,7 @@ from raycap.analysis.measurements import Losses
 from raycap.analysis.readings import headline
 from raycap.facts.entropy import answer_bits
 from raycap.learner.trial import TrainedTrial, run_trial
-from raycap.plan import resolve
+from raycap.plan.expand import resolve
 from raycap.results import Evaluation, LossTable, StopReason, TrialResult
 from raycap.spec import (
     AdamW,

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from raycap.learner import model as llama
 from raycap.learner import pretrained
-from raycap.learner.sizes import parameter_counts, width_for_params
+from raycap.plan.sizes import parameter_counts, width_for_params
 from raycap.spec import HeadSize, ModelByParams, ModelByWidth, MuP, NumHeads
 from tests.whole_rows import logits_of
 

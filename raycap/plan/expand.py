@@ -17,7 +17,7 @@ from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
 from raycap.facts.splits import num_held_out
-from raycap.learner.sizes import parameter_counts, width_for_params
+from raycap.plan.sizes import parameter_counts, width_for_params
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,

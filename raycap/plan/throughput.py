@@ -14,12 +14,12 @@ from typing import Any
 
 import psutil
 
-from raycap.estimate import Estimate, Group, Pace, between, estimate, shape_of, slots_of, spread, work_per_step
-from raycap.replicas import replica_groups
+from raycap.plan.estimate import Estimate, Group, Pace, between, estimate, shape_of, slots_of, spread, work_per_step
+from raycap.plan.inventory import Inventory, What
+from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ExecutionSpec
 from raycap.spec.file import SpecError
-from raycap.states import Inventory, What
 from raycap.storage import DamagedError, Storage, result_path
 from raycap.storage.checksum import unsealed
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ValidationError
 
-from raycap.edits import TrialBefore, changes, shortened
+from raycap.plan.spec_diff import TrialBefore, changes, shortened
 from raycap.results import EarlierTrials, PlannedTrial, RunRecord, StopReason, SweepRecord, read_failure
 from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
 from raycap.storage.checksum import unsealed
