@@ -11,10 +11,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from raycap.commands.share import export
+from raycap.export.hub import placed
 from raycap.facts.build import corpora_of, profiles_of
 from raycap.facts.corpus import render
 from raycap.facts.hosted import fingerprint, load
-from raycap.publish import placed
 from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path

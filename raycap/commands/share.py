@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from raycap import sweep as sweeps
 from raycap.commands.arguments import planned_trial
-from raycap.publish import CARD_FILE, HubError, check_hub, check_place, placed, push
+from raycap.export.hub import CARD_FILE, HubError, check_hub, check_place, placed, push
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.file import SpecError
@@ -93,8 +93,8 @@ def _export_model(
 ) -> None:
     place, trial_id = _trial(what, storage)
     result = _result(place, trial_id)
-    from raycap.learner.export import export_model
-    from raycap.model_card import model_card
+    from raycap.export.model import export_model
+    from raycap.export.model_card import model_card
 
     with ExitStack() as stack, _told(what):
         target = to or Path(stack.enter_context(TemporaryDirectory(prefix="raycap-"))) / "model"
@@ -117,7 +117,7 @@ def _export_model(
 def _export_people(
     spec: ProfilesSpec, what: str, to: Path | None, repo: str | None, *, private: bool, force: bool
 ) -> None:
-    from raycap.facts import hosted
+    from raycap.export import dataset as people
     from raycap.facts.build import profiles_of
 
     description = spec.model_dump_json(indent=2)
@@ -125,10 +125,10 @@ def _export_people(
         profiles = profiles_of(spec)
         told = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
-            hosted.save(profiles, str(to), description=description, force=force)
+            people.save(profiles, str(to), description=description, force=force)
             print(f"{told}: {to}")
         if repo:
-            print(f"{told}: {hosted.push(profiles, repo, description=description, private=private)}")
+            print(f"{told}: {people.push(profiles, repo, description=description, private=private)}")
 
 
 def _profiles(what: str, overrides: list[str] | None, storage: str, index: int) -> ProfilesSpec:

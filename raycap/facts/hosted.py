@@ -1,4 +1,4 @@
-"""The hosted dataset schema: populations from and to parquet files, folders and the Hugging Face hub.
+"""The hosted dataset schema: populations from parquet files, folders and the Hugging Face hub.
 
 Columns: name string, index int32, birth_date timestamp[s], birth_city, university, employer string, for each relation a
 struct {name string, index int32} (null for nobody), and perhaps bio string.
@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from raycap import publish
-from raycap.facts.card import card
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, IntArray, Profiles, Schema, birth_dates, census_schema
 from raycap.facts.relations import NOBODY, broken_structure
-from raycap.publish import CARD_FILE, placed
 from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
 
 if TYPE_CHECKING:
@@ -30,9 +26,6 @@ if TYPE_CHECKING:
 
 TEXT_ATTRIBUTES = ("birth_city", "university", "employer")
 ATTRIBUTES = ("birth_date", *TEXT_ATTRIBUTES)
-HUB_FILE = "data/train-00000-of-00001.parquet"
-"""Where the hub's loaders look for the split "train"."""
-
 
 # --- in -----------------------------------------------------------------------------------------------------------------
 
@@ -55,7 +48,7 @@ def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
 def _read(spec: ProfilesFromDisk | ProfilesFromHub) -> "Dataset":
     from datasets import Dataset, load_dataset, load_from_disk
 
-    _hide_progress()
+    hide_progress()
     if isinstance(spec, ProfilesFromHub):
         return load_dataset(spec.path, split=spec.split, revision=spec.revision)
     path = Path(spec.path.removeprefix("file://"))
@@ -71,7 +64,7 @@ def _read(spec: ProfilesFromDisk | ProfilesFromHub) -> "Dataset":
     return dataset
 
 
-def _hide_progress() -> None:
+def hide_progress() -> None:
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -98,7 +91,7 @@ def from_dataset(
     relations = tuple(relation for relation in RELATIONS if relation in table.column_names)
 
     names = _texts(table, "name")
-    parts = _name_parts(names.to_pylist())
+    parts = name_parts(names.to_pylist())
     rows = np.arange(len(names))
     first_rows = names.dictionary_encode().indices.to_numpy()  # counts on at every new name
     _refuse(first_rows != rows, "name", lambda row: f"{names[row]} is the name of an earlier row too")
@@ -161,7 +154,7 @@ def _dates(table: Any) -> Any:
     return pa.array(np.datetime_as_string(days).tolist(), pa.string())
 
 
-def _name_parts(names: list[str]) -> list[Any]:
+def name_parts(names: list[str]) -> list[Any]:
     """First, middle and last names. A question goes on after a name with 's, so that its end must be part of a word."""
     parts = [name.split(" ") for name in names]
     for row, (name, part) in enumerate(zip(names, parts, strict=True)):
@@ -227,76 +220,3 @@ def fingerprint(profiles: Profiles) -> str:
     for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
         digest.update(json.dumps([relation, targets.tolist()]).encode())
     return digest.hexdigest()
-
-
-# --- out ----------------------------------------------------------------------------------------------------------------
-
-
-def to_dataset(profiles: Profiles) -> "Dataset":
-    """The population as a dataset in the hosted schema.
-
-    Raises ValueError for random data, which have no people in them, and for names that could not be read back.
-    """
-    from datasets import Dataset, Features, Value
-
-    schema = profiles.schema
-    if (had := tuple(attribute.name for attribute in schema.attributes)) != ATTRIBUTES:
-        raise ValueError(f"only people with {', '.join(ATTRIBUTES)} fit the hosted schema; these have {had}")
-    names = pa.array([profiles.full_name(person) for person in range(profiles.num_profiles)], pa.string())
-    _name_parts(names.to_pylist())
-    columns = {"name": names, "index": pa.array(np.arange(len(names), dtype=np.int32))}
-    for attribute, indices in zip(schema.attributes, profiles.attributes.T, strict=True):
-        values = [attribute.values[index] for index in indices]
-        columns[attribute.name] = pa.array(
-            np.array(values, "datetime64[s]") if attribute.name == "birth_date" else values
-        )
-    for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
-        nobody = targets == NOBODY
-        index = pa.array(targets, mask=nobody)
-        columns[relation] = pa.StructArray.from_arrays(
-            [names.take(index), index], ["name", "index"], mask=pa.array(nobody)
-        )
-    if profiles.bios is not None:
-        columns["bio"] = pa.array(profiles.bios, pa.string())
-
-    kinds: dict[str, Any] = dict.fromkeys(columns, Value("string"))
-    kinds |= {"index": Value("int32"), "birth_date": Value("timestamp[s]")}
-    kinds |= {relation: {"name": Value("string"), "index": Value("int32")} for relation in schema.relations}
-    return Dataset.from_dict(columns, features=Features(kinds))
-
-
-def save(profiles: Profiles, target: str, *, description: str, force: bool = False) -> None:
-    """Save a population whole or not at all: `NAME.parquet` is a file, all else a folder with a card on which
-    `description` says how it was made.
-
-    Raises ValueError for data that do not fit the schema, FileExistsError if there is a file or folder already; `force`
-    replaces it if it was saved so.
-    """
-    _hide_progress()
-    with placed(Path(target), force=force) as place:
-        dataset = to_dataset(profiles)
-        if place.suffix == ".parquet":
-            dataset.to_parquet(place)
-        else:
-            dataset.save_to_disk(place)
-            (place / CARD_FILE).write_text(_card(profiles, "disk", target, description), encoding="utf-8")
-
-
-def push(profiles: Profiles, repo: str, *, description: str, private: bool = False) -> str:
-    """Commit a population and its card to the dataset `owner/name` on the hub, in the place of data it may have had.
-
-    Returns its URL. Raises ValueError for data that do not fit the schema, HubError where the hub does not take them.
-    """
-    _hide_progress()
-    with TemporaryDirectory(prefix="raycap-") as folder:
-        (Path(folder) / HUB_FILE).parent.mkdir()
-        to_dataset(profiles).to_parquet(Path(folder) / HUB_FILE)
-        (Path(folder) / CARD_FILE).write_text(_card(profiles, "hub", repo, description), encoding="utf-8")
-        # One commit for data and card, where Dataset.push_to_hub would make several.
-        return publish.push(
-            Path(folder), repo, "dataset", private=private, message="People from raycap", replaced="data/*"
-        )
-
-
-def _card(profiles: Profiles, source: str, path: str, description: str) -> str:
-    return card(profiles, source=source, path=path, fingerprint=fingerprint(profiles), description=description)

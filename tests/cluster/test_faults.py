@@ -14,7 +14,7 @@ from raycap import sweep
 from raycap.cluster.analyst import AnalystActor
 from raycap.cluster.tuner import _drive_trials
 from raycap.cluster.worker import Setting
-from raycap.facts.hosted import to_dataset
+from raycap.export.dataset import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
 from raycap.spec import NamePools

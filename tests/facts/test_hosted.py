@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from raycap.export.dataset import save, to_dataset
 from raycap.facts.entropy import fact_bits, name_set_bits
-from raycap.facts.hosted import TEXT_ATTRIBUTES, fingerprint, from_dataset, load, save, to_dataset
+from raycap.facts.hosted import TEXT_ATTRIBUTES, fingerprint, from_dataset, load
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 
 from raycap.analysis.capacity import capacities
 from raycap.analysis.measurements import Losses
-from raycap.learner.export import export_model
+from raycap.export.model import export_model
+from raycap.export.model_card import EVERY_READING, model_card
 from raycap.learner.trial import TrainedTrial
-from raycap.model_card import EVERY_READING, model_card
 from raycap.results import TrialResult
 from raycap.spec import (
     AdamW,

@@ -11,7 +11,7 @@ from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, un
 from raycap.analysis.curves import convergence
 from raycap.analysis.measurements import Curve, Losses
 from raycap.analysis.readings import headline
-from raycap.learner.export import TOLERANCE, Exported
+from raycap.export.model import TOLERANCE, Exported
 from raycap.results import Part, StopReason, TrialResult
 from raycap.spec import AnalysisSpec, BpeTokenizer, EncodingScheme, ProfilesFromHub, SelectionScheme
 

@@ -1,0 +1,1 @@
+"""Trained models and populations in folders and on the Hugging Face hub, each with its card."""
