@@ -23,8 +23,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget
-from raycap.cluster.errors import CannotRunError
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
+from raycap.errors import CannotRunError
 from raycap.notify import notify
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, What, inventory, make_way

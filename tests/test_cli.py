@@ -270,7 +270,7 @@ def test_errors_are_told_in_a_line_with_exit_code_2(arguments: list[str], told: 
 
 @pytest.mark.ray
 def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
-    from raycap.cluster.tracking import Tracker
+    from raycap.tracking.tracker import Tracker
     from tests.planted import sweep
 
     record = sweep([12], name="grid")

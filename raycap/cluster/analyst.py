@@ -43,9 +43,9 @@ class Analyst:
 
     def __init__(self, sweep_json: str) -> None:
         """`open` comes next. Loading MLflow takes seconds, in which the session goes on."""
-        from raycap.cluster import tracking
+        from raycap.tracking import tracker
 
-        self._tracking = tracking
+        self._tracking = tracker
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
         self._storage = Storage.at(self._sweep.spec.storage)
@@ -63,7 +63,7 @@ class Analyst:
         saying why.)
         """
         from raycap.analysis.stored import read_stored
-        from raycap.cluster.outbox import Outbox
+        from raycap.tracking.outbox import Outbox
 
         self._slots = slots
         self._progress.close()  # one of a run that was killed
@@ -95,7 +95,7 @@ class Analyst:
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
         """A trial was evaluated: log its losses and capacities."""
         from raycap.analysis.measurements import Curve, Losses
-        from raycap.cluster.logged import trial_metrics
+        from raycap.tracking.metrics import trial_metrics
 
         evaluation = Evaluation.model_validate_json(evaluation_json)
         planned = self._planned[trial_id]
@@ -200,7 +200,7 @@ class Analyst:
     def _publish(self, run: RunRecord) -> "Analysis":
         from raycap.analysis.analyse import analyse
         from raycap.analysis.report import files
-        from raycap.cluster.logged import description, law_metrics
+        from raycap.tracking.metrics import description, law_metrics
 
         stored = self._stored
         measured, failures = dict(stored.measured), dict(stored.failures)  # trials go on while this is drawn

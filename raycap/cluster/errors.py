@@ -1,16 +1,4 @@
-"""What keeps a sweep from starting at all, though its spec is sound; and what it was that failed, below all wrappers."""
-
-
-class CannotRunError(Exception):
-    """The surroundings cannot run this sweep; nothing was started."""
-
-
-class ResourceError(CannotRunError):
-    """The cluster can never hold a single trial of the sweep."""
-
-
-class TrackingError(CannotRunError):
-    """MLflow cannot be reached or used."""
+"""What it was that failed in a trial, below all wrappers."""
 
 
 class TrialError(RuntimeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from ruamel.yaml import YAML
 
-from raycap.cluster.errors import ResourceError
+from raycap.errors import ResourceError
 from raycap.spec import ExecutionSpec
 
 CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")

@@ -15,7 +15,8 @@ import psutil
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
-from raycap.cluster.errors import CannotRunError, TrialError, root_cause
+from raycap.cluster.errors import TrialError, root_cause
+from raycap.errors import CannotRunError
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk

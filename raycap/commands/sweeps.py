@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from rich.box import SIMPLE
 
 from raycap import sweep as sweeps
-from raycap.cluster.errors import CannotRunError
 from raycap.commands.arguments import AsJson, Overrides, SpecFile, SweepFolder, sweep_in
+from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected
 from raycap.show import print_power, print_unreadable, wide_console
 from raycap.spec.file import SpecError

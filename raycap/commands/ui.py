@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from raycap import sweep as sweeps
-from raycap.cluster.errors import CannotRunError
 from raycap.commands.arguments import Overrides, sweep_in
+from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
 from raycap.spec.file import SpecError
 
@@ -40,7 +40,7 @@ def ui(
 
       raycap ui runs/grid --port 5001 --no-open
     """
-    from raycap.cluster.tracking import find_pages
+    from raycap.tracking.tracker import find_pages
 
     spec = _spec_of(sweep, tuple(overrides or ()))
     uri = spec.tracking.uri

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raycap.cluster.analyst import sync
-from raycap.cluster.lineage import dataset_inputs
-from raycap.cluster.outbox import Operation
-from raycap.cluster.tracking import Tracker
 from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.results import SweepRecord
 from raycap.spec import Fill, ParentTrial, ProfilesFromDisk
 from raycap.storage import model_folder
+from raycap.tracking.lineage import dataset_inputs
+from raycap.tracking.outbox import Operation
+from raycap.tracking.tracker import Tracker
 from tests import planted
 from tests.cluster.test_tracking import assert_complete, placed, runs_of, store, trained
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from raycap.cluster.analyst import Analyst, sync
-from raycap.cluster.errors import TrackingError
-from raycap.cluster.tracking import Tracker
+from raycap.errors import TrackingError
 from raycap.results import SweepRecord, TrialResult
+from raycap.tracking.tracker import Tracker
 from tests import planted
 from tests.cluster.test_tracking import (
     assert_complete,

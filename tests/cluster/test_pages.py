@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from raycap.cluster.analyst import sync
-from raycap.cluster.pages import VIEW_TAG, colours, shared_view
-from raycap.cluster.tracking import Tracker, find_pages
 from raycap.commands.ui import ui
 from raycap.spec.file import SpecError
+from raycap.tracking.links import VIEW_TAG, colours, shared_view
+from raycap.tracking.tracker import Tracker, find_pages
 from tests import planted
 from tests.cluster.browser import CHROMIUM, TEXT, chromium
 from tests.cluster.test_tracking import placed, runs_of, store, trained, wait_until

@@ -12,12 +12,12 @@ import pytest
 from mlflow.entities import Run
 
 from raycap.cluster.analyst import Analyst, Delivery, sync
-from raycap.cluster.errors import TrackingError
-from raycap.cluster.outbox import Operation
-from raycap.cluster.tracking import Tracker
+from raycap.errors import TrackingError
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import sealed
+from raycap.tracking.outbox import Operation
+from raycap.tracking.tracker import Tracker
 from tests import planted
 
 STEP = "train/exposures"
@@ -311,7 +311,7 @@ def test_a_database_that_is_none_is_told_at_once(tmp_path: Path, damage: Callabl
 
 
 def test_a_database_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycap.cluster.reach.LOCK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("raycap.tracking.client.LOCK_TIMEOUT_S", 0.5)
     record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     Tracker(record, record.spec.tracking)
     other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from raycap.cluster.errors import TrackingError
+from raycap.errors import TrackingError
 
 LOCK_TIMEOUT_S = 5.0
 REFUSALS = {

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from raycap.analysis.figures.groups import grouped
-from raycap.cluster.logged import flat_params
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.tracking.metrics import flat_params
 
 VIEW_TAG = "mlflow.sharedViewState."
 """Followed by what the link says after viewStateShareKey; here the id of the sweep's run."""

@@ -22,15 +22,15 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 from mlflow.entities import Metric, Param, Run
 
 from raycap.analysis.measurements import Measured
-from raycap.cluster.errors import TrackingError
-from raycap.cluster.lineage import dataset_inputs, register_model
-from raycap.cluster.logged import flat_params, trial_metrics
-from raycap.cluster.outbox import Operation
-from raycap.cluster.pages import VIEW_TAG, Pages, colours, shared_view, with_artifacts
-from raycap.cluster.reach import cannot_be_used, client_of, reaching
+from raycap.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ModelByWidth, TrackingSpec
 from raycap.storage import Storage
+from raycap.tracking.client import cannot_be_used, client_of, reaching
+from raycap.tracking.lineage import dataset_inputs, register_model
+from raycap.tracking.links import VIEW_TAG, Pages, colours, shared_view, with_artifacts
+from raycap.tracking.metrics import flat_params, trial_metrics
+from raycap.tracking.outbox import Operation
 
 SWEEP_TAG, STORAGE_TAG = "raycap.sweep", "raycap.storage"
 TRIAL_TAG, VERSION_TAG = "raycap.trial_id", "raycap.model_version"

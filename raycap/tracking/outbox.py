@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raycap.cluster.errors import TrackingError
+from raycap.errors import TrackingError
 from raycap.storage import Storage
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
