@@ -24,16 +24,18 @@ from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
+from raycap.commands.notify import notify
 from raycap.errors import CannotRunError
-from raycap.notify import notify
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, What, inventory, make_way
 from raycap.plan.lookup import chosen
 from raycap.results import PlannedTrial, RunRecord, SweepRecord
-from raycap.show import plan_json, print_failures, print_plan, print_unreadable, wide_console
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage, absolute_uri
 from raycap.storage.lock import LockedError, locked, refuse_others
+from raycap.terminal.failures import print_failures, print_unreadable
+from raycap.terminal.format import wide_console
+from raycap.terminal.plan_table import plan_json, print_plan
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis

@@ -14,9 +14,9 @@ from raycap import sweep as sweeps
 from raycap.commands.arguments import sweep_in
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.spec.file import SpecError
-from raycap.status import look
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import sealed
+from raycap.terminal.status import look
 from tests import planted
 
 ROOT = Path(__file__).parent.parent

@@ -10,13 +10,13 @@ from threading import Thread
 import pytest
 from typer.testing import CliRunner
 
-from raycap import doctor
 from raycap.cli import app
-from raycap.doctor import Check, Verdict, examine
+from raycap.commands import doctor
+from raycap.commands.doctor import Check, Verdict, examine
+from raycap.commands.starter import GRID, REST, TRIAL, Part, starter
 from raycap.plan.expand import expand
 from raycap.spec import TrialSpec
 from raycap.spec.file import SpecError, load_sweep
-from raycap.starter import GRID, REST, TRIAL, Part, starter
 
 
 def run(*arguments: str):

@@ -18,12 +18,13 @@ from raycap.plan.expand import expand
 from raycap.plan.inventory import State, What, inventory, make_way
 from raycap.plan.spec_diff import TrialBefore, changes
 from raycap.results import Failure, StopReason, SweepRecord, TrialResult
-from raycap.show import kind_of, plan_json, print_failures, print_plan
 from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
 from raycap.storage.checksum import sealed
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
+from raycap.terminal.failures import kind_of, print_failures
+from raycap.terminal.plan_table import plan_json, print_plan
 from tests.planted import RUN, results, sweep
 
 EDITS: dict[str, tuple[Any, str]] = {

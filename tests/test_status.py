@@ -9,13 +9,23 @@ from rich.console import Console
 
 from raycap.analysis.analyse import analyse
 from raycap.analysis.summary import summary
-from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
 from raycap.results import Failure, SweepRecord
-from raycap.status import follow, look
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import sealed
 from raycap.storage.lock import locked
 from raycap.storage.progress import Event, ProgressFile, Standing, progress_path, standings
+from raycap.terminal.progress_table import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    WAITING,
+    Line,
+    board,
+    seconds_left,
+    share_done,
+    told,
+)
+from raycap.terminal.status import follow, look
 from tests import planted
 from tests.planted import results, sweep
 
@@ -181,7 +191,7 @@ def test_finished_trials_show_what_the_last_analysis_says_of_them(storage: Stora
 
 
 def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:
-    monkeypatch.setattr("raycap.status.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("raycap.terminal.status.WATCH_SECONDS", 0.05)
     record, console = of_all_states(storage), Console(file=StringIO(), width=200)
     with locked(storage, "planted"):
         first = look(record, storage)

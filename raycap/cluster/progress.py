@@ -9,9 +9,9 @@ from ray.actor import ActorHandle
 from rich.console import Console, Group
 from rich.live import Live
 
-from raycap.board import RUNNING, WAITING, Line, board
 from raycap.results import PlannedTrial
 from raycap.storage.progress import Event, Standing
+from raycap.terminal.progress_table import RUNNING, WAITING, Line, board
 
 POLL_SECONDS = 0.5
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.commands.arguments import AsJson
-from raycap.show import wide_console
 from raycap.spec import SweepSpec, TrackingSpec
 from raycap.spec.file import SpecError
+from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -28,7 +28,7 @@ def init(
 
       raycap init first && raycap plan first.yaml --estimate && raycap run first.yaml
     """
-    from raycap.starter import starter
+    from raycap.commands.starter import starter
 
     text, file = starter(name), Path(f"{name}.yaml")
     try:
@@ -56,7 +56,7 @@ def doctor(
 
       RAY_ADDRESS=10.0.0.1:6379 raycap doctor --storage s3://bucket/runs --tracking-uri http://10.0.0.1:5000
     """
-    from raycap.doctor import Verdict, examine
+    from raycap.commands.doctor import Verdict, examine
 
     checks = examine(storage, tracking_uri)
     if as_json:

@@ -14,11 +14,13 @@ from raycap import sweep as sweeps
 from raycap.commands.arguments import AsJson, Overrides, SpecFile, SweepFolder, sweep_in
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected
-from raycap.show import print_power, print_unreadable, wide_console
 from raycap.spec.file import SpecError
-from raycap.status import follow, look
 from raycap.storage import absolute_uri
 from raycap.storage.lock import LockedError, locked
+from raycap.terminal.failures import print_unreadable
+from raycap.terminal.format import wide_console
+from raycap.terminal.plan_table import print_power
+from raycap.terminal.status import follow, look
 
 LEAST, MOST = 1e-6, 1e15
 """Of what an estimate may be given."""

@@ -1,6 +1,23 @@
-"""Quantities as people read them."""
+"""Durations and sizes as people read them, and the console that tables are printed to."""
 
 import math
+import sys
+
+from rich.console import Console
+
+NAMES_SHOWN = 10
+"""Stale trials, and trials that failed alike, that are named; the others are counted."""
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+def wide_console() -> Console:
+    """Standard output; wide enough for tables where no terminal says how wide it is. Text is printed as it is: there are
+    lists in it, and paths, that would pass for rich's markup.
+    """
+    console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
+    return console
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 
-from raycap.words import size
+from raycap.terminal.format import size
 
 OLDEST_PYTHON = (3, 11)
 RAY_SERIES = "2.60."

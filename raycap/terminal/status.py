@@ -9,12 +9,22 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from raycap.board import FAILED, FINISHED, RUNNING, WAITING, Line, board, seconds_left, share_done, told
 from raycap.plan.inventory import State, What, inventory
 from raycap.results import SweepRecord
 from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
 from raycap.storage.progress import Event, Standing, standings
+from raycap.terminal.progress_table import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    WAITING,
+    Line,
+    board,
+    seconds_left,
+    share_done,
+    told,
+)
 
 WATCH_SECONDS = 2.0
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from raycap.results import PlannedTrial
 from raycap.storage.progress import Standing
-from raycap.words import duration
+from raycap.terminal.format import duration
 
 ROWS_SHOWN = 30
 BAR_WIDTH = 40

@@ -1,0 +1,1 @@
+"""Tables and lines that people see in a terminal."""
