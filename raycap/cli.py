@@ -7,6 +7,7 @@ from rich.console import Console
 
 from raycap import sweep
 from raycap.commands import cluster, pieces, share, start, sweeps, ui
+from raycap.pipeline import EXIT_BAD_SPEC
 from raycap.spec.file import SpecError
 
 HELP = "How many bits does a transformer store per parameter, and with which algorithm?"
@@ -47,4 +48,4 @@ def main() -> None:
     else:
         return
     Console(stderr=True).print("\n".join(problems), highlight=False, soft_wrap=True, markup=False)
-    sys.exit(sweep.EXIT_BAD_SPEC)
+    sys.exit(EXIT_BAD_SPEC)

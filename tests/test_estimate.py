@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycap.learner.trial import run_trial
+from raycap.pipeline import prepare
 from raycap.plan import throughput
 from raycap.plan.estimate import (
     EVALUATION_SHARE,
@@ -32,7 +33,6 @@ from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, result_path
 from raycap.storage.checksum import sealed
-from raycap.sweep import prepare
 from tests.planted import results, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +208,7 @@ def test_a_trial_needs_as_much_memory_as_is_said(changes: list[str]) -> None:
     """Within a third, the 0.15 GB counted in that Ray adds to a worker."""
     few = ["trial.training.length={steps: 4}", "trial.training.num_evaluations=1", "grid.training.seed=[0]", *changes]
     code = (
-        "import resource, sys; from raycap.sweep import prepare; from raycap.learner.trial import run_trial\n"
+        "import resource, sys; from raycap.pipeline import prepare; from raycap.learner.trial import run_trial\n"
         "run_trial(prepare('specs/grid.yaml', tuple(sys.argv[1:]))[0].trials[0].spec, source_commit='')\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec.file import SpecError
-from raycap.sweep import prepare
 from tests.test_spec_file import GOOD
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import raycap
-from raycap import sweep as sweeps
+from raycap import pipeline
 from raycap.commands.arguments import sweep_in
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.spec.file import SpecError
@@ -62,7 +62,7 @@ def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
     for folder in (".", str(tmp_path / "runs/before [1]/")):
         sweep, storage = sweep_in(folder)
         assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
-        sweeps.report(sweep, storage)
+        pipeline.report(sweep, storage)
         assert {line.state for line in look(sweep, storage).lines} == {"finished"}
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"

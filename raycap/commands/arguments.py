@@ -1,5 +1,6 @@
 """What commands are given: specs, overrides, folders of sweeps, and what these stand for."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,41 @@ from pydantic import ValidationError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, parted
-from raycap.sweep import Overrides, SpecFile
 
-__all__ = ["AsJson", "Overrides", "SpecFile", "SweepFolder", "planned_trial", "sweep_in"]
+
+def spec_files() -> list[str]:
+    """Sweep files near here, for the shell to complete."""
+    return sorted(
+        str(path) for pattern in ("*.yaml", "*/*.yaml", "sweeps/specs/*.yaml") for path in Path().glob(pattern)
+    )
+
+
+SpecFile = Annotated[
+    str, typer.Argument(metavar="SPEC", help="Sweep file, as given or under sweeps/.", autocompletion=spec_files)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as trial.training.seed=3.")
+]
+OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only trials whose last run failed.")]
+Trials = Annotated[
+    str | None,
+    typer.Option("--trials", metavar="ID,ID", help="Only these: ids or labels, or as much of them as is unique."),
+]
+SetName = Annotated[
+    str | None, typer.Option("--set-name", metavar="NAME", help="Call the sweep, and its folder, something else.")
+]
+BudgetOption = Annotated[
+    str | None, typer.Option("--budget", help="Stop after so much time, or so many GPU hours: 30m, 2h, 1d, 20gpuh.")
+]
+NotifyCommand = Annotated[
+    str | None,
+    typer.Option(
+        "--notify-cmd",
+        metavar="CMD",
+        help="Shell command to run at the end, however it comes; it is told RAYCAP_SWEEP, RAYCAP_STATUS (finished, "
+        "failed, refused, budget, interrupted), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
+    ),
+]
 
 
 def sweep_folders() -> list[str]:
@@ -24,6 +57,12 @@ SweepFolder = Annotated[
     typer.Argument(metavar="FOLDER", help="A sweep's folder or URI, such as runs/grid.", autocompletion=sweep_folders),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: print it as JSON.")]
+
+
+def changed(overrides: list[str] | None, set_name: str | None) -> tuple[str, ...]:
+    """All changes to a spec that a command line asks for."""
+    renamed = [] if set_name is None else [f"name={json.dumps(set_name)}"]
+    return (*(overrides or ()), *renamed)
 
 
 def sweep_in(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:

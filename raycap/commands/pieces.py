@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from raycap import sweep as sweeps
+from raycap import pipeline
 from raycap.commands.arguments import Overrides, SpecFile, planned_trial
 
 
@@ -22,7 +22,7 @@ def trial(
     from raycap.learner.trial import run_trial
     from raycap.results import Evaluation, source_commit
 
-    sweep, storage = sweeps.prepare(spec, tuple(overrides or ()))
+    sweep, storage = pipeline.prepare(spec, tuple(overrides or ()))
     planned = planned_trial(sweep, spec, index)
     print(f"{planned.trial_id} {planned.label}: {planned.parameters.total:,} parameters, {planned.steps:,} steps")
 
@@ -51,7 +51,7 @@ def texts(
     from raycap.facts.order import Mix
     from raycap.tokens.training_data import Material
 
-    planned = planned_trial(sweeps.prepare(spec, tuple(overrides or ()))[0], spec, index)
+    planned = planned_trial(pipeline.prepare(spec, tuple(overrides or ()))[0], spec, index)
     material = Material.of(planned.spec, populations_of(planned.spec))
     order = material.order((Mix(0, material.shares()),))
     for composer, places, size in zip(material.composers, order.step_places(0), order.sizes, strict=True):

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ValidationError
 
-from raycap import sweep as sweeps
-from raycap.commands.arguments import planned_trial
+from raycap import pipeline
+from raycap.commands.arguments import Overrides, planned_trial
 from raycap.export.hub import CARD_FILE, HubError, check_hub, check_place, placed, push
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
@@ -28,7 +28,7 @@ def export(
     what: Annotated[
         str, typer.Argument(metavar="TRIAL", help="Its id, the beginning of it, or its folder; or, for people, a spec.")
     ],
-    overrides: sweeps.Overrides = None,
+    overrides: Overrides = None,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="A folder, new or empty; people: or a .parquet file.")
     ] = None,
@@ -134,7 +134,7 @@ def _export_people(
 def _profiles(what: str, overrides: list[str] | None, storage: str, index: int) -> ProfilesSpec:
     """The population of a trial that has been trained, or of one of a spec; under fill the first."""
     if what.endswith(SPEC_ENDINGS):
-        sweep, _ = sweeps.prepare(what, tuple(overrides or ()))
+        sweep, _ = pipeline.prepare(what, tuple(overrides or ()))
         return planned_trial(sweep, what, index).spec.profiles
     return _result(*_trial(what, storage)).spec.profiles
 

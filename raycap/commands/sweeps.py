@@ -10,8 +10,18 @@ import typer
 from pydantic import ValidationError
 from rich.box import SIMPLE
 
-from raycap import sweep as sweeps
-from raycap.commands.arguments import AsJson, Overrides, SpecFile, SweepFolder, sweep_in
+from raycap import pipeline
+from raycap.commands.arguments import (
+    AsJson,
+    OnlyFailed,
+    Overrides,
+    SetName,
+    SpecFile,
+    SweepFolder,
+    Trials,
+    changed,
+    sweep_in,
+)
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected
 from raycap.spec.file import SpecError
@@ -31,9 +41,9 @@ def plan(
     spec: SpecFile,
     overrides: Overrides = None,
     as_json: AsJson = False,
-    only_failed: sweeps.OnlyFailed = False,
-    trials: sweeps.Trials = None,
-    set_name: sweeps.SetName = None,
+    only_failed: OnlyFailed = False,
+    trials: Trials = None,
+    set_name: SetName = None,
     estimate: Annotated[
         bool,
         typer.Option(
@@ -77,9 +87,9 @@ def plan(
 
       raycap plan specs/grid.yaml --power --noise 0.05
     """
-    changes = sweeps.changed(overrides, set_name)
+    changes = changed(overrides, set_name)
     if power:
-        sweep, _ = sweeps.prepare(spec, changes)
+        sweep, _ = pipeline.prepare(spec, changes)
         levels = tuple(noise or (0.02, 0.05, 0.1))
         if not all(0 < level < math.inf for level in (*levels, bits_per_param)) or num_sweeps < 1:
             raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive, and finite"])
@@ -90,7 +100,7 @@ def plan(
     wrong = {name: value for name, value in told.items() if not LEAST <= value <= MOST}
     if wrong:
         raise SpecError([f"{name}: must lie in {LEAST:g}..{MOST:g}, got {value:g}" for name, value in wrong.items()])
-    sweeps.show_plan(
+    pipeline.show_plan(
         spec,
         changes,
         only_failed=only_failed,
@@ -138,7 +148,7 @@ def report(folder: SweepFolder, as_json: AsJson = False) -> None:
     from raycap.analysis.report import answer
 
     sweep, storage = sweep_in(folder)
-    analysis = sweeps.report(sweep, storage)
+    analysis = pipeline.report(sweep, storage)
     if as_json:
         print(storage.read_text(f"{sweep.spec.name}/summary.json"))
         return
@@ -193,7 +203,7 @@ def compare(
 
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
-    both = SideBySide(*(sweeps.read_analysis(*sweep_in(folder)) for folder in (one, other)))
+    both = SideBySide(*(pipeline.read_analysis(*sweep_in(folder)) for folder in (one, other)))
     if html:
         try:
             html.write_text(compare_html(both), encoding="utf-8")

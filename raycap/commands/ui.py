@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from raycap import sweep as sweeps
+from raycap import pipeline
 from raycap.commands.arguments import Overrides, sweep_in
 from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
@@ -65,7 +65,7 @@ def ui(
 def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
     """The spec of a sweep, which is named by its file or by its folder, with its storage as it is now."""
     if not Path(sweep).is_dir() and "://" not in sweep:
-        return sweeps.prepare(sweep, overrides)[0].spec
+        return pipeline.prepare(sweep, overrides)[0].spec
     if overrides:
         raise SpecError([f"{sweep}: overrides belong to a spec, but this is a folder; leave {overrides[0]} out"])
     return sweep_in(sweep, "sweep.json")[0].spec

@@ -10,7 +10,7 @@ import pytest
 import ray
 from rich.console import Console
 
-from raycap import sweep
+from raycap import pipeline
 from raycap.cluster.analyst import AnalystActor
 from raycap.cluster.tuner import _drive_trials
 from raycap.cluster.worker import Setting
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str, **options: Any) -> int:
-    return sweep.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
+    return pipeline.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
 
 
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsy
 
 def test_a_storage_that_cannot_be_written_is_refused_before_anything_starts(folder: Path) -> None:
     (folder / "file").write_text("not a folder")
-    with pytest.raises(sweep.SpecError, match=r"storage .*/file/runs/hurt cannot be written"):
+    with pytest.raises(pipeline.SpecError, match=r"storage .*/file/runs/hurt cannot be written"):
         run("storage=file/runs")
 
 
@@ -186,7 +186,7 @@ def test_a_driver_that_is_started_again_keeps_the_results_of_the_one_before(fold
     """One that was killed between the results of a stack: what is finished is never trained again."""
     short = ("trial.training.length={steps: 60}",)
     assert run(*short) == 0
-    record, storage = sweep.prepare("spec.yaml", short)
+    record, storage = pipeline.prepare("spec.yaml", short)
     (planned,) = record.trials
     written = Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns
     analyst = AnalystActor.remote(record.model_dump_json())

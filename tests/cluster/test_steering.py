@@ -8,7 +8,7 @@ import pytest
 from ray.util.placement_group import placement_group_table
 from rich.console import Console
 
-from raycap import sweep
+from raycap import pipeline
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.learner.trial import run_trial
 from raycap.results import StopReason
@@ -36,13 +36,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*overrides: str, budget: Budget = UNBOUNDED) -> int:
     console = Console(width=160, file=sys.stdout)
-    return sweep.run("spec.yaml", overrides, console, time.monotonic(), budget=budget)
+    return pipeline.run("spec.yaml", overrides, console, time.monotonic(), budget=budget)
 
 
 @pytest.mark.slow
 def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "trial.training.length={steps: 6000}"
-    assert run(long, budget=Budget(seconds=10)) == sweep.EXIT_BUDGET
+    assert run(long, budget=Budget(seconds=10)) == pipeline.EXIT_BUDGET
     assert "The budget is spent: 1 of 1 trials are left. To go on:" in capsys.readouterr().out
     assert 0 < last_step(folder / "runs") < 6000
     assert run(long) == 0
@@ -60,7 +60,7 @@ def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pyte
     assert run(*three, "grid.training.seed=[7]") == 0
     alone = time.monotonic() - began
     capsys.readouterr()
-    assert run(*three, budget=Budget(seconds=1.4 * alone)) == sweep.EXIT_BUDGET
+    assert run(*three, budget=Budget(seconds=1.4 * alone)) == pipeline.EXIT_BUDGET
     output = capsys.readouterr().out
     assert output.count(": started") == output.count(": finished") == 1
     assert "The budget is spent: 2 of 3 trials are left" in output
@@ -68,7 +68,7 @@ def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pyte
 
 
 def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
-    with pytest.raises(sweep.SpecError, match="take no GPU"):
+    with pytest.raises(pipeline.SpecError, match="take no GPU"):
         run(budget=Budget(gpu_seconds=3600))
 
 

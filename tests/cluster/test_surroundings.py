@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from raycap import sweep
+from raycap import pipeline
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -55,7 +55,7 @@ def test_the_time_of_day_may_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     true, dice = time.time, random.Random(0)
     monkeypatch.setattr(time, "time", lambda: true() + dice.choice([-1, 0, 1]) * 86400 * dice.random())
-    assert sweep.run("spec.yaml", ("grid.training.seed=[0, 1]",), Console(width=160), time.monotonic()) == 0
+    assert pipeline.run("spec.yaml", ("grid.training.seed=[0, 1]",), Console(width=160), time.monotonic()) == 0
     assert len(list(tmp_path.glob("runs/trials/*/result.json"))) == 2
 
 

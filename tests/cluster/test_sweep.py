@@ -12,7 +12,7 @@ from mlflow.entities import Run
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raycap import sweep
+from raycap import pipeline
 from raycap.commands import sweeps
 from raycap.learner.trial import run_trial
 from raycap.plan.inventory import inventory
@@ -59,12 +59,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str) -> int:
-    return sweep.run("spec.yaml", overrides, Console(width=160), time.monotonic())
+    return pipeline.run("spec.yaml", overrides, Console(width=160), time.monotonic())
 
 
 def trained_here(overrides: tuple[str, ...]) -> list[TrialResult]:
     """Results of a sweep's trials, each trained by itself in this process."""
-    planned = sweep.prepare("spec.yaml", overrides)[0].trials
+    planned = pipeline.prepare("spec.yaml", overrides)[0].trials
     return [run_trial(trial.spec, source_commit="").result for trial in planned]
 
 
@@ -150,7 +150,7 @@ def test_a_trial_that_raises_leaves_the_others_alone(folder: Path, capsys: pytes
     assert parent.info.status == "FAILED"
     assert sorted(child.info.status for child in children.values()) == ["FAILED", "FINISHED"]
     assert f"python -m raycap.sweep {shlex.join(['spec.yaml', *broken])} --only-failed" in output
-    found = inventory(*sweep.prepare("spec.yaml", broken))
+    found = inventory(*pipeline.prepare("spec.yaml", broken))
     told = sorted(map(str, found.states.values()))
     assert [text.partition(" at step")[0] for text in told] == [
         "failed before: DivergedError: the training loss is not finite", "finished",
@@ -184,7 +184,7 @@ def test_two_workers_train_what_one_trains_and_two_hop_sweeps_run(folder: Path) 
     assert [e.phase for e in alone.evaluations][-1] == 1
     # A fill trial goes on from a finished one with other people beside them, and its sweep measures both.
     (folder / "fill.yaml").write_text(FILL.replace("PARENT", together.trial_id))
-    assert sweep.run("fill.yaml", (), Console(quiet=True), time.monotonic()) == 0
+    assert pipeline.run("fill.yaml", (), Console(quiet=True), time.monotonic()) == 0
     (filled,) = read_summary(folder, "filled")["trials"]
     assert set(filled["loss_bits"]) == set(filled["second_loss_bits"]) == {"one_hop", "two_hop"}
 
@@ -226,7 +226,7 @@ def test_a_replica_that_diverges_fails_alone(folder: Path, capsys: pytest.Captur
 
 def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder: Path) -> None:
     told = r"needs 8 workers, each with 64 CPUs and 0 GPUs of one machine \(together 512 and 0\).*room for 0 workers"
-    with pytest.raises(sweep.SpecError, match=told):
+    with pytest.raises(pipeline.SpecError, match=told):
         run("execution={num_workers: 8, cpus_per_worker: 64}")
     assert not (folder / "runs" / "trials").exists()
 
@@ -235,7 +235,7 @@ def test_resources_that_can_never_be_had_are_refused_with_the_arithmetic(folder:
 def test_mlflow_that_cannot_be_used_is_told_before_anything_starts(folder: Path, uri: str) -> None:
     (folder / "file").write_text("not a folder")
     began = time.monotonic()
-    with pytest.raises(sweep.SpecError, match="MLflow cannot be used"):
+    with pytest.raises(pipeline.SpecError, match="MLflow cannot be used"):
         run(f"tracking.uri={uri.format(port=free_port())}")
     assert time.monotonic() - began < 30
     assert not (folder / "runs" / "trials").exists()
