@@ -128,7 +128,7 @@ def test_heavy_libraries_stay_in_their_rings() -> None:
         ("raycap.plan.expand", ["torch", "ray"]),
         ("raycap.learner.trial", ["ray", "mlflow", "transformers", "datasets"]),
         ("raycap.analysis.report", ["torch", "ray", "mlflow"]),
-        ("raycap.cluster.stream", ["torch", "mlflow"]),
+        ("raycap.cluster.data_stream", ["torch", "mlflow"]),
     ],
 )
 def test_importing_a_module_does_not_load(module: str, absent: list[str]) -> None:

@@ -2,10 +2,13 @@
 
 import math
 import os
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._private import services
 from ruamel.yaml import YAML
 
 from raycap.errors import ResourceError
@@ -15,6 +18,8 @@ CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves its configuration in this file on the head of the clusters that it starts."""
 KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
 """Set in every container that KubeRay starts."""
+PATIENCE_S = 3.0
+"""How long a cluster may take to answer."""
 UNKNOWN_SLOTS = 32
 """Trials at once where nobody knows how large the cluster may become; each that waits for room has a driver on the head."""
 
@@ -108,3 +113,20 @@ def told(machines: list[Machines]) -> str:
     for mine in machines:
         alike[mine.cpus, mine.gpus] = alike.get((mine.cpus, mine.gpus), 0.0) + mine.count
     return ", ".join(str(Machines(count, *sizes)) for sizes, count in alike.items()) or "no machines"
+
+
+def where_trials_run(environment: Mapping[str, str]) -> str:
+    """Where a sweep would run: on Ray of its own, or on a cluster. Raises OSError if that does not answer."""
+    address = environment.get("RAY_ADDRESS", "")
+    if address == "local" or not (address or CLUSTER_HEAD_MARKER.expanduser().exists()):
+        return "this machine: a run starts Ray of its own"
+    if address in ("", "auto"):
+        found = services.find_gcs_addresses()
+        if not found:
+            raise OSError("no Ray runs on this machine")
+        address = sorted(found)[0]
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise OSError(f"{address!r} is not of the form host:port")
+    socket.create_connection((host, int(port)), PATIENCE_S).close()
+    return f"the cluster at {address}, which answers"

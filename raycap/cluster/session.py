@@ -25,7 +25,7 @@ from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from raycap.cluster.queue import Queue
+    from raycap.cluster.trial_queue import Queue
 
 EXIT_INTERRUPTED = 130
 QUIET = {
@@ -189,10 +189,10 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     analyst = AnalystActor.remote(sweep.model_dump_json())  # loads MLflow while we load Ray Tune
 
     from raycap.cluster.progress import Progress
-    from raycap.cluster.queue import Queue, work_of
     from raycap.cluster.resources import concurrent_slots
+    from raycap.cluster.signals import forget_wishes
+    from raycap.cluster.trial_queue import Queue, work_of
     from raycap.cluster.tuner import record_failure, run_trials
-    from raycap.cluster.wishes import forget_wishes
     from raycap.cluster.worker import Setting
 
     storage, execution = Storage.at(place), sweep.spec.execution

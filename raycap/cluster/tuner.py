@@ -15,11 +15,11 @@ from ray.actor import ActorHandle
 from ray.tune.schedulers import FIFOScheduler
 
 from raycap.cluster.errors import TrialError, root_cause, root_error
-from raycap.cluster.queue import AtTheEnd, Queue
-from raycap.cluster.warm import free_placement_groups
-from raycap.cluster.wishes import wished
+from raycap.cluster.signals import wished
+from raycap.cluster.trial_queue import AtTheEnd, Queue
 from raycap.cluster.worker import Setting, fit
-from raycap.learner.wishes import Wish
+from raycap.cluster.worker_reuse import free_placement_groups
+from raycap.learner.signals import Wish
 from raycap.results import Failure, PlannedTrial
 from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
@@ -77,7 +77,7 @@ def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
 def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:
     if not execution.early_stop:
         return FIFOScheduler()
-    from raycap.cluster.early import EarlyEnd  # loads what reads losses
+    from raycap.cluster.early_stopping import EarlyEnd  # loads what reads losses
 
     return EarlyEnd(execution.early_stop)
 

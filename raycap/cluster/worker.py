@@ -19,10 +19,10 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrialError
-from raycap.cluster.queue import PLACED
-from raycap.cluster.warm import WarmTrainer
-from raycap.cluster.wishes import wished
-from raycap.learner.wishes import PausedError
+from raycap.cluster.signals import wished
+from raycap.cluster.trial_queue import PLACED
+from raycap.cluster.worker_reuse import WarmTrainer
+from raycap.learner.signals import PausedError
 from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
@@ -120,7 +120,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     import torch
 
-    from raycap.cluster.stream import ray_rows
+    from raycap.cluster.data_stream import ray_rows
     from raycap.learner.checkpoints import Checkpoints
     from raycap.learner.evaluation import DivergedError
     from raycap.learner.trial import Place, run_trials
@@ -143,7 +143,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if rank == 0:
             setting.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
         if execution.early_stop:
-            from raycap.cluster.early import measured
+            from raycap.cluster.early_stopping import measured
 
             # Every worker must report, or Ray Train waits for it.
             ray.train.report(measured(planned[trial_id], setting.analysis, evaluation) if rank == 0 else {})

@@ -20,7 +20,7 @@ from raycap.terminal.format import size
 
 OLDEST_PYTHON = (3, 11)
 RAY_SERIES = "2.60."
-"""Of the releases whose internals cluster/warm.py knows."""
+"""Of the releases whose internals cluster/worker_reuse.py knows."""
 GB = 1e9
 DISK_FAIL_BYTES, DISK_WARN_BYTES = 0.5 * GB, 5 * GB
 TRIAL_BYTES = 1.4 * GB
@@ -143,7 +143,7 @@ def _ray() -> Iterator[Check]:
     good = version.startswith(RAY_SERIES)
     advice = "" if good else f"pip install 'ray[default,train,tune]=={RAY_SERIES}*'"
     yield Check("ray", Verdict.OK if good else Verdict.FAIL, version, advice)
-    from raycap.cluster.reachable import where_trials_run
+    from raycap.cluster.resources import where_trials_run
 
     address = os.environ.get("RAY_ADDRESS")
     told = f"RAY_ADDRESS={address}: " if address else ""

@@ -17,7 +17,7 @@ from torch import Tensor
 from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
 from raycap.learner.batches import Batch
 from raycap.learner.curriculum import LOSS_UNIT_BITS
-from raycap.learner.functions import cross_entropy
+from raycap.learner.fused_ops import cross_entropy
 from raycap.learner.model import Llama
 from raycap.results import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision

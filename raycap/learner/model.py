@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycap.learner.batches import Batch
-from raycap.learner.functions import attend, rms_norm, rotate, swiglu
+from raycap.learner.fused_ops import attend, rms_norm, rotate, swiglu
 from raycap.results import ParameterCounts
 from raycap.spec import ModelByWidth, MuP
 

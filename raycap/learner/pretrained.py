@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raycap.learner.functions import NORM_EPS
+from raycap.learner.fused_ops import NORM_EPS
 from raycap.learner.model import FUSED, MLP_RATIO, ROPE_BASE, Llama
 from raycap.spec import ModelByWidth
 

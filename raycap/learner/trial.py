@@ -21,10 +21,10 @@ from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
+from raycap.learner.pauses import Watch
 from raycap.learner.replica import ALONE, Place, Replica
+from raycap.learner.signals import PausedError, Wish
 from raycap.learner.training import Loss, Snapshot, train
-from raycap.learner.watch import Watch
-from raycap.learner.wishes import PausedError, Wish
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage

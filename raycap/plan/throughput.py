@@ -109,7 +109,7 @@ def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[
 
 def _timed(group: Group, execution: ExecutionSpec, storage: Storage) -> float | None:
     """Seconds of a step of a stack, timed now; each worker takes its part of a batch."""
-    from raycap.learner.calibration import seconds_per_step
+    from raycap.learner.step_timing import seconds_per_step
 
     specs = []
     for trial in group:

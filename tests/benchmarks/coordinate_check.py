@@ -19,7 +19,7 @@ import torch
 
 from raycap.learner import model as llama
 from raycap.learner import optim
-from raycap.learner.functions import cross_entropy
+from raycap.learner.fused_ops import cross_entropy
 from raycap.spec import AdamW, ModelByWidth, Muon, MuP, NumHeads, OptimizerSpec, Schedule, ScheduleFree, Standard
 from tests.whole_rows import whole_rows
 

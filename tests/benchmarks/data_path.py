@@ -198,8 +198,8 @@ def stream() -> list[dict[str, Any]]:
     """The demo's rows, plain and from Ray Data: one reader, one consumer that makes 64-bit tokens of them."""
     from dataclasses import replace
 
+    from raycap.cluster.data_stream import ray_rows
     from raycap.cluster.session import ray_session
-    from raycap.cluster.stream import ray_rows
     from raycap.tokens.rows import rows_of
 
     source = source_of("grid.yaml", STREAM_STEPS)
@@ -233,8 +233,8 @@ def stream() -> list[dict[str, Any]]:
 
 def wait() -> list[dict[str, Any]]:
     """What of a step of the demo's largest model is spent waiting for Ray Data, once the stream runs."""
+    from raycap.cluster.data_stream import ray_rows
     from raycap.cluster.session import ray_session
-    from raycap.cluster.stream import ray_rows
     from raycap.learner.trial import run_trial
     from raycap.tokens.composer import Rows
 

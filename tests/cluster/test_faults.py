@@ -56,7 +56,7 @@ def run(*overrides: str, **options: Any) -> int:
 
 
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
-    """The driver is the train controller too: see cluster/warm.py."""
+    """The driver is the train controller too: see cluster/worker_reuse.py."""
     storage, killed = folder / "runs", []
 
     def do_harm() -> None:

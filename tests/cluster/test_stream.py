@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raycap.cluster import stream
+from raycap.cluster import data_stream
 from raycap.facts.names_corpus import Recital
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
@@ -67,10 +67,10 @@ def test_it_does_not_matter_how_many_steps_are_read_at_once(
 def test_rows_are_those_of_the_plain_stream(
     monkeypatch: pytest.MonkeyPatch, rank: int, world_size: int, start_step: int
 ) -> None:
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 20_000)  # several blocks, with a short one at the end
+    monkeypatch.setattr(data_stream, "BLOCK_BYTES", 20_000)  # several blocks, with a short one at the end
     one, two = source(rank, world_size), other_source(rank, world_size)
     for sources in ((one,), (one, two), (one, two, source(rank, world_size))):
-        streamed = list(stream.ray_rows(sources, start_step, num_cpus=0.25))
+        streamed = list(data_stream.ray_rows(sources, start_step, num_cpus=0.25))
         assert len(streamed) == 90 - start_step
         for mine, expected in zip(streamed, rows_of(sources, start_step), strict=True):
             assert_same(mine, expected)
@@ -80,7 +80,7 @@ def test_rows_are_those_of_the_plain_stream(
 @pytest.mark.usefixtures("ray_instance")
 def test_equal_sources_share_their_rows() -> None:
     sources = (source(), source(seed=1), source())
-    for steps in (rows_of(sources, 80), stream.ray_rows(sources, 80, num_cpus=0.25)):
+    for steps in (rows_of(sources, 80), data_stream.ray_rows(sources, 80, num_cpus=0.25)):
         for one, other, same in steps:
             assert one is same
             assert not np.array_equal(one.input_ids, other.input_ids)
@@ -100,4 +100,4 @@ def test_workers_together_see_what_one_sees() -> None:
 @pytest.mark.usefixtures("ray_instance")
 def test_a_finished_stream_is_empty() -> None:
     assert list(rows_of((source(), other_source()), 90)) == []
-    assert list(stream.ray_rows((source(), other_source()), 90, num_cpus=0.25)) == []
+    assert list(data_stream.ray_rows((source(), other_source()), 90, num_cpus=0.25)) == []

@@ -11,7 +11,7 @@ import torch
 
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.model import CPU
-from raycap.learner.wishes import PausedError, Wish
+from raycap.learner.signals import PausedError, Wish
 from raycap.results import Evaluation, StopReason
 from raycap.spec import LossBelow, Phase, QuestionsByWeights, ScheduleFree, Steps
 from raycap.storage import Storage, checkpoint_path, checkpoint_steps, forget_checkpoints

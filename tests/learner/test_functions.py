@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycap.learner.functions import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
+from raycap.learner.fused_ops import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
 
 ANGLES = torch.arange(40.0).view(2, 5, 4)
 TURNS, BACK = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))

@@ -9,8 +9,8 @@ WORKER = """
 import json, sys, time
 import torch, torch.distributed as dist
 from raycap.learner.replica import Place
-from raycap.learner.watch import Watch
-from raycap.learner.wishes import Wish
+from raycap.learner.pauses import Watch
+from raycap.learner.signals import Wish
 
 file, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)

@@ -6,8 +6,8 @@ import torch
 
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.replica import Place
+from raycap.learner.signals import PausedError, Wish
 from raycap.learner.trial import run_trials
-from raycap.learner.wishes import PausedError, Wish
 from raycap.spec import TrialSpec
 from raycap.storage import Storage
 

@@ -8,8 +8,8 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from raycap.cluster.budget import Spending
-from raycap.cluster.wishes import wish
-from raycap.learner.wishes import Wish
+from raycap.cluster.signals import wish
+from raycap.learner.signals import Wish
 from raycap.results import PlannedTrial
 
 GRACE_SECONDS = 5.0

@@ -15,8 +15,8 @@ from raycap.analysis.capacity import TOTAL, capacities, lost_share
 from raycap.analysis.curves import gain
 from raycap.analysis.measurements import Floats, Losses
 from raycap.analysis.readings import headline
-from raycap.cluster.wishes import wish
-from raycap.learner.wishes import Wish
+from raycap.cluster.signals import wish
+from raycap.learner.signals import Wish
 from raycap.results import Evaluation, PlannedTrial
 from raycap.spec import AnalysisSpec, EarlyStop
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from raycap.learner.replica import Place
-from raycap.learner.wishes import Wish
+from raycap.learner.signals import Wish
 
 LOOK_SECONDS = 1.0
 """About so often, however long a step takes, unless one takes longer."""

@@ -5,7 +5,7 @@ no process has to serve it.
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from raycap.learner.wishes import Wish
+from raycap.learner.signals import Wish
 
 NAMESPACE = "raycap"
 EVERYBODY = "all"
