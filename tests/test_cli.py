@@ -137,7 +137,7 @@ def test_power_is_simulated_before_anything_is_spent() -> None:
 
 
 def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path) -> None:
-    from tests.planted import RUN, results, sweep
+    from tests.support.planted import RUN, results, sweep
 
     for name, bits_per_param in (("one", 1.8), ("other", 1.5)):
         record = sweep([12, 14, 16, 20], name=name)
@@ -271,7 +271,7 @@ def test_errors_are_told_in_a_line_with_exit_code_2(arguments: list[str], told: 
 @pytest.mark.ray
 def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
     from raycap.tracking.tracker import Tracker
-    from tests.planted import sweep
+    from tests.support.planted import sweep
 
     record = sweep([12], name="grid")
     uri = f"sqlite:///{tmp_path}/mlflow.db"

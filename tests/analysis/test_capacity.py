@@ -22,7 +22,7 @@ from raycap.spec import (
     Split,
     TrialSpec,
 )
-from tests.planted import POPULATION, RUN, measured, results, sweep, table
+from tests.support.planted import POPULATION, RUN, measured, results, sweep, table
 
 EVERYTHING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 

@@ -7,7 +7,7 @@ from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.compare import SideBySide, compare_html, headings, ratio, sections
 from raycap.results import SweepRecord
 from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
-from tests.planted import RUN, measured, results, sweep
+from tests.support.planted import RUN, measured, results, sweep
 
 
 def analysed(record: SweepRecord, bits_per_param: float) -> Analysis:

@@ -15,7 +15,7 @@ from raycap.analysis.laws import FitStatus, Law, Point, fit_law
 from raycap.analysis.report import files
 from raycap.analysis.summary import summary
 from raycap.results import Failure
-from tests.planted import RUN, measured, results, sweep
+from tests.support.planted import RUN, measured, results, sweep
 
 SIZES = (10_000, 20_000, 40_000, 80_000)
 

@@ -9,7 +9,7 @@ from raycap.analysis.measurements import Losses, Measured, cells
 from raycap.analysis.tables import joined, tables
 from raycap.results import Evaluation, LossRow, LossTable, Part
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
-from tests.planted import POPULATION, measured, results, sweep
+from tests.support.planted import POPULATION, measured, results, sweep
 
 SUBJECTS = ("birth_date", "employer", "parent", "child")
 

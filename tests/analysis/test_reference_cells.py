@@ -21,7 +21,7 @@ from raycap.spec import (
     TrialSpec,
 )
 from raycap.spec.file import GridPoint, LoadedSweep
-from tests.planted import RUN
+from tests.support.planted import RUN
 
 CELLS = [  # people, parameters, loss in nats per question
     (25_000, 1_166_688, 4.26),

@@ -43,7 +43,7 @@ from raycap.spec import (
     TrialSpec,
 )
 from raycap.spec.file import GridPoint, LoadedSweep
-from tests.planted import RUN
+from tests.support.planted import RUN
 
 SET, ENUMERATE, INDEPENDENT = (Reading(EncodingScheme.OPTIMAL, selection) for selection in SelectionScheme)
 
@@ -143,7 +143,7 @@ def test_too_few_cells_decide_nothing() -> None:
 
 def test_models_that_learned_nothing_decide_nothing() -> None:
     """What names are worth no loss measured: models that know little else are no evidence for a code of names."""
-    from tests.planted import measured, results, sweep, table
+    from tests.support.planted import measured, results, sweep, table
 
     record = sweep([12, 14, 16, 20, 24])
     found = {}
@@ -158,7 +158,7 @@ def test_models_that_learned_nothing_decide_nothing() -> None:
 
 
 def test_diverged_trials_enter_no_law_and_do_not_vote() -> None:
-    from tests.planted import measured, results, sweep, table
+    from tests.support.planted import measured, results, sweep, table
 
     record = sweep([12, 14, 16, 20, 24])
     found = results(record, 1.8)

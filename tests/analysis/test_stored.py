@@ -17,7 +17,7 @@ from raycap.results import Failure, LossTable, Part, TrialResult
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import sealed
-from tests.planted import RUN, results, sweep
+from tests.support.planted import RUN, results, sweep
 
 
 def tree(result: TrialResult) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from raycap.learner import model as llama
 from raycap.learner import optim
 from raycap.learner.fused_ops import cross_entropy
 from raycap.spec import AdamW, ModelByWidth, Muon, MuP, NumHeads, OptimizerSpec, Schedule, ScheduleFree, Standard
-from tests.whole_rows import whole_rows
+from tests.support.whole_rows import whole_rows
 
 WIDTHS = (16, 32, 64, 128, 256)
 PARAMETRIZATIONS = {"standard": Standard(), "muP": MuP(kind="mup", base_width=16)}

@@ -19,7 +19,7 @@ from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
 from raycap.spec import NamePools
 from raycap.storage import result_path
-from tests.cluster.faults import (
+from tests.support.faults import (
     DRIVER,
     WORKER,
     kill,

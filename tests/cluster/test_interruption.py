@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from raycap.storage import checkpoint_steps
-from tests.cluster.faults import wait_until
+from tests.support.faults import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

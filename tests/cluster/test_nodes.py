@@ -14,8 +14,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from raycap.learner.trial import run_trial
-from tests.cluster.faults import last_step, results_in, timeless, wait_until
-from tests.cluster.pretend import ENVIRONMENT, autoscaling_cluster, free_port, lose, machines, training_machines
+from tests.support.faults import last_step, results_in, timeless, wait_until
+from tests.support.pretend import ENVIRONMENT, autoscaling_cluster, free_port, lose, machines, training_machines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

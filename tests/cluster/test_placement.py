@@ -16,8 +16,8 @@ from ray._private.state import available_resources_per_node
 from ray.cluster_utils import Cluster
 
 from raycap.cluster.session import ray_session
-from tests.cluster.faults import WORKER, results_in
-from tests.cluster.pretend import ENVIRONMENT, free_port
+from tests.support.faults import WORKER, results_in
+from tests.support.pretend import ENVIRONMENT, free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

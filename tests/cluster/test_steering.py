@@ -12,7 +12,7 @@ from raycap import pipeline
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.learner.trial import run_trial
 from raycap.results import StopReason
-from tests.cluster.faults import last_step, results_in
+from tests.support.faults import last_step, results_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 

@@ -18,8 +18,8 @@ from raycap.learner.trial import run_trial
 from raycap.plan.inventory import inventory
 from raycap.results import TrialResult
 from raycap.spec import Kind
-from tests.cluster.faults import results_in
-from tests.cluster.pretend import free_port
+from tests.support.faults import results_in
+from tests.support.pretend import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 

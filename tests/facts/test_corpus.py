@@ -27,7 +27,7 @@ from raycap.spec import (
     RandomStrings,
     RelationStructure,
 )
-from tests.strategies import populations
+from tests.support.strategies import populations
 
 SMALL = NamePools(first=9, middle=9, last=9)
 PEOPLE = generate(census_schema(SMALL, 4), 50, seed=0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES
 from raycap.facts.profiles import Attribute, Profiles, birth_dates, census_schema, generate
 from raycap.spec import NamePools
-from tests.strategies import populations
+from tests.support.strategies import populations
 
 SMALL = NamePools(first=20, middle=20, last=40)
 

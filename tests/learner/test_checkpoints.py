@@ -15,7 +15,7 @@ from raycap.learner.signals import PausedError, Wish
 from raycap.results import Evaluation, StopReason
 from raycap.spec import LossBelow, Phase, QuestionsByWeights, ScheduleFree, Steps
 from raycap.storage import Storage, checkpoint_path, checkpoint_steps, forget_checkpoints
-from tests.learner.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, weights
 
 
 def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> None:

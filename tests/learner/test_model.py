@@ -10,7 +10,7 @@ from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.plan.sizes import parameter_counts, width_for_params
 from raycap.spec import HeadSize, ModelByParams, ModelByWidth, MuP, NumHeads
-from tests.whole_rows import logits_of
+from tests.support.whole_rows import logits_of
 
 
 def built(spec: ModelByWidth, vocab_size: int = 97) -> llama.Llama:

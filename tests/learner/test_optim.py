@@ -25,7 +25,7 @@ from raycap.spec import (
     ScheduleFree,
     WeightDecay,
 )
-from tests.whole_rows import whole_rows
+from tests.support.whole_rows import whole_rows
 
 VOCAB_SIZE = 13
 SHAPE = ModelByWidth(hidden_size=16, num_layers=2, heads=HeadSize(head_size=8))

@@ -40,7 +40,7 @@ from raycap.storage import Storage
 from raycap.tokens.composer import Composer, Rows
 from raycap.tokens.rows import RowSource, rows_of
 from raycap.tokens.tokenizers import build_tokenizer
-from tests.learner.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, weights
 
 
 def test_evaluations_double_up_to_the_last_step() -> None:

@@ -18,7 +18,7 @@ from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import sealed
 from raycap.tracking.outbox import Operation
 from raycap.tracking.tracker import Tracker
-from tests import planted
+from tests.support import planted
 
 STEP = "train/exposures"
 

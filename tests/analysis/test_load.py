@@ -17,9 +17,9 @@ from raycap.spec.file import SpecError
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import sealed
 from raycap.terminal.status import look
-from tests import planted
+from tests.support import planted
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WIDTHS = [12, 14, 16]
 
 

@@ -19,11 +19,11 @@ from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFr
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import sealed
-from tests.hub import Repository, local_hub
-from tests.learner.test_export import PEOPLE, TOLD, told
-from tests.learner.tiny import trained
+from tests.export.test_model import PEOPLE, TOLD, told
+from tests.support.hub import Repository, local_hub
+from tests.support.tiny import trained
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = [
     "trial.training.length={steps: 5}",
     "trial.profiles={num_profiles: 20, num_relations: 1, names: {first: 5, middle: 5, last: 5}}",

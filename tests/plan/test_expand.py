@@ -29,7 +29,7 @@ from raycap.spec.file import SpecError, load_sweep
 from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import Material
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))
 
 

@@ -23,7 +23,7 @@ from raycap.facts.random_data import pairs
 from raycap.facts.relations import NOBODY
 from raycap.spec import NamePools, ProfilesFromDisk, RandomPairs, RelationStructure
 from raycap.spec import SelectionScheme as Selection
-from tests.strategies import distinct, schemas, values
+from tests.support.strategies import distinct, schemas, values
 
 UNIFORM, BIPARTITE = RelationStructure
 POPULATION = generate(census_schema(NamePools(), 17), 60, seed=5)

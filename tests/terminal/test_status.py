@@ -26,8 +26,8 @@ from raycap.terminal.progress_table import (
     told,
 )
 from raycap.terminal.status import follow, look
-from tests import planted
-from tests.planted import results, sweep
+from tests.support import planted
+from tests.support.planted import results, sweep
 
 RECORD = sweep([12, 14, 16, 18])
 A, B, C, D = RECORD.trials

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec.file import SpecError
-from tests.test_spec_file import GOOD
+from tests.spec.test_file import GOOD
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LONGEST_S = 5.0
 
 FEW = {

@@ -33,7 +33,7 @@ from raycap.spec import (
 )
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import DIGEST_FILE, sha256_of
-from tests.learner.tiny import TINY, trained
+from tests.support.tiny import TINY, trained
 
 PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first=8, middle=8, last=8))
 MUP = MuP(kind="mup", base_width=16)

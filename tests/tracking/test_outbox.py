@@ -17,8 +17,8 @@ from raycap.cluster.analyst import Analyst, sync
 from raycap.errors import TrackingError
 from raycap.results import SweepRecord, TrialResult
 from raycap.tracking.tracker import Tracker
-from tests import planted
-from tests.cluster.test_tracking import (
+from tests.support import planted
+from tests.tracking.test_tracker import (
     assert_complete,
     has_step,
     placed,

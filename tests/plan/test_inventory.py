@@ -25,7 +25,7 @@ from raycap.storage.checksum import sealed
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
 from raycap.terminal.failures import kind_of, print_failures
 from raycap.terminal.plan_table import plan_json, print_plan
-from tests.planted import RUN, results, sweep
+from tests.support.planted import RUN, results, sweep
 
 EDITS: dict[str, tuple[Any, str]] = {
     "training.optimizer.lr": (0.5, "0.003 -> 0.5"),
@@ -59,7 +59,7 @@ def edited(edits: dict[str, Any], grid: dict[str, list[Any]] = SEEDS) -> SweepRe
             inner = inner[name]
         inner[last] = value
     changed = tuple(f"{key}={json.dumps(value)}" for key, value in {"trial": tree, "grid": grid}.items())
-    loaded = load_sweep(str(Path(__file__).parent.parent / "sweeps/specs/grid.yaml"), changed)
+    loaded = load_sweep(str(Path(__file__).parents[2] / "sweeps/specs/grid.yaml"), changed)
     return SweepRecord(spec=loaded.spec, question="", spec_yaml="", trials=tuple(expand(loaded)))
 
 

@@ -19,7 +19,7 @@ from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import SpecError
 
 HERE = Versions.here()
-SPECS = Path(__file__).parent.parent / "sweeps" / "specs"
+SPECS = Path(__file__).parents[2] / "sweeps" / "specs"
 DECISIONS = {
     "ami-00000000000000000": "ami-0123456789abcdef0",
     "my-project": "physics-12",

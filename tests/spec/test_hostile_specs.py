@@ -16,9 +16,9 @@ from raycap.spec import NamePools
 from raycap.spec.facts import NUM_ATTRIBUTES
 from raycap.spec.file import SpecError, load_sweep
 from raycap.spec.yaml_tree import YamlError, read_yaml
-from tests.test_spec_file import GOOD
+from tests.spec.test_file import GOOD
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 AT_ONCE_S = 2.0
 PLACE = re.compile(r"(override .+?|/spec\.yaml:[0-9]+:[0-9]+): ")
 

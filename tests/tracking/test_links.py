@@ -19,9 +19,9 @@ from raycap.commands.ui import ui
 from raycap.spec.file import SpecError
 from raycap.tracking.links import VIEW_TAG, colours, shared_view
 from raycap.tracking.tracker import Tracker, find_pages
-from tests import planted
-from tests.cluster.browser import CHROMIUM, TEXT, chromium
-from tests.cluster.test_tracking import placed, runs_of, store, trained, wait_until
+from tests.support import planted
+from tests.support.browser import CHROMIUM, TEXT, chromium
+from tests.tracking.test_tracker import placed, runs_of, store, trained, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 RAYCAP = [sys.executable, "-c", "from raycap.cli import main; main()"]

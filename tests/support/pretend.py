@@ -16,7 +16,7 @@ import psutil
 from ray.cluster_utils import AutoscalingCluster
 
 from raycap.cluster.worker import PRETEND_GPUS
-from tests.cluster.faults import WORKER
+from tests.support.faults import WORKER
 
 PORT = 6379
 """Of the head: pretended machines look for it there, whatever they are told."""

@@ -12,9 +12,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raycap.cluster.cloud.templates import Template, render
 from raycap.cluster.cloud.versions import Versions
-from tests.test_cloud import decided
+from tests.cluster.test_cloud import decided
 
-CLUSTER_YAML = Path(__file__).parent.parent / "cluster.yaml"
+CLUSTER_YAML = Path(__file__).parents[2] / "cluster.yaml"
 TESTED = Versions("2.60.0", "3.11")
 
 

@@ -33,9 +33,9 @@ from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, result_path
 from raycap.storage.checksum import sealed
-from tests.planted import results, sweep
+from tests.support.planted import results, sweep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 RECORD = sweep([8, 12, 16, 24], seeds=(0, 1))
 TRIAL = RECORD.trials[0]

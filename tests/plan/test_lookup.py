@@ -4,7 +4,7 @@ import pytest
 
 from raycap.plan.lookup import chosen
 from raycap.spec.file import SpecError
-from tests.planted import sweep
+from tests.support.planted import sweep
 
 RECORD = sweep([10, 12, 14], seeds=(0, 1))
 

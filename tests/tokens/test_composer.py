@@ -30,7 +30,7 @@ from raycap.spec import (
 from raycap.tokens import pieces
 from raycap.tokens.composer import Composer
 from raycap.tokens.tokenizers import END_ID, build_tokenizer, load_tokenizer, num_embeddings, save_tokenizer
-from tests.strategies import populations
+from tests.support.strategies import populations
 
 WORD, BPE = WordTokenizer(), BpeTokenizer(kind="bpe", vocab_size=400)
 POOLS = NamePools(first=20, middle=20, last=40)
