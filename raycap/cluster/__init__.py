@@ -1,1 +1,1 @@
-"""Where it runs: the only code that imports ray or mlflow."""
+"""Where it runs: the only code that imports ray."""

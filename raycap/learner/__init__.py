@@ -1,1 +1,1 @@
-"""What learns it: tokens, the small Llama, training, evaluation. torch, and neither ray nor mlflow."""
+"""What learns it: the small Llama, training, evaluation. torch, and neither ray nor mlflow."""
