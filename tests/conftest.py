@@ -9,6 +9,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each on two cores are many times slower
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+pytest.register_assert_rewrite("tests.support")
+
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 

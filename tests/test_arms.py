@@ -16,7 +16,7 @@ from raycap.spec import RelationStructure
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import sealed
-from tests.learner.test_leaks import ARMS, EVERY_KIND, PEOPLE
+from tests.support.arms import ARMS, EVERY_KIND, PEOPLE
 from tests.support.planted import measured
 
 HELD_OUT = {name: {"profiles": PEOPLE | raw.get("profiles", {}), **raw} for name, raw in ARMS.items()}

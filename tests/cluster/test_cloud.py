@@ -17,16 +17,10 @@ from raycap.cluster.cloud.machines import known_size
 from raycap.cluster.cloud.templates import Template, render
 from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import SpecError
+from tests.support.decided import decided
 
 HERE = Versions.here()
 SPECS = Path(__file__).parents[2] / "sweeps" / "specs"
-DECISIONS = {
-    "ami-00000000000000000": "ami-0123456789abcdef0",
-    "my-project": "physics-12",
-    "my-bucket": "physics",
-    "my-registry": "registry.example/physics",
-    "images/IMAGE": "images/common-ubuntu-2204",
-}
 SPEC = """\
 # Does it fit?
 name: fits
@@ -36,14 +30,6 @@ storage: s3://physics/raycap
 tracking: {uri: "http://127.0.0.1:5000"}
 """
 LAUNCHED, MANIFESTS = [Template.AWS, Template.GCP], [Template.KUBERAY]
-
-
-def decided(text: str) -> str:
-    """A template as a person leaves it who has made every decision."""
-    text = re.sub(r" *# FILL.*", "", text)
-    for placeholder, decision in DECISIONS.items():
-        text = text.replace(placeholder, decision)
-    return text
 
 
 def told(path: Path, text: str, spec: str | None = None, *overrides: str) -> list[str]:

@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raycap.cluster.cloud.templates import Template, render
 from raycap.cluster.cloud.versions import Versions
-from tests.cluster.test_cloud import decided
+from tests.support.decided import decided
 
 CLUSTER_YAML = Path(__file__).parents[2] / "cluster.yaml"
 TESTED = Versions("2.60.0", "3.11")

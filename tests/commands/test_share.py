@@ -19,7 +19,7 @@ from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFr
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import sealed
-from tests.export.test_model import PEOPLE, TOLD, told
+from tests.support.exported import PEOPLE, TOLD, told
 from tests.support.hub import Repository, local_hub
 from tests.support.tiny import trained
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,18 @@ from raycap.learner.trial import TrainedTrial
 from raycap.results import TrialResult
 from raycap.spec import (
     AdamW,
-    Exposures,
     Fill,
-    MuP,
-    NamePools,
-    NumHeads,
     ParentTrial,
-    ProfilesByCount,
     Steps,
     TrainingSpec,
     TrialSpec,
 )
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import DIGEST_FILE, sha256_of
-from tests.support.tiny import TINY, trained
+from tests.support.exported import MUP, PEOPLE, TOLD, told
+from tests.support.tiny import trained
 
-PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first=8, middle=8, last=8))
-MUP = MuP(kind="mup", base_width=16)
-TOLD = TINY.model_copy(
-    update={
-        "profiles": PEOPLE,
-        "model": TINY.model.model_copy(
-            update={"hidden_size": 32, "heads": NumHeads(num_heads=2), "parametrization": MUP}
-        ),
-        "training": TINY.training.model_copy(update={"length": Exposures(exposures=150)}),
-    }
-)
-"""Twenty people whom a muP model with tied embeddings knows by heart after three seconds."""
 SHORT = TrainingSpec(length=Steps(steps=12), batch_size=16, num_evaluations=3, optimizer=AdamW(lr=0.01, warmup_steps=2))
-
-
-@cache
-def told() -> TrainedTrial:
-    return trained(TOLD)
 
 
 def stored(trial: TrainedTrial, folder: Path) -> tuple[TrialResult, Storage]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec.file import SpecError
-from tests.spec.test_file import GOOD
+from tests.support.specs import GOOD
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 5.0

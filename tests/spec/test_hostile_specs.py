@@ -16,7 +16,7 @@ from raycap.spec import NamePools
 from raycap.spec.facts import NUM_ATTRIBUTES
 from raycap.spec.file import SpecError, load_sweep
 from raycap.spec.yaml_tree import YamlError, read_yaml
-from tests.spec.test_file import GOOD
+from tests.support.specs import GOOD
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE_S = 2.0

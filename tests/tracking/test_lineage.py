@@ -20,7 +20,7 @@ from raycap.tracking.lineage import dataset_inputs
 from raycap.tracking.outbox import Operation
 from raycap.tracking.tracker import Tracker
 from tests.support import planted
-from tests.tracking.test_tracker import assert_complete, placed, runs_of, store, trained
+from tests.support.mlflow_runs import assert_complete, placed, runs_of, store, trained
 
 
 def test_runs_are_named_and_coloured_by_width_and_know_their_data(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from raycap.tracking.links import VIEW_TAG, colours, shared_view
 from raycap.tracking.tracker import Tracker, find_pages
 from tests.support import planted
 from tests.support.browser import CHROMIUM, TEXT, chromium
-from tests.tracking.test_tracker import placed, runs_of, store, trained, wait_until
+from tests.support.mlflow_runs import placed, runs_of, store, trained, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 RAYCAP = [sys.executable, "-c", "from raycap.cli import main; main()"]

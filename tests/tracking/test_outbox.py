@@ -18,7 +18,7 @@ from raycap.errors import TrackingError
 from raycap.results import SweepRecord, TrialResult
 from raycap.tracking.tracker import Tracker
 from tests.support import planted
-from tests.tracking.test_tracker import (
+from tests.support.mlflow_runs import (
     assert_complete,
     has_step,
     placed,
