@@ -1,18 +1,26 @@
-"""What a GPU makes of raycap: speed and model FLOP utilisation by size, replicas, and a real law. One command:
+"""Correctness, speed and a first scaling law of the learner on one GPU, within a budget of seconds.
 
-    python tests/benchmarks/gpu.py --device cuda --out gpu.json
+    python tests/benchmarks/gpu.py --device cuda --out gpu-results --budget 420
 
-The learner runs without ray and mlflow, so nothing but torch, transformers, numpy, pydantic and tokenizers is needed.
+The learner runs without ray, mlflow and datasets, so only torch, transformers, tokenizers, numpy, scipy, pandas, pydantic,
+ruamel.yaml and names are needed. Parts, run in the order given to `--parts`:
 
-- speed: questions, tokens and FLOPs per second at 1M, 10M and 100M parameters in bf16, eager and compiled (compile time
-  aside, it is told), against the rate of a bf16 product of 8192 x 8192 matrices measured in the same process. FLOPs are
-  counted as in flops.py, `needed`. Targets: 10, 30, 50 %.
-- replicas: 16 models of 1M parameters in one stack against one by itself. Target: 8x.
-- law: the one-hop cells of SCIENCE's T1 (25k, 30k and 50k people, 0.89 to 1.48M parameters) at `--exposures`, as many
-  as fit into a stack together; bits per parameter under each reading of the names.
+- check: the same trials on the GPU and on the CPU: fp32 losses within 1e-4, bf16 within 2e-3 of fp32, three replicas
+  within 1e-4 of each alone, compiled within 1e-4 of eager, Muon, fp16 with scaling, resuming bit-equal, and training
+  steps between two pauses that never synchronise with the device.
+- profile: kernel launches a step, the device's busy share, milliseconds on the host by stage, and the kernels that take
+  longest, at 1M parameters with batches of 256, 1024 and 4096 questions and at 10M.
+- speed: questions and tokens per second, and the share of the device's rate, at 1M, 10M and 100M parameters in bf16,
+  eager and compiled. The rate is that of a bf16 product of 8192 x 8192 matrices in the same process. FLOPs are counted
+  as in flops.py, `needed`. Targets: 10, 30 and 50 %.
+- replicas: 16 models of 1M parameters in one stack against one alone, at batches of 256 and 1024. Target: 5x at 256.
+- law: 10,000 people, three widths, two seeds stacked, 100 exposures: bits per parameter under each reading of the names
+  and the exponent of learned bits over parameters with a bootstrap interval.
 
-Everything measured so far is kept in `--out`, and is not measured again. `--scale` shrinks models, people and products,
-to try the script itself: `--device cpu --scale 0.02 --exposures 2 --seconds 1`.
+Each measurement is written to `--out`/gpu.json as soon as it is made. A measurement that fails is recorded with its
+error and the next one starts; one whose turn comes after the budget is spent is recorded as skipped, and training of
+the law stops early, is evaluated and says so. `--scale` shrinks models, people and products to try the script on a CPU:
+`--device cpu --scale 0.02 --seconds 1 --exposures 2`.
 """
 
 from __future__ import annotations
@@ -20,212 +28,671 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from common import progress, table
+import torch
+from common import bits_by_selection, progress, table
 from flops import flops_of
 
-if TYPE_CHECKING:
-    import torch
+from raycap.facts.build import populations_of
+from raycap.facts.order import Mix
+from raycap.learner import model as llama
+from raycap.learner import optim
+from raycap.learner.batches import Batch
+from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.replica import Place
+from raycap.learner.signals import PausedError, Wish
+from raycap.learner.training import Loss, train
+from raycap.learner.trial import run_trials
+from raycap.plan.expand import expand
+from raycap.spec import ExecutionSpec, SweepSpec, TrialSpec
+from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.storage import Storage
+from raycap.tokens.composer import Rows
+from raycap.tokens.rows import RowSource, rows_of
+from raycap.tokens.training_data import Material
 
-    from raycap.results import PlannedTrial
-
-SIZES = {"1M": (1_000_000, 4, 0.10), "10M": (10_000_000, 8, 0.30), "100M": (100_000_000, 12, 0.50)}
-"""Parameters, layers, and the target for the share of the machine's rate."""
-T1_CELLS = [(25_000, 1.17e6), (25_000, 1.48e6), (30_000, 0.89e6)] + [
-    (50_000, size) for size in (0.89e6, 1.17e6, 1.48e6)
-]
-BATCH_SIZE, NUM_REPLICAS = 4096, 16
+SIZES = {"1M": (1_000_000, 4, 16, 0.10), "10M": (10_000_000, 8, 64, 0.30), "100M": (100_000_000, 12, 64, 0.50)}
+"""Parameters, layers, head size, and the target for the share of the device's rate."""
+NUM_REPLICAS = 16
+REPLICA_BATCHES = (256, 1024)
+PROFILED = (("1M", 256), ("1M", 1024), ("1M", 4096), ("10M", 4096))
 PRODUCT = 8192
-LAW = {"lr": 0.003, "warmup_steps": 500, "weight_decay": 0.01}
+WARM_UP_STEPS, PROFILED_STEPS = 5, 5
+NUM_LISTED_KERNELS = 14
+LAW_PEOPLE, LAW_WIDTHS, LAW_LAYERS, LAW_SEEDS, LAW_BATCH = 10_000, (32, 48, 64), 4, 2, 2048
+LAW_OPTIMIZER = {"lr": 0.01, "warmup_steps": 300, "weight_decay": 0.01, "grad_clip": 0.5}
+LAW_RESAMPLES = 4000
+EVALUATION_S = 8
+"""Time left for evaluating a cell of the law when its share of the budget is spent."""
+CPU = torch.device("cpu")
 
 
-def batch_size(scale: float) -> int:
-    """Questions of a step."""
-    return max(32, round(BATCH_SIZE * scale))
+@dataclass(frozen=True)
+class Options:
+    """What every measurement reads of the command line."""
+
+    device: torch.device
+    scale: float
+    seconds: float
+    exposures: float
+    deadline: float
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.deadline - time.monotonic()
 
 
-def plan(
-    num_params: float, num_layers: int, num_people: int, training: dict[str, Any], *, scale: float, seed: int = 0
-) -> PlannedTrial:
-    """A one-hop trial as in T1: four relations, all census names, a BPE of 3000; people, tokens and model scaled."""
-    from raycap.plan.expand import expand
-    from raycap.spec import SweepSpec, TrialSpec
-    from raycap.spec.file import GridPoint, LoadedSweep
-
-    tree = {
-        "profiles": {"num_profiles": max(200, round(num_people * scale)), "num_relations": 4},
-        "tokenizer": {"kind": "bpe", "vocab_size": max(300, round(3000 * scale))},
-        "model": {
-            "num_layers": num_layers,
-            "num_params": round(num_params * scale),
-            "heads": {"head_size": 16 if scale == 1 else 2},
-        },
-        "training": {
-            "batch_size": batch_size(scale),
-            "precision": "bf16",
-            "num_evaluations": 1,
-            "seed": seed,
-            **training,
-        },
-    }
-    trial = TrialSpec.model_validate_json(json.dumps(tree))
-    sweep = SweepSpec(name="gpu")
-    (planned,) = expand(LoadedSweep(sweep, [GridPoint({}, trial, "gpu.py")], "", ""))
-    return planned
+def resolved(tree: dict[str, Any]) -> TrialSpec:
+    """The resolved spec of one trial given as a dictionary."""
+    spec = TrialSpec.model_validate_json(json.dumps(tree))
+    (planned,) = expand(
+        LoadedSweep(
+            SweepSpec(name="gpu", execution=ExecutionSpec(gpus_per_worker=1)), [GridPoint({}, spec, "gpu.py")], "", ""
+        )
+    )
+    return planned.spec
 
 
-def trained(trials: list[PlannedTrial], device: torch.device, *, compiled: bool = False) -> list[Any]:
-    """The results of trials in one stack."""
-    from raycap.learner.replica import Place
-    from raycap.learner.trial import run_trials
-
-    specs = tuple(trial.spec for trial in trials)
-    outcomes = run_trials(specs, source_commit="benchmark", place=Place(device=device), compiled=compiled)
-    return [outcome.result for outcome in outcomes]
-
-
-def product_rate(device: torch.device, size: int) -> float:
-    """FLOP/s of the fastest bf16 product of random matrices."""
-    import torch
-
-    left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16).unbind()
-    times = []
-    for _ in range(10):
-        _wait(device)
-        began = time.perf_counter()
-        torch.mm(left, right)
-        _wait(device)
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times)
-
-
-def _wait(device: torch.device) -> None:
-    import torch
-
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def flops_per_question(trial: PlannedTrial) -> float:
-    """FLOPs that a question needs, as flops.py counts them."""
-    from raycap.facts.build import populations_of
-    from raycap.tokens.training_data import Material
-
-    material = Material.of(trial.spec, populations_of(trial.spec))
-    (composer,) = material.composers
-    rows = composer.compose(np.linspace(0, len(composer.trained) - 1, 2048).astype(np.int64), composer.row_length)
-    shape = trial.spec.model.hidden_size, trial.spec.model.num_layers, material.vocab_size
-    return flops_of(rows, *shape)["needed"] / len(rows)
+# check
 
 
-def speed(name: str, options: argparse.Namespace, *, compiled: bool, num_replicas: int = 1) -> dict[str, float]:
-    """One size, timed over about so many seconds after a warm-up."""
-    num_params, num_layers, target = SIZES[name]
-    device, scale, num_people = options.torch_device, options.scale, 25_000
+def small_trial(
+    kind: str = "word", precision: str = "fp32", seed: int = 0, steps: int = 30, optimizer: dict[str, Any] | None = None
+) -> TrialSpec:
+    """A trial of 500 people that trains in seconds on a CPU."""
+    return resolved(
+        {
+            "profiles": {"num_profiles": 500, "num_relations": 4, "names": {"first": 20, "middle": 20, "last": 40}},
+            "tokenizer": {"kind": "word"} if kind == "word" else {"kind": "bpe", "vocab_size": 1000},
+            "model": {"num_layers": 2, "tie_embeddings": True, "heads": {"head_size": 16}, "hidden_size": 64},
+            "training": {
+                "length": {"steps": steps},
+                "batch_size": 256,
+                "precision": precision,
+                "num_evaluations": 1,
+                "seed": seed,
+                "optimizer": optimizer or {"lr": 0.003, "warmup_steps": 10},
+            },
+        }
+    )
 
-    def run(steps: int) -> float:
-        """Seconds of so many steps."""
-        length = {"length": {"steps": steps}}
-        trials = [
-            plan(num_params, num_layers, num_people, length, scale=scale, seed=seed) for seed in range(num_replicas)
+
+def mean_losses(specs: list[TrialSpec], device: torch.device, **options: Any) -> list[float]:
+    """Mean loss in bits of each of some trials, trained as one stack on a device."""
+    outcomes = run_trials(tuple(specs), source_commit="benchmark", place=Place(device=device), **options)
+    tables = [outcome.result.final.losses for outcome in outcomes]  # type: ignore[union-attr]
+    return [sum(row.sum_bits for row in t.rows) / sum(row.num_evaluated for row in t.rows) for t in tables]
+
+
+def compared(found: list[float], expected: list[float], tolerance: float) -> dict[str, Any]:
+    """The largest relative difference between two lists of losses."""
+    difference = max(abs(x - y) / abs(y) for x, y in zip(found, expected, strict=True))
+    return {"ok": difference <= tolerance, "relative_difference": difference, "tolerance": tolerance, "bits": found}
+
+
+def resumed(device: torch.device) -> dict[str, Any]:
+    """A trial paused on the way and resumed from its checkpoint against the same trial uninterrupted."""
+    spec = small_trial(steps=400)
+    (whole,) = mean_losses([spec], device)
+    with TemporaryDirectory() as folder:
+        checkpoints, polls = Checkpoints(Storage.at(folder)), iter([Wish.GO_ON])
+        try:
+            mean_losses([spec], device, checkpoints=checkpoints, wish=lambda: next(polls, Wish.PAUSE))
+            paused = None
+        except PausedError as error:
+            paused = str(error)
+        (again,) = mean_losses([spec], device, checkpoints=checkpoints)
+    return {"ok": paused is not None and again == whole, "bits": [again, whole], "paused": paused}
+
+
+def unsynchronised(options: Options) -> dict[str, Any]:
+    """Twenty steps between two pauses with every synchronisation an error."""
+    setup = Setup.of([speed_trial("1M", 256, 0, options.scale)], options.device)
+    for _ in range(WARM_UP_STEPS):
+        setup.bare_step()
+    if options.device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            setup.bare_step()
+    finally:
+        if options.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    return {"ok": True, "steps": 20}
+
+
+def check(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The checks, each by its name."""
+    gpu = options.device
+    muon = {"kind": "muon", "lr": 0.003, "muon_lr": 0.01, "warmup_steps": 10}
+
+    @cache
+    def reference(kind: str) -> list[float]:
+        return mean_losses([small_trial(kind)], CPU)
+
+    def alone(precision: str = "fp32") -> list[float]:
+        return [mean_losses([small_trial(precision=precision, seed=seed)], gpu)[0] for seed in range(3)]
+
+    yield "no synchronisation between pauses", lambda: unsynchronised(options)
+    for kind in ("word", "bpe"):
+        yield (
+            f"{kind}, fp32 against CPU",
+            lambda kind=kind: compared(mean_losses([small_trial(kind)], gpu), reference(kind), 1e-4),
+        )
+        yield (
+            f"{kind}, bf16 against fp32",
+            lambda kind=kind: compared(mean_losses([small_trial(kind, "bf16")], gpu), reference(kind), 2e-3),
+        )
+    yield (
+        "fp16 with scaling against fp32",
+        lambda: compared(mean_losses([small_trial(precision="fp16")], gpu), reference("word"), 2e-3),
+    )
+    yield (
+        "three replicas against each alone, fp32",
+        lambda: compared(mean_losses([small_trial(seed=seed) for seed in range(3)], gpu), alone(), 1e-4),
+    )
+    yield (
+        "Muon, fp32 against CPU",
+        lambda: compared(
+            mean_losses([small_trial(optimizer=muon)], gpu), mean_losses([small_trial(optimizer=muon)], CPU), 1e-3
+        ),
+    )
+    yield (
+        "the same trial twice, fp32",
+        lambda: {"ok": (pair := [mean_losses([small_trial()], gpu)[0] for _ in range(2)])[0] == pair[1], "bits": pair},
+    )
+    yield "resumed, fp32", lambda: resumed(gpu)
+    yield (
+        "compiled fp32 against eager",
+        lambda: compared(mean_losses([small_trial()], gpu, compiled=True), reference("word"), 1e-4),
+    )
+    yield (
+        "compiled bf16 against eager bf16",
+        lambda: compared(
+            mean_losses([small_trial(precision="bf16")], gpu, compiled=True),
+            mean_losses([small_trial(precision="bf16")], gpu),
+            2e-3,
+        ),
+    )
+    yield (
+        "two replicas, compiled fp32 against eager",
+        lambda: compared(
+            mean_losses([small_trial(seed=seed) for seed in range(2)], gpu, compiled=True), alone()[:2], 1e-4
+        ),
+    )
+
+
+# speed, replicas, profile
+
+
+def speed_trial(size: str, batch_size: int, seed: int, scale: float) -> TrialSpec:
+    """The resolved spec of a one-hop trial with four relations, all census names and a BPE of 3000."""
+    num_params, num_layers, head_size, _ = SIZES[size]
+    return resolved(
+        {
+            "profiles": {"num_profiles": max(200, round(10_000 * scale)), "num_relations": 4},
+            "tokenizer": {"kind": "bpe", "vocab_size": max(300, round(3000 * scale))},
+            "model": {
+                "num_layers": num_layers,
+                "num_params": round(num_params * scale),
+                "heads": {"head_size": head_size if scale == 1 else 2},
+            },
+            "training": {
+                "batch_size": max(32, round(batch_size * scale)),
+                "precision": "bf16",
+                "num_evaluations": 1,
+                "seed": seed,
+                "length": {"steps": 10**6},
+                "optimizer": {"lr": 1e-3, "warmup_steps": 100},
+            },
+        }
+    )
+
+
+@cache
+def material_of(key: str) -> Material:
+    """The corpus and tokens of a trial, by the JSON of what they follow from: built once for all trials that share it."""
+    spec = TrialSpec.model_validate_json(key)
+    return Material.of(spec, populations_of(spec))
+
+
+def reading_of(spec: TrialSpec) -> Material:
+    """The corpus and tokens of a trial; the tokenizer and population are shared by trials of one corpus."""
+    tree = json.loads(spec.model_dump_json())
+    tree["model"] = json.loads(spec.model_dump_json())["model"] | {"hidden_size": 64, "num_layers": 1}
+    tree["training"]["seed"] = 0
+    tree["training"]["batch_size"] = 64
+    shared = material_of(json.dumps(tree, sort_keys=True))
+    return Material(spec, shared.tokenizer, shared.composers, shared.num_facts)
+
+
+@dataclass
+class Setup:
+    """A stack that is ready to train, without evaluations and checkpoints."""
+
+    specs: list[TrialSpec]
+    materials: list[Material]
+    model: llama.Llama
+    optimizer: optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loss: Loss
+    sources: tuple[RowSource, ...]
+
+    @classmethod
+    def of(cls, specs: list[TrialSpec], device: torch.device, *, compiled: bool = False) -> Setup:
+        """Trials of one shape as replicas on a device."""
+        materials = [reading_of(spec) for spec in specs]
+        first = materials[0]
+        generators = tuple(torch.Generator().manual_seed(spec.training.seed) for spec in specs)
+        model = llama.build(specs[0].model, first.vocab_size, generators=generators, device=device)  # type: ignore[arg-type]
+        if compiled:
+            model.compile_blocks()
+        sources = tuple(
+            RowSource(material.composers, material.order((Mix(0, material.shares()),)), 10**6, 0, 1)
+            for material in materials
+        )
+        expected = [
+            spec.training.batch_size * m.measured_tokens(m.shares()) for spec, m in zip(specs, materials, strict=True)
         ]
-        return sum(result.final.train_seconds for result in trained(trials, device, compiled=compiled))
+        return cls(
+            specs,
+            materials,
+            model,
+            optim.build(tuple(spec.training.optimizer for spec in specs), model),
+            torch.amp.GradScaler(device.type, enabled=False),
+            Loss(expected, first.corpus_weights, device),
+            sources,
+        )
 
-    first = run(2)
-    per_step = run(10) / 10
-    steps = max(10, round(options.seconds / per_step))
-    seconds = run(steps)
-    trial = plan(num_params, num_layers, num_people, {"length": {"steps": steps}}, scale=scale)
-    questions = num_replicas * steps * batch_size(scale) / seconds
-    rate = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
-    return {
-        "parameters": trial.parameters.total,
-        "first_steps_s": first,
-        "questions_per_s": questions,
-        "tokens_per_s": questions * trial.tokens / (steps * batch_size(scale)),
-        "product_tflops": rate / 1e12,
-        "utilisation": questions * flops_per_question(trial) / rate,
-        "target": target,
+    def steps(
+        self, pauses_after: Callable[[int], bool], num_steps: int = 10**6, rows: Iterator[list[Rows]] | None = None
+    ) -> Iterator[Any]:
+        """Train, yielding the snapshots of each pause."""
+        return train(
+            self.model,
+            self.optimizer,
+            self.scaler,
+            rows or rows_of(self.sources, 0),
+            self.specs[0].training,
+            self.loss,
+            start_step=0,
+            num_steps=num_steps,
+            pauses_after=pauses_after,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Questions of a step and replica."""
+        return self.specs[0].training.batch_size
+
+    def some_rows(self, num: int) -> list[list[Rows]]:
+        """The rows of some steps, composed beforehand."""
+        stream = rows_of(self.sources, 0)
+        return [next(stream) for _ in range(num)]
+
+    def bare_step(self) -> None:
+        """One step of training as train() makes it, up to its pause, on rows composed beforehand."""
+        if not hasattr(self, "_rows"):
+            self._rows, self._number = self.some_rows(4), 0
+        self._number += 1
+        for _ in train(
+            self.model, self.optimizer, self.scaler, iter([self._rows[self._number % 4]]), self.specs[0].training,
+            self.loss, start_step=0, num_steps=1, pauses_after=lambda step: False,
+        ):  # fmt: skip
+            raise AssertionError("it does not pause")
+
+
+def speed(
+    size: str, batch_size: int, options: Options, *, compiled: bool = False, num_replicas: int = 1
+) -> dict[str, Any]:
+    """Training steps timed for about so many seconds after a warm-up, rows composed beforehand and composed as it goes."""
+    device, seconds = options.device, min(options.seconds, max(1.0, options.left / 3))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    specs = [speed_trial(size, batch_size, seed, options.scale) for seed in range(num_replicas)]
+    began = time.perf_counter()
+    setup = Setup.of(specs, device, compiled=compiled)
+    built_s = time.perf_counter() - began
+
+    def timed(rows: Iterator[list[Rows]], warm_up: int) -> tuple[float, float, int]:
+        """Seconds of the steps before the clock starts, of those after, and how many the latter are."""
+        clock = {"end": float("inf")}
+        stream = setup.steps(
+            lambda step: step == warm_up or (step > warm_up and time.perf_counter() >= clock["end"]), rows=rows
+        )
+        start = time.perf_counter()
+        next(stream)
+        clock["end"] = time.perf_counter() + seconds
+        warm_s = time.perf_counter() - start
+        snapshots = next(stream)
+        return warm_s, snapshots[0].seconds * num_replicas, snapshots[0].step - warm_up
+
+    ready = setup.some_rows(16)
+
+    def endless() -> Iterator[list[Rows]]:
+        while True:
+            yield from ready
+
+    warm_up = 3 * len(ready) if compiled else WARM_UP_STEPS  # every width of a batch that occurs is compiled before
+    first_s, of_steps, num_steps = timed(endless(), warm_up)
+    _, of_steps_composing, num_composing = timed(rows_of(setup.sources, 0), WARM_UP_STEPS)
+    questions = num_replicas * setup.batch_size
+    tokens = float(np.mean([rows.lengths.sum() for batch in ready for rows in batch[:1]])) * num_replicas
+    model = specs[0].model
+    shape = model.hidden_size, model.num_layers, setup.materials[0].vocab_size  # type: ignore[union-attr]
+    flops = flops_of(ready[0][0], *shape)
+    peak = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
+    per_s = questions * num_steps / of_steps
+    row = {
+        "parameters": llama.count_parameters(setup.model).total,
+        "hidden_size": model.hidden_size,  # type: ignore[union-attr]
+        "head_size": model.head_size,  # type: ignore[union-attr]
+        "batch_size": setup.batch_size,
+        "replicas": num_replicas,
+        "build_s": built_s,
+        "first_steps_s": first_s,
+        "first_steps": warm_up,
+        "steps": num_steps,
+        "ms_per_step": 1e3 * of_steps / num_steps,
+        "ms_per_step_composing_rows": 1e3 * of_steps_composing / num_composing,
+        "questions_per_s": per_s,
+        "tokens_per_s": tokens * num_steps / of_steps,
+        "product_tflops": peak / 1e12,
+        "utilisation": per_s * flops["needed"] / len(ready[0][0]) / peak,
+        "utilisation_distinct": per_s * flops["distinct"] / len(ready[0][0]) / peak,
+        "target": SIZES[size][3],
+    }
+    if device.type == "cuda":
+        row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return row
+
+
+def product_rate(device: torch.device, size: int) -> float:
+    """FLOP/s of the fastest bf16 product of random matrices."""
+    left, right = torch.randn(2, size, size, device=device, dtype=torch.bfloat16).unbind()
+    times = []
+    for _ in range(10):
+        synchronize(device)
+        began = time.perf_counter()
+        torch.mm(left, right)
+        synchronize(device)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)
+
+
+def profile(size: str, batch_size: int, options: Options, num_replicas: int = 1) -> dict[str, Any]:
+    """Where a step's time goes on the host and on the device."""
+    device = options.device
+    specs = [speed_trial(size, batch_size, seed, options.scale) for seed in range(num_replicas)]
+    setup = Setup.of(specs, device)
+    rows = setup.some_rows(PROFILED_STEPS)
+    for _ in range(WARM_UP_STEPS):
+        setup.bare_step()
+
+    def ms(work: Callable[[list[Rows]], object]) -> float:
+        synchronize(device)
+        began = time.perf_counter()
+        for batch in rows:
+            work(batch)
+        synchronize(device)
+        return 1e3 * (time.perf_counter() - began) / len(rows)
+
+    vocab_size = setup.model.vocab_size
+    stream = rows_of(setup.sources, 100)
+    host = {
+        "compose_rows_ms": ms(lambda _: next(stream)),
+        "build_batch_ms": ms(lambda batch: Batch.of(batch, vocab_size, device)),
+        "step_ms": ms(lambda _: setup.bare_step()),
+    }
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in rows:
+        setup.bare_step()
+    host["step_host_only_ms"] = 1e3 * (time.perf_counter() - began) / len(rows)
+    synchronize(device)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        began = time.perf_counter()
+        for _ in rows:
+            setup.bare_step()
+        synchronize(device)
+        wall = time.perf_counter() - began
+    measured_on = torch.autograd.DeviceType.CUDA if device.type == "cuda" else torch.autograd.DeviceType.CPU
+    kernels = [
+        (event.key, event.device_time_total if device.type == "cuda" else event.self_cpu_time_total, event.count)
+        for event in profiler.key_averages()
+        if event.device_type == measured_on
+    ]
+    kernels = sorted((k for k in kernels if k[1] > 0), key=lambda k: -k[1])
+    busy_us = sum(us for _, us, _ in kernels)
+    copies = sum(count for name, _, count in kernels if "Mem" in name)
+    return host | {
+        "parameters": llama.count_parameters(setup.model).total,
+        "batch_size": setup.batch_size,
+        "replicas": num_replicas,
+        "profiled_step_ms": 1e3 * wall / len(rows),
+        "device_ms": busy_us / 1e3 / len(rows),
+        "busy_share_profiled": busy_us / 1e6 / wall,
+        "busy_share": busy_us / 1e3 / len(rows) / host["step_ms"],
+        "kernels_per_step": (sum(count for _, _, count in kernels) - copies) / len(rows),
+        "copies_per_step": copies / len(rows),
+        "top": [
+            {"kernel": name[:110], "ms_per_step": us / 1e3 / len(rows), "calls_per_step": count / len(rows)}
+            for name, us, count in kernels[:NUM_LISTED_KERNELS]
+        ],
     }
 
 
-def law(options: argparse.Namespace, cell: tuple[int, float]) -> list[dict[str, float]]:
-    """One cell of T1: bits per parameter of every seed, all seeds in one stack."""
-    from common import bits_by_selection
+# law
 
-    num_people, num_params = cell
-    training = {"length": {"exposures": options.exposures}, "optimizer": LAW}
-    trials = [plan(num_params, 4, num_people, training, scale=options.scale, seed=s) for s in range(options.seeds)]
+
+def law_cell(width: int, options: Options) -> list[dict[str, Any]]:
+    """Bits per parameter of every seed of one width; the seeds train as one stack."""
+    scale = options.scale
+    specs = [
+        resolved(
+            {
+                "profiles": {"num_profiles": max(200, round(LAW_PEOPLE * scale)), "num_relations": 4},
+                "tokenizer": {"kind": "bpe", "vocab_size": max(300, round(3000 * scale))},
+                "model": {
+                    "num_layers": LAW_LAYERS,
+                    "hidden_size": width,
+                    "tie_embeddings": True,
+                    "heads": {"num_heads": max(1, width // 16)},
+                },
+                "training": {
+                    "length": {"exposures": options.exposures},
+                    "batch_size": max(32, round(LAW_BATCH * scale)),
+                    "precision": "bf16",
+                    "num_evaluations": 1,
+                    "seed": seed,
+                    "optimizer": LAW_OPTIMIZER,
+                },
+            }
+        )
+        for seed in range(LAW_SEEDS)
+    ]
+    began = time.monotonic()
+    share = options.left / (len(LAW_WIDTHS) - LAW_WIDTHS.index(width))
+    outcomes = run_trials(
+        tuple(specs),
+        source_commit="benchmark",
+        place=Place(device=options.device),
+        wish=lambda: Wish.END if time.monotonic() - began > share - EVALUATION_S else Wish.GO_ON,
+    )
     rows = []
-    for result in trained(trials, options.torch_device):
+    for spec, outcome in zip(specs, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            rows.append({"width": width, "seed": spec.training.seed, "error": str(outcome)})
+            continue
+        result = outcome.result
         bits = bits_by_selection(result.spec, result.populations, result.final.losses)
-        row = {
-            "people": result.populations[0].num_profiles,
-            "parameters": result.parameters.total,
-            "seed": result.spec.training.seed,
-        }
-        row |= {f"{name}_bits_per_param": value / result.parameters.total for name, value in bits.items()}
-        rows.append(row | {"seconds": result.final.train_seconds})
+        rows.append(
+            {
+                "width": width,
+                "seed": spec.training.seed,
+                "people": result.populations[0].num_profiles,
+                "parameters": result.parameters.total,
+                "non_embedding": result.parameters.non_embedding,
+                "exposures": result.final.exposures,
+                "steps": result.num_steps,
+                "stop": str(result.stop_reason),
+                "train_s": result.final.train_seconds,
+                "wall_s": time.monotonic() - began,
+                "learned_bits": bits,
+                "bits_per_param": {name: value / result.parameters.total for name, value in bits.items()},
+            }
+        )
     return rows
 
 
+def law_fit(rows: list[dict[str, Any]], selection: str) -> dict[str, Any]:
+    """Exponent of learned bits over parameters: least squares of logarithms, bootstrap interval over cells, then seeds."""
+    rows = [row for row in rows if "error" not in row and row["learned_bits"][selection] > 0]
+    widths = sorted({row["width"] for row in rows})
+    cells = [[row for row in rows if row["width"] == width] for width in widths]
+    rng = np.random.default_rng(0)
+
+    def slope(sample: list[dict[str, Any]]) -> float:
+        x, y = (
+            np.log([get(row) for row in sample])
+            for get in (lambda r: r["parameters"], lambda r: r["learned_bits"][selection])
+        )
+        return float(np.polyfit(x, y, 1)[0]) if len(set(x)) > 1 else float("nan")
+
+    slopes = []
+    for _ in range(LAW_RESAMPLES):
+        picked = [cells[i] for i in rng.integers(len(cells), size=len(cells))]
+        slopes.append(slope([cell[j] for cell in picked for j in rng.integers(len(cell), size=len(cell))]))
+    low, high = np.nanquantile(slopes, [0.025, 0.975])
+    ratios = [row["bits_per_param"][selection] for row in rows]
+    return {
+        "points": len(rows),
+        "exponent": slope(rows),
+        "interval_95": [float(low), float(high)],
+        "bits_per_param_range": [min(ratios), max(ratios)],
+    }
+
+
+class Record:
+    """Everything measured, in `gpu.json`, written after each measurement."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.options = folder / "gpu.json", options
+        self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, name: str, measure: Callable[[], Any], *, instant: bool = False) -> Any:
+        """Measure if it is not there yet and the budget allows; returns what was found, None if nothing was.
+
+        An `instant` measurement is made after the budget is spent, too.
+        """
+        if name in self.found and "error" not in self.found[name] and "skipped" not in self.found[name]:
+            return self.found[name]["value"]
+        began = time.perf_counter()
+        if self.options.left < 2 and not instant:
+            self.found[name] = {"skipped": "the budget was spent"}
+        else:
+            try:
+                self.found[name] = {"value": measure()}
+            except Exception as error:
+                lines = traceback.format_exc().splitlines()
+                self.found[name] = {"error": f"{type(error).__name__}: {str(error)[:500]}", "where": lines[-8:]}
+            self.found[name]["seconds"] = round(time.perf_counter() - began, 2)
+        self.path.write_text(json.dumps(self.found, indent=1))
+        short = {k: v for k, v in self.found[name].items() if k != "where"}
+        progress(f"{name}: {json.dumps(short)[:700]}")
+        return self.found[name].get("value")
+
+
 def main() -> None:
-    """Measure what is missing in the file, and print it all."""
+    """Run the parts and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("check", "profile", "speed", "replicas", "law")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
-    parser.add_argument(
-        "--parts", nargs="+", choices=("speed", "replicas", "law"), default=["speed", "replicas", "law"]
-    )
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--budget", type=float, default=900.0, help="seconds after which nothing new starts")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--exposures", type=float, default=1000.0)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0, help="about how long each speed is measured")
+    parser.add_argument("--exposures", type=float, default=100.0, help="of the law's trials")
+    parser.add_argument("--seconds", type=float, default=8.0, help="about how long each speed is measured")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--no-compile", action="store_true")
-    options = parser.parse_args()
-
-    import torch
-
-    options.torch_device = torch.device(options.device)
-    found = json.loads(options.out.read_text()) if options.out.exists() else {}
-
-    def keep(key: str, measure: Any) -> Any:
-        if key not in found:
-            found[key] = measure()
-            options.out.write_text(json.dumps(found, indent=1))
-            progress(f"{key}: {found[key]}")
-        return found[key]
-
-    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}\n")
-    if "speed" in options.parts:
-        rows = []
-        for size in options.sizes:
-            for compiled in (False,) if options.no_compile else (False, True):
-                key = f"speed {size}{' compiled' if compiled else ''}"
-                row = keep(key, lambda size=size, compiled=compiled: speed(size, options, compiled=compiled))
-                share = f"{row['utilisation']:.1%} (target {row['target']:.0%})"
-                rows.append(
-                    (key, *(row[n] for n in ("parameters", "first_steps_s", "questions_per_s", "tokens_per_s")), share)
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    options = Options(device, given.scale, given.seconds, given.exposures, time.monotonic() + given.budget)
+    record = Record(given.out, options)
+    name = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
+    record.add(
+        "machine",
+        lambda: {"device": name, "torch": torch.__version__, "cuda": torch.version.cuda, "scale": given.scale},
+    )
+    for part in given.parts:
+        if part == "check":
+            for what, measure in check(options):
+                record.add(f"check: {what}", measure)
+        if part == "profile":
+            for size, batch_size in PROFILED:
+                if size in given.sizes:
+                    record.add(
+                        f"profile: {size}, batch {batch_size}",
+                        lambda size=size, batch_size=batch_size: profile(size, batch_size, options),
+                    )
+            if "1M" in given.sizes:
+                record.add("profile: 16 of 1M, batch 256", lambda: profile("1M", 256, options, NUM_REPLICAS))
+        if part == "speed":
+            for size in given.sizes:
+                for compiled in (False,) if given.no_compile else (False, True):
+                    record.add(
+                        f"speed: {size}, batch 4096, {'compiled' if compiled else 'eager'}",
+                        lambda size=size, compiled=compiled: speed(size, 4096, options, compiled=compiled),
+                    )
+        if part == "replicas":
+            for batch_size in REPLICA_BATCHES:
+                one, many = (
+                    record.add(
+                        f"replicas: {num} of 1M, batch {batch_size}",
+                        lambda num=num, batch_size=batch_size: speed("1M", batch_size, options, num_replicas=num),
+                    )
+                    for num in (1, NUM_REPLICAS)
                 )
-        print(table(("", "parameters", "first steps, s", "questions/s", "tokens/s", "utilisation"), rows), "\n")
-    if "replicas" in options.parts:
-        one = keep("one model", lambda: speed("1M", options, compiled=False))
-        many = keep("replicas", lambda: speed("1M", options, compiled=False, num_replicas=NUM_REPLICAS))
-        ratio = many["questions_per_s"] / one["questions_per_s"]
-        print(f"{NUM_REPLICAS} replicas of 1M: {ratio:.1f}x the questions/s of one (target 8x)\n")
-    if "law" in options.parts:
-        cells = [
-            row
-            for cell in T1_CELLS
-            for row in keep(f"law {cell[0]} {cell[1]:.3g} {options.exposures:g}", lambda cell=cell: law(options, cell))
-        ]
-        names = list(cells[0])
-        print(table(names, [[row[name] for name in names] for row in cells]))
+                if one and many:
+                    record.add(
+                        f"replicas: ratio at batch {batch_size}",
+                        lambda one=one, many=many: many["questions_per_s"] / one["questions_per_s"],
+                        instant=True,
+                    )
+        if part == "law":
+            cells = [record.add(f"law: width {w}", lambda w=w: law_cell(w, options)) for w in LAW_WIDTHS]
+            points = [row for cell in cells if cell for row in cell]
+            for selection in ("set", "enumerate", "independent"):
+                record.add(
+                    f"law: {selection}",
+                    lambda points=points, selection=selection: law_fit(points, selection),
+                    instant=True,
+                )
+    rows = [
+        (key, entry.get("seconds", ""), entry.get("error", entry.get("skipped", "")))
+        for key, entry in record.found.items()
+    ]
+    print(table(("measurement", "seconds", "not measured because"), rows))
 
 
 if __name__ == "__main__":
