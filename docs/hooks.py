@@ -51,6 +51,8 @@ CONSTRAINTS = {
     "maxLength": "at most {} characters",
     "pattern": "matches `{}`",
 }
+PARAMETER_TYPES = {"<str>": "TEXT", "<int>": "INTEGER", "<float>": "NUMBER", "<list[float]>": "NUMBER", "<path>": "PATH"}
+EXAMPLE = re.compile(r"(\w+=\S+ )*(raycap|python -m raycap\S*|ray) ")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -356,9 +358,13 @@ def _command_section(words: list[str], command: Any) -> str:
 
 def _parameter_row(parameter: Any, context: Any) -> str:
     name = " ".join((parameter.get_help_record(context) or (parameter.opts[0], ""))[0].split())
+    if parameter.param_type_name == "argument":
+        name = name.partition(" <")[0]
+    for python, word in PARAMETER_TYPES.items():
+        name = name.replace(python, word)
     default = parameter.get_default(context, call=False)
     shown = "**required**" if parameter.required else "" if default in (None, False, (), []) else f"`{default}`"
-    return f"| `{_cell(name)}` | {shown} | {_inline(_plain(parameter.help or ''))} |"
+    return f"| `{name.replace('|', chr(92) + '|')}` | {shown} | {_inline(_plain(parameter.help or ''))} |"
 
 
 def _plain(text: str) -> str:
@@ -380,7 +386,7 @@ def _paragraphs(text: str) -> str:
 
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         lines = [line.strip() for line in block.replace("\b", "").strip().splitlines()]
-        if lines and all(line.startswith(("raycap ", "python -m raycap")) for line in lines):
+        if lines and all(EXAMPLE.match(f"{line} ") for line in lines):
             commands += lines
         else:
             end_of_commands()
