@@ -40,7 +40,7 @@ LAYERS = [
     "pipeline.py",
 ]
 """Order of the tree's top level, from the ground up; everything else follows in alphabetical order."""
-MAX_DEFAULT_CHARS = 48
+MAX_DEFAULT_CHARS = 24
 CONSTRAINTS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
@@ -51,7 +51,13 @@ CONSTRAINTS = {
     "maxLength": "at most {} characters",
     "pattern": "matches `{}`",
 }
-PARAMETER_TYPES = {"<str>": "TEXT", "<int>": "INTEGER", "<float>": "NUMBER", "<list[float]>": "NUMBER", "<path>": "PATH"}
+PARAMETER_TYPES = {
+    "<str>": "TEXT",
+    "<int>": "INTEGER",
+    "<float>": "NUMBER",
+    "<list[float]>": "NUMBER",
+    "<path>": "PATH",
+}
 EXAMPLE = re.compile(r"(\w+=\S+ )*(raycap|python -m raycap\S*|ray) ")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 
@@ -150,9 +156,7 @@ def _models_section(
             parts.append(f"### {_name(model)}: {_selector(model, models)} {{ #{_model_anchor(path, model)} }}")
         parts.append(_documentation(model))
         rows, below = _field_rows(path, model, enums)
-        parts.append(
-            "| field | type | default | constraints | description |\n|---|---|---|---|---|\n" + "\n".join(rows)
-        )
+        parts.append("| field | type and constraints | default | description |\n|---|---|---|---|\n" + "\n".join(rows))
         children |= below
     return "\n\n".join(part for part in parts if part), list(children.items())
 
@@ -173,8 +177,8 @@ def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple
             children[own] = models
             kind = kind.format(f"[see below](#{_anchor(own)})")
         limits = _constraints(schema["properties"][name], schema)
-        told = field.description or (_summary(models[0]) if len(models) == 1 else "")
-        cells = [f"`{name}`", kind, _default(field), limits, _inline(told)]
+        told = field.description or (_summary(models[0]) if len(models) == 1 else f"One of {len(models)} forms.")
+        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), _inline(told)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows, children
 
@@ -197,7 +201,7 @@ def _type(annotation: Any) -> tuple[str, tuple[Any, ...], list[type[StrEnum]]]:
         inner = [argument for argument in arguments if argument is not Ellipsis]
         words, models, enums = _type(inner[0])
         number = "list of" if origin is list or Ellipsis in arguments else f"list of {len(inner)}:"
-        return f"{number} {words}", models, enums
+        return f"{number} {words}{'s' * (words in ('number', 'integer', 'text'))}", models, enums
     if origin is dict:
         return ("mapping", (), []) if arguments[1] is Any else (f"mapping to {_type(arguments[1])[0]}", (), [])
     if annotation is Any:
@@ -225,7 +229,7 @@ def _number(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value == 2**63:
             return "2⁶³"
-        return f"{value:,}" if isinstance(value, int) or (value.is_integer() and value < 1e15) else f"{value:g}"
+        return f"{int(value):,}" if value == int(value) and value < 1e15 else f"{value:g}"
     return str(value)
 
 
