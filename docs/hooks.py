@@ -324,7 +324,7 @@ def cli_markdown() -> str:
 
     root = get_command(app)
     parts = []
-    for words, command in _commands(["raycap"], root):
+    for words, command in leaf_commands(["raycap"], root):
         parts.append(_command_section(words, command))
     epilog = _plain(root.epilog or "")
     codes = re.findall(r"(\d+) ([^;]+?)(?=;|\.?$)", epilog.partition("Exit codes:")[2].strip())
@@ -333,12 +333,13 @@ def cli_markdown() -> str:
     return "\n\n".join(parts)
 
 
-def _commands(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+def leaf_commands(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+    """The words and the command of every leaf below a command."""
     for name, child in getattr(command, "commands", {}).items():
         if not child.hidden:
             if not hasattr(child, "commands"):
                 yield [*words, name], child
-            yield from _commands([*words, name], child)
+            yield from leaf_commands([*words, name], child)
 
 
 def _command_section(words: list[str], command: Any) -> str:
@@ -383,7 +384,7 @@ def _paragraphs(text: str) -> str:
     blocks: list[str] = []
     commands: list[str] = []
 
-    def end_of_commands() -> None:
+    def end_ofleaf_commands() -> None:
         if commands:
             blocks.append("```bash\n" + "\n".join(commands) + "\n```")
             commands.clear()
@@ -393,7 +394,7 @@ def _paragraphs(text: str) -> str:
         if lines and all(EXAMPLE.match(f"{line} ") for line in lines):
             commands += lines
         else:
-            end_of_commands()
+            end_ofleaf_commands()
             blocks.append("\n".join(lines).replace("<", "&lt;"))
-    end_of_commands()
+    end_ofleaf_commands()
     return "\n\n".join(blocks)
