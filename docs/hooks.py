@@ -384,7 +384,7 @@ def _paragraphs(text: str) -> str:
     blocks: list[str] = []
     commands: list[str] = []
 
-    def end_ofleaf_commands() -> None:
+    def flush_commands() -> None:
         if commands:
             blocks.append("```bash\n" + "\n".join(commands) + "\n```")
             commands.clear()
@@ -394,7 +394,7 @@ def _paragraphs(text: str) -> str:
         if lines and all(EXAMPLE.match(f"{line} ") for line in lines):
             commands += lines
         else:
-            end_ofleaf_commands()
+            flush_commands()
             blocks.append("\n".join(lines).replace("<", "&lt;"))
-    end_ofleaf_commands()
+    flush_commands()
     return "\n\n".join(blocks)
