@@ -2,11 +2,11 @@
 
 Run from the root of the repository:
 
-    python docs/make_figures.py            # the figures of synthetic sweeps
-    python docs/make_figures.py runs/grid  # these, and the figures of the demo, which must have run
+    python docs/make_figures.py             # the figures of synthetic sweeps
+    python docs/make_figures.py runs/depth  # these, and the figures of the tutorial's sweep, which must have run
 
 Synthetic sweeps are made by `raycap.analysis.planted`: trial results that follow a known law under a known reading.
-No model is trained for them. The figures of the demo come from trained models (`raycap run sweeps/specs/grid.yaml`).
+No model is trained for them. The tutorial's sweep is `depth.yaml` of docs/tutorial.md; its models are trained.
 """
 
 import sys
@@ -35,8 +35,7 @@ GRID = str(ROOT / "sweeps" / "specs" / "grid.yaml")
 ENUMERATE = Reading(EncodingScheme.OPTIMAL, SelectionScheme.ENUMERATE)
 DOUBLE = Reading(EncodingScheme.TWO_HOP_DOUBLE, SelectionScheme.ENUMERATE)
 
-DEMO_FIGURES = (
-    "capacity",
+TRAINED_FIGURES = (
     "law",
     "schemes",
     "exposures",
@@ -142,9 +141,9 @@ def main(folder: str | None) -> None:
         save(hops, figure)
     save(synthetic("trap", HOPS, truth, unlearned=is_trapped), "phase_map")
     if folder:
-        demo = raycap.load(folder).analysis
-        for figure in DEMO_FIGURES:
-            save(demo, figure)
+        trained = raycap.load(folder).analysis
+        for figure in TRAINED_FIGURES:
+            save(trained, figure)
 
 
 if __name__ == "__main__":
