@@ -1,0 +1,400 @@
+"""mkdocs hooks: pages generated from the code, and formulas rendered as MathML.
+
+A page that contains one of these markers gets the generated text in its place, so that it cannot be out of date:
+
+    <!-- spec -->   every field of the spec, from the Pydantic models of raycap.spec
+    <!-- cli -->    every command, from the Typer application of raycap.cli
+    <!-- tree -->   every module with the first line of its docstring
+
+Formulas between dollar signs become MathML at build time, which browsers render without scripts or fonts.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from enum import StrEnum
+from html import unescape
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from latex2mathml.converter import convert
+
+PACKAGE = Path(__file__).resolve().parents[1] / "raycap"
+LAYERS = [
+    "spec",
+    "results",
+    "storage",
+    "facts",
+    "tokens",
+    "analysis",
+    "learner",
+    "plan",
+    "export",
+    "tracking",
+    "cluster",
+    "terminal",
+    "commands",
+    "pipeline.py",
+]
+"""Order of the tree's top level, from the ground up; everything else follows in alphabetical order."""
+MAX_DEFAULT_CHARS = 24
+CONSTRAINTS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "multiple of {}",
+    "minItems": "at least {} items",
+    "maxLength": "at most {} characters",
+    "pattern": "matches `{}`",
+}
+PARAMETER_TYPES = {
+    "<str>": "TEXT",
+    "<int>": "INTEGER",
+    "<float>": "NUMBER",
+    "<list[float]>": "NUMBER",
+    "<path>": "PATH",
+}
+EXAMPLE = re.compile(r"(\w+=\S+ )*(raycap|python -m raycap\S*|ray) ")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the markers of a page by generated Markdown."""
+    for marker, generate in (("spec", spec_markdown), ("cli", cli_markdown), ("tree", tree_markdown)):
+        if f"<!-- {marker} -->" in markdown:
+            markdown = markdown.replace(f"<!-- {marker} -->", generate())
+    return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Replace formulas by MathML."""
+
+    def mathml(match: re.Match[str]) -> str:
+        display = "block" if match[1] == "div" else "inline"
+        return convert(unescape(match[2]).strip(), display=display)
+
+    return FORMULA.sub(mathml, html)
+
+
+# Tree of modules
+
+
+def tree_markdown() -> str:
+    """The package as an indented tree: each module or folder with the first line of its docstring."""
+    entries = list(_tree(PACKAGE, 1))
+    width = max(len(name) for name, _ in entries) + 2
+    lines = ["raycap/", *(f"{name:{width}}{summary}".rstrip() for name, summary in entries)]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _tree(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
+    paths = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    known = {name: index for index, name in enumerate(LAYERS)}
+    for path in sorted(paths, key=lambda path: (known.get(path.name, len(known)), path.is_file(), path.name)):
+        if path.name != "__init__.py":
+            source = path if path.is_file() else path / "__init__.py"
+            docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+            yield "  " * depth + path.name + "/" * path.is_dir(), docstring.partition("\n")[0]
+            if path.is_dir():
+                yield from _tree(path, depth + 1)
+
+
+# Fields of the spec
+
+
+def spec_markdown() -> str:
+    """Every field of a sweep file, model by model, in the order in which a reader meets them."""
+    from raycap.spec import SweepSpec
+
+    sections: list[str] = []
+    documented: dict[Any, str] = {}
+    enums: dict[type[StrEnum], str] = {}
+    waiting: list[tuple[str, tuple[Any, ...]]] = [("", (SweepSpec,))]
+    while waiting:
+        path, models = waiting.pop(0)
+        if models in documented:
+            sections.append(
+                f"## `{path}` {{ #{_anchor(path)} }}\n\nAs [`{documented[models]}`](#{_anchor(documented[models])})."
+            )
+            continue
+        documented[models] = path
+        section, children = _models_section(path, models, enums)
+        sections.append(section)
+        waiting = children + waiting  # depth first
+    sections.append("## Values of enumerations { #enumerations }\n")
+    sections += [_enum_section(enum) for enum in enums]
+    return "\n\n".join(sections)
+
+
+def _anchor(path: str) -> str:
+    return path.replace(".", "-").replace("[]", "-item") or "sweep"
+
+
+def _model_anchor(path: str, model: Any) -> str:
+    return f"{_anchor(path)}-{model.__name__.lower()}"
+
+
+def _models_section(
+    path: str, models: tuple[Any, ...], enums: dict[type[StrEnum], str]
+) -> tuple[str, list[tuple[str, tuple[Any, ...]]]]:
+    """Section of a path that holds one of some models, and the paths below it."""
+    title = f"`{path}`" if path else "The sweep file"
+    parts = [f"## {title} {{ #{_anchor(path)} }}"]
+    children: dict[str, tuple[Any, ...]] = {}
+    if len(models) > 1:
+        rows = [
+            f"| [{_name(model)}](#{_model_anchor(path, model)}) | {_selector(model, models)} | {_summary(model)} |"
+            for model in models
+        ]
+        parts.append("One of these forms:\n\n| form | chosen by | |\n|---|---|---|\n" + "\n".join(rows))
+    for model in models:
+        if len(models) > 1:
+            parts.append(f"### {_name(model)}: {_selector(model, models)} {{ #{_model_anchor(path, model)} }}")
+        parts.append(_documentation(model))
+        rows, below = _field_rows(path, model, enums)
+        parts.append("| field | type and constraints | default | description |\n|---|---|---|---|\n" + "\n".join(rows))
+        children |= below
+    return "\n\n".join(part for part in parts if part), list(children.items())
+
+
+def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple[list[str], dict[str, tuple[Any, ...]]]:
+    from raycap.spec import SweepSpec, TrialSpec
+
+    schema = model.model_json_schema()
+    rows, children = [], {}
+    fields = sorted(model.model_fields.items(), key=lambda item: get_origin(item[1].annotation) is not Literal)
+    for name, field in fields:
+        annotation = TrialSpec if (model, name) == (SweepSpec, "trial") else field.annotation
+        kind, models, found = _type(annotation)
+        for enum in found:
+            enums.setdefault(enum, path)
+        own = f"{path}.{name}".lstrip(".") + ("[]" if models and get_origin(annotation) is tuple else "")
+        if models:
+            children[own] = models
+            kind = kind.format(f"[see below](#{_anchor(own)})")
+        limits = _constraints(schema["properties"][name], schema)
+        told = field.description or (_summary(models[0]) if len(models) == 1 else f"One of {len(models)} forms.")
+        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), _inline(told)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows, children
+
+
+def _type(annotation: Any) -> tuple[str, tuple[Any, ...], list[type[StrEnum]]]:
+    """A type in words, with {} for models; the models in it; the enumerations in it."""
+    from raycap.spec import Spec
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, UnionType):
+        parts = [_type(argument) for argument in arguments if argument is not NoneType]
+        models = tuple(model for part in parts for model in part[1])
+        words = list(dict.fromkeys(part[0] for part in parts)) + ["null"] * (NoneType in arguments)
+        return " or ".join(words), models, [enum for part in parts for enum in part[2]]
+    if origin is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments), (), []
+    if origin in (tuple, list):
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+        words, models, enums = _type(inner[0])
+        number = "list of" if origin is list or Ellipsis in arguments else f"list of {len(inner)}:"
+        return f"{number} {words}{'s' * (words in ('number', 'integer', 'text'))}", models, enums
+    if origin is dict:
+        return ("mapping", (), []) if arguments[1] is Any else (f"mapping to {_type(arguments[1])[0]}", (), [])
+    if annotation is Any:
+        return "any value", (), []
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})", (), [annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return "{}", (annotation,), []
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    return names.get(annotation, str(annotation)), (), []
+
+
+def _constraints(schema: dict[str, Any], root: dict[str, Any]) -> str:
+    """Bounds of a field as JSON schema has them; those of the elements, for a list."""
+    options = [schema, *schema.get("anyOf", ())]
+    found = [
+        text.format(_number(option[key])) for option in options for key, text in CONSTRAINTS.items() if key in option
+    ]
+    items = [item for option in options for item in (option.get("items"), *option.get("prefixItems", ())[:1])]
+    found += [f"each {limit}" for item in items if isinstance(item, dict) and (limit := _constraints(item, root))]
+    return _cell(", ".join(dict.fromkeys(found)))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value == 2**63:
+            return "2⁶³"
+        return f"{int(value):,}" if value == int(value) and value < 1e15 else f"{value:g}"
+    return str(value)
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "**required**"
+    if field.default_factory is not None:
+        return "see description"
+    value = field.default
+    if hasattr(value, "model_dump"):
+        tags = [
+            f"{n}: {getattr(value, n)}"
+            for n, f in type(value).model_fields.items()
+            if get_origin(f.annotation) is Literal
+        ]
+        dumped = ", ".join(f"{name}: {each}" for name, each in value.model_dump(mode="json").items())
+        if tags:
+            return f"`{{{', '.join(tags)}}}`"
+        return f"`{{{dumped}}}`" if len(dumped) <= MAX_DEFAULT_CHARS else "all defaults"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple | list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if value != {} else "`{}`"
+
+
+def _selector(model: Any, models: tuple[Any, ...]) -> str:
+    """What makes a value this form among several: a tag, a field that only this form requires, or nothing."""
+    tags = [
+        (n, f) for n, f in model.model_fields.items() if get_origin(f.annotation) is Literal and n in ("kind", "source")
+    ]
+    others = {name for other in models if other is not model for name in other.model_fields}
+    required = [name for name, field in model.model_fields.items() if field.is_required() and name not in others]
+    required = [name for name in required if name not in dict(tags)]
+    shared = any(_tag(other) == _tag(model) for other in models if other is not model)
+    told = [f"`{name}: {get_args(field.annotation)[0]}`" for name, field in tags if not (shared and required)]
+    if shared and required:
+        told.append(f"`{required[0]}` given")
+    if all(not field.is_required() for _, field in tags) and not (shared and required):
+        told.append("the default")
+    return ", ".join(told)
+
+
+def _tag(model: Any) -> tuple[Any, ...]:
+    fields = (model.model_fields.get(name) for name in ("kind", "source"))
+    return tuple(get_args(field.annotation) for field in fields if field)
+
+
+def _name(model: Any) -> str:
+    return str(model.__name__)
+
+
+def _summary(model: Any) -> str:
+    return _inline((inspect.getdoc(model) or "").partition("\n")[0])
+
+
+def _documentation(model: Any) -> str:
+    return inspect.cleandoc(model.__doc__ or "")
+
+
+def _enum_section(enum: type[StrEnum]) -> str:
+    body = ast.parse(textwrap.dedent(inspect.getsource(enum))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    told: dict[str, str] = {}
+    for node, after in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            is_docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            told[node.targets[0].id] = inspect.cleandoc(after.value.value) if is_docstring else ""  # type: ignore[union-attr]
+    rows = [f"| `{member.value}` | {_inline(told.get(member.name, ''))} |" for member in enum]
+    heading = f"### {enum.__name__} {{ #{enum.__name__.lower()} }}\n\n{_documentation(enum)}\n\n"
+    return heading + "| value | meaning |\n|---|---|\n" + "\n".join(rows)
+
+
+def _inline(text: str) -> str:
+    return _cell(" ".join(text.split()))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+# Commands
+
+
+def cli_markdown() -> str:
+    """Every command with its usage, arguments, options and help, and the exit codes."""
+    from typer.main import get_command
+
+    from raycap.cli import app
+
+    root = get_command(app)
+    parts = []
+    for words, command in leaf_commands(["raycap"], root):
+        parts.append(_command_section(words, command))
+    epilog = _plain(root.epilog or "")
+    codes = re.findall(r"(\d+) ([^;]+?)(?=;|\.?$)", epilog.partition("Exit codes:")[2].strip())
+    table = "\n".join(f"| {code} | {meaning} |" for code, meaning in codes)
+    parts.append(f"## Exit codes {{ #exit-codes }}\n\n| code | meaning |\n|---|---|\n{table}")
+    return "\n\n".join(parts)
+
+
+def leaf_commands(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+    """The words and the command of every leaf below a command."""
+    for name, child in getattr(command, "commands", {}).items():
+        if not child.hidden:
+            if not hasattr(child, "commands"):
+                yield [*words, name], child
+            yield from leaf_commands([*words, name], child)
+
+
+def _command_section(words: list[str], command: Any) -> str:
+    context = command.make_context(" ".join(words), [], resilient_parsing=True)
+    usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
+    title = " ".join(words)
+    parts = [
+        f"## `{title}` {{ #{'-'.join(words[1:])} }}",
+        f"```text\n{usage}\n```",
+        _paragraphs(_plain(command.help or "")),
+    ]
+    if command.epilog:
+        parts.append(_paragraphs(_plain(command.epilog)))
+    rows = [
+        _parameter_row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)
+    ]
+    if rows:
+        parts.append("| parameter | default | |\n|---|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _parameter_row(parameter: Any, context: Any) -> str:
+    name = " ".join((parameter.get_help_record(context) or (parameter.opts[0], ""))[0].split())
+    if parameter.param_type_name == "argument":
+        name = name.partition(" <")[0]
+    for python, word in PARAMETER_TYPES.items():
+        name = name.replace(python, word)
+    default = parameter.get_default(context, call=False)
+    shown = "**required**" if parameter.required else "" if default in (None, False, (), []) else f"`{default}`"
+    return f"| `{name.replace('|', chr(92) + '|')}` | {shown} | {_inline(_plain(parameter.help or ''))} |"
+
+
+def _plain(text: str) -> str:
+    """Help text without rich's markup."""
+    from rich.text import Text
+
+    return Text.from_markup(text).plain
+
+
+def _paragraphs(text: str) -> str:
+    """Paragraphs as they are; examples of commands as one block of code."""
+    blocks: list[str] = []
+    commands: list[str] = []
+
+    def flush_commands() -> None:
+        if commands:
+            blocks.append("```bash\n" + "\n".join(commands) + "\n```")
+            commands.clear()
+
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
+        lines = [line.strip() for line in block.replace("\b", "").strip().splitlines()]
+        if lines and all(EXAMPLE.match(f"{line} ") for line in lines):
+            commands += lines
+        else:
+            flush_commands()
+            blocks.append("\n".join(lines).replace("<", "&lt;"))
+    flush_commands()
+    return "\n\n".join(blocks)

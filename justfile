@@ -1,0 +1,43 @@
+# Commands for contributors; `just --list` shows them. Every recipe uses the environment in .venv that `just setup` makes.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+bin := ".venv/bin"
+
+# List the recipes.
+default:
+    @just --list
+
+# Create .venv and install raycap with what development and documentation need.
+setup:
+    python3 -m venv .venv
+    {{ bin }}/pip install -q -e '.[dev,docs]'
+
+# Run the tests that CI runs; arguments go to pytest.
+test *args:
+    {{ bin }}/python -m pytest -q {{ args }}
+
+# Run the tests that CI leaves out because each takes minutes; arguments go to pytest.
+test-slow *args:
+    {{ bin }}/python -m pytest -q -m slow {{ args }}
+
+# Check lint rules and formatting.
+lint:
+    {{ bin }}/ruff check .
+    {{ bin }}/ruff format --check .
+
+# Check types.
+types:
+    {{ bin }}/mypy
+
+# Check the import contracts between layers.
+contracts:
+    {{ bin }}/lint-imports
+
+# Build the manual into site/; warnings are errors.
+docs:
+    {{ bin }}/mkdocs build --strict
+
+# Run the demo: eight small models, about three minutes on two cores.
+demo:
+    {{ bin }}/python -m raycap.sweep specs/grid.yaml
