@@ -19,8 +19,8 @@ from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
 from raycap.errors import CannotRunError
 from raycap.plan.estimate import Estimate
-from raycap.plan.inventory import Inventory, What, inventory, make_way
-from raycap.plan.lookup import chosen
+from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_folder
+from raycap.plan.lookup import lookup_trials
 from raycap.results import PlannedTrial, RunRecord, SweepRecord
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage, absolute_uri
@@ -54,7 +54,7 @@ def run(
     sweep, storage = prepare(spec, overrides)
     announce(sweep, storage)
     name, execution = sweep.spec.name, sweep.spec.execution
-    asked = sweep.trials if only is None else chosen(sweep.trials, only)
+    asked = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
         raise SpecError(["--budget: trials of this sweep take no GPU; bound its time instead, as in --budget 2h"])
     with ExitStack() as stack:
@@ -63,13 +63,13 @@ def run(
             found = inventory(sweep, storage)
             missing = found.to_run(asked, only_failed=only_failed)
             print_plan(sweep, missing if only_failed else asked, found, console)
-            make_way(sweep, found, storage)
+            prepare_folder(sweep, found, storage)
             refuse_others(name, {trial.trial_id for trial in missing}, storage)
         except LockedError as error:
             raise SpecError([f"{spec}: {error}"]) from None
         except OSError as error:
             raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
-        num_finished = sum(state.what is What.FINISHED for state in found.states.values())
+        num_finished = sum(state.what is TrialState.FINISHED for state in found.states.values())
         job = Job(sweep, missing, num_finished, began, budget)
         try:
             outcome = run_sweep(job, console)
@@ -177,7 +177,7 @@ def show_plan(
     """Print what a run would do, with what it would take if somebody estimates it. Raises SpecError."""
     sweep, storage = prepare(spec, overrides)
     found = inventory(sweep, storage)
-    asked: Sequence[PlannedTrial] = sweep.trials if only is None else chosen(sweep.trials, only)
+    asked: Sequence[PlannedTrial] = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     trials = found.to_run(asked, only_failed=True) if only_failed else asked
     expected = estimate(sweep, storage, found.to_run(trials), found) if estimate else None
     if as_json:

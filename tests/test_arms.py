@@ -15,7 +15,7 @@ from raycap.results import RunRecord, SweepRecord
 from raycap.spec import RelationStructure
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, model_folder, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from tests.support.arms import ARMS, EVERY_KIND, PEOPLE
 from tests.support.planted import measured
 
@@ -61,7 +61,7 @@ def run(tree: dict, folder: Path, **more: object) -> tuple[SweepRecord, dict, St
     (planned,) = record.trials
     trained = run_trial(planned.spec, source_commit="test", storage=storage)
     trained.save_model(storage, model_folder(planned.trial_id))
-    storage.write(result_path(planned.trial_id), sealed(trained.result.model_dump_json()))
+    storage.write(result_path(planned.trial_id), with_checksum(trained.result.model_dump_json()))
     assert trained.result.populations == planned.populations
     assert trained.result.parameters == planned.parameters
     return record, {planned.trial_id: trained.result}, storage

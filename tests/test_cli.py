@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from raycap.cli import app
-from raycap.storage.checksum import sealed, unsealed
+from raycap.storage.checksum import verify_checksum, with_checksum
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -147,7 +147,7 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
         (folder / name / "run.json").write_text(RUN.model_dump_json())
         for trial_id, result in results(record, bits_per_param).items():
             (folder / "trials" / trial_id).mkdir(parents=True)
-            (folder / "trials" / trial_id / "result.json").write_text(sealed(result.model_dump_json()))
+            (folder / "trials" / trial_id / "result.json").write_text(with_checksum(result.model_dump_json()))
     names = [str(tmp_path / "one/one"), str(tmp_path / "other/other")]
     for_programs = json.loads(raycap("compare", *names, "--json").stdout)
     assert "0.833 [0.833, 0.833]" in [row[3] for row in for_programs["tables"]["Laws"]["rows"]]
@@ -170,7 +170,7 @@ def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
     """Nothing is trained, nothing is overwritten, and the sweep is not called finished."""
     places, trial_ids = planted_grid(tmp_path)
     broken = tmp_path / "runs/trials" / trial_ids[1] / "result.json"
-    text = sealed(unsealed(broken.read_bytes()).replace('"schema_version":3', '"schema_version":2'))
+    text = with_checksum(verify_checksum(broken.read_bytes()).replace('"schema_version":3', '"schema_version":2'))
     broken.write_text(text)
     again = raycap("run", "specs/grid.yaml", *places)
     assert again.returncode == 1
@@ -226,7 +226,7 @@ def planted_grid(folder: Path) -> tuple[list[str], list[str]]:
     trials, analysis = expand(loaded), loaded.spec.analysis
     truth, storage = Truth(headline(analysis), noise=0.02), Storage.at(f"{folder}/runs")
     for result in plant(trials, truth, analysis, np.arange(8) // 2, rng=np.random.default_rng(0)):
-        storage.write(result_path(result.trial_id), sealed(result.model_dump_json()))
+        storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json()))
     return places, [trial.trial_id for trial in trials]
 
 

@@ -49,7 +49,7 @@ class SideBySide:
         for reading in self.readings:
             a, b = self.one.laws[reading], self.other.laws[reading]
             numbers = [a.alpha, b.alpha, ratio(a, b), a.power.gamma, b.power.gamma]
-            rows.append([str(reading), *map(_told, numbers)])
+            rows.append([str(reading), *map(_format_interval, numbers)])
         return rows
 
     def verdicts(self) -> Rows:
@@ -116,7 +116,7 @@ def headings(both: SideBySide) -> dict[str, list[str]]:
     }
 
 
-def _told(number: Interval) -> str:
+def _format_interval(number: Interval) -> str:
     if not np.isfinite(number.estimate):
         return "-"
     if not np.isfinite(number.low):

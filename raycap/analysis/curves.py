@@ -20,9 +20,9 @@ DIVERGED_ABOVE = 0.05
 """A trial diverged if it ends up losing this share of its answers' entropy more than it once did."""
 STILL_LEARNING_ABOVE = 0.05
 """A trial still learns if its learned bits grew by this share over the last doubling of exposures."""
-FEWEST_POINTS = 5
+MIN_POINTS = 5
 """Of a curve whose asymptote is asked for: three numbers are fitted."""
-LONGEST = 5.0
+MAX_CURVE_POINTS = 5.0
 """Time constants beyond this multiple of the exposures seen cannot be told from a straight line."""
 
 
@@ -91,9 +91,9 @@ def asymptote(exposures: Floats, learned_bits: Floats) -> Asymptote:
     known = learned_bits > 0
     x, y = exposures[known], learned_bits[known]
     n = len(x)
-    if n < FEWEST_POINTS:
-        return Asymptote(NOTHING, f"fewer than {FEWEST_POINTS} evaluations with bits learned")
-    taus = np.geomspace(x[0] / 4, LONGEST * x[-1], NUM_TAUS)
+    if n < MIN_POINTS:
+        return Asymptote(NOTHING, f"fewer than {MIN_POINTS} evaluations with bits learned")
+    taus = np.geomspace(x[0] / 4, MAX_CURVE_POINTS * x[-1], NUM_TAUS)
     for finer in (True, False):
         z = np.exp(-x / taus[:, None])  # (taus, n)
         centred = z - z.mean(1, keepdims=True)

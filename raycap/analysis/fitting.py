@@ -22,9 +22,9 @@ HUBER_DELTA = 2.0
 """In units of the noise: 99 % efficient for normal residuals. Few trials cannot tell what is an outlier: see `delta`."""
 SHARPNESS_PRIOR = (np.log(8.0), 0.7)
 """Mean and deviation of log s. Where no trial is near the bend nothing else says how sharp it is."""
-LARGEST_LOG = 700.0
+MAX_LOG = 700.0
 """Log of the data bits where data never run out."""
-LEAST_NOISE = 1e-4
+MIN_NOISE = 1e-4
 SETTLED = 1e-3
 """A fit has converged if Newton's next step would be shorter than this."""
 ELEMENTS_AT_ONCE = 1_000_000
@@ -99,7 +99,7 @@ class Problem:
         q = self.arms.shape[1]
         sharpness = np.exp(theta[..., q + 1, None])
         u = theta[..., :q] @ self.arms.T + theta[..., q, None] * self.log_params
-        distance = np.clip(sharpness * (self.log_data_bits - u), -LARGEST_LOG, LARGEST_LOG)
+        distance = np.clip(sharpness * (self.log_data_bits - u), -MAX_LOG, MAX_LOG)
         # f = u - log(1 + exp(-s (h - u))) / s, and how much of its slope is that of u
         bend = np.log1p(np.exp(-np.abs(distance))) + np.maximum(-distance, 0.0)
         f = u - bend / sharpness
@@ -107,7 +107,7 @@ class Problem:
         slopes = np.empty((*f.shape, q + 2))
         slopes[..., :q] = share[..., None] * self.arms
         slopes[..., q] = share * self.log_params
-        slopes[..., q + 1] = bend / sharpness + (1 - share) * np.maximum(self.log_data_bits - u, -LARGEST_LOG)
+        slopes[..., q + 1] = bend / sharpness + (1 - share) * np.maximum(self.log_data_bits - u, -MAX_LOG)
         return f, slopes
 
     def objective(self, theta: Floats, weights: Floats, noise: Floats) -> Floats:
@@ -207,7 +207,7 @@ def noise_at(problem: Problem, theta: Floats, weights: Floats) -> Floats:
     counted = weights * slopes[..., 0]
     n, num_fitted = counted.sum(-1), len(problem.free)
     middle = _weighted_median(np.abs(problem.log_bits - f), counted)
-    return np.maximum(1.4826 * middle * np.sqrt(n / np.maximum(n - num_fitted, 0.5)), LEAST_NOISE)
+    return np.maximum(1.4826 * middle * np.sqrt(n / np.maximum(n - num_fitted, 0.5)), MIN_NOISE)
 
 
 def _weighted_median(values: Floats, weights: Floats) -> Floats:

@@ -23,7 +23,7 @@ BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param",
 LAW_COLUMNS = ["alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "noise", "num_trials", "num_cells", "status"]
 """Of a law's entry in summary.json; the others are no numbers."""
 
-Stored = TypeVar("Stored", bound=Record)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _ordered(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
     return frame[[*first, *frame.columns.difference(first, sort=False)]]
 
 
-def _read(storage: Storage, name: str, file: str, model: type[Stored]) -> Stored:
+def _read(storage: Storage, name: str, file: str, model: type[RecordT]) -> RecordT:
     """A file of a sweep's folder."""
     path = f"{name}/{file}"
     if not storage.exists(path):

@@ -19,7 +19,7 @@ LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 PROFILE_POINTS = 161
 RESAMPLES_AT_ONCE = 500
-MOST_GROUPS = 200
+MAX_GROUPS = 200
 """Cells left out one by one in a jackknife; where there are more, groups of cells are."""
 
 
@@ -54,7 +54,7 @@ class Resamples:
         num_cells = int(cells.max()) + 1
         chunks = [min(RESAMPLES_AT_ONCE, num - begin) for begin in range(0, num, RESAMPLES_AT_ONCE)]
         drawn = np.concatenate([found.refit(cluster_weights(cells, size, rng=rng)) for size in chunks])
-        groups = cells if num_cells <= MOST_GROUPS else rng.permutation(num_cells)[cells] % MOST_GROUPS
+        groups = cells if num_cells <= MAX_GROUPS else rng.permutation(num_cells)[cells] % MAX_GROUPS
         left_out = found.refit((groups != np.arange(groups.max() + 1)[:, None]).astype(float))
         problem = found.problem
         slopes, free = problem.predict(found.theta)[1], list(problem.free)

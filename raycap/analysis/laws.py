@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raycap.analysis.fitting import LARGEST_LOG, Floats, Prior, Problem, fit
+from raycap.analysis.fitting import MAX_LOG, Floats, Prior, Problem, fit
 from raycap.analysis.intervals import NOTHING, Interval, Resamples, profile
 
 NUM_RESAMPLES = 4_000
@@ -89,7 +89,7 @@ class PowerLaw:
     def _problem(self, num_params: Floats, dataset_bits: Floats | float) -> Problem:
         num_params = np.asarray(num_params, dtype=float)
         with np.errstate(divide="ignore"):
-            log_bits = np.minimum(np.log(np.broadcast_to(dataset_bits, num_params.shape)), LARGEST_LOG)
+            log_bits = np.minimum(np.log(np.broadcast_to(dataset_bits, num_params.shape)), MAX_LOG)
         x = np.log(num_params / self.reference_params)
         return Problem(log_bits, x, log_bits, np.ones((len(x), 1)), Prior.of(), (0, 1, 2))
 
@@ -152,7 +152,7 @@ def fit_law(
 def _problem(points: Sequence[Point], arms: Floats, free: tuple[int, ...], *, bends: bool) -> tuple[Problem, float]:
     log_params = np.log([point.num_params for point in points])
     reference = float(log_params.mean())
-    data = np.log([point.dataset_bits for point in points]) if bends else np.full(len(points), LARGEST_LOG)
+    data = np.log([point.dataset_bits for point in points]) if bends else np.full(len(points), MAX_LOG)
     log_bits = np.log([point.learned_bits for point in points])
     return Problem(log_bits, log_params - reference, data, arms, Prior.of(arms.shape[1]), free), reference
 

@@ -30,7 +30,7 @@ LossKey = tuple[Kind, str, Part, Split, int]
 """Kind, subject, part, split and population, as LossRow.key."""
 
 
-class Asked(NamedTuple):
+class QuestionSet(NamedTuple):
     """What trials must share to be read together: who was asked what. Hashable."""
 
     populations_json: str
@@ -40,19 +40,19 @@ class Asked(NamedTuple):
     num_texts: tuple[int, ...]
 
 
-def asked_of(
+def question_set(
     spec: TrialSpec, populations: tuple[PopulationFacts, ...], keys: tuple[LossKey, ...], num_texts: tuple[int, ...]
-) -> Asked:
+) -> QuestionSet:
     """Who was asked what in a trial."""
     people = json.dumps([population.model_dump(mode="json") for population in populations])
-    return Asked(people, spec.questions.chain_of_thought, spec.questions.held_out.relations, keys, num_texts)
+    return QuestionSet(people, spec.questions.chain_of_thought, spec.questions.held_out.relations, keys, num_texts)
 
 
 @dataclass(frozen=True)
 class Losses:
     """E evaluations of trials that were asked the same, in K rows of losses each: many a LossTable at once."""
 
-    asked: Asked
+    asked: QuestionSet
     populations: tuple[PopulationFacts, ...]
     sum_bits: Floats
     """(E, K), and so are the next two."""
@@ -66,7 +66,7 @@ class Losses:
         """Those of one trial."""
         tables = [evaluation.losses.rows for evaluation in evaluations]
         num_texts = tuple(row.num_texts for row in tables[0])
-        asked = asked_of(spec, populations, tuple(row.key for row in tables[0]), num_texts)
+        asked = question_set(spec, populations, tuple(row.key for row in tables[0]), num_texts)
         return cls(
             asked,
             populations,

@@ -17,7 +17,7 @@ from raycap.spec import EncodingScheme, SelectionScheme
 BIRTH_DATE = "birth_date"
 NUM_DAYS = 73_048
 """Days from 1900-01-01 to 2099-12-31, less one."""
-Part = tuple[float, float, Floats]
+ObservedPart = tuple[float, float, Floats]
 """Bits of the data, bits of the names (and birth dates) alone, and learned bits at each evaluation, (E,)."""
 
 
@@ -56,7 +56,7 @@ def observed_parts(
     per_subject: bool = True,
     independent: bool | None = None,
     mean_loss_bits: Floats | None = None,
-) -> dict[str, Part]:
+) -> dict[str, ObservedPart]:
     """Capacity by subject, or of "all_questions" from their mean loss alone; what the parts add up to is the total.
 
     `losses_bits` are mean losses by subject, (E,). `independent` answers go with independent names unless said otherwise
@@ -77,7 +77,7 @@ def observed_parts(
         known = told - loss * len(entropies)
         learned = _learned(known, copies * num_profiles, num_profiles, names + dates, incremental)
         return {"all_questions": (told * copies * num_profiles + names + dates, names + dates, learned)}
-    parts: dict[str, Part] = {}
+    parts: dict[str, ObservedPart] = {}
     for subject, entropy in entropies.items():
         loss = np.asarray(losses_bits[subject], dtype=float)
         times = copies

@@ -11,7 +11,7 @@ import numpy as np
 
 from raycap.analysis.analyse import headline_bits
 from raycap.analysis.capacity import uniform_bits
-from raycap.analysis.measurements import Asked, Floats, Ints, Losses, LossKey, asked_of
+from raycap.analysis.measurements import Floats, Ints, Losses, LossKey, QuestionSet, question_set
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.solve_population import expected_trained
@@ -83,11 +83,11 @@ class ShareCurves:
 
 def share_curves(trials: Sequence[PlannedTrial], analysis: AnalysisSpec) -> list[ShareCurves]:
     """Those of each trial; trials that are asked the same of the same people share one."""
-    known: dict[Asked, ShareCurves] = {}
+    known: dict[QuestionSet, ShareCurves] = {}
     found = []
     for trial in trials:
         keys, num_texts = planted_keys(trial.spec, trial.populations)
-        asked = asked_of(trial.spec, trial.populations, keys, num_texts)
+        asked = question_set(trial.spec, trial.populations, keys, num_texts)
         if asked not in known:
             losses = planted_losses(asked, trial.populations, np.repeat(SHARES[:, None], len(keys), axis=1))
             known[asked] = ShareCurves(losses, headline_bits(losses, analysis))
@@ -121,7 +121,7 @@ def planted_keys(
     return tuple(keys), tuple(num_texts)
 
 
-def planted_means(asked: Asked, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
+def planted_means(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
     """Mean losses at shares (..., K) of the entropy of what is told; nothing lost of a name is log2 N."""
     least, most = np.empty(len(asked.keys)), np.empty(len(asked.keys))
     for place, (kind, subject, part, _, number) in enumerate(asked.keys):
@@ -135,7 +135,7 @@ def planted_means(asked: Asked, populations: tuple[PopulationFacts, ...], shares
     return least + shares * (most - least)
 
 
-def planted_losses(asked: Asked, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
+def planted_losses(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
     """Losses at shares (E, K), every text measured and losing the same."""
     means, num_texts = planted_means(asked, populations, shares), np.array(asked.num_texts)
     counts = np.broadcast_to(num_texts, means.shape)
@@ -201,7 +201,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
     )
 
 
-def _table(asked: Asked, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
+def _table(asked: QuestionSet, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
     rows = []
     most = planted_means(asked, populations, np.ones(len(asked.keys)))
     for key, count, mean, unknown in zip(asked.keys, asked.num_texts, means, most, strict=True):

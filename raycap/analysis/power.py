@@ -15,7 +15,7 @@ from raycap.analysis.measurements import Floats, cells
 from raycap.analysis.planted import Truth, share_curves
 from raycap.analysis.readings import Reading, readings
 from raycap.analysis.scoring import cell_means, folds_of, predictive_bits
-from raycap.analysis.selection import FEWEST_CELLS, Verdict, best_of, distinct_readings, judged, verdict_on
+from raycap.analysis.selection import MIN_CELLS, Verdict, best_of, distinct_readings, judged, verdict_on
 from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec
 
@@ -89,7 +89,7 @@ def simulate(
                 scores.append(cell_means(densities, of_cell, present))
         told_by = cell_means(present.astype(float), of_cell, present) > 0  # (sweeps, cells)
         for told, cell_scores, size_scores in zip(told_by, np.stack(by_cell, 1), np.stack(by_size, 1), strict=True):
-            if told.sum() < FEWEST_CELLS:
+            if told.sum() < MIN_CELLS:
                 continue
             picked[row, cell_scores[:, told].mean(-1).argmax()] += 1
             whole_sizes = size_scores[:, told] if of_size.max() else np.empty(0)

@@ -43,19 +43,19 @@ def answer(analysis: Analysis) -> str:
     alpha, gamma = law.alpha, law.power.gamma
     match law.status:
         case FitStatus.NO_TRIALS:
-            return f"No capacity-limited trial has finished, so there is no law yet ({_told(analysis)})."
+            return f"No capacity-limited trial has finished, so there is no law yet ({_answer_sentence(analysis)})."
         case FitStatus.NOT_CONVERGED:
-            return f"The fit of bits per parameter did not converge, so there is no law ({_told(analysis)})."
+            return f"The fit of bits per parameter did not converge, so there is no law ({_answer_sentence(analysis)})."
         case FitStatus.OK:
             told = (
                 f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
-                f"({_told(analysis)}), from {law.num_trials} capacity-limited trials"
+                f"({_answer_sentence(analysis)}), from {law.num_trials} capacity-limited trials"
             )
             if law.power.status is FitStatus.OK:
                 told += f"; bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
         case _:
             told = (
-                f"{alpha.estimate:.2f} bits per parameter ({_told(analysis)}), from {law.num_trials} trial(s): "
+                f"{alpha.estimate:.2f} bits per parameter ({_answer_sentence(analysis)}), from {law.num_trials} trial(s): "
                 "too few for an interval"
             )
     comparison = analysis.comparison
@@ -67,7 +67,7 @@ def answer(analysis: Analysis) -> str:
     return f"{told}. The reading that fits is {best}{'' if best == reading else ', another than the one shown first'}."
 
 
-def _told(analysis: Analysis) -> str:
+def _answer_sentence(analysis: Analysis) -> str:
     scheme, selection = analysis.headline
     return f"{scheme} encoding, {selection} names"
 

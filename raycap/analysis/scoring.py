@@ -8,16 +8,16 @@ from raycap.analysis.fitting import Fit, Floats, Prior, Problem, descend, fit_ma
 
 GAMMA_PRIOR = (1.0, 0.05)
 """Bits in proportion to parameters, give or take: a reading must not buy its fit with an exponent nobody has seen."""
-LEAST_SHARE = 0.2
+MIN_SHARE = 0.2
 """Noise of the bits of a trial whose data run out, as a share of the noise of its capacity, is no less than this."""
-MOST_FOLDS = 100
+MAX_FOLDS = 100
 Ints = NDArray[np.int64]
 
 
 def folds_of(cells: Ints, rng: np.random.Generator) -> Ints:
     """Which cells are left out together: each by itself, or in MOST_FOLDS groups where there are more."""
     num_cells = int(cells.max(initial=-1)) + 1
-    return cells if num_cells <= MOST_FOLDS else rng.permutation(num_cells)[cells] % MOST_FOLDS
+    return cells if num_cells <= MAX_FOLDS else rng.permutation(num_cells)[cells] % MAX_FOLDS
 
 
 def cell_means(values: Floats, cells: Ints, present: NDArray[np.bool_]) -> Floats:
@@ -112,7 +112,7 @@ def _densities(
         out = left_out == group
         s = slopes[:, out]
         leverage = np.einsum("bni,bij,bnj->bn", s, covariance, s)
-        share = np.maximum(s[..., 0], LEAST_SHARE)
+        share = np.maximum(s[..., 0], MIN_SHARE)
         predicted = np.exp(f[:, out])
         width = predicted * np.sqrt(variance[:, None] * share**2 + leverage)
         density = stats.t.logpdf((learned_bits[:, out] - predicted) / width, freedom[:, None]) - np.log(width)

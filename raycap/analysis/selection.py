@@ -24,7 +24,7 @@ NUM_RESAMPLES = 4_000
 LEVEL = 0.05
 MARGIN = 0.1
 """Bits per parameter are constant in a quantity if they change by less than its 0.1th power: 7 % for a doubling."""
-FEWEST_CELLS = 4
+MIN_CELLS = 4
 Ints = NDArray[np.int64]
 
 
@@ -137,7 +137,7 @@ def compare(
     distinct, same = distinct_readings(evidence.learned_bits, evidence.dataset_bits)
     cells = np.unique(evidence.cells, return_inverse=True)[1].astype(np.int64)
     num_cells, num_sizes = int(cells.max(initial=-1)) + 1, len(set(evidence.num_params.tolist()))
-    enough = num_cells >= FEWEST_CELLS and len(distinct) > 0
+    enough = num_cells >= MIN_CELLS and len(distinct) > 0
     folds = folds_of(cells, rng)
     by_cell = {r: _cell_scores(evidence, r, cells, folds, log_scale) for r in distinct} if enough else {}
     sized = enough and num_sizes > 1

@@ -12,7 +12,7 @@ from raycap.facts.corpus import NAME_SUBJECT
 from raycap.results import SCHEMA_VERSION, Failure, Part, PlannedTrial, PopulationFacts, TrialResult, read_failure
 from raycap.spec import Kind, RelationStructure, Split, TrialSpec
 from raycap.storage import DamagedError, Storage, failure_path, result_path
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 
 SURELY_MEASURED = 100
 """Rows that so many texts are expected of cannot be missing by chance."""
@@ -34,7 +34,7 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
     for trial in trials:
         if storage.exists(result_path(trial.trial_id)):
             try:
-                result = read_result(unsealed(storage.read(result_path(trial.trial_id))))
+                result = read_result(verify_checksum(storage.read(result_path(trial.trial_id))))
                 check_own(result, trial)
             except DamagedError as error:
                 stored.unreadable[trial.trial_id] = f"{error}; a run sets it aside and trains the trial again"
@@ -60,14 +60,14 @@ def read_result(text: str | bytes) -> TrialResult:
         first = error.errors(include_url=False)[0]
         place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UnreadableResult(f"{_told_version(text)}{place}{first['msg'].lower()}{more}") from None
+        raise UnreadableResult(f"{_format_version(text)}{place}{first['msg'].lower()}{more}") from None
     if result.schema_version != SCHEMA_VERSION:
-        raise UnreadableResult(_told_version(text))
+        raise UnreadableResult(_format_version(text))
     check_whole(result)
     return result
 
 
-def _told_version(text: str | bytes) -> str:
+def _format_version(text: str | bytes) -> str:
     """Which schema a result is of, where it is another; a result of another schema usually fails on its fields first."""
     found = re.search(r'"schema_version"\s*:\s*(\d+)', text if isinstance(text, str) else text.decode(errors="replace"))
     if not found or int(found[1]) == SCHEMA_VERSION:

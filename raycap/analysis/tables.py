@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
-from raycap.analysis.measurements import Asked, Curve, Ints, Losses, Measured, cells
+from raycap.analysis.measurements import Curve, Ints, Losses, Measured, QuestionSet, cells
 from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split, TrialSpec
 
@@ -63,7 +63,7 @@ def _empty(columns: str) -> pd.DataFrame:
 
 def joined(found: Mapping[int, Measured]) -> list[Block]:
     """Evaluations of trials that were asked the same, one after the other."""
-    groups: dict[Asked, list[int]] = {}
+    groups: dict[QuestionSet, list[int]] = {}
     for place in sorted(found):
         groups.setdefault(found[place].losses.asked, []).append(place)
     blocks = []

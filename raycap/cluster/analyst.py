@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DRAWING_SHARE = 0.03
 """At most this share of the time goes into redrawing while trials still run."""
-PATIENCE_S, HURRIED_PATIENCE_S, STALL_S = 10.0, 2.0, 20.0
+CLUSTER_TIMEOUT_S, INTERRUPTED_TIMEOUT_S, STALL_S = 10.0, 2.0, 20.0
 """How long the end of a sweep waits for MLflow, and of one that was interrupted; how long `sync` waits for one answer."""
 
 
@@ -144,7 +144,7 @@ class Analyst:
         self._outbox.add("fail_trial", trial_id=failure.trial_id, cause=failure.cause)
         self._tell(Event(failure.trial_id, "failed", time.time()))
 
-    def conclude(self, run_json: str, status: str, patience_s: float = PATIENCE_S) -> str:
+    def conclude(self, run_json: str, status: str, patience_s: float = CLUSTER_TIMEOUT_S) -> str:
         """The sweep is over: write everything once more, and wait for MLflow at most `patience_s`. Returns the law as a
         sentence.
         """
@@ -162,7 +162,7 @@ class Analyst:
         """The sweep is broken off: mark what was running KILLED, and draw nothing."""
         self._unwritten = ""
         self._write("run.json", run_json)
-        self._close("KILLED", HURRIED_PATIENCE_S)
+        self._close("KILLED", INTERRUPTED_TIMEOUT_S)
 
     def status(self) -> str:
         """MLflow's word for how far the sweep has come, by what is stored."""

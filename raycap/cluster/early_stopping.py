@@ -15,8 +15,8 @@ from raycap.analysis.capacity import TOTAL, capacities, lost_share
 from raycap.analysis.curves import gain
 from raycap.analysis.measurements import Floats, Losses
 from raycap.analysis.readings import headline
-from raycap.cluster.signals import wish
-from raycap.learner.signals import Wish
+from raycap.cluster.signals import send_signal
+from raycap.learner.signals import Signal
 from raycap.results import Evaluation, PlannedTrial
 from raycap.spec import AnalysisSpec, EarlyStop
 
@@ -28,7 +28,7 @@ PLATEAU_FROM = 0.25
 """But not before this share of its length: many stand still for a while before they find out how facts are stored."""
 
 
-def measured(planned: PlannedTrial, analysis: AnalysisSpec, evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_metrics(planned: PlannedTrial, analysis: AnalysisSpec, evaluation: Evaluation) -> dict[str, Any]:
     """What the scheduler must know of an evaluation."""
     losses = Losses.of(planned.spec, planned.populations, [evaluation])
     (learned,) = (
@@ -47,7 +47,7 @@ def measured(planned: PlannedTrial, analysis: AnalysisSpec, evaluation: Evaluati
     }
 
 
-class EarlyEnd(FIFOScheduler):
+class EarlyStopping(FIFOScheduler):
     """Ends trials for the reasons that are asked for."""
 
     def __init__(self, reasons: tuple[EarlyStop, ...]) -> None:
@@ -63,7 +63,7 @@ class EarlyEnd(FIFOScheduler):
             exhausted = result["lost_share"] < EXHAUSTED_BELOW
             arrived = result["trained_share"] >= PLATEAU_FROM and _stands_still(*np.array(curve).T)
             if (exhausted and EarlyStop.EXHAUSTED in self._reasons) or (arrived and EarlyStop.PLATEAU in self._reasons):
-                wish(Wish.END, result["trial"])
+                send_signal(Signal.STOP, result["trial"])
         return FIFOScheduler.CONTINUE
 
 

@@ -10,10 +10,10 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from raycap.results import PlannedTrial
-from raycap.storage.progress import Event, Standing
-from raycap.terminal.progress_table import RUNNING, WAITING, Line, board
+from raycap.storage.progress import Event, TrialProgress
+from raycap.terminal.progress_table import RUNNING, WAITING, Line, render_progress
 
-POLL_SECONDS = 0.5
+POLL_INTERVAL_S = 0.5
 
 
 class Progress:
@@ -55,28 +55,28 @@ class Progress:
                 self._take(event)
             if last_round:
                 return
-            self._stopping.wait(POLL_SECONDS)
+            self._stopping.wait(POLL_INTERVAL_S)
 
     def _take(self, event: Event) -> None:
         line = self._lines.get(event.trial_id)
         if line is None:
             return
-        standing = line.standing or Standing(began=event.at)
+        progress = line.progress or TrialProgress(began=event.at)
         match event.what:
             case "started":
-                line, said = replace(line, state=RUNNING, standing=Standing(began=event.at)), "started"
+                line, said = replace(line, state=RUNNING, progress=TrialProgress(began=event.at)), "started"
             case "evaluated":
-                line = replace(line, standing=standing.after(event))
+                line = replace(line, progress=progress.after(event))
                 said = (
                     f"{event.exposures:,.1f} exposures, loss {event.loss_bits:.2f} bits, "
                     f"{event.bits_per_param:.2f} bits/param, {event.tokens_per_s:,.0f} tokens/s"
                 )
             case _:
                 line = replace(line, state=event.what)
-                said = f"{event.what} after {max(0.0, event.at - standing.began):.0f} s"
+                said = f"{event.what} after {max(0.0, event.at - progress.began):.0f} s"
         self._lines[event.trial_id] = line
         if not self._live:
             self._console.print(f"{event.trial_id} {line.trial.label}: {said}", soft_wrap=True)
 
     def _board(self) -> Group:
-        return board(list(self._lines.values()), time.time(), self._num_finished_before)
+        return render_progress(list(self._lines.values()), time.time(), self._num_finished_before)

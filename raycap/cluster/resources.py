@@ -18,7 +18,7 @@ CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
 """`ray up` leaves its configuration in this file on the head of the clusters that it starts."""
 KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
 """Set in every container that KubeRay starts."""
-PATIENCE_S = 3.0
+CLUSTER_TIMEOUT_S = 3.0
 """How long a cluster may take to answer."""
 UNKNOWN_SLOTS = 32
 """Trials at once where nobody knows how large the cluster may become; each that waits for room has a driver on the head."""
@@ -55,8 +55,8 @@ def concurrent_slots(execution: ExecutionSpec, places: set[tuple[str, str]]) -> 
     slots = workers // execution.num_workers if math.isfinite(workers) else UNKNOWN_SLOTS
     if slots < 1:
         raise ResourceError(
-            f"{need(execution)}, but the cluster has {told(alive)}"
-            + (f", and may have {told(possible)}" if possible else "")
+            f"{need(execution)}, but the cluster has {format_machines(alive)}"
+            + (f", and may have {format_machines(possible)}" if possible else "")
             + f": room for {workers:g} workers; lower execution.num_workers, execution.cpus_per_worker or "
             "execution.gpus_per_worker"
         )
@@ -107,7 +107,7 @@ def workers_on(machines: list[Machines], execution: ExecutionSpec) -> float:
     return sum(count * workers for count, workers in each if workers)  # an infinite number of none is none
 
 
-def told(machines: list[Machines]) -> str:
+def format_machines(machines: list[Machines]) -> str:
     """Machines in words, those alike together."""
     alike: dict[tuple[float, float], float] = {}
     for mine in machines:
@@ -128,5 +128,5 @@ def where_trials_run(environment: Mapping[str, str]) -> str:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise OSError(f"{address!r} is not of the form host:port")
-    socket.create_connection((host, int(port)), PATIENCE_S).close()
+    socket.create_connection((host, int(port)), CLUSTER_TIMEOUT_S).close()
     return f"the cluster at {address}, which answers"

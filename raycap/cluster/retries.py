@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from raycap.cluster.errors import root_cause, root_error
 
 
-class Retries(DefaultFailurePolicy):
+class RetryPolicy(DefaultFailurePolicy):
     """Ray Train's policy, except that the same error twice at the same place ends it, and progress clears the count.
 
     `steps_done` tells how far the checkpoints are: a trial that moves on between two errors may meet as many preemptions

@@ -25,7 +25,8 @@ from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-    from raycap.cluster.trial_queue import Queue
+    from raycap.cluster.trial_queue import TrialQueue
+
 
 EXIT_INTERRUPTED = 130
 QUIET = {
@@ -190,15 +191,15 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
 
     from raycap.cluster.progress import Progress
     from raycap.cluster.resources import concurrent_slots
-    from raycap.cluster.signals import forget_wishes
-    from raycap.cluster.trial_queue import Queue, work_of
+    from raycap.cluster.signals import clear_signals
+    from raycap.cluster.trial_queue import TrialQueue, work_of
     from raycap.cluster.tuner import record_failure, run_trials
-    from raycap.cluster.worker import Setting
+    from raycap.cluster.worker import WorkerConfig
 
     storage, execution = Storage.at(place), sweep.spec.execution
     slots = concurrent_slots(execution, {("storage", place)} | _places_read(job.missing))
     opened = analyst.open.remote(slots)
-    setting = Setting(execution, place, source_commit(), analyst, sweep.spec.analysis)
+    config = WorkerConfig(execution, place, source_commit(), analyst, sweep.spec.analysis)
     _unwrapped(opened)
     # The longest first, so that no slot stands empty while the last one runs.
     ordered = sorted(job.missing, key=lambda trial: -work_of((trial,)))
@@ -206,16 +207,16 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     done = {trial_id: steps[-1] for trial_id, steps in found.items() if steps}
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
     groups = replica_groups(ordered, execution.replicas, done)
-    queue = Queue(groups, spending)
+    queue = TrialQueue(groups, spending)
     progress = Progress(job.missing, job.num_finished, analyst, console)
     progress.start()
-    forget_wishes()
+    clear_signals()
     with _signals_to(queue, console):
         try:
-            causes = run_trials(queue, setting, slots=slots)
+            causes = run_trials(queue, config, slots=slots)
         finally:
             progress.stop()
-            forget_wishes()
+            clear_signals()
         left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
         for trial_id in left & set(causes):
             if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
@@ -243,7 +244,7 @@ def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome
 
 
 @contextmanager
-def _signals_to(queue: "Queue", console: Console) -> Iterator[None]:
+def _signals_to(queue: "TrialQueue", console: Console) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM has trials save and leave; the second ends everything at once."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
         yield

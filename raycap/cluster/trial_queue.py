@@ -8,31 +8,31 @@ from ray.tune import Stopper
 from ray.tune.search import Searcher
 
 from raycap.cluster.budget import Spending
-from raycap.cluster.signals import wish
-from raycap.learner.signals import Wish
+from raycap.cluster.signals import send_signal
+from raycap.learner.signals import Signal
 from raycap.results import PlannedTrial
 
-GRACE_SECONDS = 5.0
+GRACE_PERIOD_S = 5.0
 """How long trials may take to save where they are; those that take longer go on from where they last saved."""
 
 PLACED = "placed"
 """What a Tune trial reports once its workers run."""
 
-Group = tuple[PlannedTrial, ...]
+TrialGroup = tuple[PlannedTrial, ...]
 
 
-def work_of(group: Group) -> float:
+def work_of(group: TrialGroup) -> float:
     """What a group has to compute, about: parameters times tokens."""
     return sum(float(trial.parameters.total) * trial.tokens for trial in group)
 
 
-class Queue(Searcher):
+class TrialQueue(Searcher):
     """Gives Tune one group after the other, as long as the budget allows and nobody asked to stop."""
 
-    def __init__(self, groups: list[Group], spending: Spending) -> None:
+    def __init__(self, groups: list[TrialGroup], spending: Spending) -> None:
         super().__init__()
         self._waiting, self._spending = deque(groups), spending
-        self._running: dict[str, Group] = {}
+        self._running: dict[str, TrialGroup] = {}
         self._stop_asked = False
         self._paused_at: float | None = None
         self.stopped_by_budget = False
@@ -86,8 +86,8 @@ class Queue(Searcher):
             if not (spent or self._stop_asked):
                 return False
             self._paused_at = now
-            wish(Wish.PAUSE)
-        return not self._running or now - self._paused_at > GRACE_SECONDS
+            send_signal(Signal.PAUSE)
+        return not self._running or now - self._paused_at > GRACE_PERIOD_S
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what is finished is told by the storage."""
@@ -96,10 +96,10 @@ class Queue(Searcher):
         """Nothing."""
 
 
-class AtTheEnd(Stopper):
+class StopWhenDone(Stopper):
     """Stops everything once the queue is over."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: TrialQueue) -> None:
         self._queue = queue
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -15,18 +15,18 @@ from ray.actor import ActorHandle
 from ray.tune.schedulers import FIFOScheduler
 
 from raycap.cluster.errors import TrialError, root_cause, root_error
-from raycap.cluster.signals import wished
-from raycap.cluster.trial_queue import AtTheEnd, Queue
-from raycap.cluster.worker import Setting, fit
+from raycap.cluster.signals import poll_signal
+from raycap.cluster.trial_queue import StopWhenDone, TrialQueue
+from raycap.cluster.worker import WorkerConfig, fit
 from raycap.cluster.worker_reuse import free_placement_groups
-from raycap.learner.signals import Wish
+from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
 from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
-from raycap.storage.checksum import sealed, unsealed
+from raycap.storage.checksum import verify_checksum, with_checksum
 
 
-def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
+def run_trials(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[str, str]:
     """Run the groups of the queue, each trial to its result.json or failure.json, as long as the queue goes on.
 
     Returns causes of failure by trial_id, whether or not they could be written to a failure.json.
@@ -37,11 +37,11 @@ def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:  # Tune's own notes; relaunching never reads them
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(
-                ray.tune.with_parameters(_drive_trials, setting=setting), {"node:__internal_head__": 0.001}
+                ray.tune.with_parameters(_drive_trials, config=config), {"node:__internal_head__": 0.001}
             ),
             tune_config=ray.tune.TuneConfig(
                 search_alg=queue,
-                scheduler=_scheduler(setting.execution),
+                scheduler=_scheduler(config.execution),
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -52,8 +52,8 @@ def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
                 name="tune",
                 storage_path=folder,
                 verbose=0,
-                stop=AtTheEnd(queue),
-                failure_config=ray.tune.FailureConfig(max_failures=setting.execution.max_failures),
+                stop=StopWhenDone(queue),
+                failure_config=ray.tune.FailureConfig(max_failures=config.execution.max_failures),
             ),
         )
         logging.getLogger("ray.tune").setLevel(
@@ -67,7 +67,7 @@ def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
         causes: dict[str, str] = {}
         for outcome in grid:
             if outcome.error is not None:
-                trials = map(PlannedTrial.model_validate_json, outcome.config["trials"])
+                trials = map(PlannedTrial.model_validate_json, outcome.parameters["trials"])
                 causes |= {trial.trial_id: root_cause(outcome.error) for trial in trials}
             elif outcome.metrics:
                 causes |= outcome.metrics.get("causes", {})
@@ -77,22 +77,22 @@ def run_trials(queue: Queue, setting: Setting, *, slots: int) -> dict[str, str]:
 def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:
     if not execution.early_stop:
         return FIFOScheduler()
-    from raycap.cluster.early_stopping import EarlyEnd  # loads what reads losses
+    from raycap.cluster.early_stopping import EarlyStopping  # loads what reads losses
 
-    return EarlyEnd(execution.early_stop)
+    return EarlyStopping(execution.early_stop)
 
 
-def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
+def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str, Any]:
     """The Tune trial: train, then write every result.json last. What fails is told, not raised: it would not help to try
     again what Ray Train has tried often enough.
     """
-    storage, analyst = Storage.at(setting.storage), setting.analyst
+    storage, analyst = Storage.at(config.storage), config.analyst
     causes: dict[str, str] = {}
-    asked = tuple(map(PlannedTrial.model_validate_json, config["trials"]))
+    asked = tuple(map(PlannedTrial.model_validate_json, parameters["trials"]))
     # A driver before this one may have been killed between its results.
     done = {trial.trial_id for trial in asked if storage.exists(result_path(trial.trial_id))}
     for trial_id in done:
-        analyst.record_result.remote(unsealed(storage.read(result_path(trial_id))))
+        analyst.record_result.remote(verify_checksum(storage.read(result_path(trial_id))))
     trials = tuple(trial for trial in asked if trial.trial_id not in done)
     if not trials:
         return {"causes": causes, "all_finished": True}
@@ -100,12 +100,12 @@ def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
     def fail(trial_id: str, error: BaseException) -> None:
         causes[trial_id] = record_failure(storage, trial_id, error, analyst).cause
 
-    if wished([trial.trial_id for trial in trials]) is Wish.PAUSE:
+    if poll_signal([trial.trial_id for trial in trials]) is Signal.PAUSE:
         return {"causes": causes, "all_finished": False}
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-        outcomes = fit(trials, setting)
+        outcomes = fit(trials, config)
     except Exception as error:
         for trial in trials:
             fail(trial.trial_id, error)
@@ -115,7 +115,7 @@ def _drive_trials(config: dict[str, Any], setting: Setting) -> dict[str, Any]:
             fail(trial_id, outcome)
             continue
         try:
-            storage.write(result_path(trial_id), sealed(outcome.model_dump_json(indent=1)))
+            storage.write(result_path(trial_id), with_checksum(outcome.model_dump_json(indent=1)))
             forget_checkpoints(storage, trial_id)
         except (
             OSError

@@ -19,9 +19,9 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrialError
-from raycap.cluster.signals import wished
+from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import PLACED
-from raycap.cluster.worker_reuse import WarmTrainer
+from raycap.cluster.worker_reuse import ReusingTrainer
 from raycap.learner.signals import PausedError
 from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
@@ -36,7 +36,7 @@ READER_CPUS = 0.25
 
 
 @dataclass(frozen=True)
-class Setting:
+class WorkerConfig:
     """All that a driver and its workers must know beside the trials."""
 
     execution: ExecutionSpec
@@ -67,14 +67,14 @@ class _ToTune(UserCallback):
         ray.tune.report(metrics[0])
 
 
-def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialResult | TrialError]:
+def fit(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[str, TrialResult | TrialError]:
     """Train trials together on their workers, each from its last checkpoint if there is one.
 
     Returns results by trial_id; of trials that failed and would fail again, why; nothing of those that were asked to pause
     before their end.
     Raises Ray Train's TrainingFailedError after too many other failures (see retries.py).
     """
-    execution, storage = setting.execution, Storage.at(setting.storage)
+    execution, storage = config.execution, Storage.at(config.storage)
     on_gpu = execution.gpus_per_worker > 0
     resources = {"CPU": execution.cpus_per_worker - READER_CPUS}
     if on_gpu:
@@ -87,11 +87,11 @@ def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialRe
     def tell_start() -> None:
         for trial in trials:
             afresh = not checkpoint_steps(storage.names(trial_folder(trial.trial_id)))
-            setting.analyst.start_trial.remote(trial.trial_id, afresh)
+            config.analyst.start_trial.remote(trial.trial_id, afresh)
 
-    trainer = WarmTrainer(
+    trainer = ReusingTrainer(
         _train_worker,
-        train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "setting": setting},
+        train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "config": config},
         torch_config=TorchConfig(backend="nccl" if on_gpu and PRETEND_GPUS not in os.environ else "gloo"),
         scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
@@ -112,7 +112,7 @@ def fit(trials: tuple[PlannedTrial, ...], setting: Setting) -> dict[str, TrialRe
     }
 
 
-def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why, ...} where trying again would not
     help; nothing of trials that were asked to pause.
 
@@ -123,11 +123,11 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from raycap.cluster.data_stream import ray_rows
     from raycap.learner.checkpoints import Checkpoints
     from raycap.learner.evaluation import DivergedError
-    from raycap.learner.trial import Place, run_trials
+    from raycap.learner.trial import WorkerContext, run_trials
 
-    setting: Setting = config["setting"]
-    planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, config["trials"])}
-    execution, storage = setting.execution, Storage.at(setting.storage)
+    config: WorkerConfig = parameters["config"]
+    planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
+    execution, storage = config.execution, Storage.at(config.storage)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
@@ -136,17 +136,17 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if execution.gpus_per_worker and PRETEND_GPUS not in os.environ:
         if not torch.cuda.is_available():
             error = f"Ray gave it a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA there"
-            return {trial_id: _told(RuntimeError(error)) for trial_id in planned}
+            return {trial_id: _error_record(RuntimeError(error)) for trial_id in planned}
         device = torch.device("cuda", torch.cuda.current_device())
 
     def report(trial_id: str, evaluation: Evaluation) -> None:
         if rank == 0:
-            setting.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
+            config.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
         if execution.early_stop:
-            from raycap.cluster.early_stopping import measured
+            from raycap.cluster.early_stopping import evaluation_metrics
 
             # Every worker must report, or Ray Train waits for it.
-            ray.train.report(measured(planned[trial_id], setting.analysis, evaluation) if rank == 0 else {})
+            ray.train.report(evaluation_metrics(planned[trial_id], config.analysis, evaluation) if rank == 0 else {})
 
     checkpoints = Checkpoints(storage)
     results: dict[str, dict[str, Any]] = {}
@@ -155,31 +155,31 @@ def _train_worker(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
         try:
             outcomes = run_trials(
                 specs,
-                source_commit=setting.source_commit,
+                source_commit=config.source_commit,
                 storage=storage,
                 open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
                 report=report,
                 checkpoints=checkpoints,
                 checkpoint_every_s=execution.checkpoint_every_s,
-                wish=partial(wished, trial_ids),
-                place=Place(rank, context.get_world_size(), device),
+                poll_signal=partial(poll_signal, trial_ids),
+                context=WorkerContext(rank, context.get_world_size(), device),
                 compiled=execution.compile,
             )
         except PausedError:
             break
         except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
-            results |= {trial_id: _told(error) for trial_id in trial_ids}
+            results |= {trial_id: _error_record(error) for trial_id in trial_ids}
             continue
         for trial_id, outcome in zip(trial_ids, outcomes, strict=True):
             if isinstance(outcome, DivergedError):
-                results[trial_id] = _told(outcome)
+                results[trial_id] = _error_record(outcome)
             elif rank == 0:
                 outcome.save_model(storage, model_folder(trial_id))
                 results[trial_id] = {"result": outcome.result.model_dump_json()}
     return results
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _error_record(error: Exception) -> dict[str, Any]:
     """What a worker says of an error that would come again."""
     told = "".join(traceback.format_exception(error))
     return {"error": f"{type(error).__name__}: {error}", "after_step": vars(error).get("after_step"), "traceback": told}

@@ -24,15 +24,15 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from raycap.cluster.retries import Retries
+from raycap.cluster.retries import RetryPolicy
 
-KEPT_SECONDS = 5.0
+IDLE_TIMEOUT_S = 5.0
 """How long processes wait for the next trial of their driver, which comes within a moment if there is one."""
 RESERVED = "raycap-"
 """Placement groups are named after the drivers they belong to: the cluster frees them only when the whole job ends."""
 
 
-class WarmTrainer(TorchTrainer):
+class ReusingTrainer(TorchTrainer):
     """A TorchTrainer whose controller runs in the process that calls fit(), on workers that are warm after the first."""
 
     def __init__(self, *arguments: Any, steps_done: Callable[[], int], **named: Any) -> None:
@@ -45,24 +45,24 @@ class WarmTrainer(TorchTrainer):
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unneeded)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        arguments["failure_policy"] = Retries(self.run_config.failure_config, self._steps_done)
+        arguments["failure_policy"] = RetryPolicy(self.run_config.failure_config, self._steps_done)
 
         async def control() -> Result:
-            controller = _WarmController(**arguments)
+            controller = _ReusingController(**arguments)
             await controller.run()
             return controller.get_result()
 
         return asyncio.run(control())
 
 
-class _KeptState(WorkerGroupState):
+class _IdleState(WorkerGroupState):
     """The state of a group that is over, but whose processes stay."""
 
     def shutdown(self) -> None:
         """Nothing: the next trial takes them."""
 
 
-class _Kept:
+class _IdleWorkers:
     """The processes of the driver's last trial, for a few seconds: what nobody takes must be free for others, above all for
     a trial whose machine was lost.
     """
@@ -75,7 +75,7 @@ class _Kept:
         """Keep the processes of a trial that is over."""
         with self._lock:
             self._state = state
-        timer = threading.Timer(KEPT_SECONDS, self._let_go, [state])
+        timer = threading.Timer(IDLE_TIMEOUT_S, self._let_go, [state])
         timer.daemon = True
         timer.start()
 
@@ -102,10 +102,10 @@ class _Kept:
             state.shutdown()
 
 
-class _WarmWorkers(WorkerGroup):
+class _ReusedWorkers(WorkerGroup):
     """A worker group that leaves its processes to the next one of the same driver, if its trial went well."""
 
-    _kept: ClassVar[_Kept] = _Kept()
+    _kept: ClassVar[_IdleWorkers] = _IdleWorkers()
 
     def _start_impl(self, worker_group_state_builder: Any) -> None:
         kept = self._kept.take()
@@ -144,13 +144,13 @@ class _WarmWorkers(WorkerGroup):
         status, state = self.get_latest_poll_status(), self.get_worker_group_state()
         if status and status.finished and not status.errors:
             self.execute(_leave_process_group)
-            self._worker_group_state = _KeptState(**vars(state))
+            self._worker_group_state = _IdleState(**vars(state))
             self._kept.put(state)
         super().shutdown()
 
 
-class _WarmController(TrainController):
-    worker_group_cls = _WarmWorkers
+class _ReusingController(TrainController):
+    worker_group_cls = _ReusedWorkers
 
 
 def _leave_process_group() -> None:

@@ -18,7 +18,7 @@ import psutil
 
 from raycap.terminal.format import size
 
-OLDEST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 RAY_SERIES = "2.60."
 """Of the releases whose internals cluster/worker_reuse.py knows."""
 GB = 1e9
@@ -28,7 +28,7 @@ TRIAL_BYTES = 1.4 * GB
 SHM_BYTES = 1 * GB
 RAY_DISK_SHARE = 0.95
 """Ray refuses to work where the disk of its temporary files is fuller than this."""
-PATIENCE_S = 5.0
+PROBE_TIMEOUT_S = 5.0
 
 
 class Verdict(StrEnum):
@@ -75,8 +75,8 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
 
 
 def _python() -> Iterator[Check]:
-    good = sys.version_info >= OLDEST_PYTHON
-    needed = ".".join(map(str, OLDEST_PYTHON))
+    good = sys.version_info >= MIN_PYTHON
+    needed = ".".join(map(str, MIN_PYTHON))
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Check(
         "python", Verdict.OK if good else Verdict.FAIL, found, "" if good else f"install Python {needed} or newer"
@@ -163,7 +163,7 @@ def _mlflow(uri: str) -> Iterator[Check]:
             told = f"{uri}: " + _database(file)
         elif uri.startswith("http"):
             away = "start the server, or name another in tracking.uri"
-            urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE_S).close()
+            urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
             told = f"{uri}: the server answers"
         else:
             told = f"{uri}: not looked at; the first run does"
@@ -180,7 +180,7 @@ def _database(file: Path) -> str:
         _check_writable(_existing(file.parent))
         return "not there yet; the first run makes it"
     _check_writable(file)
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=PROBE_TIMEOUT_S)
     try:
         (damage,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     finally:

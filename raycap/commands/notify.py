@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-PATIENCE_S = 60.0
+COMMAND_TIMEOUT_S = 60.0
 """How long the command may take."""
 STATUSES = {0: "finished", 1: "failed", 2: "refused", 3: "budget", 130: "interrupted"}
 """How a run ended, by its exit code."""
@@ -19,6 +19,6 @@ def notify(command: str, *, sweep: str, folder: str, code: int) -> None:
         "RAYCAP_EXIT_CODE": str(code),
     }
     try:
-        subprocess.run(command, shell=True, check=True, env=os.environ | about, timeout=PATIENCE_S)
+        subprocess.run(command, shell=True, check=True, env=os.environ | about, timeout=COMMAND_TIMEOUT_S)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"--notify-cmd: {error}", file=sys.stderr)

@@ -49,12 +49,12 @@ def texts(
     from raycap.facts.build import populations_of
     from raycap.facts.corpus import render
     from raycap.facts.order import Mix
-    from raycap.tokens.training_data import Material
+    from raycap.tokens.training_data import TrainingData
 
     planned = planned_trial(pipeline.prepare(spec, tuple(overrides or ()))[0], spec, index)
-    material = Material.of(planned.spec, populations_of(planned.spec))
+    material = TrainingData.of(planned.spec, populations_of(planned.spec))
     order = material.order((Mix(0, material.shares()),))
-    for composer, places, size in zip(material.composers, order.step_places(0), order.sizes, strict=True):
+    for composer, places, size in zip(material.composers, order.step_indices(0), order.sizes, strict=True):
         print(f"{composer.corpus.kind}: {size:,} texts, {composer.token_counts.mean:.1f} tokens on average")
         for text in render(composer.corpus, composer.trained[places[:num]]):
             print(f"  {text}")

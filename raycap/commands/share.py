@@ -17,10 +17,10 @@ from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.file import SpecError
 from raycap.storage import DamagedError, Storage, result_path
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 
 SPEC_ENDINGS = (".yaml", ".yml")
-MOST_TOLD = 5
+MAX_LISTED = 5
 """Trials that are named where the beginning of an id is that of several."""
 
 
@@ -65,10 +65,10 @@ def export(
     }.items():
         if broken:
             raise SpecError([rule])
-    with _told(f"--to {to}"):
+    with _error_as_message(f"--to {to}"):
         if to is not None:
             check_place(to, force=force)
-    with _told(f"--push {repo}"):
+    with _error_as_message(f"--push {repo}"):
         if repo is not None:
             check_hub(repo)
     if people:
@@ -78,7 +78,7 @@ def export(
 
 
 @contextmanager
-def _told(about: str) -> Iterator[None]:
+def _error_as_message(about: str) -> Iterator[None]:
     """Errors within are told in a line."""
     try:
         yield
@@ -96,7 +96,7 @@ def _export_model(
     from raycap.export.model import export_model
     from raycap.export.model_card import model_card
 
-    with ExitStack() as stack, _told(what):
+    with ExitStack() as stack, _error_as_message(what):
         target = to or Path(stack.enter_context(TemporaryDirectory(prefix="raycap-"))) / "model"
         with placed(target, force=force) as folder:
             folder.mkdir()
@@ -121,7 +121,7 @@ def _export_people(
     from raycap.facts.build import profiles_of
 
     description = spec.model_dump_json(indent=2)
-    with _told(what):
+    with _error_as_message(what):
         profiles = profiles_of(spec)
         told = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
@@ -147,13 +147,13 @@ def _trial(what: str, storage: str) -> tuple[Storage, str]:
         if not root or not last or "/" in last:
             raise SpecError([f"{what}: the folder of a trial ends in trials/ID, as runs/trials/0123456789ab does"])
         storage, what = root, last
-    with _told("--storage"):
+    with _error_as_message("--storage"):
         place = Storage.at(storage)
         found = sorted(name for name in place.names("trials") if name.startswith(what))
     if not found:
         raise SpecError([f"{what}: no trial in {place.path('trials')} begins so; give --storage if it lies elsewhere"])
     if len(found) > 1:
-        told = ", ".join(found[:MOST_TOLD]) + (", ..." if len(found) > MOST_TOLD else "")
+        told = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
         raise SpecError([f"{what}: {len(found)} trials begin so: {told}; give more of the id"])
     return place, found[0]
 
@@ -164,7 +164,7 @@ def _result(storage: Storage, trial_id: str) -> TrialResult:
 
     where = storage.path(result_path(trial_id))
     try:
-        result = read_result(unsealed(storage.read(result_path(trial_id))))
+        result = read_result(verify_checksum(storage.read(result_path(trial_id))))
     except FileNotFoundError:
         raise SpecError([f"{trial_id}: it has not finished, there is no {where}; run its sweep"]) from None
     except (DamagedError, UnreadableResult) as error:

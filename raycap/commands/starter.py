@@ -35,44 +35,44 @@ INDENT = "  "
 
 
 @dataclass(frozen=True)
-class Part:
+class SpecSection:
     """A section of the file: a model, and the values of the fields that are written."""
 
     model: type[BaseModel]
     values: Mapping[str, Any]
 
 
-TRIAL = Part(
+TRIAL = SpecSection(
     TrialSpec,
     {
-        "profiles": Part(
+        "profiles": SpecSection(
             ProfilesByCount,
             {
                 "num_profiles": 600,
                 "num_relations": 3,
                 "structure": "uniform",
-                "names": Part(NamePools, {"first": 20, "middle": 20, "last": 40}),
+                "names": SpecSection(NamePools, {"first": 20, "middle": 20, "last": 40}),
                 "seed": 0,
             },
         ),
-        "questions": Part(QuestionsByShare, {"hops": [1], "chain_of_thought": False}),
-        "tokenizer": Part(WordTokenizer, {"kind": "word"}),
-        "model": Part(
+        "questions": SpecSection(QuestionsByShare, {"hops": [1], "chain_of_thought": False}),
+        "tokenizer": SpecSection(WordTokenizer, {"kind": "word"}),
+        "model": SpecSection(
             ModelByWidth,
             {
                 "hidden_size": 8,
                 "num_layers": 2,
                 "tie_embeddings": True,
-                "heads": Part(NumHeads, {"num_heads": 1}),
-                "parametrization": Part(Standard, {"kind": "standard"}),
+                "heads": SpecSection(NumHeads, {"num_heads": 1}),
+                "parametrization": SpecSection(Standard, {"kind": "standard"}),
             },
         ),
-        "training": Part(
+        "training": SpecSection(
             TrainingSpec,
             {
-                "length": Part(Exposures, {"exposures": 150}),
+                "length": SpecSection(Exposures, {"exposures": 150}),
                 "batch_size": 256,
-                "optimizer": Part(
+                "optimizer": SpecSection(
                     AdamW,
                     {
                         "kind": "adamw",
@@ -85,7 +85,7 @@ TRIAL = Part(
                     },
                 ),
                 "precision": "fp32",
-                "packing": Part(OnePerRow, {"kind": "rows"}),
+                "packing": SpecSection(OnePerRow, {"kind": "rows"}),
                 "num_evaluations": 8,
                 "seed": 0,
             },
@@ -93,14 +93,14 @@ TRIAL = Part(
     },
 )
 GRID = {"model.hidden_size": [8, 10, 12], "training.seed": [0, 1]}
-REST = Part(
+REST = SpecSection(
     SweepSpec,
     {
-        "analysis": Part(
+        "analysis": SpecSection(
             AnalysisSpec,
             {"schemes": ["optimal"], "selections": ["set", "enumerate", "independent"], "accounting": "exact"},
         ),
-        "execution": Part(
+        "execution": SpecSection(
             ExecutionSpec,
             {
                 "num_workers": 1,
@@ -112,7 +112,7 @@ REST = Part(
                 "checkpoint_every_s": 60.0,
             },
         ),
-        "tracking": Part(TrackingSpec, {"uri": "sqlite:///mlflow.db", "experiment": "raycap"}),
+        "tracking": SpecSection(TrackingSpec, {"uri": "sqlite:///mlflow.db", "experiment": "raycap"}),
         "storage": "runs",
     },
 )
@@ -148,15 +148,15 @@ def starter(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fields(part: Part, depth: int) -> Iterator[str]:
+def _fields(part: SpecSection, depth: int) -> Iterator[str]:
     for name, value in part.values.items():
-        if isinstance(value, Part):
+        if isinstance(value, SpecSection):
             yield from _section(part.model, name, value, depth)
         else:
             yield from _field(part.model, name, value, depth)
 
 
-def _section(model: type[BaseModel], name: str, part: Part, depth: int) -> Iterator[str]:
+def _section(model: type[BaseModel], name: str, part: SpecSection, depth: int) -> Iterator[str]:
     yield from _comment(_meaning(model, name) or " ".join((part.model.__doc__ or "").split()), depth)
     yield f"{INDENT * depth}{name}:"
     yield from _fields(part, depth + 1)

@@ -23,7 +23,7 @@ from raycap.commands.arguments import (
     sweep_in,
 )
 from raycap.errors import CannotRunError
-from raycap.plan.throughput import expected
+from raycap.plan.throughput import expected_times
 from raycap.spec.file import SpecError
 from raycap.storage import absolute_uri
 from raycap.storage.lock import LockedError, locked
@@ -106,7 +106,7 @@ def plan(
         only_failed=only_failed,
         only=trials,
         as_json=as_json,
-        estimate=partial(expected, throughput=throughput, slots=slots, price_per_hour=price_per_hour)
+        estimate=partial(expected_times, throughput=throughput, slots=slots, price_per_hour=price_per_hour)
         if estimate or told
         else None,
     )

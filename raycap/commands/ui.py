@@ -19,7 +19,7 @@ from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
 from raycap.spec.file import SpecError
 
-START_S = 60.0
+START_TIMEOUT_S = 60.0
 """How long a browser waits for the page."""
 
 
@@ -106,7 +106,7 @@ def _serve(uri: str, port: int, opened: str | None) -> int:
 
 def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
     """Wait for the page. Whether it came."""
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):

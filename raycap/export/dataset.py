@@ -12,7 +12,7 @@ from raycap.export.dataset_card import card
 from raycap.export.hub import CARD_FILE, placed
 from raycap.facts.hosted import ATTRIBUTES, fingerprint, hide_progress, name_parts
 from raycap.facts.profiles import Profiles
-from raycap.facts.relations import NOBODY
+from raycap.facts.relations import NO_PERSON
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +40,7 @@ def to_dataset(profiles: Profiles) -> "Dataset":
             np.array(values, "datetime64[s]") if attribute.name == "birth_date" else values
         )
     for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
-        nobody = targets == NOBODY
+        nobody = targets == NO_PERSON
         index = pa.array(targets, mask=nobody)
         columns[relation] = pa.StructArray.from_arrays(
             [names.take(index), index], ["name", "index"], mask=pa.array(nobody)

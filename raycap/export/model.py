@@ -20,7 +20,7 @@ from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, sha256_of
 from raycap.tokens.composer import Composer
 from raycap.tokens.tokenizers import END_ID, load_tokenizer
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 TOLERANCE = 1e-3
 """Logits may differ by so much; a loss of one token then differs by at most 0.003 bits."""
@@ -73,7 +73,7 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     if tuple(profiles.facts for profiles in populations) != result.populations:
         commit = result.provenance.git_commit
         raise ValueError(f"its spec no longer gives the people it was trained on; export it with raycap at {commit}")
-    material = Material.of(result.spec, populations, load_tokenizer(folder))
+    material = TrainingData.of(result.spec, populations, load_tokenizer(folder))
     _write_settings(folder, max(composer.row_length for composer in material.composers))
 
     assert isinstance(result.spec.model, ModelByWidth)
@@ -137,7 +137,7 @@ def _compare(ours: Llama, theirs: Any, tokenizer: Any, composer: Composer, popul
         if told != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
             raise ValueError(f"transformers cuts {composer.corpus.kind} texts into other tokens than raycap trained on")
         batch = Batch.of([rows], ours.vocab_size, CPU)
-        text, before = batch.text_of[0], batch.depth[0][batch.answers[0]]
+        text, before = batch.text_of[0], batch.position_ids[0][batch.answers[0]]
         own = (ours(batch) @ ours.unembedding.mT)[0]  # (A, V)
         found = theirs(torch.from_numpy(rows.input_ids.astype(np.int64))).logits[text, before]
         differences.append(float((own - found).abs().max()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, InSpans, Measure, Slot, Span, Stretch, Table
 from raycap.facts.profiles import Profiles
-from raycap.facts.relations import NOBODY
+from raycap.facts.relations import NO_PERSON
 from raycap.facts.templates import lead_texts
 from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import Kind
@@ -53,7 +53,7 @@ class Biographies(InSpans):
     @property
     def uses(self) -> float:
         """Every subject that a person has, once."""
-        return float((self.profiles.answers != NOBODY).sum() / self.profiles.num_profiles)
+        return float((self.profiles.answers != NO_PERSON).sum() / self.profiles.num_profiles)
 
     @cached_property
     def _templates(self) -> NDArray[np.uint8]:
@@ -82,7 +82,7 @@ class Biographies(InSpans):
         spans = [Span(opening, person)]
         told, last_label = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
         for subject in self._orders[ids].T.astype(np.int64):
-            missing = self.profiles.answers[person, subject] == NOBODY
+            missing = self.profiles.answers[person, subject] == NO_PERSON
             text = first_lead[subject] + self._templates[ids, subject]
             spans.append(Span(lead, np.where(missing, NOTHING, 2 * text + (told > 0))))
             spans.append(Span(value, np.where(missing, NOTHING, person * num_subjects + subject)))

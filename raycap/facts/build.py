@@ -3,7 +3,7 @@
 from raycap.facts.biographies import Biographies
 from raycap.facts.corpus import Corpus
 from raycap.facts.hosted import load
-from raycap.facts.names_corpus import Recital
+from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
@@ -70,7 +70,7 @@ def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
     Raises ValueError where the population cannot give such texts.
     """
     if isinstance(spec, NamesOnly):
-        return (Recital(profiles),)
+        return (NamesCorpus(profiles),)
     if isinstance(spec, BiographiesSpec):
         return (Biographies(profiles, spec),)
     if max(spec.hops) > 1 and not profiles.schema.relations:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.profiles import Profiles
-from raycap.facts.relations import NOBODY
+from raycap.facts.relations import NO_PERSON
 from raycap.results import Part
 from raycap.spec import Kind, Split
 
@@ -151,7 +151,7 @@ def num_facts(corpus: Corpus) -> int:
     """How many different facts a corpus's texts use: names alone, or answers to one-hop questions."""
     if corpus.kind is Kind.NAME:
         return corpus.profiles.num_profiles
-    return int((corpus.profiles.answers != NOBODY).sum())
+    return int((corpus.profiles.answers != NO_PERSON).sum())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, IntArray, Profiles, Schema, birth_dates, census_schema
-from raycap.facts.relations import NOBODY, broken_structure
+from raycap.facts.relations import NO_PERSON, broken_structure
 from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _targets(table: Any, relation: str, names: Any) -> IntArray:
     expected = names.take(pa.array(targets))
     wrong = pc.not_equal(told, expected).fill_null(False).to_numpy(zero_copy_only=False)
     _refuse(wrong, relation, lambda row: f"{told[row]} is not the name at index {index[row]}, {expected[row]}")
-    return np.where(nobody, NOBODY, targets).astype(np.int32)
+    return np.where(nobody, NO_PERSON, targets).astype(np.int32)
 
 
 # --- identity -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from raycap.spec import Kind
 
 
 @dataclass(frozen=True)
-class Recital(InSpans):
+class NamesCorpus(InSpans):
     """Every name once; ids are people: a Corpus. The end token before a name is what it is predicted from."""
 
     profiles: Profiles

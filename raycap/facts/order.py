@@ -42,26 +42,28 @@ class Order(WithoutCaches):
         """How many texts of each corpus come before `step`."""
         return tuple(self._num_asked(np.array([step]))[0].tolist())
 
-    def step_places(self, step: int, rank: int = 0, world_size: int = 1) -> list[Ids]:
+    def step_indices(self, step: int, rank: int = 0, world_size: int = 1) -> list[Ids]:
         """Places in each corpus's list of trained ids, for one step: every world_size-th text from `rank` on."""
-        return self.places(range(step, step + 1), rank, world_size)[0]
+        return self.indices(range(step, step + 1), rank, world_size)[0]
 
-    def places(self, steps: range, rank: int = 0, world_size: int = 1) -> tuple[list[Ids], NDArray[np.int64]]:
+    def indices(self, steps: range, rank: int = 0, world_size: int = 1) -> tuple[list[Ids], NDArray[np.int64]]:
         """The places of several steps in a row, and how many are of which step: (steps, corpora)."""
         asked = self._num_asked(np.arange(steps.start, steps.stop + 1))
         counts = np.diff(asked, axis=0)
         if world_size == 1:
-            return [self._places(corpus, *asked[[0, -1], corpus].tolist()) for corpus in range(len(self.sizes))], counts
+            return [
+                self._indices(corpus, *asked[[0, -1], corpus].tolist()) for corpus in range(len(self.sizes))
+            ], counts
         before = np.cumsum(counts, axis=1) - counts  # texts of other corpora in the same step
-        places, mine = [], np.empty_like(counts)
+        indices, mine = [], np.empty_like(counts)
         for corpus, num in enumerate(counts.T):
             begin, end = asked[[0, -1], corpus].tolist()
             # stride over the whole step, not over each corpus
             in_step = np.arange(begin, end) + np.repeat(before[:, corpus] - asked[:-1, corpus], num)
             chosen = in_step % world_size == rank
-            places.append(self._places(corpus, begin, end)[chosen])
+            indices.append(self._indices(corpus, begin, end)[chosen])
             mine[:, corpus] = np.bincount(np.repeat(np.arange(len(steps)), num)[chosen], minlength=len(steps))
-        return places, mine
+        return indices, mine
 
     def _num_asked(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many texts of each corpus come before each of some steps, (steps, corpora)."""
@@ -76,7 +78,7 @@ class Order(WithoutCaches):
                     rows -= taken
         return asked
 
-    def _places(self, corpus: int, begin: int, end: int) -> Ids:
+    def _indices(self, corpus: int, begin: int, end: int) -> Ids:
         parts: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
         while begin < end:
             epoch, offset = divmod(begin, self.sizes[corpus])

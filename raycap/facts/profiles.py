@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
-from raycap.facts.relations import NOBODY, draw_relations
+from raycap.facts.relations import NO_PERSON, draw_relations
 from raycap.results import ObservedFacts, PopulationFacts
 from raycap.spec import NamePools, RelationStructure
 
@@ -113,7 +113,7 @@ class Profiles:
     @cached_property
     def _observed(self) -> ObservedFacts:
         columns = zip(self.schema.relations, self.relations.T, strict=True)
-        led_to = {relation: _occurring(column[column != NOBODY], self.num_profiles) for relation, column in columns}
+        led_to = {relation: _occurring(column[column != NO_PERSON], self.num_profiles) for relation, column in columns}
         num_values = {a.name: len(used) for a, used in zip(self.schema.attributes, self.used_values, strict=True)}
         return ObservedFacts(
             num_values=num_values | {relation: len(people) for relation, people in led_to.items()},
@@ -159,7 +159,7 @@ class Profiles:
     @property
     def answers_are_whole(self) -> bool:
         """Whether every one-hop question has an answer."""
-        return bool((self.relations != NOBODY).all())
+        return bool((self.relations != NO_PERSON).all())
 
 
 @cache

@@ -25,7 +25,7 @@ END_TEXT, PROMPT_START, PROMPT_END, CHAIN_LINK = range(len(TEXTS))
 NOTHING_HELD_OUT = HeldOut()
 
 
-class Asked(NamedTuple):
+class QuestionIndices(NamedTuple):
     """Unpacked questions; arrays share their first axis."""
 
     person: IntArray
@@ -89,7 +89,7 @@ class Questions(InSpans):
         trained = is_trained(self.kind, self.split_codes).reshape(-1, len(subjects))
         return dict(zip(subjects, trained.sum(axis=0).tolist(), strict=True))
 
-    def unpack(self, ids: Ids) -> Asked:
+    def unpack(self, ids: Ids) -> QuestionIndices:
         """Who and what some ids ask for."""
         rest, subject = quotient_and_rest(ids, len(self.profiles.schema.subjects))
         followed = []
@@ -97,7 +97,7 @@ class Questions(InSpans):
             rest, relation = quotient_and_rest(rest, len(self.profiles.schema.relations))
             followed.append(relation)
         relations = np.stack(followed[::-1], axis=1) if followed else np.empty((len(ids), 0))
-        return Asked(rest.astype(np.int32), relations.astype(np.int32), subject.astype(np.int32))
+        return QuestionIndices(rest.astype(np.int32), relations.astype(np.int32), subject.astype(np.int32))
 
     def spans(self, ids: Ids) -> list[Span]:
         """Prompt, chain if it is spelled, answer and end: in one piece for a single hop, else in as few as tables allow.

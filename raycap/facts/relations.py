@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from raycap.spec import RelationStructure
 
-NOBODY = -1
+NO_PERSON = -1
 """Where a person has no such relation: parents have no parent, children no child, if relations are bipartite."""
 MATCHINGS = ("best_friend", "worst_enemy")
 INVERSES = ("parent", "child")
@@ -51,7 +51,7 @@ def _halves(num_profiles: int, rng: np.random.Generator) -> tuple[IntArray, IntA
 
 
 def _map(num_profiles: int, *arrows: tuple[IntArray, IntArray]) -> IntArray:
-    targets = np.full(num_profiles, NOBODY, np.int32)
+    targets = np.full(num_profiles, NO_PERSON, np.int32)
     for sources, destinations in arrows:
         targets[sources] = destinations
     return targets
@@ -68,21 +68,21 @@ def broken_structure(
         return f"bipartite relations pair people up, but there are {len(people)}, an odd number"
     for name, column in columns.items():
         paired = bipartite and name in (*MATCHINGS, *INVERSES)
-        if not (bipartite and name in INVERSES) and (column == NOBODY).any():
-            return f"{name}: person {int((column == NOBODY).argmax())} has none"
+        if not (bipartite and name in INVERSES) and (column == NO_PERSON).any():
+            return f"{name}: person {int((column == NO_PERSON).argmax())} has none"
         if paired and name in MATCHINGS and not (column[column] == people).all():
             return f"{name}: not a perfect matching at person {int((column[column] != people).argmax())}"
         if (paired or not self_relations) and (column == people).any():
             return f"{name}: person {int((column == people).argmax())} is related to themselves"
         if paired and name in INVERSES:
-            sources = people[column != NOBODY]
+            sources = people[column != NO_PERSON]
             if len(sources) != len(people) // 2 or len(np.unique(column[sources])) != len(sources):
                 return f"{name}: not a bijection between two halves of the people"
             if np.isin(column[sources], sources).any():
                 return f"{name}: its two halves overlap"
     if bipartite and set(INVERSES) <= columns.keys():
         parent, child = columns["parent"], columns["child"]
-        children = people[parent != NOBODY]
+        children = people[parent != NO_PERSON]
         if not (child[parent[children]] == children).all():
             return "parent and child are not the inverse of each other"
     return None

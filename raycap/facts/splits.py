@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raycap.facts.corpus import SPLITS, TRAIN, VOID
 from raycap.facts.profiles import Profiles, Schema
-from raycap.facts.relations import NOBODY
+from raycap.facts.relations import NO_PERSON
 from raycap.spec import HeldOut, Split
 
 Codes = NDArray[np.uint8]
@@ -58,7 +58,7 @@ def codes(profiles: Profiles, held_out: HeldOut, hops: int) -> Codes | None:
     for _ in range(hops - 2):
         front = two_hop[:, :, num_attributes:, None]  # (N, R, R, 1): the first two relations as a question
         back = longer[profiles.relations].reshape(*front.shape[:3], -1)  # what is asked of the second person
-        back = np.where(profiles.relations[:, :, None, None] == NOBODY, VOID, back)
+        back = np.where(profiles.relations[:, :, None, None] == NO_PERSON, VOID, back)
         longer = np.where((front == TRAIN) | (back == VOID), back, front).reshape(len(two_hop), -1)
     return longer.ravel()
 
@@ -137,7 +137,7 @@ def _one_hop(profiles: Profiles, new: Drawn) -> Codes:
     flags[:, len(profiles.schema.attributes) :] |= first
     if Split.FIRST_PEOPLE in new:
         flags[new[Split.FIRST_PEOPLE]] |= BIT[Split.FIRST_PEOPLE]
-    return np.where(profiles.answers == NOBODY, VOID, CODE_OF_FLAGS[flags])
+    return np.where(profiles.answers == NO_PERSON, VOID, CODE_OF_FLAGS[flags])
 
 
 def _two_hop(profiles: Profiles, new: Drawn) -> Codes:
@@ -148,6 +148,6 @@ def _two_hop(profiles: Profiles, new: Drawn) -> Codes:
         flags.reshape(-1)[new[Split.TUPLES]] |= BIT[Split.TUPLES]
     found = CODE_OF_FLAGS[flags]
     if not profiles.answers_are_whole:
-        lost = (profiles.answers == NOBODY)[profiles.relations] | (profiles.relations == NOBODY)[:, :, None]
+        lost = (profiles.answers == NO_PERSON)[profiles.relations] | (profiles.relations == NO_PERSON)[:, :, None]
         found[lost] = VOID
     return found

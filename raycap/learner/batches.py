@@ -32,14 +32,14 @@ class Batch:
     """
 
     tokens: Tensor  # (R, N), token of each node, counted over the vocabularies of all replicas
-    depth: Tensor  # (R, N), tokens before it in its row
+    position_ids: Tensor  # (R, N), tokens before it in its row
     cells: Tensor  # (R, B T), node of each cell of the rows, counted over the nodes of all replicas
     cell_of: Tensor  # (R, N), a cell of each node, counted over the cells of all replicas
     shape: tuple[int, int]  # (B, T)
     answers: Tensor  # (R, A), node after which a measured token is predicted, counted over the nodes of all replicas
     answer_cells: Tensor  # (R, A), a cell of that node
     targets: Tensor  # (R, A), the measured tokens
-    measured: Tensor  # (R, A), 1.0 where there is one
+    loss_mask: Tensor  # (R, A), 1.0 where there is one
     text_of: Tensor  # (R, A), the text each of them belongs to
     labels: Tensor  # (R, A), 1 + the measure each of them belongs to
     corpus: Tensor  # (R, A), the corpus of its text
@@ -51,10 +51,10 @@ class Batch:
     @classmethod
     def of(cls, rows: list[Rows], vocab_size: int, device: torch.device, packing: PackingSpec = ONE_PER_ROW) -> Self:
         """The rows of each replica as they are, or packed into windows."""
-        known: dict[int, _Tree] = {}  # replicas of one order have the very same rows
+        known: dict[int, PrefixTree] = {}  # replicas of one order have the very same rows
         for mine in rows:
             if id(mine) not in known:
-                known[id(mine)] = _windows(mine, packing) if isinstance(packing, Windows) else _tree(mine)
+                known[id(mine)] = packed_windows(mine, packing) if isinstance(packing, Windows) else prefix_tree(mine)
         trees = [known[id(mine)] for mine in rows]
         num_rows, length = (max(tree.cells.shape[axis] for tree in trees) for axis in (0, 1))
         num_nodes, num_answers = (max(len(getattr(t, name)) for t in trees) for name in ("tokens", "answers"))
@@ -74,7 +74,7 @@ class Batch:
                 row += place * step
             return moved(together)
 
-        def cell(tree: _Tree, nodes: Indices) -> Indices:
+        def cell(tree: PrefixTree, nodes: Indices) -> Indices:
             """Cells of nodes; rows of other replicas may be longer."""
             row, column = np.divmod(tree.cell_of[nodes], tree.cells.shape[1])
             return row * length + column
@@ -86,22 +86,22 @@ class Batch:
             return np.pad(values, [(0, num_rows - len(values)), (0, length - values.shape[1])]).ravel()
 
         answers = [tree.answers for tree in trees]
-        measured = np.zeros((len(trees), num_answers), np.float32)
-        for row, answer in zip(measured, answers, strict=True):
+        loss_mask = np.zeros((len(trees), num_answers), np.float32)
+        for row, answer in zip(loss_mask, answers, strict=True):
             row[: len(answer)] = 1.0
         segments = None
         if trees[0].segments is not None:
             segments = stacked([grid(t.segments) for t in trees if t.segments is not None], num_cells)
         return cls(
             tokens=stacked([tree.tokens for tree in trees], num_nodes, vocab_size),
-            depth=stacked([tree.cell_of % tree.cells.shape[1] for tree in trees], num_nodes),
+            position_ids=stacked([tree.cell_of % tree.cells.shape[1] for tree in trees], num_nodes),
             cells=stacked([grid(tree.cells) for tree in trees], num_cells, num_nodes),
             cell_of=stacked([cell(tree, np.arange(len(tree.tokens))) for tree in trees], num_nodes, num_cells),
             shape=(num_rows, length),
             answers=stacked(answers, num_answers, num_nodes),
             answer_cells=stacked([cell(t, t.answers) for t in trees], num_answers, num_cells),
             targets=stacked([tree.targets for tree in trees], num_answers),
-            measured=moved(measured),
+            loss_mask=moved(loss_mask),
             text_of=stacked([tree.text_of for tree in trees], num_answers),
             labels=stacked([tree.labels for tree in trees], num_answers),
             corpus=stacked([mine.corpus[t.text_of] for mine, t in zip(rows, trees, strict=True)], num_answers),
@@ -111,7 +111,7 @@ class Batch:
         )
 
 
-class _Tree(NamedTuple):
+class PrefixTree(NamedTuple):
     """The batch of one replica; nodes are counted along the rows."""
 
     tokens: Indices  # (N,)
@@ -125,7 +125,7 @@ class _Tree(NamedTuple):
     num_tokens: int
 
 
-def _tree(rows: Rows) -> _Tree:
+def prefix_tree(rows: Rows) -> PrefixTree:
     """One text per row; what rows begin with alike becomes the same nodes."""
     lengths = rows.lengths
     length = int(lengths.max())
@@ -143,7 +143,7 @@ def _tree(rows: Rows) -> _Tree:
     cells.ravel()[cell_of] = np.arange(len(cell_of))
     np.maximum.accumulate(cells, axis=0, out=cells)  # where it is not new, it is that of a row above
     text, column = labels.nonzero()
-    return _Tree(
+    return PrefixTree(
         tokens=inputs.ravel()[cell_of],
         cells=cells,
         cell_of=cell_of,
@@ -156,10 +156,10 @@ def _tree(rows: Rows) -> _Tree:
     )
 
 
-def _windows(rows: Rows, packing: Windows) -> _Tree:
+def packed_windows(rows: Rows, packing: Windows) -> PrefixTree:
     """Texts one after the other in windows. Padding is segment 0, and every cell a node of its own."""
     lengths = rows.lengths
-    windows, offsets = places_in_windows(lengths, packing.length)
+    windows, offsets = window_positions(lengths, packing.length)
     text = np.repeat(np.arange(len(rows)), lengths)
     column = np.arange(len(text)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     shape = (int(windows[-1]) + 1, packing.length)
@@ -168,7 +168,7 @@ def _windows(rows: Rows, packing: Windows) -> _Tree:
     tokens[there], segments[there] = rows.input_ids[text, column], 1 + text
     text, column = rows.labels.nonzero()
     every_cell = np.arange(tokens.size)
-    return _Tree(
+    return PrefixTree(
         tokens=tokens.ravel(),
         cells=every_cell.reshape(shape),
         cell_of=every_cell,
@@ -181,7 +181,7 @@ def _windows(rows: Rows, packing: Windows) -> _Tree:
     )
 
 
-def places_in_windows(lengths: Indices, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def window_positions(lengths: Indices, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Window of each text, and where in it the text begins: one after the other, never cut.
 
     Raises ValueError for a text that is longer than a window.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from raycap.facts.order import Mix
 from raycap.spec import LossBelow
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 LOSS_WINDOW_STEPS = 100
 """A phase that ends by its loss is looked at this often, over the steps in between."""
@@ -18,7 +18,7 @@ LOSS_UNIT_BITS = 2.0**-20
 
 
 @dataclass
-class Course:
+class CurriculumState:
     """How far a trial has come in its curriculum; plain numbers, kept in checkpoints."""
 
     starts: list[int] = field(default_factory=lambda: [0])
@@ -34,11 +34,11 @@ class Course:
 class Curriculum:
     """Decides over a Course."""
 
-    def __init__(self, material: Material, course: Course) -> None:
-        training = material.spec.training
+    def __init__(self, data: TrainingData, course: CurriculumState) -> None:
+        training = data.spec.training
         self.course, self._training = course, training
-        self._shares = [*map(material.shares, training.curriculum), material.shares()]
-        self._rates = [material.rates(shares) for shares in self._shares]
+        self._shares = [*map(data.shares, training.curriculum), data.shares()]
+        self._rates = [data.rates(shares) for shares in self._shares]
         self._plateau_steps = (
             max(1, round(training.stop.window_exposures / self._rates[-1].exposures / training.batch_size))
             if training.stop

@@ -88,13 +88,15 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(3 * spec.hidden_size, spec.hidden_size)
         self.o_proj = Linear(spec.hidden_size, spec.hidden_size)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None) -> Tensor:
         """Nodes (R, N, H) to cells (R, B T, H); `mask` (R B, 1, T, T) is true where a cell sees another, None for all
         before it.
         """
         num_rows, length = batch.shape
-        qkv = rotate(self.qkv_proj(x), *turns)
-        heads = taken(qkv, batch.cells).view(-1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size)
+        qkv = rotate(self.qkv_proj(x), *rope)
+        heads = gather_rows(qkv, batch.cells).view(
+            -1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size
+        )
         return attend(heads, mask, self.scale)
 
 
@@ -122,16 +124,16 @@ class Block(nn.Module):
         self.mlp = MLP(spec.hidden_size)
 
     def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None, *, answers_only: bool
+        self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None, *, answers_only: bool
     ) -> Tensor:
         """(R, N, H) to the same, or only the nodes of answers go on from here, (R, A, H).
 
         The last block is asked this way: what it would make of other nodes, nobody looks at.
         """
-        mixed = self.self_attn(self.input_layernorm(x), turns, batch, mask)
+        mixed = self.self_attn(self.input_layernorm(x), rope, batch, mask)
         if answers_only:
-            x = taken(x, batch.answers)
-        x = x + self.self_attn.o_proj(taken(mixed, batch.answer_cells if answers_only else batch.cell_of))
+            x = gather_rows(x, batch.answers)
+        x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -209,7 +211,7 @@ class Llama(nn.Module):
         Where the batch has segments, a cell sees only those before it with its own number: what lies in a row is as alone
         as in rows of its own. Rotary angles need not start afresh, since only their differences count.
         """
-        tables = rope(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device)
+        tables = rope_tables(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device)
         # On an H100, rows of 35 tokens take 0.72 times as long with this kernel as with cuDNN's, which torch would choose
         # and which builds a plan for each new length (0.17 s) and fails on 65,536 rows and more.
         short = self.device.type == "cuda" and batch.segments is None
@@ -217,15 +219,15 @@ class Llama(nn.Module):
             return self._read(batch, tables)
 
     def _read(self, batch: Batch, tables: tuple[Tensor, Tensor]) -> Tensor:
-        x = taken(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
-        turns = tuple(F.embedding(batch.depth, table) for table in tables)
+        x = gather_rows(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
+        rope = tuple(F.embedding(batch.position_ids, table) for table in tables)
         mask = None
         if batch.segments is not None:
             mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
         *blocks, last = self.layers
         for block in blocks:
-            x = block(x, turns, batch, mask, answers_only=False)
-        x = self.norm(last(x, turns, batch, mask, answers_only=True))
+            x = block(x, rope, batch, mask, answers_only=False)
+        x = self.norm(last(x, rope, batch, mask, answers_only=True))
         return x / self.spec.width_multiplier  # the same as logits / m, in fewer numbers
 
     def compile_blocks(self) -> None:
@@ -233,7 +235,7 @@ class Llama(nn.Module):
         self._read = torch.compile(self._read, dynamic=True)  # type: ignore[method-assign]
 
 
-def taken(x: Tensor, places: Tensor) -> Tensor:
+def gather_rows(x: Tensor, places: Tensor) -> Tensor:
     """Of x (R, n, C) the vectors at `places` (R, m), which count on from replica to replica: (R, m, C)."""
     flat = x.flatten(0, 1)
     if x.is_cuda:  # where index_select adds up gradients in any order, and F.embedding in that of places
@@ -242,7 +244,7 @@ def taken(x: Tensor, places: Tensor) -> Tensor:
 
 
 @cache
-def rope(length: int, hidden_size: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope_tables(length: int, hidden_size: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """What turns the pairs of queries and keys, and leaves values as they are, at every position: e^(i angle), and what
     turns them back, as real and imaginary parts by turns, each (T, 3H).
 
@@ -252,8 +254,8 @@ def rope(length: int, hidden_size: int, head_size: int, device: torch.device) ->
     frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, hidden_size // head_size)
     angles = torch.cat([angles, angles, torch.zeros_like(angles)], dim=1)
-    turns, back = (torch.stack([angles.cos(), sign * angles.sin()], dim=-1).flatten(1) for sign in (1, -1))
-    return turns.to(device), back.to(device)
+    rope, rope_conjugate = (torch.stack([angles.cos(), sign * angles.sin()], dim=-1).flatten(1) for sign in (1, -1))
+    return rope.to(device), rope_conjugate.to(device)
 
 
 def build(

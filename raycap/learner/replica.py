@@ -10,20 +10,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raycap.learner.curriculum import LOSS_UNIT_BITS, Course, Curriculum
+from raycap.learner.curriculum import LOSS_UNIT_BITS, Curriculum, CurriculumState
 from raycap.learner.evaluation import DivergedError, Sample, losses
 from raycap.learner.model import CPU, Llama, count_parameters
 from raycap.learner.training import Snapshot, diverged_error
 from raycap.results import Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
 from raycap.spec import TrialSpec
 from raycap.tokens.rows import RowSource
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Where this worker stands among the workers of its trials, and what it computes on."""
 
     rank: int = 0
@@ -31,11 +31,11 @@ class Place:
     device: torch.device = CPU
 
 
-ALONE = Place()
+SINGLE_WORKER = WorkerContext()
 
 
 @dataclass
-class State:
+class ReplicaState:
     """How far a trial has come. The data's position is the step: see facts/order.py."""
 
     step: int = 0
@@ -44,7 +44,7 @@ class State:
     loss_sum_units: int = 0
     """Since the last evaluation."""
     num_texts: int = 0
-    course: Course = field(default_factory=Course)
+    course: CurriculumState = field(default_factory=CurriculumState)
     ended: bool = False
     """Early, because that was wished from outside."""
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -61,23 +61,23 @@ class State:
 class Replica:
     """One trial under way: all that is its own but its weights."""
 
-    def __init__(self, spec: TrialSpec, populations: tuple[PopulationFacts, ...], material: Material) -> None:
-        self.spec, self.populations, self.material = spec, populations, material
-        self.state = State()
-        self.curriculum = Curriculum(material, self.state.course)
+    def __init__(self, spec: TrialSpec, populations: tuple[PopulationFacts, ...], data: TrainingData) -> None:
+        self.spec, self.populations, self.data = spec, populations, data
+        self.state = ReplicaState()
+        self.curriculum = Curriculum(data, self.state.course)
         self.error: DivergedError | None = None
         training = spec.training
         self.samples = [
             Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
-            for composer, population in zip(material.composers, material.population_of, strict=True)
+            for composer, population in zip(data.composers, data.population_of, strict=True)
         ]
 
     def resume(self, counters: dict[str, Any], evaluations: str) -> None:
         """Go on from a checkpoint."""
-        course = Course(**counters.pop("course"))
+        course = CurriculumState(**counters.pop("course"))
         history = [Evaluation.model_validate(entry) for entry in json.loads(evaluations)]
-        self.state = State(**counters, course=course, evaluations=history)
-        self.curriculum = Curriculum(self.material, course)
+        self.state = ReplicaState(**counters, course=course, evaluations=history)
+        self.curriculum = Curriculum(self.data, course)
 
     def add(self, snapshot: Snapshot) -> None:
         """Count what was trained since the pause before; a trial that has diverged stays where it is."""
@@ -86,25 +86,27 @@ class Replica:
         self.state.add(snapshot)
         self.curriculum.add(snapshot.step, snapshot.loss_sum_units, snapshot.num_texts)
 
-    def evaluate(self, model: Llama, snapshot: Snapshot, source: RowSource, place: Place) -> Evaluation | None:
+    def evaluate(
+        self, model: Llama, snapshot: Snapshot, source: RowSource, context: WorkerContext
+    ) -> Evaluation | None:
         """Measure the whole population; None if losses are not finite, which is an error from then on."""
         table, precision = LossTable(rows=()), self.spec.training.precision
         try:
             for sample in self.samples:
-                table += losses(model, sample, precision=precision, rank=place.rank, world_size=place.world_size)
+                table += losses(model, sample, precision=precision, rank=context.rank, world_size=context.world_size)
         except DivergedError as error:
             self.error = DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr")
             return None
         evaluation = Evaluation(
             step=snapshot.step,
-            exposures=self.material.exposures(source.order.num_asked(snapshot.step)),
+            exposures=self.data.exposures(source.order.num_asked(snapshot.step)),
             tokens=self.state.tokens,
             learning_rate=snapshot.learning_rate,
             train_loss_bits=self.state.loss_sum_units * LOSS_UNIT_BITS / self.state.num_texts,
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
             parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
-            losses=_over_workers(table, place.world_size),
+            losses=_over_workers(table, context.world_size),
         )
         before = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
         self.state.evaluations[-1:] = [*before, evaluation]
@@ -117,19 +119,19 @@ class Replica:
             return StopReason.PLATEAU
         return StopReason.EARLY if self.state.ended else StopReason.LENGTH
 
-    def result(self, model: Llama, place: Place, source_commit: str) -> TrialResult:
+    def result(self, model: Llama, context: WorkerContext, source_commit: str) -> TrialResult:
         """What the trial leaves behind."""
         return TrialResult(
             trial_id=self.spec.trial_id,
             spec=self.spec,
             populations=self.populations,
             parameters=count_parameters(model),
-            vocab_size=self.material.vocab_size,
+            vocab_size=self.data.vocab_size,
             num_steps=self.state.step,
             stop_reason=self._stop_reason,
-            num_workers=place.world_size,
+            num_workers=context.world_size,
             evaluations=tuple(self.state.evaluations),
-            provenance=_provenance(source_commit, place.device),
+            provenance=_provenance(source_commit, context.device),
         )
 
 

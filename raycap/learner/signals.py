@@ -3,13 +3,13 @@
 from enum import IntEnum
 
 
-class Wish(IntEnum):
+class Signal(IntEnum):
     """What is wished of trials under way."""
 
-    GO_ON = 0
+    CONTINUE = 0
     PAUSE = 1
     """Save and leave; they go on another time."""
-    END = 2
+    STOP = 2
     """Measure and end here: more steps would tell nothing new."""
 
 

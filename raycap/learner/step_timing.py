@@ -5,13 +5,13 @@ import time
 import torch
 
 from raycap.learner.evaluation import DivergedError
-from raycap.learner.replica import Place
-from raycap.learner.signals import PausedError, Wish
+from raycap.learner.replica import WorkerContext
+from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import run_trials
 from raycap.spec import TrialSpec
 from raycap.storage import Storage
 
-PATIENCE_S = 0.7
+TIMING_TIMEOUT_S = 0.7
 """So long is trained, and at least a few steps."""
 
 
@@ -27,16 +27,16 @@ def seconds_per_step(
     clock = time.perf_counter if on_gpu or threads > 1 else time.process_time
     looks: list[float] = []
 
-    def wish() -> Wish:
+    def signal() -> Signal:
         """Asked after the first step, which is slow, and then at lengthening intervals."""
         looks.append(clock())
-        return Wish.PAUSE if looks[-1] - looks[0] >= PATIENCE_S else Wish.GO_ON
+        return Signal.PAUSE if looks[-1] - looks[0] >= TIMING_TIMEOUT_S else Signal.CONTINUE
 
     once = {"num_evaluations": 1}
     specs = tuple(spec.model_copy(update={"training": spec.training.model_copy(update=once)}) for spec in specs)
-    place = Place(device=torch.device("cuda" if on_gpu else "cpu"))
+    context = WorkerContext(device=torch.device("cuda" if on_gpu else "cpu"))
     try:
-        outcomes = run_trials(specs, source_commit="", storage=storage, wish=wish, place=place)
+        outcomes = run_trials(specs, source_commit="", storage=storage, poll_signal=signal, context=context)
     except PausedError as paused:
         return (looks[-1] - looks[0]) / (vars(paused)["after_step"] - 1)
     except DivergedError:

@@ -17,7 +17,7 @@ from raycap.spec import Precision, TrainingSpec
 from raycap.tokens.composer import Rows
 
 CHECK_FINITE_EVERY = 100
-LOWEST_SCALE = 2.0**-10
+MIN_LOSS_SCALE = 2.0**-10
 """Of fp16 losses: one that is scaled down so far overflows whatever is done."""
 
 
@@ -53,7 +53,7 @@ class Loss:
 
     def __call__(self, token_nats: Tensor, batch: Batch) -> Tensor:
         """The objective of one batch, summed over replicas: none of them feels the others."""
-        weights = batch.measured * self._share
+        weights = batch.loss_mask * self._share
         if self._weights is not None:
             weights = weights * self._weights[batch.corpus]
         return (token_nats * weights).sum()
@@ -91,7 +91,7 @@ def train(
         with autocast(spec.precision, device):
             token_nats = token_losses(model, batch)
         optimizer.take_gradients(scaler.scale(loss(token_nats, batch)))
-        totals = (token_nats.detach() * batch.measured).double().sum(dim=1)
+        totals = (token_nats.detach() * batch.loss_mask).double().sum(dim=1)
         if world_size > 1:
             dist.all_reduce(optimizer.gradients)
         for member in optimizer.members:
@@ -113,7 +113,7 @@ def train(
         if done % CHECK_FINITE_EVERY == 0 or pauses:
             if (bad := int(first_bad.max())) < num_steps:
                 raise diverged_error(bad, max(rates))
-            if scaler.is_enabled() and scaler.get_scale() < LOWEST_SCALE:
+            if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
                 raise DivergedError(f"fp16 gradients overflow at every scale up to step {done}; take bf16")
         if pauses:
             seconds = (time.perf_counter() - began) / num_replicas

@@ -21,9 +21,9 @@ from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
-from raycap.learner.pauses import Watch
-from raycap.learner.replica import ALONE, Place, Replica
-from raycap.learner.signals import PausedError, Wish
+from raycap.learner.pauses import PauseSchedule
+from raycap.learner.replica import SINGLE_WORKER, Replica, WorkerContext
+from raycap.learner.signals import PausedError, Signal
 from raycap.learner.training import Loss, Snapshot, train
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
@@ -32,7 +32,7 @@ from raycap.storage.saved_model import DIGEST_FILE, parent_model, sha256_of
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, rows_of
 from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -77,8 +77,8 @@ def run_trials(
     report: Report = lambda trial_id, evaluation: None,
     checkpoints: Checkpoints | None = None,
     checkpoint_every_s: float = 60.0,
-    wish: Callable[[], Wish] = lambda: Wish.GO_ON,
-    place: Place = ALONE,
+    poll_signal: Callable[[], Signal] = lambda: Signal.CONTINUE,
+    context: WorkerContext = SINGLE_WORKER,
     compiled: bool = False,
 ) -> list[TrainedTrial | DivergedError]:
     """Train and measure resolved trials as replicas of one stack; they go on from their checkpoints if they have any.
@@ -99,23 +99,23 @@ def run_trials(
     with parent_model(spec.fill, storage) if spec.fill and storage else nullcontext() as parent:
         tokenizer = load_tokenizer(parent) if parent else None
         populations = [populations_of(mine) for mine in specs]
-        materials = [Material.of(mine, about, tokenizer) for mine, about in zip(specs, populations, strict=True)]
-        (vocab_size,) = {material.vocab_size for material in materials}
+        datasets = [TrainingData.of(mine, about, tokenizer) for mine, about in zip(specs, populations, strict=True)]
+        (vocab_size,) = {data.vocab_size for data in datasets}
         if parent:
-            model = pretrained.load(spec.model, parent).copy(place.device)
+            model = pretrained.load(spec.model, parent).copy(context.device)
         else:
             generators = tuple(torch.Generator().manual_seed(mine.training.seed) for mine in specs)
-            model = llama.build(spec.model, vocab_size, generators=generators, device=place.device)
+            model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
     replicas = [
-        Replica(mine, tuple(profiles.facts for profiles in about), material)
-        for mine, about, material in zip(specs, populations, materials, strict=True)
+        Replica(mine, tuple(profiles.facts for profiles in about), data)
+        for mine, about, data in zip(specs, populations, datasets, strict=True)
     ]
-    run = _Run(replicas, model, place, report, checkpoints)
+    run = _Run(replicas, model, context, report, checkpoints)
     run.resume()
     if compiled:
         model.compile_blocks()
     try:
-        run.train(open_rows, Watch(checkpoint_every_s, wish, place, run.step))
+        run.train(open_rows, PauseSchedule(checkpoint_every_s, poll_signal, context, run.step))
     except Exception as error:
         vars(error)["after_step"] = run.step
         raise
@@ -123,9 +123,9 @@ def run_trials(
         return [
             replica.error
             or TrainedTrial(
-                replica.result(model.replica(number), place, source_commit),
+                replica.result(model.replica(number), context, source_commit),
                 model.replica(number).copy(),
-                replica.material.tokenizer,
+                replica.data.tokenizer,
             )
             for number, replica in enumerate(replicas)
         ]
@@ -149,17 +149,17 @@ class _Run:
         self,
         replicas: list[Replica],
         model: llama.Llama,
-        place: Place,
+        context: WorkerContext,
         report: Report,
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.replicas, self.model, self.place = replicas, model, place
+        self.replicas, self.model, self.context = replicas, model, context
         self.report, self.checkpoints = report, checkpoints
         self.training = replicas[0].spec.training
-        (self.num_steps,) = {replica.material.num_steps for replica in replicas}
+        (self.num_steps,) = {replica.data.num_steps for replica in replicas}
         self.optimizer = optim.build(tuple(replica.spec.training.optimizer for replica in replicas), model)
         fp16 = self.training.precision is Precision.FP16
-        self.scaler = torch.amp.GradScaler(place.device.type, enabled=fp16)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=fp16)
         self.step = 0
         self.evaluation_steps = evaluation_steps(self.num_steps, self.training.num_evaluations)
 
@@ -168,22 +168,21 @@ class _Run:
         """Whether a plateau was reached, which only a trial that trains alone has, or an early end wished."""
         return self.replicas[0].state.course.stopped or self.replicas[0].state.ended
 
-    def train(self, open_rows: OpenRows, watch: Watch) -> None:
+    def train(self, open_rows: OpenRows, pauses: PauseSchedule) -> None:
         """Train to the end, or to where it stops; where a phase ends by its loss, the stream is opened anew."""
-        first, place = self.replicas[0], self.place
+        first, context = self.replicas[0], self.context
         expected = [
-            self.training.batch_size * replica.material.measured_tokens(replica.material.shares())
-            for replica in self.replicas
+            self.training.batch_size * replica.data.measured_tokens(replica.data.shares()) for replica in self.replicas
         ]
-        loss = Loss(expected, first.material.corpus_weights, place.device)
+        loss = Loss(expected, first.data.corpus_weights, context.device)
         while self.step < self.num_steps and not self.stopped:
-            orders = [replica.material.order(replica.curriculum.mixes) for replica in self.replicas]
+            orders = [replica.data.order(replica.curriculum.mixes) for replica in self.replicas]
             sources = tuple(
-                RowSource(replica.material.composers, order, self.num_steps, place.rank, place.world_size)
+                RowSource(replica.data.composers, order, self.num_steps, context.rank, context.world_size)
                 for replica, order in zip(self.replicas, orders, strict=True)
             )
             watched = first.curriculum.watched_steps(self.num_steps)
-            watch.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}
+            pauses.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}
             all_snapshots = train(
                 self.model,
                 self.optimizer,
@@ -193,26 +192,26 @@ class _Run:
                 loss,
                 start_step=self.step,
                 num_steps=self.num_steps,
-                pauses_after=watch.pauses_after,
-                world_size=place.world_size,
+                pauses_after=pauses.pauses_after,
+                world_size=context.world_size,
             )
             for snapshots in all_snapshots:
                 self.step = snapshots[0].step
                 for replica, snapshot in zip(self.replicas, snapshots, strict=True):
                     replica.add(snapshot)
                 next_phase = self.step in watched and first.curriculum.watch(self.step)
-                asked = watch.look(self.step)
-                wish = asked.wish if self.step < self.num_steps else Wish.GO_ON
-                if wish is Wish.END:
+                asked = pauses.poll(self.step)
+                signal = asked.signal if self.step < self.num_steps else Signal.CONTINUE
+                if signal is Signal.STOP:
                     for replica in self.replicas:
                         replica.state.ended = True
                 evaluates = self.stopped or self.step in self.evaluation_steps
                 if evaluates:
                     self._evaluate(snapshots, sources)
-                if evaluates or asked.save or wish is Wish.PAUSE:
+                if evaluates or asked.save or signal is Signal.PAUSE:
                     self._checkpoint()
-                    watch.saved()
-                if wish is Wish.PAUSE:
+                    pauses.saved()
+                if signal is Signal.PAUSE:
                     raise PausedError(f"paused after step {self.step}")
                 if next_phase or self.stopped:
                     break
@@ -226,12 +225,12 @@ class _Run:
         with self.optimizer.averaged():
             for number, replica in self._sound:
                 model = self.model.replica(number)
-                evaluation = replica.evaluate(model, snapshots[number], sources[number], self.place)
+                evaluation = replica.evaluate(model, snapshots[number], sources[number], self.context)
                 if evaluation is not None:
                     self.report(replica.spec.trial_id, evaluation)
 
     def _checkpoint(self) -> None:
-        if self.checkpoints is None or self.place.rank > 0:
+        if self.checkpoints is None or self.context.rank > 0:
             return
         for number, replica in self._sound:
             state = replica.state
@@ -252,8 +251,8 @@ class _Run:
         if self.checkpoints is None:
             return
         trial_ids = [replica.spec.trial_id for replica in self.replicas]
-        self.step, states = self.checkpoints.latest(trial_ids, self.place.device)
-        if self.place.rank == 0:
+        self.step, states = self.checkpoints.latest(trial_ids, self.context.device)
+        if self.context.rank == 0:
             for trial_id in trial_ids:  # what is further would be taken for newer than what is saved from now on
                 self.checkpoints.forget_after(trial_id, self.step)
         for number, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from raycap.results import PlannedTrial
 from raycap.spec import Biographies, ExecutionSpec, ModelByWidth, Muon, NamesOnly, NumHeads, Precision, TrialSpec
 
-Group = tuple[PlannedTrial, ...]
+StackGroup = tuple[PlannedTrial, ...]
 """Trials that train together, as a stack."""
 
 SWEEP_SECONDS = 20.0
@@ -32,7 +32,7 @@ BYTES_PER_TEXT = 10
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepTime:
     """How fast a stack trains."""
 
     seconds_per_step: float
@@ -81,8 +81,8 @@ class Estimate:
 
 
 def estimate(
-    groups: Sequence[Group],
-    paces: Sequence[Pace | None],
+    groups: Sequence[StackGroup],
+    step_times: Sequence[StepTime | None],
     execution: ExecutionSpec,
     *,
     slots: int,
@@ -95,13 +95,13 @@ def estimate(
     """
     trials: dict[str, TrialEstimate] = {}
     known = []
-    for group, pace in zip(groups, paces, strict=True):
-        if pace is None:
+    for group, step_time in zip(groups, step_times, strict=True):
+        if step_time is None:
             continue
-        seconds = group_seconds(group, pace.seconds_per_step, max(steps_done.get(t.trial_id, 0) for t in group))
+        seconds = group_seconds(group, step_time.seconds_per_step, max(steps_done.get(t.trial_id, 0) for t in group))
         known.append(seconds)
         memory = worker_bytes(group, execution)
-        trials |= {trial.trial_id: TrialEstimate(seconds, pace.source, memory) for trial in group}
+        trials |= {trial.trial_id: TrialEstimate(seconds, step_time.source, memory) for trial in group}
     seconds = SWEEP_SECONDS + makespan(known, slots) if groups else 0.0
     gpu_hours = execution.num_workers * execution.gpus_per_worker * sum(known) / 3600
     paid_hours = gpu_hours if execution.gpus_per_worker else seconds / 3600
@@ -115,7 +115,7 @@ def estimate(
     )
 
 
-def group_seconds(group: Group, seconds_per_step: float, steps_done: int = 0) -> float:
+def group_seconds(group: StackGroup, seconds_per_step: float, steps_done: int = 0) -> float:
     """How long a stack trains from a step on, with its start and its evaluations."""
     steps, training = group[0].steps, group[0].spec.training
     left = max(steps - steps_done, 0)
@@ -160,7 +160,7 @@ def slots_of(execution: ExecutionSpec, cpus: float, gpus: float) -> int:
     return max(1, min(workers // execution.num_workers, execution.max_concurrent_trials))
 
 
-def worker_bytes(group: Group, execution: ExecutionSpec) -> float:
+def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     """Memory of one worker of a stack, about: process, weights, gradients, optimizer, activations of a batch, data."""
     trial, members = group[0], len(group)
     spec, parameters = trial.spec, trial.parameters
@@ -195,7 +195,7 @@ def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
     return json.dumps([tree, where], sort_keys=True)
 
 
-def work_per_step(group: Group) -> float:
+def work_per_step(group: StackGroup) -> float:
     """What a step of a stack computes, about: parameters times tokens."""
     return sum(trial.parameters.total * trial.tokens / trial.steps for trial in group)
 

@@ -42,7 +42,7 @@ from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
 from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 SATURATION_BITS_PER_PARAM = 2.0
 """What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""
@@ -109,7 +109,7 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> Pl
     )
 
 
-def _check_course(spec: TrialSpec, material: Material) -> None:
+def _check_course(spec: TrialSpec, material: TrainingData) -> None:
     """Raise ValueError where windows are too short for texts, or for a plateau to be seen."""
     training = spec.training
     if isinstance(training.packing, Windows):
@@ -172,7 +172,7 @@ def _is_estimated(spec: TrialSpec) -> bool:
 class _Reading:
     """What is known of trials by what they read alone, whatever model reads it and how it is trained."""
 
-    material: Material
+    material: TrainingData
     populations: tuple[PopulationFacts, ...]
     dataset_bits: dict[str, float]
     rates: Rates
@@ -266,20 +266,20 @@ class _Shared:
             tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in material.token_counts),
         )
 
-    def _material(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> Material:
+    def _material(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> TrainingData:
         """What is read of some people; of many and a BPE an estimate, with exposures counted of all."""
         if spec.fill:
             with parent_model(spec.fill, self._storage) as folder:
-                return Material.of(spec, people, load_tokenizer(folder))
+                return TrainingData.of(spec, people, load_tokenizer(folder))
         if not _is_estimated(spec):
-            return Material.of(spec, people, self._tokenizer(spec, people[0]))
+            return TrainingData.of(spec, people, self._tokenizer(spec, people[0]))
         few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
         questions = spec.questions
         if questions.held_out.fractions:  # few people would not have the fractions that many do
             questions = questions.model_copy(update={"held_out": HeldOut()})
         spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
         few_people = self._population(few)
-        estimate = Material.of(spec_of_few, (few_people,), self._tokenizer(spec_of_few, few_people))
+        estimate = TrainingData.of(spec_of_few, (few_people,), self._tokenizer(spec_of_few, few_people))
         whole = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
         return replace(estimate, num_facts=num_facts(whole))
 

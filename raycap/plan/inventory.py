@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ValidationError
 
-from raycap.plan.spec_diff import TrialBefore, changes, shortened
+from raycap.plan.spec_diff import PreviousTrial, changes, shorten_value
 from raycap.results import EarlierTrials, PlannedTrial, RunRecord, StopReason, SweepRecord, read_failure
 from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 
 READERS = 16
 """Files read at once: a result in an object store is waited for."""
@@ -19,7 +19,7 @@ CAUSE_LENGTH = 120
 """Characters of a failure's cause that are told."""
 
 
-class What(StrEnum):
+class TrialState(StrEnum):
     """What is there of a trial."""
 
     NEW = "new"
@@ -35,16 +35,16 @@ class What(StrEnum):
 
 
 @dataclass(frozen=True)
-class State:
+class InventoryEntry:
     """What is there of a trial, and why or how far; str() is both in a few words."""
 
-    what: What
+    what: TrialState
     reason: str = ""
     steps_done: int = 0
     """Of its last checkpoint; 0 where there is none, or training is over."""
 
     def __str__(self) -> str:
-        between = " " if self.what in (What.FINISHED, What.RESUMABLE) else ": "
+        between = " " if self.what in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
         return f"{self.what}{between}{self.reason}" if self.reason else self.what
 
 
@@ -61,27 +61,27 @@ class StaleTrial:
 class Inventory:
     """What the storage holds of a sweep."""
 
-    states: Mapping[str, State]
+    states: Mapping[str, InventoryEntry]
     """Of every trial of the sweep, by trial_id."""
     stale: tuple[StaleTrial, ...]
 
     def to_run(self, trials: Iterable[PlannedTrial], *, only_failed: bool = False) -> list[PlannedTrial]:
         """Those of the trials that a run trains: all that are not finished, or those alone whose last run failed."""
-        kinds = {What.FAILED} if only_failed else set(What) - {What.FINISHED}
+        kinds = {TrialState.FAILED} if only_failed else set(TrialState) - {TrialState.FINISHED}
         return [trial for trial in trials if self.states[trial.trial_id].what in kinds]
 
 
 def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
     """Look through the storage, read every result and check its seal. Nothing is changed."""
     inside = storage.folders("trials")
-    states = {trial.trial_id: State(What.NEW) for trial in sweep.trials}
+    states = {trial.trial_id: InventoryEntry(TrialState.NEW) for trial in sweep.trials}
     begun = [trial for trial in sweep.trials if inside.get(trial.trial_id)]
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda trial: _state(trial, inside[trial.trial_id], storage), begun)
         states |= {trial.trial_id: state for trial, state in zip(begun, found, strict=True)}
-    before = _trials_before(sweep, storage)
-    new = [trial for trial in sweep.trials if states[trial.trial_id].what is What.NEW]
-    states |= {trial_id: State(What.NEW, reason) for trial_id, reason in changes(new, before).items()}
+    before = _previous_trials(sweep, storage)
+    new = [trial for trial in sweep.trials if states[trial.trial_id].what is TrialState.NEW]
+    states |= {trial_id: InventoryEntry(TrialState.NEW, reason) for trial_id, reason in changes(new, before).items()}
     labels = _earlier_labels(sweep, storage) | {trial.trial_id: trial.label for trial in before}
     stale = tuple(
         StaleTrial(trial_id, label, "result.json" in inside[trial_id])
@@ -91,10 +91,10 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
     return Inventory(states, stale)
 
 
-def make_way(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
+def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
     """Ready the storage for a run: set aside what is damaged, note the stale trials, write sweep.json."""
     for trial_id, state in found.states.items():
-        if state.what is What.DAMAGED:
+        if state.what is TrialState.DAMAGED:
             storage.set_aside(result_path(trial_id))
     folder = sweep.spec.name
     if storage.exists(f"{folder}/run.json"):
@@ -108,21 +108,22 @@ def make_way(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
     storage.write(f"{folder}/sweep.json", sweep.model_dump_json(indent=1))
 
 
-def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> State:
+def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> InventoryEntry:
     steps_done = max(checkpoint_steps(names), default=0)
     try:
         if "result.json" in names:
-            return State(What.FINISHED, _how_early(unsealed(storage.read(result_path(trial.trial_id)))))
+            result = verify_checksum(storage.read(result_path(trial.trial_id)))
+            return InventoryEntry(TrialState.FINISHED, _how_early(result))
         if "failure.json" in names:
             cause = read_failure(storage.read(failure_path(trial.trial_id)), trial.trial_id).cause
-            return State(What.FAILED, shortened(cause, CAUSE_LENGTH), steps_done)
+            return InventoryEntry(TrialState.FAILED, shorten_value(cause, CAUSE_LENGTH), steps_done)
     except DamagedError:
-        return State(What.DAMAGED, "trained again")
+        return InventoryEntry(TrialState.DAMAGED, "trained again")
     except FileNotFoundError:  # a run that goes on meanwhile deletes failures, and sets damaged results aside
         pass
     if steps_done:
-        return State(What.RESUMABLE, f"at {100 * steps_done // trial.steps} %", steps_done)
-    return State(What.NEW)
+        return InventoryEntry(TrialState.RESUMABLE, f"at {100 * steps_done // trial.steps} %", steps_done)
+    return InventoryEntry(TrialState.NEW)
 
 
 def _how_early(result: str) -> str:
@@ -137,16 +138,16 @@ def _how_early(result: str) -> str:
             return f"early: {reason}"
 
 
-class _SweepBefore(BaseModel):
+class _PreviousSweep(BaseModel):
     """What is needed of the sweep.json of a run before, be it of another schema."""
 
-    trials: tuple[TrialBefore, ...]
+    trials: tuple[PreviousTrial, ...]
 
 
-def _trials_before(sweep: SweepRecord, storage: Storage) -> tuple[TrialBefore, ...]:
+def _previous_trials(sweep: SweepRecord, storage: Storage) -> tuple[PreviousTrial, ...]:
     """The trials of the last run; none where there is no sweep.json, or a damaged one."""
     try:
-        return _SweepBefore.model_validate_json(storage.read(f"{sweep.spec.name}/sweep.json")).trials
+        return _PreviousSweep.model_validate_json(storage.read(f"{sweep.spec.name}/sweep.json")).trials
     except (FileNotFoundError, ValidationError):
         return ()
 

@@ -10,7 +10,7 @@ FEW = 6
 """Trials that are named in an error; the others are counted."""
 
 
-def chosen(trials: Iterable[PlannedTrial], asked: str) -> list[PlannedTrial]:
+def lookup_trials(trials: Iterable[PlannedTrial], asked: str) -> list[PlannedTrial]:
     """The trials of a sweep that a list such as `3f2a,d10-L2-N1000-s0` names, by ids, labels or unique beginnings of these.
 
     In the sweep's order. Raises SpecError with every name that means none or several.

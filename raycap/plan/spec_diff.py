@@ -8,12 +8,12 @@ from pydantic import BaseModel
 
 from raycap.results import PlannedTrial
 
-FIELDS_TOLD = 3
+MAX_FIELDS_SHOWN = 3
 VALUE_LENGTH = 40
 """Characters of a value that are told."""
 
 
-class TrialBefore(BaseModel):
+class PreviousTrial(BaseModel):
     """A trial as an earlier run planned it. Whatever else its raycap noted, and how it spelt its spec, may differ."""
 
     trial_id: str
@@ -22,7 +22,7 @@ class TrialBefore(BaseModel):
     spec: dict[str, Any]
 
 
-def changes(new: Iterable[PlannedTrial], before: Sequence[TrialBefore]) -> dict[str, str]:
+def changes(new: Iterable[PlannedTrial], before: Sequence[PreviousTrial]) -> dict[str, str]:
     """Which fields make new trials others than those of the run before, by trial_id, such as "model.num_layers 2 -> 4".
 
     A trial is set beside the one at its coordinates; where the grid has other axes now, beside the one that differs in
@@ -47,14 +47,14 @@ def changes(new: Iterable[PlannedTrial], before: Sequence[TrialBefore]) -> dict[
             theirs = nearest.to(fields)
         changed = [field for field in {**fields, **theirs} if fields.get(field) != theirs.get(field)]
         if there or not all(_lies_on(field, trial.coordinates) for field in changed):
-            told[trial.trial_id] = _told(changed, theirs, fields)
+            told[trial.trial_id] = _describe_changes(changed, theirs, fields)
     return told
 
 
 class _Nearest:
     """Finds the trial that differs in the fewest fields; the first of several. Only fields in which they vary can tell."""
 
-    def __init__(self, trials: Sequence[TrialBefore]) -> None:
+    def __init__(self, trials: Sequence[PreviousTrial]) -> None:
         import numpy as np
 
         self._leaves = [_leaves(trial.spec) for trial in trials]
@@ -94,16 +94,18 @@ def _lies_on(field: str, axes: Iterable[str]) -> bool:
     return any(f"{field}.".startswith(f"{axis}.") for axis in axes)
 
 
-def _told(changed: list[str], here: Mapping[str, str], there: Mapping[str, str]) -> str:
-    told = [
-        f"{field} {shortened(here.get(field, 'none'), VALUE_LENGTH)} -> {shortened(there.get(field, 'none'), VALUE_LENGTH)}"
-        for field in changed[:FIELDS_TOLD]
-    ]
-    more = f" and {len(changed) - FIELDS_TOLD} more" if len(changed) > FIELDS_TOLD else ""
-    return ", ".join(told) + more
+def _describe_changes(changed: list[str], here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """The changed fields as "field here -> there", at most MAX_FIELDS_SHOWN of them."""
+
+    def value(tree: Mapping[str, str], field: str) -> str:
+        return shorten_value(tree.get(field, "none"), VALUE_LENGTH)
+
+    shown = [f"{field} {value(here, field)} -> {value(there, field)}" for field in changed[:MAX_FIELDS_SHOWN]]
+    more = f" and {len(changed) - MAX_FIELDS_SHOWN} more" if len(changed) > MAX_FIELDS_SHOWN else ""
+    return ", ".join(shown) + more
 
 
-def shortened(text: str, length: int) -> str:
+def shorten_value(text: str, length: int) -> str:
     """The text in one line of at most so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 1]}…"

@@ -14,18 +14,28 @@ from typing import Any
 
 import psutil
 
-from raycap.plan.estimate import Estimate, Group, Pace, between, estimate, shape_of, slots_of, spread, work_per_step
-from raycap.plan.inventory import Inventory, What
+from raycap.plan.estimate import (
+    Estimate,
+    StackGroup,
+    StepTime,
+    between,
+    estimate,
+    shape_of,
+    slots_of,
+    spread,
+    work_per_step,
+)
+from raycap.plan.inventory import Inventory, TrialState
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ExecutionSpec
 from raycap.spec.file import SpecError
 from raycap.storage import DamagedError, Storage, result_path
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 
-MOST_TIMED = 6
+MAX_TIMED = 6
 """Shapes that are timed; others lie between them."""
-MOST_READ = 3
+MAX_READ = 3
 """Results of earlier runs that are read for each shape."""
 CACHE_FILE = "paces.json"
 STORED, KEPT, TIMED, GIVEN, BETWEEN = (
@@ -37,7 +47,7 @@ STORED, KEPT, TIMED, GIVEN, BETWEEN = (
 )
 
 
-def expected(
+def expected_times(
     sweep: SweepRecord,
     storage: Storage,
     missing: list[PlannedTrial],
@@ -55,41 +65,45 @@ def expected(
     groups = replica_groups(missing, execution.replicas, steps_done)
     if throughput is not None:
         tokens = [sum(trial.tokens / trial.steps for trial in group) for group in groups]
-        paces: list[Pace | None] = [Pace(each / throughput / execution.num_workers, GIVEN) for each in tokens]
+        step_times: list[StepTime | None] = [
+            StepTime(each / throughput / execution.num_workers, GIVEN) for each in tokens
+        ]
     else:
-        paces = _paces(groups, sweep, storage, found)
+        step_times = _step_times(groups, sweep, storage, found)
     if slots is None:
         gpus = _num_gpus() if execution.gpus_per_worker else 0
         slots = slots_of(execution, os.cpu_count() or 1, gpus)
-    return estimate(groups, paces, execution, slots=slots, steps_done=steps_done, price_per_hour=price_per_hour)
+    return estimate(groups, step_times, execution, slots=slots, steps_done=steps_done, price_per_hour=price_per_hour)
 
 
-def _paces(groups: list[Group], sweep: SweepRecord, storage: Storage, found: Inventory) -> list[Pace | None]:
+def _step_times(
+    groups: list[StackGroup], sweep: SweepRecord, storage: Storage, found: Inventory
+) -> list[StepTime | None]:
     execution = sweep.spec.execution
     shapes = [shape_of(group[0].spec, execution) for group in groups]
     stored = _stored(sweep, storage, found, set(shapes))
     cache = Cache()
-    paces: dict[tuple[str, int], Pace] = {}
-    unknown: dict[tuple[str, int], Group] = {}
+    step_times: dict[tuple[str, int], StepTime] = {}
+    unknown: dict[tuple[str, int], StackGroup] = {}
     for shape, group in zip(shapes, groups, strict=True):
         key = shape, len(group)
         if shape in stored:
-            paces[key] = Pace(len(group) * stored[shape], STORED)
+            step_times[key] = StepTime(len(group) * stored[shape], STORED)
         elif kept := cache.get(key):
-            paces[key] = Pace(kept, KEPT)
+            step_times[key] = StepTime(kept, KEPT)
         else:
             unknown.setdefault(key, group)
     keys, candidates = list(unknown), list(unknown.values())
-    for place in spread([work_per_step(group) for group in candidates], MOST_TIMED):
+    for place in spread([work_per_step(group) for group in candidates], MAX_TIMED):
         if timed := _timed(candidates[place], execution, storage):
-            paces[keys[place]] = Pace(timed, TIMED)
+            step_times[keys[place]] = StepTime(timed, TIMED)
             cache.put(keys[place], timed)
     cache.save()
     work_of = {(shape, len(group)): work_per_step(group) for shape, group in zip(shapes, groups, strict=True)}
-    points = [(work_of[key], pace.seconds_per_step) for key, pace in paces.items()]
+    points = [(work_of[key], step_time.seconds_per_step) for key, step_time in step_times.items()]
     if points:
-        paces |= {key: Pace(between(work_of[key], points), BETWEEN) for key in keys if key not in paces}
-    return [paces.get((shape, len(group))) for shape, group in zip(shapes, groups, strict=True)]
+        step_times |= {key: StepTime(between(work_of[key], points), BETWEEN) for key in keys if key not in step_times}
+    return [step_times.get((shape, len(group))) for shape, group in zip(shapes, groups, strict=True)]
 
 
 def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[str]) -> dict[str, float]:
@@ -97,17 +111,17 @@ def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[
     seen: dict[str, list[float]] = defaultdict(list)
     for trial in sweep.trials:
         shape = shape_of(trial.spec, sweep.spec.execution)
-        finished = found.states[trial.trial_id].what is What.FINISHED
-        if not finished or shape not in shapes or len(seen[shape]) == MOST_READ:
+        finished = found.states[trial.trial_id].what is TrialState.FINISHED
+        if not finished or shape not in shapes or len(seen[shape]) == MAX_READ:
             continue
         with suppress(OSError, DamagedError, LookupError, TypeError):  # another schema tells nothing
-            result: dict[str, Any] = json.loads(unsealed(storage.read(result_path(trial.trial_id))))
+            result: dict[str, Any] = json.loads(verify_checksum(storage.read(result_path(trial.trial_id))))
             if result["provenance"]["host"] == platform.node():
                 seen[shape].append(result["evaluations"][-1]["train_seconds"] / result["num_steps"])
     return {shape: median(seconds) for shape, seconds in seen.items() if seconds}
 
 
-def _timed(group: Group, execution: ExecutionSpec, storage: Storage) -> float | None:
+def _timed(group: StackGroup, execution: ExecutionSpec, storage: Storage) -> float | None:
     """Seconds of a step of a stack, timed now; each worker takes its part of a batch."""
     from raycap.learner.step_timing import seconds_per_step
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from raycap.spec.yaml_tree import MAX_DEPTH, Place, Tree, YamlError, read_yaml
+from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, Tree, YamlError, read_yaml
 
 
 class SpecError(ValueError):
@@ -13,11 +13,11 @@ class SpecError(ValueError):
     """
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = [shortened(_printable(problem), 1_000) for problem in problems]
+        self.problems = [truncated(_printable(problem), 1_000) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 
-class Document:
+class SpecDocument:
     """The tree of a spec with the place of every value, in the file or in an override."""
 
     def __init__(self, source: str, contents: Tree) -> None:
@@ -28,7 +28,7 @@ class Document:
     def override(self, text: str) -> None:
         """Apply one key=value override; what follows `grid.` is the name of one axis."""
         key, equals, value = text.partition("=")
-        source = f"override {shortened(text)!r}"
+        source = f"override {truncated(text)!r}"
         parts = key.split(".")
         if not equals or not all(parts) or not key.isprintable() or len(parts) > MAX_DEPTH:
             raise SpecError([f"{source}: must have the form key=value, such as trial.training.seed=3"])
@@ -49,15 +49,15 @@ class Document:
                 section = ".".join(parts[:depth])
                 raise SpecError([f"{source}: {section} is not a section, but {shown(node)}; set it as a whole"])
         node[parts[-1]] = parsed
-        place: Place = tuple(parts)
+        place: KeyPath = tuple(parts)
         for known in [p for p in self._positions if p[: len(place)] == place]:
             del self._positions[known]
         self._positions[place] = source
 
-    def __contains__(self, place: Place) -> bool:
+    def __contains__(self, place: KeyPath) -> bool:
         return place in self._positions
 
-    def locate(self, place: Place) -> str:
+    def locate(self, place: KeyPath) -> str:
         """`file:line:column` of the value at `place`, or of the nearest one above it; or the override it is from."""
         while place not in self._positions:
             place = place[:-1]
@@ -66,10 +66,10 @@ class Document:
 
 def shown(value: Any) -> str:
     """A value of a spec, as JSON but for the commas in large numbers."""
-    return shortened(f"{value:,}" if type(value) is int else json.dumps(value))
+    return truncated(f"{value:,}" if type(value) is int else json.dumps(value))
 
 
-def shortened(text: str, length: int = 80) -> str:
+def truncated(text: str, length: int = 80) -> str:
     """The text, or its beginning and end."""
     return text if len(text) <= length else f"{text[: 2 * length // 3]}...{text[-length // 4 :]}"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raycap.spec.document import Document, shortened, shown
-from raycap.spec.yaml_tree import Place
+from raycap.spec.document import SpecDocument, shown, truncated
+from raycap.spec.yaml_tree import KeyPath
 
 MAX_FAULTS = 100
 """So many faults are told at once; who made more has made a few many times."""
@@ -23,7 +23,7 @@ MAX_FAULTY_POINTS = 5_000
 class Faults:
     """What is wrong with a spec, each fault once though it may be found at every point of the grid."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: SpecDocument) -> None:
         self._document = document
         self._told: dict[tuple[Any, ...], str] = {}
         self._faulty_points = 0
@@ -39,12 +39,12 @@ class Faults:
         more = [f"{self._document.locate(())}: and perhaps more; mend these first"] if self.too_many else []
         return [*list(self._told.values())[:MAX_FAULTS], *more]
 
-    def tell(self, place: Place, rule: str) -> None:
+    def tell(self, place: KeyPath, rule: str) -> None:
         """Add a fault of the value at a place."""
         self._told.setdefault((place, rule), f"{self._document.locate(place)}: {rule}")
 
     def add(
-        self, error: ValidationError, model: type[BaseModel], prefix: Place, indices: dict[str, int] | None = None
+        self, error: ValidationError, model: type[BaseModel], prefix: KeyPath, indices: dict[str, int] | None = None
     ) -> None:
         """Add the faults of a model, at a point of the grid if it has indices along the axes."""
         self._faulty_points += 1
@@ -66,7 +66,7 @@ class Faults:
                     source = ("grid", path)
             key = (source, place, fault["type"], fault["msg"])
             if key not in self._told:
-                where = ".".join(shortened(str(part)) for part in place)
+                where = ".".join(truncated(str(part)) for part in place)
                 about = f" ({meaning})" if (meaning := _meaning(model, fault)) else ""
                 self._told[key] = f"{self._document.locate(source)}: {where}: {_rule(fault, model)}{about}"
 
@@ -108,7 +108,7 @@ def _meaning(model: type[BaseModel], fault: Any) -> str:
     return shorten(re.split(r"[.;]\s", described)[0].rstrip("."), MEANING_LENGTH, placeholder=" ...")
 
 
-def _fields_beside(model: type[BaseModel], loc: Place) -> list[str]:
+def _fields_beside(model: type[BaseModel], loc: KeyPath) -> list[str]:
     """Field names the model at `loc`'s parent knows."""
     return list(dict.fromkeys(name for node in _nodes(model, loc) for name in node.get("properties", {})))
 

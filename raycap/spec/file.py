@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raycap.spec import SweepSpec, TrialSpec
-from raycap.spec.document import Document, SpecError, shortened, shown
+from raycap.spec.document import SpecDocument, SpecError, shown, truncated
 from raycap.spec.faults import Faults
 from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, Tree, YamlError, read_yaml
 
@@ -54,7 +54,7 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     `grid.model.hidden_size=[8,16]`), the value YAML. Raises SpecError with every fault found.
     """
     path = _find(path_or_name)
-    document = Document(str(path), _contents(path))
+    document = SpecDocument(str(path), _contents(path))
     unread = []
     for override in overrides:
         try:
@@ -97,7 +97,7 @@ def _find(path_or_name: str) -> Path:
     close = difflib.get_close_matches(str(SWEEPS_FOLDER / path_or_name), known, n=1)
     hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}" if known else ""
     raise SpecError(
-        [f"{shortened(path_or_name)}: no such spec file, neither as given nor under {SWEEPS_FOLDER}/{hint}"]
+        [f"{truncated(path_or_name)}: no such spec file, neither as given nor under {SWEEPS_FOLDER}/{hint}"]
     )
 
 
@@ -117,11 +117,11 @@ def _contents(path: Path) -> Tree:
 
 
 def _check_grid(
-    trial: dict[str, Any], grid: dict[str, list[Any]], document: Document, faults: Faults
+    trial: dict[str, Any], grid: dict[str, list[Any]], document: SpecDocument, faults: Faults
 ) -> list[GridPoint]:
     num_points = math.prod(len(values) for values in grid.values())
     if num_points > MAX_GRID_POINTS:
-        product = shortened(" x ".join(f"{len(values):,}" for values in grid.values()), 200)
+        product = truncated(" x ".join(f"{len(values):,}" for values in grid.values()), 200)
         total = f"{num_points:,}" if num_points < 10**15 else f"about 10^{math.log10(num_points):.0f}"
         faults.tell(
             ("grid",),
@@ -148,7 +148,7 @@ def _axes_fit_together(paths: list[str], faults: Faults) -> bool:
     for path, number in order.items():
         parts = path.split(".")
         if len(parts) > MAX_DEPTH:
-            faults.tell(("grid", path), f"grid.{shortened(path)}: nested deeper than {MAX_DEPTH} levels; no field is")
+            faults.tell(("grid", path), f"grid.{truncated(path)}: nested deeper than {MAX_DEPTH} levels; no field is")
             fit = False
             continue
         for depth in range(1, len(parts)):

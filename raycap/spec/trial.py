@@ -47,7 +47,7 @@ ParentSpec = Annotated[
 ]
 MAX_QUESTIONS = 250_000_000
 """Of one kind about one population, or sentences of biographies: each has a place in memory when it is held out or drawn."""
-SMALLEST_SHARE = 1e-6
+MIN_SHARE = 1e-6
 
 
 class Fill(Spec):
@@ -65,7 +65,7 @@ class Fill(Spec):
     @field_validator("weights", "loss_weights")
     @classmethod
     def _the_second_counts(cls, weights: tuple[float, float]) -> tuple[float, float]:
-        if weights[1] < SMALLEST_SHARE * max(weights[0], SMALLEST_SHARE):
+        if weights[1] < MIN_SHARE * max(weights[0], MIN_SHARE):
             raise broken_rule(
                 "must give the second population at least a millionth of the first one's, got {got}",
                 got=str(list(weights)),

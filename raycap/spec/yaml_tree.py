@@ -31,7 +31,7 @@ MAX_DEPTH = 20
 MAX_LENGTH = 4_096
 """Of a key or a value: that of the longest path."""
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 # YAML counts lines by some of these, editors do not; and no terminal should see the others.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
@@ -58,7 +58,7 @@ class Tree:
 
     text: str
     value: Any
-    places: dict[Place, tuple[int, int]]
+    places: dict[KeyPath, tuple[int, int]]
     """Line and column of every value, from 1: of a list's its own, of a mapping's that of its key."""
 
 
@@ -86,7 +86,7 @@ class _Reader:
     """Goes through the parser's events once."""
 
     def __init__(self, text: str) -> None:
-        self.places: dict[Place, tuple[int, int]] = {(): (1, 1)}
+        self.places: dict[KeyPath, tuple[int, int]] = {(): (1, 1)}
         self._events: Iterator[Event] = YAML(typ="safe", pure=True).parse(text)
         self._at = (1, 1)
 
@@ -123,7 +123,7 @@ class _Reader:
             self._refuse(f"tags are not read, got {_cut(written)}; write the plain value, or quote it if it is text")
         return event
 
-    def _value(self, event: Event, place: Place) -> Any:
+    def _value(self, event: Event, place: KeyPath) -> Any:
         """The value that begins with an event; events up to its end are taken."""
         if len(self.places) > MAX_VALUES:
             self._refuse(f"a spec holds at most {MAX_VALUES:,} values; split the sweep")

@@ -12,13 +12,13 @@ import hashlib
 from raycap.storage.files import DamagedError
 
 
-def sealed(json_text: str) -> str:
+def with_checksum(json_text: str) -> str:
     """A JSON object of at least one field, with its seal as the first."""
     body = json_text.removeprefix("{").removeprefix("\n")
     return f"{_first_line(body.encode()).decode()}\n{body}"
 
 
-def unsealed(data: bytes) -> str:
+def verify_checksum(data: bytes) -> str:
     """The JSON object of a sealed file, without its seal.
 
     Raises DamagedError if any byte is not as it was written, and where there is no seal.

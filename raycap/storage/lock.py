@@ -58,7 +58,7 @@ class Holder:
         except (KeyError, OSError):  # a container may run under a number that has no name
             user = str(os.getuid())
         now, pid = time.time(), os.getpid()
-        return cls(platform.node(), _machine(), user, pid, _born(pid), now, now, uuid.uuid4().hex)
+        return cls(platform.node(), _machine(), user, pid, _process_start_time(pid), now, now, uuid.uuid4().hex)
 
     @classmethod
     def read(cls, text: str) -> "Holder | None":
@@ -75,7 +75,7 @@ class Holder:
         if (self.host, self.machine) != (platform.node(), _machine()):
             return is_silent
         # Numbers of processes come again. (A clock that jumps moves the hour of birth, but not of one that gives signs.)
-        return not psutil.pid_exists(self.pid) or (is_silent and _born(self.pid) != self.born)
+        return not psutil.pid_exists(self.pid) or (is_silent and _process_start_time(self.pid) != self.born)
 
     def __str__(self) -> str:
         since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -90,7 +90,7 @@ def _machine() -> str:
         return f"{uuid.getnode():x}"
 
 
-def _born(pid: int) -> float:
+def _process_start_time(pid: int) -> float:
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:

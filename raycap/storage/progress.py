@@ -15,7 +15,7 @@ from raycap.storage.files import Storage
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 """At most so often the file is written, in a folder and in an object store."""
 
-MOST_DONE = 0.99
+MAX_DONE_SHARE = 0.99
 """A trial that is late is not done."""
 
 
@@ -34,7 +34,7 @@ class Event:
     tokens_per_s: float = 0.0
 
 
-class Standing(Record):
+class TrialProgress(Record):
     """How far a trial under way has come, since it was started last. Times are seconds since the epoch."""
 
     began: float
@@ -42,7 +42,7 @@ class Standing(Record):
     """Its first evaluation since then."""
     last: Event | None = None
 
-    def after(self, event: Event) -> "Standing":
+    def after(self, event: Event) -> "TrialProgress":
         """The same after an evaluation."""
         return self.model_copy(update={"first": self.first or event, "last": event})
 
@@ -60,7 +60,7 @@ class Standing(Record):
         if self.last is None:
             return 0.0
         steps = self.last.step + (self.steps_per_s or 0.0) * max(0.0, now - self.last.at)
-        return min(steps / num_steps, MOST_DONE)
+        return min(steps / num_steps, MAX_DONE_SHARE)
 
     def seconds_left(self, num_steps: int, now: float) -> float | None:
         """Until its last step; None where nothing tells."""
@@ -72,7 +72,7 @@ class Standing(Record):
 class _File(Record):
     """The content of progress.json."""
 
-    trials: dict[str, Standing]
+    trials: dict[str, TrialProgress]
     """Of trials under way, by trial_id."""
 
 
@@ -87,16 +87,16 @@ class ProgressFile:
     def __init__(self, storage: Storage, sweep_name: str) -> None:
         self._storage, self._path = storage, progress_path(sweep_name)
         self._every_s = LOCAL_SECONDS if storage.is_local else REMOTE_SECONDS
-        self._trials: dict[str, Standing] = {}
+        self._trials: dict[str, TrialProgress] = {}
         self._changed, self._written = False, float("-inf")
 
     def add(self, event: Event) -> None:
         """Something has happened."""
-        standing = self._trials.get(event.trial_id)
+        progress = self._trials.get(event.trial_id)
         if event.what == "started":
-            self._trials[event.trial_id] = Standing(began=event.at)
-        elif event.what == "evaluated" and standing:
-            self._trials[event.trial_id] = standing.after(event)
+            self._trials[event.trial_id] = TrialProgress(began=event.at)
+        elif event.what == "evaluated" and progress:
+            self._trials[event.trial_id] = progress.after(event)
         else:
             self._trials.pop(event.trial_id, None)
         self._changed = True
@@ -115,7 +115,7 @@ class ProgressFile:
             self._storage.delete(self._path)
 
 
-def standings(storage: Storage, sweep_name: str) -> dict[str, Standing]:
+def read_progress(storage: Storage, sweep_name: str) -> dict[str, TrialProgress]:
     """How far the trials under way of a sweep are, by trial_id; empty where nothing sound says so."""
     try:
         return _File.model_validate_json(storage.read(progress_path(sweep_name))).trials

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from raycap.results import TrialResult
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 from raycap.storage.files import DamagedError, Storage, model_folder, result_path
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -64,7 +64,7 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
             known = parent.model_copy(update={"sha256": sha256_of(folder)})
             return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
     try:
-        theirs = TrialResult.model_validate_json(unsealed(storage.read(result_path(parent.trial_id)))).spec
+        theirs = TrialResult.model_validate_json(verify_checksum(storage.read(result_path(parent.trial_id)))).spec
     except DamagedError as error:
         where = storage.path(result_path(parent.trial_id))
         raise ValueError(f"fill.parent: {where}: {error}; run the sweep of that trial again") from error

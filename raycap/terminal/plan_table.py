@@ -34,31 +34,31 @@ def print_plan(
     """
     console.print(plan_table(sweep, trials, found, expected))
     if expected:
-        for line in told_estimate(expected):
+        for line in format_estimate(expected):
             console.print(line, soft_wrap=True)
     if not found.stale:
         return
     console.print(f"{len(found.stale)} stale: trials of earlier runs that the spec asks for no longer. They are kept.")
     for trial in found.stale[:NAMES_SHOWN]:
-        told = f"  {trial.label}  {trial.trial_id}  {'finished' if trial.finished else 'not finished'}"
-        console.print(told, soft_wrap=True)
+        line = f"  {trial.label}  {trial.trial_id}  {'finished' if trial.finished else 'not finished'}"
+        console.print(line, soft_wrap=True)
     if len(found.stale) > NAMES_SHOWN:
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
 
 
-def told_estimate(expected: Estimate) -> list[str]:
+def format_estimate(expected: Estimate) -> list[str]:
     """What a run would take, in lines for people."""
     if not expected.trials and not expected.unknown:
         return ["Nothing is left to train."]
     at_once = f"{expected.slots} at once" if expected.slots > 1 else "one after the other"
-    told = [f"about {duration(expected.seconds)}, {at_once}"]
+    parts = [f"about {duration(expected.seconds)}, {at_once}"]
     if expected.gpu_hours:
-        told.append(f"{expected.gpu_hours:.3g} GPU hours")
+        parts.append(f"{expected.gpu_hours:.3g} GPU hours")
     if expected.dollars is not None:
-        told.append(f"${expected.dollars:,.2f}")
-    told.append(f"up to {size(expected.worker_bytes)} a worker")
+        parts.append(f"${expected.dollars:,.2f}")
+    parts.append(f"up to {size(expected.worker_bytes)} a worker")
     known = "; ".join(f"{num} trials by {source}" for source, num in expected.sources.items())
-    lines = [f"Estimate: {', '.join(told)}."]
+    lines = [f"Estimate: {', '.join(parts)}."]
     if known:
         lines.append(f"  From {known}; {duration(SWEEP_SECONDS)} are the start and the end of the sweep.")
     if expected.unknown:
@@ -94,7 +94,7 @@ def plan_table(
             f"{trial.steps:,}",
             *_taken(expected, trial),
             Text("; ").join(
-                [Text(str(found.states[trial.trial_id])), *(Text(told, "yellow") for told in trial.warnings)]
+                [Text(str(found.states[trial.trial_id])), *(Text(warning, "yellow") for warning in trial.warnings)]
             ),
         )
     total = sum(trial.tokens for trial in trials)
@@ -138,11 +138,11 @@ def plan_json(
         for trial in trials
     ]
     stale = [asdict(trial) for trial in found.stale]
-    told: dict[str, Any] = {"sweep": sweep.spec.name, "question": sweep.question, "stale": stale}
+    record: dict[str, Any] = {"sweep": sweep.spec.name, "question": sweep.question, "stale": stale}
     if expected:
         totals = ("slots", "seconds", "gpu_hours", "dollars", "worker_bytes", "sources", "unknown")
-        told["estimate"] = {name: getattr(expected, name) for name in totals}
-    about = json.dumps(told)
+        record["estimate"] = {name: getattr(expected, name) for name in totals}
+    about = json.dumps(record)
     # A line for each trial: ten thousand of them indented would be 300,000 lines, and take longer than the plan.
     lines = ",\n".join(map(json.dumps, entries))
     return f'{about[:-1]}, "trials": [\n{lines}\n]}}'
@@ -162,10 +162,10 @@ def print_power(
     import numpy as np
 
     from raycap.analysis.power import simulate
-    from raycap.analysis.selection import FEWEST_CELLS
+    from raycap.analysis.selection import MIN_CELLS
 
     console = wide_console()
-    told = []
+    powers = []
     for noise in noises:
         power = simulate(
             sweep.trials,
@@ -179,7 +179,7 @@ def print_power(
             raise SpecError(
                 [f"{sweep.spec.name}: analysis: all readings say the same of this data; there is no choice"]
             )
-        told.append(power)
+        powers.append(power)
         if as_json:
             continue
         table = Table(
@@ -198,7 +198,7 @@ def print_power(
             shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
             table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
         table.caption = (
-            f"usable trials are neither exhausted nor ignorant; fewer than {FEWEST_CELLS} cells of them compare nothing; "
+            f"usable trials are neither exhausted nor ignorant; fewer than {MIN_CELLS} cells of them compare nothing; "
             f"models are taken to store {bits_per_param:g} bits/param"
         )
         console.print(table)
@@ -213,6 +213,6 @@ def print_power(
                 "misled": power.misled.tolist(),
                 "usable": power.usable.tolist(),
             }
-            for power in told
+            for power in powers
         ]
         print(json.dumps(entries, indent=2))

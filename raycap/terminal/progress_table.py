@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.results import PlannedTrial
-from raycap.storage.progress import Standing
+from raycap.storage.progress import TrialProgress
 from raycap.terminal.format import duration
 
 ROWS_SHOWN = 30
@@ -29,7 +29,7 @@ class Line:
 
     trial: PlannedTrial
     state: str
-    standing: Standing | None = None
+    progress: TrialProgress | None = None
     """How far it is or was, as far as that is known."""
     share_saved: float = 0.0
     """Of its steps, as its last checkpoint has it."""
@@ -43,15 +43,15 @@ class Line:
         """Of its steps; `now` is in seconds since the epoch."""
         if self.state == FINISHED:
             return 1.0
-        if self.state != RUNNING or self.standing is None:
+        if self.state != RUNNING or self.progress is None:
             return self.share_saved
-        return max(self.share_saved, self.standing.share_done(self.trial.steps, now))
+        return max(self.share_saved, self.progress.share_done(self.trial.steps, now))
 
     def seconds_left(self, now: float) -> float | None:
         """Until it is done; None where nothing tells, and for trials that do not run."""
-        if self.state != RUNNING or self.standing is None:
+        if self.state != RUNNING or self.progress is None:
             return None
-        return self.standing.seconds_left(self.trial.steps, now)
+        return self.progress.seconds_left(self.trial.steps, now)
 
 
 def share_done(lines: Iterable[Line], now: float) -> float:
@@ -63,25 +63,25 @@ def share_done(lines: Iterable[Line], now: float) -> float:
 def seconds_left(lines: Iterable[Line], now: float) -> float | None:
     """Until all trials that run or wait are done, if as many go on at once as do now; None where nothing tells."""
     timed: list[float] = []
-    paces: list[float] = []
+    step_times: list[float] = []
     untimed, num_running = 0.0, 0
     for line in lines:
         if line.state not in (RUNNING, WAITING):
             continue
         num_running += line.state == RUNNING
         seconds, share = line.seconds_left(now), line.share_done(now)
-        if seconds is None or line.standing is None or not line.standing.steps_per_s:
+        if seconds is None or line.progress is None or not line.progress.steps_per_s:
             untimed += line.work * (1 - share)
         else:
             timed.append(seconds)
-            paces.append(line.trial.steps / line.standing.steps_per_s / line.work)
+            step_times.append(line.trial.steps / line.progress.steps_per_s / line.work)
     if not timed:
         return None
-    pace = sum(paces) / len(paces)
-    return max(*timed, (sum(timed) + pace * untimed) / num_running)
+    step_time = sum(step_times) / len(step_times)
+    return max(*timed, (sum(timed) + step_time * untimed) / num_running)
 
 
-def told(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
+def format_lines(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
     """How far a sweep is, in a line; so many more trials of it were finished before."""
     count = {state: sum(line.state == state for line in lines) for state in (RUNNING, FAILED)}
     finished = sum(line.state == FINISHED for line in lines)
@@ -92,7 +92,7 @@ def told(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
     return ", ".join(parts)
 
 
-def board(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
+def render_progress(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
     """All of it: the trials, those that failed and those that run first, and the bar."""
     table = Table(box=SIMPLE, padding=0)
     table.add_column("trial", overflow="ellipsis", min_width=TRIAL_WIDTH)  # labels give way where a terminal is narrow
@@ -109,13 +109,13 @@ def board(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
     bar = Table.grid(padding=(0, 1))
     share = share_done(lines, now)
     bar.add_row(ProgressBar(total=1.0, completed=share, width=BAR_WIDTH), f"{share:.0%}")
-    return Group(table, bar, Text(told(lines, now, num_before)))
+    return Group(table, bar, Text(format_lines(lines, now, num_before)))
 
 
 def _numbers(line: Line, now: float) -> list[str]:
     share, left = line.share_done(now), line.seconds_left(now)
     done = f"{share:.0%}" if share else ""
-    last = line.standing.last if line.standing else None
+    last = line.progress.last if line.progress else None
     if last is None:
         return [done, "", "", "", "", ""]
     return [

@@ -9,24 +9,24 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from raycap.plan.inventory import State, What, inventory
+from raycap.plan.inventory import InventoryEntry, TrialState, inventory
 from raycap.results import SweepRecord
 from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
-from raycap.storage.progress import Event, Standing, standings
+from raycap.storage.progress import Event, TrialProgress, read_progress
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
     RUNNING,
     WAITING,
     Line,
-    board,
+    format_lines,
+    render_progress,
     seconds_left,
     share_done,
-    told,
 )
 
-WATCH_SECONDS = 2.0
+REFRESH_INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Status:
     holder: Holder | None
     """Who runs it; None where nobody does."""
     lines: list[Line]
-    states: Mapping[str, State]
+    states: Mapping[str, InventoryEntry]
     """By trial_id, with reasons."""
     at: float
     """Seconds since the epoch."""
@@ -50,17 +50,17 @@ class Status:
     def show(self, console: Console) -> None:
         """Print it."""
         console.print(self.who, soft_wrap=True)
-        console.print(board(self.lines, self.at))
+        console.print(render_progress(self.lines, self.at))
         for line in self.lines:
             state = self.states[line.trial.trial_id]
-            if line.state not in (FINISHED, RUNNING) and state.what in (What.FAILED, What.DAMAGED):
+            if line.state not in (FINISHED, RUNNING) and state.what in (TrialState.FAILED, TrialState.DAMAGED):
                 console.print(f"{line.trial.label}: {state}", soft_wrap=True)
 
     def json(self) -> str:
         """For programs."""
         trials = []
         for line in self.lines:
-            standing, trial = line.standing, line.trial
+            progress, trial = line.progress, line.trial
             trials.append(
                 {
                     "trial_id": trial.trial_id,
@@ -70,8 +70,8 @@ class Status:
                     "share_done": line.share_done(self.at),
                     "steps": trial.steps,
                     "seconds_left": line.seconds_left(self.at),
-                    "began": standing.began if standing and line.state == RUNNING else None,
-                    "evaluation": asdict(standing.last) if standing and standing.last else None,
+                    "began": progress.began if progress and line.state == RUNNING else None,
+                    "evaluation": asdict(progress.last) if progress and progress.last else None,
                 }
             )
         about = {
@@ -88,21 +88,21 @@ class Status:
 def look(sweep: SweepRecord, storage: Storage) -> Status:
     """The state of a sweep now. Nothing is changed."""
     holder = holder_of(storage, sweep.spec.name)
-    under_way = standings(storage, sweep.spec.name) if holder else {}
+    under_way = read_progress(storage, sweep.spec.name) if holder else {}
     measured = _last_analysis(sweep, storage)
     states = inventory(sweep, storage).states
     lines = []
     for trial in sweep.trials:
-        state, standing = states[trial.trial_id], under_way.get(trial.trial_id)
-        words = {What.FINISHED: FINISHED, What.FAILED: FAILED, What.NEW: WAITING if holder else "new"}
+        state, progress = states[trial.trial_id], under_way.get(trial.trial_id)
+        words = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
         word = words.get(state.what, str(state.what))
-        if standing and state.what is not What.FINISHED:
+        if progress and state.what is not TrialState.FINISHED:
             word = RUNNING
-        elif holder and state.what is What.RESUMABLE:
+        elif holder and state.what is TrialState.RESUMABLE:
             word = WAITING
-        if state.what is What.FINISHED and trial.trial_id in measured:
-            standing = Standing(began=0.0, last=measured[trial.trial_id])
-        lines.append(Line(trial, word, standing, state.steps_done / trial.steps))
+        if state.what is TrialState.FINISHED and trial.trial_id in measured:
+            progress = TrialProgress(began=0.0, last=measured[trial.trial_id])
+        lines.append(Line(trial, word, progress, state.steps_done / trial.steps))
     return Status(sweep.spec.name, holder, lines, states, time.time())
 
 
@@ -111,7 +111,7 @@ def _last_analysis(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
     scheme, selection = sweep.spec.analysis.headline
     kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
     try:
-        told = json.loads(storage.read(f"{sweep.spec.name}/summary.json"))["trials"]
+        entries = json.loads(storage.read(f"{sweep.spec.name}/summary.json"))["trials"]
         return {
             entry["trial_id"]: Event(
                 entry["trial_id"],
@@ -123,7 +123,7 @@ def _last_analysis(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
                 bits_per_param=entry["bits_per_param"][scheme][selection],
                 tokens_per_s=entry["tokens"] / entry["train_seconds"],
             )
-            for entry in told
+            for entry in entries
             if entry["state"] == "finished" and entry["trial_id"] in kinds
         }
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # none yet, or one of other readings
@@ -136,11 +136,11 @@ def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console
     with Live(console=console, auto_refresh=False) as live:
         while True:
             if console.is_terminal:
-                live.update(Group(Text(now.who), board(now.lines, now.at)), refresh=True)
-            elif (line := f"{now.who}; {told(now.lines, now.at)}") != said:
+                live.update(Group(Text(now.who), render_progress(now.lines, now.at)), refresh=True)
+            elif (line := f"{now.who}; {format_lines(now.lines, now.at)}") != said:
                 said = line
                 console.print(line, soft_wrap=True)
             if now.holder is None:
                 return
-            time.sleep(WATCH_SECONDS)
+            time.sleep(REFRESH_INTERVAL_S)
             now = look(sweep, storage)

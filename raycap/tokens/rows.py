@@ -39,11 +39,11 @@ class RowSource(WithoutCaches):
 
     def rows(self, steps: range) -> Rows:
         """This worker's rows of some steps, one step after the other, and in each by corpus."""
-        places, counts = self.order.places(steps, self.rank, self.world_size)
+        indices, counts = self.order.indices(steps, self.rank, self.world_size)
         rows = Rows.concatenate(
             [
                 composer.compose(composer.trained[here], self.row_length)
-                for composer, here in zip(self.composers, places, strict=True)
+                for composer, here in zip(self.composers, indices, strict=True)
                 if len(here)
             ]
         )
@@ -70,8 +70,8 @@ def rows_of(sources: tuple[RowSource, ...], start_step: int) -> Iterator[list[Ro
 
 def different(sources: tuple[RowSource, ...]) -> tuple[tuple[RowSource, ...], list[int]]:
     """The sources without those that are equal to an earlier one, and the place of each source among them."""
-    places = {source: place for place, source in enumerate(dict.fromkeys(sources))}
-    return tuple(places), [places[source] for source in sources]
+    indices = {source: place for place, source in enumerate(dict.fromkeys(sources))}
+    return tuple(indices), [indices[source] for source in sources]
 
 
 def chunks(steps: range, num: int) -> Iterator[range]:

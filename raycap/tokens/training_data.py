@@ -20,7 +20,7 @@ SECOND_POPULATION_STREAMS = 100
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """The reading of a resolved trial. Corpora: each kind of the first population, then of the second if there is one."""
 
     spec: TrialSpec
@@ -30,7 +30,9 @@ class Material:
     """Facts of the population that exposures are counted of: the last."""
 
     @classmethod
-    def of(cls, spec: TrialSpec, populations: tuple[Profiles, ...], tokenizer: Tokenizer | None = None) -> "Material":
+    def of(
+        cls, spec: TrialSpec, populations: tuple[Profiles, ...], tokenizer: Tokenizer | None = None
+    ) -> "TrainingData":
         """The reading of some populations; under fill with the parent's tokenizer.
 
         Raises ValueError where a population cannot give such texts, or the tokenizer lacks words for it.

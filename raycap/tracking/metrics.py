@@ -11,7 +11,7 @@ from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
 from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Split
 
-MOST_ROWS = 40
+MAX_ROWS = 40
 """Of the table in a description: MLflow keeps 8000 characters."""
 
 
@@ -106,11 +106,11 @@ def description(analysis: Analysis) -> str:
         f"| trial | parameters | learned bits ({selection}) | bits/param | state |",
         "|---|---:|---:|---:|---|",
     ]
-    for trial in entries[:MOST_ROWS]:
+    for trial in entries[:MAX_ROWS]:
         bits = ("", "")
         if trial["state"] == "finished":
             values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
             bits = (f"{values[0]:,.0f}", f"{values[1]:.3f}")
         lines.append(f"| {trial['label']} | {trial['num_params']:,} | {bits[0]} | {bits[1]} | {trial['state']} |")
-    more = f"{len(entries) - MOST_ROWS:,} more trials, " if len(entries) > MOST_ROWS else ""
+    more = f"{len(entries) - MAX_ROWS:,} more trials, " if len(entries) > MAX_ROWS else ""
     return "\n".join([*lines, "", f"{more}all figures and `report.html` are among the artifacts.".capitalize()])

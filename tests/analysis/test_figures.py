@@ -18,7 +18,7 @@ from raycap.analysis.figures import capacities, laws, losses, schemes, training
 from raycap.analysis.figures.all import FIGURES, draw
 from raycap.analysis.figures.groups import grouped
 from raycap.analysis.figures.points import final_points, lost_shares
-from raycap.analysis.figures.style import COLUMN_INCHES, MOST_VECTORS, PAGE_INCHES, STYLE, image, short
+from raycap.analysis.figures.style import COLUMN_INCHES, MAX_VECTORS, PAGE_INCHES, STYLE, image, short
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
@@ -425,7 +425,7 @@ def test_no_global_style_is_touched() -> None:
 
 def test_many_lines_become_pixels_with_medians_on_top() -> None:
     figure, ((axes,),) = training.panels()
-    num = MOST_VECTORS
+    num = MAX_VECTORS
     trial = np.repeat(np.arange(num), 2)
     x, y = np.tile([1.0, 2.0], num), np.arange(2.0 * num)
     training.curves(axes, trial, x, y, losses.LOOKS[0], label="many", dense=True)

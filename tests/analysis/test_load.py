@@ -15,7 +15,7 @@ from raycap.commands.arguments import sweep_in
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, failure_path, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from raycap.terminal.status import look
 from tests.support import planted
 
@@ -31,7 +31,7 @@ def sweep_at(folder: Path, kept: slice = slice(None)) -> tuple[SweepRecord, list
     storage.write("grid/run.json", planted.RUN.model_dump_json())
     results = list(planted.results(record, 1.8).values())[kept]
     for result in results:
-        storage.write(result_path(result.trial_id), sealed(result.model_dump_json()))
+        storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json()))
     return record, results
 
 

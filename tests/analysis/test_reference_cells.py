@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raycap.analysis.analyse import analyse
-from raycap.analysis.measurements import Measured, asked_of
+from raycap.analysis.measurements import Measured, question_set
 from raycap.analysis.planted import planted_keys
 from raycap.analysis.readings import Reading
 from raycap.plan.expand import expand
@@ -69,7 +69,7 @@ def results(record: SweepRecord) -> dict[str, TrialResult]:
     found = {}
     for trial, (_, params, nats) in zip(record.trials, CELLS, strict=True):
         assert trial.parameters.total == params
-        asked = asked_of(trial.spec, trial.populations, *planted_keys(trial.spec, trial.populations))
+        asked = question_set(trial.spec, trial.populations, *planted_keys(trial.spec, trial.populations))
         bits = nats / math.log(2)
         rows = tuple(
             LossRow(

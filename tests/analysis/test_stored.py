@@ -16,7 +16,7 @@ from raycap.analysis.summary import summary
 from raycap.results import Failure, LossTable, Part, TrialResult
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from tests.support.planted import RUN, results, sweep
 
 
@@ -120,10 +120,10 @@ def test_a_result_in_the_place_of_another_trial_is_not_read_as_that_trials(tmp_p
     record = sweep([12, 16])
     storage = Storage.at(str(tmp_path))
     first, second = results(record, 1.8).values()
-    storage.write(result_path(first.trial_id), sealed(second.model_dump_json()))
+    storage.write(result_path(first.trial_id), with_checksum(second.model_dump_json()))
     bigger = second.parameters.model_copy(update={"mlp": 1 + second.parameters.mlp})
     other = second.model_copy(update={"parameters": bigger})
-    storage.write(result_path(second.trial_id), sealed(other.model_dump_json()))
+    storage.write(result_path(second.trial_id), with_checksum(other.model_dump_json()))
     stored = read_stored(record.trials, storage)
     assert stored.measured == {}
     assert f"it is the result of {second.trial_id}" in stored.unreadable[first.trial_id]
@@ -148,7 +148,7 @@ def test_an_unreadable_trial_is_an_exclusion_with_its_reason_wherever_one_looks(
                 failure_path(trial_id), Failure(trial_id=trial_id, cause="boom", traceback="").model_dump_json()
             )
         else:
-            storage.write(result_path(trial_id), sealed(json.dumps(raw)))
+            storage.write(result_path(trial_id), with_checksum(json.dumps(raw)))
     stored = read_stored(record.trials, storage)
     assert set(stored.measured) == set(ids[2:])
     assert set(stored.failures) == {ids[1]}

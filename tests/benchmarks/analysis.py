@@ -33,7 +33,7 @@ def measure(num_trials: int) -> dict[str, float]:
     from raycap.spec import ModelByWidth, NamePools, NumHeads, ProfilesByCount, SweepSpec, TrainingSpec, TrialSpec
     from raycap.spec.file import GridPoint, LoadedSweep
     from raycap.storage import Storage, result_path
-    from raycap.storage.checksum import sealed
+    from raycap.storage.checksum import with_checksum
 
     seeds, people = 3, (500, 1000, 2000, 4000)
     num_sizes = max(1, num_trials // (seeds * len(people)))
@@ -65,7 +65,7 @@ def measure(num_trials: int) -> dict[str, float]:
         for begin in range(0, len(trials), 500):  # all at once would be the largest thing in memory
             part = slice(begin, begin + 500)
             for result in plant(trials[part], truth, spec.analysis, of_cell[part], rng=rng, num_evaluations=20):
-                storage.write(result_path(result.trial_id), sealed(result.model_dump_json()))
+                storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json()))
         began = time.perf_counter()
         stored = read_stored(trials, storage)
         read = time.perf_counter()

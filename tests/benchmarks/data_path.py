@@ -170,11 +170,11 @@ def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
     from raycap.facts.order import Mix
     from raycap.spec.file import load_sweep
     from raycap.tokens.rows import RowSource
-    from raycap.tokens.training_data import Material
+    from raycap.tokens.training_data import TrainingData
 
     spec = load_sweep(str(SPECS / spec_name), overrides).points[0].trial
-    material = Material.of(spec, populations_of(spec))
-    return RowSource(material.composers, material.order((Mix(0, material.shares()),)), num_steps, 0, 1)
+    data = TrainingData.of(spec, populations_of(spec))
+    return RowSource(data.composers, data.order((Mix(0, data.shares()),)), num_steps, 0, 1)
 
 
 def memory() -> list[dict[str, Any]]:

@@ -27,10 +27,10 @@ def measure(size: str, threads: int, repeats: int) -> dict[str, Any]:
     from raycap.learner.evaluation import Sample, losses
     from raycap.learner.trial import run_trial
     from raycap.spec import Precision
-    from raycap.tokens.training_data import Material
+    from raycap.tokens.training_data import TrainingData
 
     spec = planned(size, f"trial.training.length={{exposures: {EPOCHS}}}").spec
-    (composer,) = Material.of(spec, populations_of(spec)).composers
+    (composer,) = TrainingData.of(spec, populations_of(spec)).composers
     sample = Sample.of(composer, 0, size=spec.training.evaluation_sample, seed=0)
     runs = []
     for _ in range(1 + repeats):

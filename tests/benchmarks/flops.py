@@ -56,12 +56,12 @@ def flops_per_question(size: str) -> dict[str, float]:
     from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
     from raycap.tokens.rows import RowSource
-    from raycap.tokens.training_data import Material
+    from raycap.tokens.training_data import TrainingData
 
     spec = planned(size).spec
-    material = Material.of(spec, populations_of(spec))
-    source = RowSource(material.composers, material.order((Mix(0, material.shares()),)), COUNTED_STEPS, 0, 1)
-    shape = spec.model.hidden_size, spec.model.num_layers, material.vocab_size
+    data = TrainingData.of(spec, populations_of(spec))
+    source = RowSource(data.composers, data.order((Mix(0, data.shares()),)), COUNTED_STEPS, 0, 1)
+    shape = spec.model.hidden_size, spec.model.num_layers, data.vocab_size
     sums = dict.fromkeys(CONVENTIONS, 0.0)
     for rows in source.rows_from(0):
         for convention, flops in flops_of(rows, *shape).items():

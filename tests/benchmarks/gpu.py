@@ -47,8 +47,8 @@ from raycap.learner import model as llama
 from raycap.learner import optim
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
-from raycap.learner.replica import Place
-from raycap.learner.signals import PausedError, Wish
+from raycap.learner.replica import WorkerContext
+from raycap.learner.signals import PausedError, Signal
 from raycap.learner.training import Loss, train
 from raycap.learner.trial import run_trials
 from raycap.plan.expand import expand
@@ -57,7 +57,7 @@ from raycap.spec.file import GridPoint, LoadedSweep
 from raycap.storage import Storage
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, rows_of
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 SIZES = {"1M": (1_000_000, 4, 16, 0.10), "10M": (10_000_000, 8, 64, 0.30), "100M": (100_000_000, 12, 64, 0.50)}
 """Parameters, layers, head size, and the target for the share of the device's rate."""
@@ -134,7 +134,7 @@ def small_trial(
 
 def mean_losses(specs: list[TrialSpec], device: torch.device, **options: Any) -> list[float]:
     """Mean loss in bits of each of some trials, trained as one stack on a device."""
-    outcomes = run_trials(tuple(specs), source_commit="benchmark", place=Place(device=device), **options)
+    outcomes = run_trials(tuple(specs), source_commit="benchmark", context=WorkerContext(device=device), **options)
     tables = [outcome.result.final.losses for outcome in outcomes]  # type: ignore[union-attr]
     return [sum(row.sum_bits for row in t.rows) / sum(row.num_evaluated for row in t.rows) for t in tables]
 
@@ -150,9 +150,9 @@ def resumed(device: torch.device) -> dict[str, Any]:
     spec = small_trial(steps=400)
     (whole,) = mean_losses([spec], device)
     with TemporaryDirectory() as folder:
-        checkpoints, polls = Checkpoints(Storage.at(folder)), iter([Wish.GO_ON])
+        checkpoints, polls = Checkpoints(Storage.at(folder)), iter([Signal.CONTINUE])
         try:
-            mean_losses([spec], device, checkpoints=checkpoints, wish=lambda: next(polls, Wish.PAUSE))
+            mean_losses([spec], device, checkpoints=checkpoints, poll_signal=lambda: next(polls, Signal.PAUSE))
             paused = None
         except PausedError as error:
             paused = str(error)
@@ -265,20 +265,20 @@ def speed_trial(size: str, batch_size: int, seed: int, scale: float) -> TrialSpe
 
 
 @cache
-def material_of(key: str) -> Material:
+def data_of(key: str) -> TrainingData:
     """The corpus and tokens of a trial, by the JSON of what they follow from: built once for all trials that share it."""
     spec = TrialSpec.model_validate_json(key)
-    return Material.of(spec, populations_of(spec))
+    return TrainingData.of(spec, populations_of(spec))
 
 
-def reading_of(spec: TrialSpec) -> Material:
+def reading_of(spec: TrialSpec) -> TrainingData:
     """The corpus and tokens of a trial; the tokenizer and population are shared by trials of one corpus."""
     tree = json.loads(spec.model_dump_json())
     tree["model"] = json.loads(spec.model_dump_json())["model"] | {"hidden_size": 64, "num_layers": 1}
     tree["training"]["seed"] = 0
     tree["training"]["batch_size"] = 64
-    shared = material_of(json.dumps(tree, sort_keys=True))
-    return Material(spec, shared.tokenizer, shared.composers, shared.num_facts)
+    shared = data_of(json.dumps(tree, sort_keys=True))
+    return TrainingData(spec, shared.tokenizer, shared.composers, shared.num_facts)
 
 
 @dataclass
@@ -286,7 +286,7 @@ class Setup:
     """A stack that is ready to train, without evaluations and checkpoints."""
 
     specs: list[TrialSpec]
-    materials: list[Material]
+    datasets: list[TrainingData]
     model: llama.Llama
     optimizer: optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -296,22 +296,21 @@ class Setup:
     @classmethod
     def of(cls, specs: list[TrialSpec], device: torch.device, *, compiled: bool = False) -> Setup:
         """Trials of one shape as replicas on a device."""
-        materials = [reading_of(spec) for spec in specs]
-        first = materials[0]
+        datasets = [reading_of(spec) for spec in specs]
+        first = datasets[0]
         generators = tuple(torch.Generator().manual_seed(spec.training.seed) for spec in specs)
         model = llama.build(specs[0].model, first.vocab_size, generators=generators, device=device)  # type: ignore[arg-type]
         if compiled:
             model.compile_blocks()
         sources = tuple(
-            RowSource(material.composers, material.order((Mix(0, material.shares()),)), 10**6, 0, 1)
-            for material in materials
+            RowSource(data.composers, data.order((Mix(0, data.shares()),)), 10**6, 0, 1) for data in datasets
         )
         expected = [
-            spec.training.batch_size * m.measured_tokens(m.shares()) for spec, m in zip(specs, materials, strict=True)
+            spec.training.batch_size * m.measured_tokens(m.shares()) for spec, m in zip(specs, datasets, strict=True)
         ]
         return cls(
             specs,
-            materials,
+            datasets,
             model,
             optim.build(tuple(spec.training.optimizer for spec in specs), model),
             torch.amp.GradScaler(device.type, enabled=False),
@@ -394,7 +393,7 @@ def speed(
     questions = num_replicas * setup.batch_size
     tokens = float(np.mean([rows.lengths.sum() for batch in ready for rows in batch[:1]])) * num_replicas
     model = specs[0].model
-    shape = model.hidden_size, model.num_layers, setup.materials[0].vocab_size  # type: ignore[union-attr]
+    shape = model.hidden_size, model.num_layers, setup.datasets[0].vocab_size  # type: ignore[union-attr]
     flops = flops_of(ready[0][0], *shape)
     peak = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
     per_s = questions * num_steps / of_steps
@@ -534,8 +533,8 @@ def law_cell(width: int, options: Options) -> list[dict[str, Any]]:
     outcomes = run_trials(
         tuple(specs),
         source_commit="benchmark",
-        place=Place(device=options.device),
-        wish=lambda: Wish.END if time.monotonic() - began > share - EVALUATION_S else Wish.GO_ON,
+        context=WorkerContext(device=options.device),
+        poll_signal=lambda: Signal.STOP if time.monotonic() - began > share - EVALUATION_S else Signal.CONTINUE,
     )
     rows = []
     for spec, outcome in zip(specs, outcomes, strict=True):

@@ -25,16 +25,16 @@ def questions_per_s(
     """Over all of the trials together."""
     import torch
 
-    from raycap.learner.replica import Place
+    from raycap.learner.replica import WorkerContext
     from raycap.learner.trial import run_trials
 
     overrides = (f"trial.training.length={{steps: {num_steps}}}", f"trial.training.batch_size={batch_size}")
     specs = [planned(size, f"trial.training.seed={seed}", *overrides).spec for seed in seeds]
-    place = Place(device=torch.device(device))
+    context = WorkerContext(device=torch.device(device))
     groups = [tuple(specs)] if stacked else [(spec,) for spec in specs]
     seconds = 0.0
     for group in groups:
-        for trained in run_trials(group, source_commit="benchmark", place=place, compiled=compiled):
+        for trained in run_trials(group, source_commit="benchmark", context=context, compiled=compiled):
             seconds += trained.result.final.train_seconds
     return len(specs) * num_steps * batch_size / seconds
 

@@ -111,12 +111,12 @@ def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
     from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
     from raycap.tokens.rows import RowSource
-    from raycap.tokens.training_data import Material
+    from raycap.tokens.training_data import TrainingData
 
-    material = Material.of(spec, populations_of(spec))
-    order = material.order((Mix(0, material.shares()),))
+    data = TrainingData.of(spec, populations_of(spec))
+    order = data.order((Mix(0, data.shares()),))
     made, num_tokens = [], 0
-    for rows in RowSource(material.composers, order, num_steps, 0, 1).rows_from(0):
+    for rows in RowSource(data.composers, order, num_steps, 0, 1).rows_from(0):
         num_tokens += int(rows.lengths.sum())
         input_ids = torch.from_numpy(rows.input_ids[:, : rows.lengths.max()].astype(np.int64))
         measured = torch.from_numpy(rows.labels[:, : rows.lengths.max()] > 0)
@@ -135,7 +135,7 @@ def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
         def __getitems__(self, indices: list[int]) -> dict[str, Any]:
             return made[indices[0] // spec.training.batch_size]
 
-    return Batches(), material.vocab_size, num_tokens
+    return Batches(), data.vocab_size, num_tokens
 
 
 def transformers_model(spec: TrialSpec, vocab_size: int) -> Any:

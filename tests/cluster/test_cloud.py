@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from raycap import cli
 from raycap.cluster.cloud.check import check
-from raycap.cluster.cloud.document import Document, read_documents
+from raycap.cluster.cloud.document import ClusterDocument, read_documents
 from raycap.cluster.cloud.machines import known_size
 from raycap.cluster.cloud.templates import Template, render
 from raycap.cluster.cloud.versions import Versions
@@ -329,7 +329,7 @@ def test_ray_takes_a_launcher_template_as_it_would_in_ray_up(template: Template)
 def test_places_are_lines_of_the_file() -> None:
     (document,), faults = read_documents("f", "a:\n  - b: 1\n    c: 2\n  - d\n")
     assert faults == []
-    assert isinstance(document, Document)
+    assert isinstance(document, ClusterDocument)
     assert {place: document.line(place) for place in [("a",), ("a", 0, "b"), ("a", 0, "c"), ("a", 1)]} == {
         ("a",): 1, ("a", 0, "b"): 2, ("a", 0, "c"): 3, ("a", 1): 4,
     }  # fmt: skip

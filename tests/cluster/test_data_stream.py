@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raycap.cluster import data_stream
-from raycap.facts.names_corpus import Recital
+from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
@@ -21,7 +21,7 @@ TOKENIZER = build_tokenizer(WordTokenizer(), CORPORA)
 COMPOSERS = tuple(Composer.build(corpus, TOKENIZER, place) for place, corpus in enumerate(CORPORA))
 
 
-STRINGS = Recital(strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=30)))
+STRINGS = NamesCorpus(strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=30)))
 OTHERS = Composer.build(STRINGS, build_tokenizer(WordTokenizer(), (STRINGS,)))
 
 

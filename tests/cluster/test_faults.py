@@ -13,7 +13,7 @@ from rich.console import Console
 from raycap import pipeline
 from raycap.cluster.analyst import AnalystActor
 from raycap.cluster.tuner import _drive_trials
-from raycap.cluster.worker import Setting
+from raycap.cluster.worker import WorkerConfig
 from raycap.export.dataset import to_dataset
 from raycap.facts.profiles import census_schema, generate
 from raycap.learner.trial import run_trial
@@ -192,7 +192,7 @@ def test_a_driver_that_is_started_again_keeps_the_results_of_the_one_before(fold
     analyst = AnalystActor.remote(record.model_dump_json())
     ray.get(analyst.open.remote(1))
     spec = record.spec
-    setting = Setting(spec.execution, spec.storage, "test", analyst, spec.analysis)
+    setting = WorkerConfig(spec.execution, spec.storage, "test", analyst, spec.analysis)
     assert _drive_trials({"trials": [planned.model_dump_json()]}, setting) == {"causes": {}, "all_finished": True}
     assert [event.what for event in ray.get(analyst.events.remote(0))] == ["finished"]
     assert Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns == written

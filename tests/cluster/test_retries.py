@@ -6,7 +6,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from raycap.cluster.retries import Retries
+from raycap.cluster.retries import RetryPolicy
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 
@@ -18,7 +18,7 @@ def failed(error: Exception) -> WorkerGroupError:
 def decisions(history: list[tuple[int, Exception]], max_failures: int = 3) -> list[FailureDecision]:
     """What is decided of errors, each at a step that checkpoints have come to."""
     steps = iter([step for step, _ in history])
-    policy = Retries(FailureConfig(max_failures=max_failures), lambda: next(steps))
+    policy = RetryPolicy(FailureConfig(max_failures=max_failures), lambda: next(steps))
     return [policy.make_decision(failed(error)) for _, error in history]
 
 
@@ -42,7 +42,7 @@ def test_lost_workers_are_replaced_until_none_gets_anywhere() -> None:
 
 
 def test_a_trial_waits_for_room_as_long_as_it_takes() -> None:
-    policy = Retries(FailureConfig(max_failures=0, controller_failure_limit=3), lambda: 0)
+    policy = RetryPolicy(FailureConfig(max_failures=0, controller_failure_limit=3), lambda: 0)
     no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=1))
     assert [policy.make_decision(no_room) for _ in range(100)] == [RETRY] * 100
     broken = ControllerError(WorkerGroupStartupFailedError("it does not start"))

@@ -22,7 +22,7 @@ trial:
   model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
   training: {length: {steps: 300}, batch_size: 32, num_evaluations: 3, optimizer: {lr: 0.02, warmup_steps: 5}}
 """
-NOBODY = 65534
+NO_PERSON = 65534
 
 
 def finished(folder: Path) -> bool:
@@ -64,7 +64,7 @@ def readable_by_others() -> bool:
     try:
         command = [sys.executable, "-c", "import raycap.sweep"]
         done = subprocess.run(
-            command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True, check=False
+            command, user=NO_PERSON, group=NO_PERSON, extra_groups=[], cwd="/", capture_output=True, check=False
         )
         return done.returncode == 0
     except PermissionError:
@@ -76,7 +76,7 @@ def test_two_users_on_one_host_at_once_with_a_source_tree_they_may_only_read(tmp
     if not readable_by_others():
         pytest.skip("others cannot read this environment")
     folders, running = [], []
-    for user in (NOBODY, NOBODY - 1):
+    for user in (NO_PERSON, NO_PERSON - 1):
         folder = Path(f"/tmp/raycap-test-{os.getpid()}-{user}")
         folder.mkdir()
         (folder / "spec.yaml").write_text(SPEC)

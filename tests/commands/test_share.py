@@ -18,7 +18,7 @@ from raycap.facts.hosted import fingerprint, load
 from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from tests.support.exported import PEOPLE, TOLD, told
 from tests.support.hub import Repository, local_hub
 from tests.support.tiny import trained
@@ -42,7 +42,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     place = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
     result = told().result
     told().save_model(place, model_folder(result.trial_id))
-    place.write(result_path(result.trial_id), sealed(result.model_dump_json(indent=1)))
+    place.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
     place.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
     place.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
     place.write("damaged/sweep.json", f'{{"question": "{result.trial_id}')

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from raycap.cli import app
 from raycap.commands import doctor
 from raycap.commands.doctor import Check, Verdict, examine
-from raycap.commands.starter import GRID, REST, TRIAL, Part, starter
+from raycap.commands.starter import GRID, REST, TRIAL, SpecSection, starter
 from raycap.plan.expand import expand
 from raycap.spec import TrialSpec
 from raycap.spec.file import SpecError, load_sweep
@@ -23,8 +23,11 @@ def run(*arguments: str):
     return CliRunner().invoke(app, arguments)
 
 
-def parts(part: Part) -> list[Part]:
-    return [part, *(inner for value in part.values.values() if isinstance(value, Part) for inner in parts(value))]
+def parts(part: SpecSection) -> list[SpecSection]:
+    return [
+        part,
+        *(inner for value in part.values.values() if isinstance(value, SpecSection) for inner in parts(value)),
+    ]
 
 
 # --- init -------------------------------------------------------------------------------------------------------------
@@ -50,7 +53,7 @@ def test_every_section_of_a_trial_is_there_and_every_field_is_explained_by_itsel
             field = part.model.model_fields[name]
             if field.description:
                 assert " ".join(field.description.split()) in text, name
-            if isinstance(field.default, int | float | str) and not isinstance(value, Part):
+            if isinstance(field.default, int | float | str) and not isinstance(value, SpecSection):
                 assert f"Default: {field.default}." in text.replace("false", "False"), name
 
 

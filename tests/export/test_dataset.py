@@ -20,7 +20,7 @@ from raycap.facts.hosted import TEXT_ATTRIBUTES, fingerprint, from_dataset, load
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs
-from raycap.facts.relations import NOBODY
+from raycap.facts.relations import NO_PERSON
 from raycap.spec import NamePools, ProfilesFromDisk, RandomPairs, RelationStructure
 from raycap.spec import SelectionScheme as Selection
 from tests.support.strategies import distinct, schemas, values
@@ -105,7 +105,7 @@ def test_the_schema_is_the_hosted_one() -> None:
     assert features["birth_date"].dtype == "timestamp[s]"
     assert features["index"].dtype == "int32"
     assert list(features["evil_twin"]) == ["name", "index"]
-    childless = to_dataset(bipartite())[int((bipartite().relations[:, 1] == NOBODY).argmax())]
+    childless = to_dataset(bipartite())[int((bipartite().relations[:, 1] == NO_PERSON).argmax())]
     assert childless["child"] is None
     with pytest.raises(ValueError, match="only people with birth_date, birth_city, university, employer fit"):
         to_dataset(pairs(RandomPairs(source="pairs")))

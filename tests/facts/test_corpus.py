@@ -11,7 +11,7 @@ from raycap.facts.biographies import Biographies
 from raycap.facts.build import corpora_of
 from raycap.facts.corpus import END, NOTHING, Corpus, Table, TrainedIds, num_facts, render
 from raycap.facts.names import RELATIONS
-from raycap.facts.names_corpus import Recital
+from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
@@ -143,9 +143,9 @@ def test_there_are_twenty_leads_a_subject_and_none_begins_another() -> None:
 
 
 def test_names_and_strings_are_recited_whole() -> None:
-    assert render(Recital(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
+    assert render(NamesCorpus(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
     spec = RandomStrings(source="strings", num_strings=40, vocab_size=7, length=12)
-    texts = render(Recital(strings(spec)), np.arange(40))
+    texts = render(NamesCorpus(strings(spec)), np.arange(40))
     words = [text.split(" ")[1:] for text in texts]
     assert all(len(row) == 12 for row in words)
     assert {word.removesuffix(END) for row in words for word in row} == {f"T{token}" for token in range(7)}

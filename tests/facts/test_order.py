@@ -17,7 +17,7 @@ def order(share: float = 1.0, batch_size: int = 7, seed: int = 0) -> Order:
 
 
 def asked(texts: Order, corpus: int, num: int) -> np.ndarray:
-    return np.concatenate([texts.step_places(step)[corpus] for step in range(num)])
+    return np.concatenate([texts.step_indices(step)[corpus] for step in range(num)])
 
 
 def test_each_text_comes_exactly_once_per_epoch() -> None:
@@ -33,11 +33,11 @@ def test_workers_share_a_step_without_overlap_or_loss(
 ) -> None:
     shares = tuple(weight / sum(weights) for weight in weights)
     texts = Order(tuple(range(50, 50 + len(shares))), tuple(range(len(shares))), (Mix(0, shares),), batch_size, 0)
-    whole = texts.step_places(step)
-    parts = [texts.step_places(step, rank, world) for rank in range(world)]
-    for corpus, places in enumerate(whole):
-        assert sorted(np.concatenate([part[corpus] for part in parts])) == sorted(places)
-        assert texts.num_asked(step + 1)[corpus] - texts.num_asked(step)[corpus] == len(places)
+    whole = texts.step_indices(step)
+    parts = [texts.step_indices(step, rank, world) for rank in range(world)]
+    for corpus, indices in enumerate(whole):
+        assert sorted(np.concatenate([part[corpus] for part in parts])) == sorted(indices)
+        assert texts.num_asked(step + 1)[corpus] - texts.num_asked(step)[corpus] == len(indices)
     sizes = [sum(map(len, part)) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == batch_size
@@ -48,11 +48,11 @@ def test_workers_share_a_step_without_overlap_or_loss(
 def test_steps_together_are_the_steps_one_by_one(first: int, num: int, world: int, rank: int, share: float) -> None:
     mixes = (Mix(0, (1.0, 0.0)), Mix(30, (share, 1 - share)))
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), mixes, 7, 0)
-    places, counts = texts.places(range(first, first + num), rank % world, world)
-    steps = [texts.step_places(step, rank % world, world) for step in range(first, first + num)]
+    indices, counts = texts.indices(range(first, first + num), rank % world, world)
+    steps = [texts.step_indices(step, rank % world, world) for step in range(first, first + num)]
     assert counts.tolist() == [[len(part) for part in step] for step in steps]
     for corpus in range(2):
-        assert np.array_equal(places[corpus], np.concatenate([step[corpus] for step in steps]))
+        assert np.array_equal(indices[corpus], np.concatenate([step[corpus] for step in steps]))
 
 
 @given(st.lists(st.floats(0.0, 1), min_size=1, max_size=4).filter(lambda w: sum(w) > 0.01), st.integers(1, 300))
@@ -68,24 +68,24 @@ def test_what_is_sampled_is_the_mix_and_uniform_within_it() -> None:
     """Chi-square tests of the texts that really come, not of the counts that were planned."""
     shares = (1 / 11, 6 / 11, 4 / 11)
     texts = Order((40, 60, 50), (1, 2, 3), (Mix(0, shares),), 64, 5)
-    places = [np.concatenate(step) for step in zip(*(texts.step_places(s) for s in range(500)), strict=True)]
-    counts = np.array([len(part) for part in places])
+    indices = [np.concatenate(step) for step in zip(*(texts.step_indices(s) for s in range(500)), strict=True)]
+    counts = np.array([len(part) for part in indices])
     assert chisquare(counts, counts.sum() * np.array(shares)).pvalue > 0.01
-    for part, size in zip(places, texts.sizes, strict=True):
+    for part, size in zip(indices, texts.sizes, strict=True):
         within = np.bincount(part, minlength=size)
         assert within.max() - within.min() <= 1  # every text once before any comes again
-    one_step = [len(part) for part in texts.step_places(7)]
+    one_step = [len(part) for part in texts.step_indices(7)]
     assert all(abs(n - share * 64) <= 2 for n, share in zip(one_step, shares, strict=True))
 
 
 def test_phases_follow_each_other_at_their_steps() -> None:
     mixes = (Mix(0, (1.0, 0.0)), Mix(10, (0.0, 1.0)), Mix(15, (0.5, 0.5)))
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), mixes, 8, 0)
-    counts = [tuple(map(len, texts.step_places(step))) for step in range(20)]
+    counts = [tuple(map(len, texts.step_indices(step))) for step in range(20)]
     assert counts == [(8, 0)] * 10 + [(0, 8)] * 5 + [(4, 4)] * 5
     later = Order((ONE_HOP, TWO_HOP), (1, 2), mixes[:1], 8, 0)  # what is not known yet changes nothing before
     for step in range(10):
-        for a, b in zip(texts.step_places(step), later.step_places(step), strict=True):
+        for a, b in zip(texts.step_indices(step), later.step_indices(step), strict=True):
             assert np.array_equal(a, b)
     assert len(set(asked(texts, 0, 25))) == 10 * 8 + 10 * 4  # no text again before all have come
 
@@ -94,20 +94,20 @@ def test_another_corpus_moves_no_order() -> None:
     alone = Order((ONE_HOP,), (1,), (Mix(0, (1.0,)),), 8, 0)
     mixed = Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (0.5, 0.5)),), 16, 0)
     for step in range(30):
-        assert np.array_equal(alone.step_places(step)[0], mixed.step_places(step)[0])
+        assert np.array_equal(alone.step_indices(step)[0], mixed.step_indices(step)[0])
 
 
 def test_the_order_is_a_function_of_seed_and_step_alone() -> None:
-    late = order().step_places(500)[0]
-    assert np.array_equal(late, order().step_places(500)[0])
-    assert not np.array_equal(late, order(seed=1).step_places(500)[0])
+    late = order().step_indices(500)[0]
+    assert np.array_equal(late, order().step_indices(500)[0])
+    assert not np.array_equal(late, order(seed=1).step_indices(500)[0])
 
 
 def test_orders_are_alike_from_one_release_to_the_next() -> None:
     """Numbers that a stored result depends on: the first places of three epochs, in a mix."""
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (0.3, 0.7)),), 10, 0)
-    assert [texts.step_places(step)[0][0] for step in (0, 40, 80)] == [93, 117, 91]
-    assert [texts.step_places(step)[1][0] for step in (0, 40, 80)] == [39, 50, 167]
+    assert [texts.step_indices(step)[0][0] for step in (0, 40, 80)] == [93, 117, 91]
+    assert [texts.step_indices(step)[1][0] for step in (0, 40, 80)] == [39, 50, 167]
 
 
 def test_lengths_become_steps() -> None:

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from raycap.facts.entropy import fact_bits
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import census_schema, generate
-from raycap.facts.relations import INVERSES, MATCHINGS, NOBODY, IntArray, broken_structure, draw_relations
+from raycap.facts.relations import INVERSES, MATCHINGS, NO_PERSON, IntArray, broken_structure, draw_relations
 from raycap.results import PopulationFacts
 from raycap.spec import NamePools, RelationStructure, SelectionScheme
 
@@ -63,15 +63,15 @@ def bijections(num_profiles: int) -> set[tuple[int, ...]]:
     """All tables in which one half of the people has just the other half as parents."""
     tables = set()
     for table in product(range(-1, num_profiles), repeat=num_profiles):
-        parents = [parent for parent in table if parent != NOBODY]
-        half = {person for person, parent in enumerate(table) if parent == NOBODY}
+        parents = [parent for parent in table if parent != NO_PERSON]
+        half = {person for person, parent in enumerate(table) if parent == NO_PERSON}
         if len(half) == len(parents) == num_profiles // 2 and set(parents) == half:
             tables.add(table)
     return tables
 
 
 def inverse(table: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(table.index(person) if person in table else NOBODY for person in range(len(table)))
+    return tuple(table.index(person) if person in table else NO_PERSON for person in range(len(table)))
 
 
 @pytest.mark.parametrize(("relation", "num_profiles"), [("parent", 4), ("child", 4), ("best_friend", 6)])
@@ -131,11 +131,11 @@ def test_no_draw_breaks_its_structure(
 def test_parents_and_children_are_two_halves_and_friends_are_pairs() -> None:
     parent, child, friend, enemy, *others = drawn(RELATIONS, 500, BIPARTITE, self_relations=False).T
     people = np.arange(500)
-    children = people[parent != NOBODY]
+    children = people[parent != NO_PERSON]
     assert len(children) == 250
     assert np.array_equal(child[parent[children]], children)
     assert np.array_equal(np.sort([*parent[children], *children]), people)  # two halves, and nobody in both
-    assert (child[children] == NOBODY).all()
+    assert (child[children] == NO_PERSON).all()
     for pairs in (friend, enemy):
         assert np.array_equal(pairs[pairs], people)
         assert (pairs != people).all()
@@ -162,8 +162,8 @@ def test_an_odd_number_of_people_cannot_be_paired_up() -> None:
 @pytest.mark.parametrize(
     ("structure", "self_relations", "relation", "rows", "told"),
     [
-        (UNIFORM, True, "sibling", {3: NOBODY}, "sibling: person 3 has none"),
-        (BIPARTITE, True, "sibling", {3: NOBODY}, "sibling: person 3 has none"),
+        (UNIFORM, True, "sibling", {3: NO_PERSON}, "sibling: person 3 has none"),
+        (BIPARTITE, True, "sibling", {3: NO_PERSON}, "sibling: person 3 has none"),
         (UNIFORM, False, "sibling", {4: 4}, "sibling: person 4 is related to themselves"),
         (
             BIPARTITE,
@@ -179,21 +179,33 @@ def test_an_odd_number_of_people_cannot_be_paired_up() -> None:
             {0: 1, 1: 2, 2: 0, 3: 4, 4: 3, 5: 5},
             "worst_enemy: not a perfect matching at ",
         ),
-        (BIPARTITE, True, "best_friend", {1: NOBODY}, "best_friend: "),
+        (BIPARTITE, True, "best_friend", {1: NO_PERSON}, "best_friend: "),
         (
             BIPARTITE,
             True,
             "parent",
-            {0: 1, 1: 2, 2: 3, 3: NOBODY, 4: NOBODY, 5: NOBODY},
+            {0: 1, 1: 2, 2: 3, 3: NO_PERSON, 4: NO_PERSON, 5: NO_PERSON},
             "parent: its two halves overlap",
         ),
-        (BIPARTITE, True, "parent", {0: 3, 1: 3, 2: 4, 3: NOBODY, 4: NOBODY, 5: NOBODY}, "parent: not a bijection"),
-        (BIPARTITE, True, "child", {0: 3, 1: 4, 2: NOBODY, 3: NOBODY, 4: NOBODY, 5: NOBODY}, "child: not a bijection"),
+        (
+            BIPARTITE,
+            True,
+            "parent",
+            {0: 3, 1: 3, 2: 4, 3: NO_PERSON, 4: NO_PERSON, 5: NO_PERSON},
+            "parent: not a bijection",
+        ),
         (
             BIPARTITE,
             True,
             "child",
-            {0: 0, 1: 4, 2: 5, 3: NOBODY, 4: NOBODY, 5: NOBODY},
+            {0: 3, 1: 4, 2: NO_PERSON, 3: NO_PERSON, 4: NO_PERSON, 5: NO_PERSON},
+            "child: not a bijection",
+        ),
+        (
+            BIPARTITE,
+            True,
+            "child",
+            {0: 0, 1: 4, 2: 5, 3: NO_PERSON, 4: NO_PERSON, 5: NO_PERSON},
             "child: person 0 is related to",
         ),
     ],
@@ -211,8 +223,8 @@ def test_each_break_is_told(
 
 
 def test_parents_whose_children_are_others_are_told() -> None:
-    table = np.array([[2, NOBODY], [3, NOBODY], [NOBODY, 1], [NOBODY, 0]], np.int32)
+    table = np.array([[2, NO_PERSON], [3, NO_PERSON], [NO_PERSON, 1], [NO_PERSON, 0]], np.int32)
     assert broken_structure(INVERSES, table, BIPARTITE, True) == "parent and child are not the inverse of each other"
-    swapped = np.array([[2, 3], [3, 2], [NOBODY, NOBODY], [NOBODY, NOBODY]], np.int32)
+    swapped = np.array([[2, 3], [3, 2], [NO_PERSON, NO_PERSON], [NO_PERSON, NO_PERSON]], np.int32)
     assert broken_structure(INVERSES, swapped, BIPARTITE, True) == "parent and child are not the inverse of each other"
     assert "an odd number" in (broken_structure((), np.empty((3, 0), np.int32), BIPARTITE, True) or "")

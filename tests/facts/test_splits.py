@@ -90,7 +90,7 @@ def test_no_held_out_question_is_ever_trained(
     trained = TrainedIds(questions)
     order = Order((len(trained),), (hops,), (Mix(0, (1.0,)),), 64, 0)
     steps = 3 * -(-len(trained) // 64)
-    places = np.concatenate([order.step_places(step, rank, 3)[0] for step in range(0, steps, 2)])
+    places = np.concatenate([order.step_indices(step, rank, 3)[0] for step in range(0, steps, 2)])
     asked = questions.unpack(np.unique(trained[places]))
     num_attributes = len(profiles.schema.attributes)
     for p, chain, s in zip(asked.person.tolist(), asked.relations.tolist(), asked.subject.tolist(), strict=True):

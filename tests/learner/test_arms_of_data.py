@@ -53,7 +53,7 @@ from raycap.spec import (
     Windows,
 )
 from raycap.storage import Storage, model_folder, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 
 SEED = 0
 SMALL_POOLS = NamePools(first=10, middle=10, last=10)
@@ -82,12 +82,12 @@ def trial(
     optimizer: OptimizerSpec,
     **training: object,
 ) -> TrialSpec:
-    measured = {"num_evaluations": 3, "seed": SEED} | training
+    loss_mask = {"num_evaluations": 3, "seed": SEED} | training
     return TrialSpec(
         profiles=profiles,
         questions=questions,
         model=model,
-        training=TrainingSpec(length=length, batch_size=batch_size, optimizer=optimizer, **measured),
+        training=TrainingSpec(length=length, batch_size=batch_size, optimizer=optimizer, **loss_mask),
     )
 
 
@@ -270,7 +270,7 @@ def parent(storage: Storage) -> TrialResult:
     )
     grown: TrainedTrial = run_trial(spec, source_commit="test")
     grown.save_model(storage, model_folder(spec.trial_id))
-    storage.write(result_path(spec.trial_id), sealed(grown.result.model_dump_json()))
+    storage.write(result_path(spec.trial_id), with_checksum(grown.result.model_dump_json()))
     assert mean_bits(grown.result.final.losses) < 0.1
     return grown.result
 

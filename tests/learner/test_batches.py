@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.learner import model as llama
-from raycap.learner.batches import Batch, places_in_windows
+from raycap.learner.batches import Batch, window_positions
 from raycap.learner.evaluation import token_losses
 from raycap.spec import BpeTokenizer, ModelByWidth, NamePools, NumHeads, OnePerRow, PackingSpec, Windows
 from raycap.tokens.composer import Composer
@@ -35,7 +35,7 @@ def text_losses(packing: PackingSpec) -> torch.Tensor:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
 def test_texts_fill_windows_in_order_and_are_never_cut(lengths: list[int]) -> None:
-    windows, offsets = places_in_windows(np.array(lengths), 40)
+    windows, offsets = window_positions(np.array(lengths), 40)
     covered = set()
     for length, window, offset in zip(lengths, windows.tolist(), offsets.tolist(), strict=True):
         cells = {(window, offset + column) for column in range(length)}
@@ -54,7 +54,7 @@ def test_a_text_alone_in_a_window_loses_what_it_loses_in_a_row() -> None:
 
 def test_texts_that_see_each_other_lose_something_else_but_the_first_of_a_window() -> None:
     across = Windows(kind="windows", length=128, attend_across=True)
-    windows, _ = places_in_windows(ROWS.lengths, 128)
+    windows, _ = window_positions(ROWS.lengths, 128)
     first = np.r_[True, windows[1:] != windows[:-1]]
     difference = (text_losses(across) - text_losses(OnePerRow())).abs().numpy()
     assert difference[first].max() < 1e-4
@@ -80,10 +80,10 @@ def test_replicas_of_other_lengths_lose_what_each_loses_alone(packing: PackingSp
     together = token_losses(stack, batch)
     for number, rows in enumerate(both):
         alone = Batch.of([rows], 400, CPU, packing)
-        measured = batch.measured[number] > 0
-        assert torch.equal(batch.targets[number][measured], alone.targets[0])
+        loss_mask = batch.loss_mask[number] > 0
+        assert torch.equal(batch.targets[number][loss_mask], alone.targets[0])
         expected = token_losses(stack.replica(number), alone)[0]
-        assert torch.allclose(together[number][measured], expected, atol=1e-5)
+        assert torch.allclose(together[number][loss_mask], expected, atol=1e-5)
 
 
 def test_prefixes_that_rows_share_are_one_node() -> None:

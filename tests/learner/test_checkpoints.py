@@ -11,7 +11,7 @@ import torch
 
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.model import CPU
-from raycap.learner.signals import PausedError, Wish
+from raycap.learner.signals import PausedError, Signal
 from raycap.results import Evaluation, StopReason
 from raycap.spec import LossBelow, Phase, QuestionsByWeights, ScheduleFree, Steps
 from raycap.storage import Storage, checkpoint_path, checkpoint_steps, forget_checkpoints
@@ -78,13 +78,13 @@ def half_trained(folder: Path) -> tuple[Checkpoints, str]:
     checkpoints = Checkpoints(Storage.at(str(folder)))
     looks = 0
 
-    def wish() -> Wish:
+    def signal() -> Signal:
         nonlocal looks
         looks += 1
-        return Wish.PAUSE if looks == 6 else Wish.GO_ON
+        return Signal.PAUSE if looks == 6 else Signal.CONTINUE
 
     with pytest.raises(PausedError, match=r"after step \d+"):
-        trained(TINY, checkpoints=checkpoints, checkpoint_every_s=0.0, wish=wish)
+        trained(TINY, checkpoints=checkpoints, checkpoint_every_s=0.0, poll_signal=signal)
     return checkpoints, TINY.trial_id
 
 
@@ -98,7 +98,7 @@ def test_a_trial_that_is_asked_to_pause_saves_and_goes_on_bit_equal(tmp_path: Pa
 
 def test_a_trial_that_is_asked_to_end_measures_where_it_is(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    result = trained(TINY, checkpoints=checkpoints, wish=lambda: Wish.END).result
+    result = trained(TINY, checkpoints=checkpoints, poll_signal=lambda: Signal.STOP).result
     assert (result.stop_reason, result.num_steps, result.final.step) == (StopReason.EARLY, 1, 1)
     assert trained(TINY, checkpoints=checkpoints).result == result  # nothing is trained beyond it
 

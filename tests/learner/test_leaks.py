@@ -8,11 +8,11 @@ import pytest
 from raycap.facts.build import populations_of
 from raycap.facts.corpus import SPLITS, TRAIN
 from raycap.facts.order import Mix
-from raycap.learner.curriculum import Course, Curriculum
+from raycap.learner.curriculum import Curriculum, CurriculumState
 from raycap.learner.evaluation import Sample
 from raycap.spec import Split, TrialSpec
 from raycap.tokens.rows import RowSource
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 from tests.support.arms import ARMS, EVERY_KIND, PEOPLE
 
 
@@ -27,11 +27,11 @@ def trial(arm: str) -> TrialSpec:
 @pytest.mark.parametrize("arm", ARMS)
 def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None:
     spec = trial(arm)
-    material = Material.of(spec, populations_of(spec))
-    order = material.order(Curriculum(material, Course()).mixes)
-    length = max(composer.row_length for composer in material.composers)
+    data = TrainingData.of(spec, populations_of(spec))
+    order = data.order(Curriculum(data, CurriculumState()).mixes)
+    length = max(composer.row_length for composer in data.composers)
     held_out: set[bytes] = set()
-    for composer in material.composers:
+    for composer in data.composers:
         sample = Sample.of(composer, 0, size=10**9, seed=0)
         if composer.corpus.kind.hops < 2:
             continue
@@ -43,9 +43,9 @@ def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None
         assert len(trained) + (sample.splits != TRAIN).sum() == len(sample.ids)
     assert held_out
     seen: set[bytes] = set()
-    steps = 70 + int(max(size / share for size, share in zip(order.sizes, material.shares(), strict=True)) / 64)
+    steps = 70 + int(max(size / share for size, share in zip(order.sizes, data.shares(), strict=True)) / 64)
     for rank in range(2):
-        source = RowSource(material.composers, order, steps, rank, 2)
+        source = RowSource(data.composers, order, steps, rank, 2)
         for rows in source.rows_from(0):
             seen |= {row.tobytes() for row in rows.input_ids}
     assert len(seen) == sum(order.sizes)  # everything that may be trained was
@@ -55,11 +55,11 @@ def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None
 def test_a_trained_question_of_three_hops_spells_no_held_out_one() -> None:
     """Its first two hops, and its last two, are questions of two hops that are trained themselves."""
     spec = trial("three_hops_spelled")
-    material = Material.of(spec, populations_of(spec))
-    two_hop, three_hop = (composer.corpus for composer in material.composers)
+    data = TrainingData.of(spec, populations_of(spec))
+    two_hop, three_hop = (composer.corpus for composer in data.composers)
     profiles = two_hop.profiles
     num_relations, num_subjects = len(profiles.schema.relations), len(profiles.schema.subjects)
-    asked = three_hop.unpack(material.composers[1].trained[np.arange(len(material.composers[1].trained))])
+    asked = three_hop.unpack(data.composers[1].trained[np.arange(len(data.composers[1].trained))])
     first, second = asked.relations.T
     front = (
         (asked.person.astype(np.int64) * num_relations + first) * num_subjects + (num_subjects - num_relations) + second
@@ -73,8 +73,8 @@ def test_a_trained_question_of_three_hops_spells_no_held_out_one() -> None:
 def test_the_mix_is_declared_for_trained_texts_only() -> None:
     """Holding questions out changes which come, not how many of each kind."""
     spec = trial("latent")
-    material = Material.of(spec, populations_of(spec))
-    order = material.order((Mix(0, material.shares()),))
+    data = TrainingData.of(spec, populations_of(spec))
+    order = data.order((Mix(0, data.shares()),))
     asked = order.num_asked(1000)
     assert asked[0] / sum(asked) == pytest.approx(0.2, abs=1e-4)
-    assert order.sizes[1] < material.composers[1].corpus.num_ids
+    assert order.sizes[1] < data.composers[1].corpus.num_ids

@@ -8,26 +8,26 @@ from pathlib import Path
 WORKER = """
 import json, sys, time
 import torch, torch.distributed as dist
-from raycap.learner.replica import Place
-from raycap.learner.pauses import Watch
-from raycap.learner.signals import Wish
+from raycap.learner.replica import WorkerContext
+from raycap.learner.pauses import PauseSchedule
+from raycap.learner.signals import Signal
 
 file, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
 began = time.monotonic()
-wish = (lambda: Wish.PAUSE if time.monotonic() > began + 1.5 else Wish.GO_ON) if rank == 0 else lambda: Wish.END
-watch = Watch(0.3, wish, Place(rank, 2, torch.device("cpu")), 0)
+poll = (lambda: Signal.PAUSE if time.monotonic() > began + 1.5 else Signal.CONTINUE) if rank == 0 else lambda: Signal.STOP
+pauses = PauseSchedule(0.3, poll, WorkerContext(rank, 2, torch.device("cpu")), 0)
 step, looked = 0, []
-while not looked or looked[-1][2] is Wish.GO_ON:
+while not looked or looked[-1][2] is Signal.CONTINUE:
     step += 1
     time.sleep(0.001 if rank == 0 else 0.004)  # one is slower, or its clock is
-    if watch.pauses_after(step):
-        orders = watch.look(step)
-        looked.append((step, orders.save, orders.wish))
-        if orders.save:
-            watch.saved()
+    if pauses.pauses_after(step):
+        actions = pauses.poll(step)
+        looked.append((step, actions.save, actions.signal))
+        if actions.save:
+            pauses.saved()
 dist.destroy_process_group()
-print(json.dumps([(step, save, int(wish)) for step, save, wish in looked]))
+print(json.dumps([(step, save, int(signal)) for step, save, signal in looked]))
 """
 
 

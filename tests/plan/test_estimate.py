@@ -15,7 +15,7 @@ from raycap.plan.estimate import (
     EVALUATION_SHARE,
     GROUP_SECONDS,
     SWEEP_SECONDS,
-    Pace,
+    StepTime,
     between,
     estimate,
     group_seconds,
@@ -27,12 +27,12 @@ from raycap.plan.estimate import (
     worker_bytes,
 )
 from raycap.plan.inventory import inventory
-from raycap.plan.throughput import BETWEEN, GIVEN, KEPT, STORED, TIMED, expected
+from raycap.plan.throughput import BETWEEN, GIVEN, KEPT, STORED, TIMED, expected_times
 from raycap.results import SweepRecord
 from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from tests.support.planted import results, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +88,7 @@ def test_a_stack_takes_its_steps_its_evaluations_and_its_start() -> None:
 def test_sums_are_of_slots_and_prices_of_gpus_or_of_the_machine() -> None:
     groups = [(trial,) for trial in RECORD.trials]
     each = group_seconds(groups[0], 0.05)
-    known: list[Pace | None] = [Pace(0.05, TIMED)] * 8
+    known: list[StepTime | None] = [StepTime(0.05, TIMED)] * 8
     found = estimate(groups, known, ExecutionSpec(), slots=2, steps_done={}, price_per_hour=3.0)
     assert found.seconds == pytest.approx(SWEEP_SECONDS + 4 * each)
     assert (found.gpu_hours, found.unknown) == (0, 0)
@@ -142,7 +142,7 @@ def test_between_shapes_that_were_timed_lies_a_power_law() -> None:
 
 def test_a_throughput_that_is_given_needs_nothing_else(tmp_path: Path) -> None:
     record, storage = stored_in(tmp_path)
-    found = expected(record, storage, list(record.trials), inventory(record, storage), throughput=1e5, slots=4)
+    found = expected_times(record, storage, list(record.trials), inventory(record, storage), throughput=1e5, slots=4)
     mine = found.trials[TRIAL.trial_id]
     per_step = TRIAL.tokens / TRIAL.steps / 1e5
     assert mine.seconds == pytest.approx(group_seconds((TRIAL,), per_step))
@@ -155,12 +155,12 @@ def test_results_of_this_machine_tell_the_pace_and_those_of_others_do_not(tmp_pa
         host = platform.node() if number == 0 else "elsewhere"
         final = result.final.model_copy(update={"train_seconds": 0.02 * result.num_steps})
         update = {"provenance": result.provenance.model_copy(update={"host": host}), "evaluations": (final,)}
-        storage.write(result_path(result.trial_id), sealed(result.model_copy(update=update).model_dump_json()))
-    monkeypatch.setattr(throughput, "MOST_TIMED", 0)  # whoever is not stored is not timed either
+        storage.write(result_path(result.trial_id), with_checksum(result.model_copy(update=update).model_dump_json()))
+    monkeypatch.setattr(throughput, "MAX_TIMED", 0)  # whoever is not stored is not timed either
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found = inventory(record, storage)
     missing = found.to_run(record.trials)
-    estimated = expected(record, storage, missing, found, slots=1).trials
+    estimated = expected_times(record, storage, missing, found, slots=1).trials
     assert estimated[record.trials[1].trial_id].source == STORED
     assert estimated[record.trials[1].trial_id].seconds == pytest.approx(group_seconds((record.trials[1],), 0.02))
     assert {estimated[trial.trial_id].source for trial in missing[1:]} == {BETWEEN}
@@ -173,7 +173,7 @@ def test_gpus_that_are_not_here_are_not_timed(tmp_path: Path, monkeypatch) -> No
     execution = record.spec.execution.model_copy(update={"gpus_per_worker": 1.0})
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"execution": execution})})
     with pytest.raises(SpecError, match="give --throughput"):
-        expected(record, storage, list(record.trials), inventory(record, storage))
+        expected_times(record, storage, list(record.trials), inventory(record, storage))
 
 
 def test_steps_are_timed_once_and_a_trial_takes_as_long(tmp_path: Path, monkeypatch) -> None:
@@ -184,7 +184,7 @@ def test_steps_are_timed_once_and_a_trial_takes_as_long(tmp_path: Path, monkeypa
     tokens = round(200 * TRIAL.tokens / TRIAL.steps)
     short = TRIAL.model_copy(update={"spec": spec, "trial_id": spec.trial_id, "steps": 200, "tokens": tokens})
     record = record.model_copy(update={"trials": (short,)})
-    first, again = (expected(record, storage, [short], inventory(record, storage), slots=1) for _ in range(2))
+    first, again = (expected_times(record, storage, [short], inventory(record, storage), slots=1) for _ in range(2))
     assert (first.sources, again.sources) == ({TIMED: 1}, {KEPT: 1})
     assert again.seconds == first.seconds
     began = time.process_time()

@@ -27,7 +27,7 @@ from raycap.spec import (
 )
 from raycap.spec.file import SpecError, load_sweep
 from raycap.tokens.rows import RowSource
-from raycap.tokens.training_data import Material
+from raycap.tokens.training_data import TrainingData
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))
@@ -79,7 +79,7 @@ def test_the_two_hop_plan_covers_the_trap_and_the_two_function_cell() -> None:
 def test_numbers_are_those_of_the_trial_itself(overrides: tuple[str, ...]) -> None:
     small = ("grid={}", "trial.model.hidden_size=12", "trial.training.length.exposures=1")
     (trial,) = planned("grid.yaml", *small, *overrides)
-    material = Material.of(trial.spec, populations_of(trial.spec))
+    material = TrainingData.of(trial.spec, populations_of(trial.spec))
     order = material.order((Mix(0, material.shares()),))
     rows = RowSource(material.composers, order, trial.steps, 0, 1).rows_from(0)
     assert trial.tokens == pytest.approx(sum(int(batch.lengths.sum()) for batch in rows), rel=0.01)

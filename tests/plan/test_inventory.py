@@ -15,13 +15,13 @@ from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import summary
 from raycap.learner.trial import run_trial
 from raycap.plan.expand import expand
-from raycap.plan.inventory import State, What, inventory, make_way
-from raycap.plan.spec_diff import TrialBefore, changes
+from raycap.plan.inventory import InventoryEntry, TrialState, inventory, prepare_folder
+from raycap.plan.spec_diff import PreviousTrial, changes
 from raycap.results import Failure, StopReason, SweepRecord, TrialResult
 from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
 from raycap.terminal.failures import kind_of, print_failures
 from raycap.terminal.plan_table import plan_json, print_plan
@@ -63,8 +63,8 @@ def edited(edits: dict[str, Any], grid: dict[str, list[Any]] = SEEDS) -> SweepRe
     return SweepRecord(spec=loaded.spec, question="", spec_yaml="", trials=tuple(expand(loaded)))
 
 
-def before(record: SweepRecord) -> list[TrialBefore]:
-    return [TrialBefore.model_validate(trial.model_dump(mode="json")) for trial in record.trials]
+def before(record: SweepRecord) -> list[PreviousTrial]:
+    return [PreviousTrial.model_validate(trial.model_dump(mode="json")) for trial in record.trials]
 
 
 def told(record: SweepRecord, storage: Storage) -> list[str]:
@@ -72,7 +72,7 @@ def told(record: SweepRecord, storage: Storage) -> list[str]:
 
 
 def finish(storage: Storage, result: TrialResult) -> None:
-    storage.write(result_path(result.trial_id), sealed(result.model_dump_json(indent=1)))
+    storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -136,13 +136,13 @@ def test_a_damaged_result_is_never_believed_and_trained_again(damage: str, stora
     assert "it is damaged" in analysis.law.excluded[bad]
 
     found = inventory(record, storage)
-    assert found.states[bad] == State(What.DAMAGED, "trained again")
+    assert found.states[bad] == InventoryEntry(TrialState.DAMAGED, "trained again")
     assert file.read_text() == content  # to plan changes nothing
     assert [trial.trial_id for trial in found.to_run(record.trials)] == [bad]
-    make_way(record, found, storage)
+    prepare_folder(record, found, storage)
     assert file.with_name("result.json.damaged").read_text() == content
     assert not file.exists()
-    assert inventory(record, storage).states[bad] == State(What.NEW)
+    assert inventory(record, storage).states[bad] == InventoryEntry(TrialState.NEW)
 
 
 def test_only_failed_runs_those_alone(storage: Storage) -> None:
@@ -188,9 +188,11 @@ def test_on_another_grid_a_trial_is_set_beside_the_nearest() -> None:
 
 def test_only_what_was_edited_is_new_and_what_is_left_of_before_is_listed(storage: Storage) -> None:
     first = edited({})
-    make_way(first, inventory(first, storage), storage)
+    prepare_folder(first, inventory(first, storage), storage)
     assert told(first, storage) == ["new", "new"]
-    for trial, (name, content) in zip(first.trials, [("result.json", sealed("{}")), ("model/x", "")], strict=True):
+    for trial, (name, content) in zip(
+        first.trials, [("result.json", with_checksum("{}")), ("model/x", "")], strict=True
+    ):
         storage.write(f"trials/{trial.trial_id}/{name}", content)
     second = edited({"training.optimizer.lr": 0.01})
     found = inventory(second, storage)
@@ -202,21 +204,21 @@ def test_only_what_was_edited_is_new_and_what_is_left_of_before_is_listed(storag
     console = Console(file=StringIO(), width=200)
     print_plan(second, second.trials, found, console)
     assert f"{first.trials[1].label}  {ids[1]}  not finished" in console.file.getvalue()
-    make_way(second, found, storage)
+    prepare_folder(second, found, storage)
     assert told(second, storage) == ["new", "new"]  # the run before asked for them
 
     third = edited({"training.optimizer.lr": 0.02})  # what the second left is nothing, and not listed
-    make_way(third, inventory(third, storage), storage)
+    prepare_folder(third, inventory(third, storage), storage)
     assert [stale.trial_id for stale in inventory(third, storage).stale] == ids
     back = edited({}, {"training.seed": [0]})  # asked for again
-    make_way(back, inventory(back, storage), storage)
+    prepare_folder(back, inventory(back, storage), storage)
     assert [stale.trial_id for stale in inventory(back, storage).stale] == ids[1:]
     assert told(back, storage) == ["finished"]
 
 
 def test_records_of_earlier_runs_that_are_damaged_stop_nothing(storage: Storage) -> None:
     record = edited({})
-    make_way(record, inventory(record, storage), storage)
+    prepare_folder(record, inventory(record, storage), storage)
     folder = record.spec.name
     whole = storage.read_text(f"{folder}/sweep.json")
     for content in (b"", b"\xff\xfe", b"[1]", whole[:100].encode(), b'{"trials": [{"trial_id": 3}]}'):
@@ -224,7 +226,7 @@ def test_records_of_earlier_runs_that_are_damaged_stop_nothing(storage: Storage)
             storage.write(f"{folder}/{name}", content)
         found = inventory(record, storage)
         assert not found.stale
-        make_way(record, found, storage)
+        prepare_folder(record, found, storage)
         assert storage.read_text(f"{folder}/sweep.json") == whole
         assert not storage.exists(f"{folder}/run.json")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raycap.plan.lookup import chosen
+from raycap.plan.lookup import lookup_trials
 from raycap.spec.file import SpecError
 from tests.support.planted import sweep
 
@@ -10,7 +10,7 @@ RECORD = sweep([10, 12, 14], seeds=(0, 1))
 
 
 def labels(asked: str) -> list[str]:
-    return [trial.label for trial in chosen(RECORD.trials, asked)]
+    return [trial.label for trial in lookup_trials(RECORD.trials, asked)]
 
 
 def test_ids_labels_and_their_beginnings_choose_in_the_order_of_the_sweep() -> None:
@@ -32,7 +32,7 @@ def test_ids_labels_and_their_beginnings_choose_in_the_order_of_the_sweep() -> N
 )
 def test_what_means_none_or_several_is_told(asked: str, told: str) -> None:
     with pytest.raises(SpecError) as raised:
-        chosen(RECORD.trials, asked)
+        lookup_trials(RECORD.trials, asked)
     (problem,) = raised.value.problems
     assert problem.startswith("--trials: ")
     assert told in problem
@@ -40,5 +40,5 @@ def test_what_means_none_or_several_is_told(asked: str, told: str) -> None:
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(SpecError) as raised:
-        chosen(RECORD.trials, "d10,zzz,d14-L2-N1000-s0")
+        lookup_trials(RECORD.trials, "d10,zzz,d14-L2-N1000-s0")
     assert len(raised.value.problems) == 2

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raycap.storage import DamagedError, Storage, checkpoint_path, checkpoint_steps, trial_folder
-from raycap.storage.checksum import sealed, unsealed
+from raycap.storage.checksum import verify_checksum, with_checksum
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -34,15 +34,15 @@ HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], dea
 @given(OBJECTS, st.sampled_from([None, 1, 2]), st.booleans())
 def test_a_sealed_object_is_json_that_anything_reads(tree: dict, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(tree, indent=indent, ensure_ascii=ascii_only)
-    file = sealed(text)
+    file = with_checksum(text)
     assert file.startswith('{"sha256": "')
     assert {key: value for key, value in json.loads(file).items() if key != "sha256"} == tree
-    assert json.loads(unsealed(file.encode())) == tree
+    assert json.loads(verify_checksum(file.encode())) == tree
 
 
 @given(OBJECTS, st.data())
 def test_any_damage_to_a_sealed_file_is_noticed(tree: dict, data: st.DataObject) -> None:
-    file = sealed(json.dumps(tree, indent=1)).encode()
+    file = with_checksum(json.dumps(tree, indent=1)).encode()
     place = data.draw(st.integers(0, len(file) - 1))
     flipped = bytes([file[place] ^ data.draw(st.integers(1, 255))])
     damaged = (
@@ -55,7 +55,7 @@ def test_any_damage_to_a_sealed_file_is_noticed(tree: dict, data: st.DataObject)
     )
     for content in damaged:
         with pytest.raises(DamagedError):
-            unsealed(content)
+            verify_checksum(content)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -108,10 +108,10 @@ def test_any_name_holds_any_content(tmp_path: Path, folder: str, name: str, cont
 
 def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path: Path) -> None:
     code = (
-        "import sys; from raycap.storage import Storage; from raycap.storage.checksum import sealed\n"
+        "import sys; from raycap.storage import Storage; from raycap.storage.checksum import with_checksum\n"
         "storage, number = Storage.at(sys.argv[1]), 0\n"
         "while True:\n"
-        "    storage.write('trials/a/result.json', sealed('{\"x\": \"' + str(number % 10) * 5_000_000 + '\"}'))\n"
+        "    storage.write('trials/a/result.json', with_checksum('{\"x\": \"' + str(number % 10) * 5_000_000 + '\"}'))\n"
         "    number += 1\n"
     )
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path
         time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert set(json.loads(unsealed((tmp_path / "trials" / "a" / "result.json").read_bytes()))["x"]) < set(
+        assert set(json.loads(verify_checksum((tmp_path / "trials" / "a" / "result.json").read_bytes()))["x"]) < set(
             "0123456789"
         )
 

@@ -11,7 +11,7 @@ import pytest
 
 from raycap.results import Evaluation, TrialResult
 from raycap.storage import checkpoint_steps
-from raycap.storage.checksum import unsealed
+from raycap.storage.checksum import verify_checksum
 
 WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "AnalystActor"
 """What Ray calls the processes of a trial: the one that trains, and the one that steers it."""
@@ -55,7 +55,7 @@ def last_step(storage: Path) -> int:
 def results_in(storage: Path) -> dict[str, TrialResult]:
     """All results in a storage folder, by trial_id; their seals are checked."""
     return {
-        path.parent.name: TrialResult.model_validate_json(unsealed(path.read_bytes()))
+        path.parent.name: TrialResult.model_validate_json(verify_checksum(path.read_bytes()))
         for path in storage.glob("trials/*/result.json")
     }
 

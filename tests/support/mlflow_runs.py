@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from raycap.results import SweepRecord, TrialResult
 from raycap.storage import Storage, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from tests.support import planted
 
 STEP = "train/exposures"
@@ -51,7 +51,7 @@ def store(record: SweepRecord, results: list[TrialResult]) -> Storage:
     storage.write(f"{record.spec.name}/sweep.json", record.model_dump_json())
     storage.write(f"{record.spec.name}/run.json", planted.RUN.model_dump_json())
     for result in results:
-        storage.write(result_path(result.trial_id), sealed(result.model_dump_json(indent=1)))
+        storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
     return storage
 
 

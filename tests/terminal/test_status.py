@@ -11,19 +11,19 @@ from raycap.analysis.analyse import analyse
 from raycap.analysis.summary import summary
 from raycap.results import Failure, SweepRecord
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
-from raycap.storage.checksum import sealed
+from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
-from raycap.storage.progress import Event, ProgressFile, Standing, progress_path, standings
+from raycap.storage.progress import Event, ProgressFile, TrialProgress, progress_path, read_progress
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
     RUNNING,
     WAITING,
     Line,
-    board,
+    format_lines,
+    render_progress,
     seconds_left,
     share_done,
-    told,
 )
 from raycap.terminal.status import follow, look
 from tests.support import planted
@@ -38,8 +38,8 @@ def evaluated(trial_id: str, at: float, share: float) -> Event:
     return Event(trial_id, "evaluated", at, round(share * STEPS), 10 * share, 5.0, 1.5, 2e5)
 
 
-def standing(began: float, *events: Event) -> Standing:
-    found = Standing(began=began)
+def standing(began: float, *events: Event) -> TrialProgress:
+    found = TrialProgress(began=began)
     for event in events:
         found = found.after(event)
     return found
@@ -75,20 +75,20 @@ def test_waiting_trials_take_what_running_ones_take() -> None:
         50 + 100 * (C.parameters.total + D.parameters.total) / (A.parameters.total + B.parameters.total), rel=0.05
     )
     assert share_done(lines, 50.0) < 0.25  # the others are larger
-    assert told(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
+    assert format_lines(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
 
 
 def test_nothing_is_foretold_where_nothing_tells() -> None:
     lines = [Line(A, RUNNING, standing(0.0)), Line(B, WAITING), Line(C, FINISHED), Line(D, FAILED)]
     assert seconds_left(lines, 10.0) is None
-    assert told(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
+    assert format_lines(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
 
 
 def test_the_board_shows_those_that_matter_first() -> None:
     running = standing(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
     lines = [Line(A, FINISHED), Line(B, RUNNING, running), Line(C, WAITING), Line(D, FAILED)]
     console = Console(file=StringIO(), width=80)  # all numbers fit in the narrowest terminal
-    console.print(board(lines, 20.0))
+    console.print(render_progress(lines, 20.0))
     shown = console.file.getvalue().splitlines()
     rows = [row.split() for row in shown if "-L2-" in row]
     assert [row[:2] for row in rows] == [
@@ -114,18 +114,18 @@ def test_the_file_has_what_is_under_way_and_is_written_about_once_a_second(stora
     file.add(Event(A.trial_id, "started", 0.0))
     file.add(evaluated(A.trial_id, 5.0, 0.25))
     file.add(Event(B.trial_id, "started", 5.0))
-    assert standings(storage, "planted") == {A.trial_id: Standing(began=0.0)}
+    assert read_progress(storage, "planted") == {A.trial_id: TrialProgress(began=0.0)}
     clock[0] += 1.0
     file.flush()
-    assert standings(storage, "planted") == {
+    assert read_progress(storage, "planted") == {
         A.trial_id: standing(0.0, evaluated(A.trial_id, 5.0, 0.25)),
-        B.trial_id: Standing(began=5.0),
+        B.trial_id: TrialProgress(began=5.0),
     }
     clock[0] += 1.0
     file.add(Event(A.trial_id, "finished", 9.0))
-    assert list(standings(storage, "planted")) == [B.trial_id]
+    assert list(read_progress(storage, "planted")) == [B.trial_id]
     storage.write(progress_path("planted"), '{"trials": {')
-    assert standings(storage, "planted") == {}
+    assert read_progress(storage, "planted") == {}
     file.close()
     assert not storage.exists(progress_path("planted"))
 
@@ -141,7 +141,7 @@ def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
 def of_all_states(storage: Storage) -> SweepRecord:
     """A is finished, B under way, C has failed, D has checkpoints."""
     result = results(RECORD, 1.8)[A.trial_id]
-    storage.write(result_path(A.trial_id), sealed(result.model_dump_json()))
+    storage.write(result_path(A.trial_id), with_checksum(result.model_dump_json()))
     failure = Failure(trial_id=C.trial_id, cause="ValueError: no", traceback="")
     storage.write(failure_path(C.trial_id), failure.model_dump_json())
     storage.write(checkpoint_path(D.trial_id, STEPS // 2), b"")
@@ -174,24 +174,24 @@ def test_status_reads_files_alone_and_says_who_runs_it(storage: Storage) -> None
 def test_finished_trials_show_what_the_last_analysis_says_of_them(storage: Storage) -> None:
     record = of_all_states(storage)
     measured = planted.measured({A.trial_id: results(RECORD, 1.8)[A.trial_id]})
-    told = summary(analyse(record, planted.RUN, measured, {}))
-    storage.write("planted/summary.json", json.dumps(told))
+    entries = summary(analyse(record, planted.RUN, measured, {}))
+    storage.write("planted/summary.json", json.dumps(entries))
     first, *others = look(record, storage).lines
-    assert (first.state, first.standing.last.bits_per_param) == ("finished", pytest.approx(1.8))
-    assert first.standing.last.tokens_per_s > 0
+    assert (first.state, first.progress.last.bits_per_param) == ("finished", pytest.approx(1.8))
+    assert first.progress.last.tokens_per_s > 0
     assert json.loads(look(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
-    assert [line.standing for line in others] == [None] * 3
+    assert [line.progress for line in others] == [None] * 3
     console = Console(file=StringIO(), width=120)
     look(record, storage).show(console)
     assert " 1.80 " in console.file.getvalue()
     assert 'finished": 1' not in console.file.getvalue()
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)
-        assert look(record, storage).lines[0].standing is None
+        assert look(record, storage).lines[0].progress is None
 
 
 def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:
-    monkeypatch.setattr("raycap.terminal.status.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("raycap.terminal.status.REFRESH_INTERVAL_S", 0.05)
     record, console = of_all_states(storage), Console(file=StringIO(), width=200)
     with locked(storage, "planted"):
         first = look(record, storage)

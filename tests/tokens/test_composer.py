@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from raycap.facts.biographies import Biographies
 from raycap.facts.build import profiles_of
 from raycap.facts.corpus import END, Corpus, TrainedIds, render
-from raycap.facts.names_corpus import Recital
+from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
@@ -41,7 +41,7 @@ PAIRED = generate(census_schema(POOLS, 4, RelationStructure.BIPARTITE), 100, see
 def arms(profiles: Profiles) -> list[Corpus]:
     """Every kind of text about a population."""
     spec = BiographiesSpec(kind="biographies", per_person=2, permute=True)
-    corpora: list[Corpus] = [Questions(profiles, 1), Recital(profiles), Biographies(profiles, spec)]
+    corpora: list[Corpus] = [Questions(profiles, 1), NamesCorpus(profiles), Biographies(profiles, spec)]
     if profiles.schema.relations:
         corpora += [
             Questions(profiles, 2),
@@ -93,9 +93,9 @@ def test_rows_leave_out_what_somebody_has_not(spec: TokenizerSpec) -> None:
 def test_rows_of_random_data_are_tokenised_text() -> None:
     random_strings = strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=9))
     keys = pairs(RandomPairs(source="pairs", num_keys=60, num_relations=3, num_values=16))
-    for corpus in (Recital(random_strings), Questions(keys, 1)):
+    for corpus in (NamesCorpus(random_strings), Questions(keys, 1)):
         assert_rows_are_tokenised_text(corpus, WORD)
-    tokenizer = build_tokenizer(WORD, (Recital(random_strings),))
+    tokenizer = build_tokenizer(WORD, (NamesCorpus(random_strings),))
     assert tokenizer.get_vocab_size() == 16 + 1  # the strings' own tokens, and the end
 
 

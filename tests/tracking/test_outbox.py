@@ -96,7 +96,7 @@ def waiting_in(folder: Path) -> list[str]:
     return [operation["name"] for operation in json.loads(file.read_text())] if file.exists() else []
 
 
-class Course:
+class CurriculumState:
     """Trials side by side, evaluated one after the other, each call answered at once."""
 
     def __init__(self, record: SweepRecord, results: list[TrialResult], analyst: Analyst) -> None:
@@ -118,13 +118,13 @@ class Course:
             self._analyst.record_result(result.model_dump_json())
 
 
-def begun(folder: Path, server: Server) -> tuple[SweepRecord, list[TrialResult], Analyst, Course]:
+def begun(folder: Path, server: Server) -> tuple[SweepRecord, list[TrialResult], Analyst, CurriculumState]:
     record = placed(folder, server.uri)
     results = trained(record)
     store(record, [])
     analyst = Analyst(record.model_dump_json())
     analyst.open(1)
-    return record, results, analyst, Course(record, results, analyst)
+    return record, results, analyst, CurriculumState(record, results, analyst)
 
 
 def test_a_server_that_is_killed_and_comes_back_lacks_nothing(tmp_path: Path, server: Server) -> None:
@@ -238,7 +238,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_server_that_stands_still(tmp_p
 
     analyst = Analyst(record.model_dump_json())  # the next run begins with what waits
     analyst.open(1)
-    course = Course(record, results, analyst)
+    course = CurriculumState(record, results, analyst)
     course.go_on(range(6, 10))
     course.finish()
     analyst.conclude(RUN_JSON, "FINISHED")

@@ -15,12 +15,12 @@ from raycap.analysis.figures.style import (
     GREY,
     INK,
     KIND_TEXTS,
-    MOST_VECTORS,
+    MAX_VECTORS,
     PAGE_INCHES,
     REFERENCE_BITS_PER_PARAM,
     SELECTION_LOOKS,
     Floats,
-    Look,
+    LineStyle,
     finish,
     log_ticks,
     panels,
@@ -32,7 +32,7 @@ from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.spec import EncodingScheme, Kind
 
-MOST_PANELS = 6
+MAX_PANELS = 6
 
 
 @styled
@@ -57,10 +57,10 @@ def capacity(analysis: Analysis) -> Figure:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, analysis.tables.trials["num_params"])
     log_ticks(axes.yaxis)
-    told = f"A point a trial; line: the law{_band(analysis.law)}."
+    caption = f"A point a trial; line: the law{_band(analysis.law)}."
     unseen_text = f"Not on the axes: {hidden} with no bits learned." if hidden else ""
     return finish(
-        figure, f"Capacity, {scheme} encoding", _joined(about(analysis, told), exclusions(analysis), unseen_text)
+        figure, f"Capacity, {scheme} encoding", _joined(about(analysis, caption), exclusions(analysis), unseen_text)
     )
 
 
@@ -71,9 +71,9 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
     numbers = np.unique(points["num_profiles"])
     if len(numbers) < 2:
         return None
-    shown = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(MOST_PANELS, len(numbers))).round().astype(int))]
+    shown = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(MAX_PANELS, len(numbers))).round().astype(int))]
     figure, grid = _small_multiples(len(shown))
-    dense = len(points) > MOST_VECTORS
+    dense = len(points) > MAX_VECTORS
     span, look = _span(analysis), SELECTION_LOOKS[analysis.headline.selection]
     for axes, number in zip(grid, shown, strict=True):
         of_number = points[points["num_profiles"] == number]
@@ -84,11 +84,11 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
         axes.set(title=f"N = {number:,.0f}", xlim=span)
     _finish_small_multiples(grid, analysis)
     dropped = f"{len(shown)} of {len(numbers)} values of N." if len(shown) < len(numbers) else ""
-    told = about(analysis, f"A point a trial; the law is the same in all panels{_band(analysis.law)}.")
+    caption = about(analysis, f"A point a trial; the law is the same in all panels{_band(analysis.law)}.")
     return finish(
         figure,
         "Capacity, by number of people or strings N",
-        _joined(told, dropped, exclusions(analysis), _level_note(points)),
+        _joined(caption, dropped, exclusions(analysis), _level_note(points)),
     )
 
 
@@ -111,9 +111,9 @@ def capacity_by_scheme(analysis: Analysis) -> Figure | None:
         axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle=(0, (1, 1)), label="2 bits/param")
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
-    told = about(analysis, "A point a trial; lines: the law of each reading.")
+    caption = about(analysis, "A point a trial; lines: the law of each reading.")
     unseen = f"Not on the axes: {hidden} with no bits learned." if hidden else ""
-    return finish(figure, "Capacity, by encoding scheme", _joined(told, exclusions(analysis), unseen))
+    return finish(figure, "Capacity, by encoding scheme", _joined(caption, exclusions(analysis), unseen))
 
 
 @styled
@@ -126,7 +126,7 @@ def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
     if points["num_profiles"].nunique() < 2:
         return None
     figure, ((axes,),) = panels()
-    dense = len(points) > MOST_VECTORS
+    dense = len(points) > MAX_VECTORS
     for group in grouped(points["num_params"], "params"):
         members = points[group.members]
         means = members.groupby("num_profiles")["learned_bits"].mean()
@@ -138,8 +138,8 @@ def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, points["num_profiles"])
     log_ticks(axes.yaxis)
-    told = about(analysis, f"A point a trial, lines through means; {analysis.headline}.")
-    return finish(figure, "Capacity against the amount of data", _joined(told, exclusions(analysis)))
+    caption = about(analysis, f"A point a trial, lines through means; {analysis.headline}.")
+    return finish(figure, "Capacity against the amount of data", _joined(caption, exclusions(analysis)))
 
 
 @styled
@@ -155,14 +155,14 @@ def capacity_vs_norm(analysis: Analysis) -> Figure | None:
     for group in grouped(points["num_params"], "params"):
         members = points[group.members]
         _open_and_filled(
-            axes, members, "norm", "learned_bits", group.look, group.label, dense=len(points) > MOST_VECTORS
+            axes, members, "norm", "learned_bits", group.look, group.label, dense=len(points) > MAX_VECTORS
         )
     axes.set(xlabel="norm of all parameters (root of summed squares)", ylabel="learned bits")
     axes.set_yscale("log")
     log_ticks(axes.xaxis)
     log_ticks(axes.yaxis)
-    told = about(analysis, f"A point a trial, at the end of training; {analysis.headline}.")
-    return finish(figure, "Capacity against parameter norm", _joined(told, exclusions(analysis)))
+    caption = about(analysis, f"A point a trial, at the end of training; {analysis.headline}.")
+    return finish(figure, "Capacity against parameter norm", _joined(caption, exclusions(analysis)))
 
 
 @styled
@@ -179,7 +179,7 @@ def hops(analysis: Analysis) -> Figure | None:
     figure, ((axes,),) = panels()
     for group in grouped(points["num_params"], "params"):
         members = points[group.members]
-        dense = len(points) > MOST_VECTORS
+        dense = len(points) > MAX_VECTORS
         scatter(axes, members["two"], members["one"], group.look, dense=dense, label=group.label, alpha=0.85)
     ends = np.array([min(0.0, points["two"].min()), max(REFERENCE_BITS_PER_PARAM, points["two"].max())])
     axes.plot(ends, REFERENCE_BITS_PER_PARAM - ends, color=INK, linestyle="--", label="together 2 bits/param")
@@ -187,24 +187,24 @@ def hops(analysis: Analysis) -> Figure | None:
         xlabel=f"bits per parameter, {KIND_TEXTS[Kind.TWO_HOP]}",
         ylabel=f"bits per parameter,\n{KIND_TEXTS[Kind.ONE_HOP]}",
     )
-    told = f"A point a trial; each kind of question read by itself, names included; {analysis.headline}."
-    return finish(figure, "One hop and two hops", about(analysis, told))
+    caption = f"A point a trial; each kind of question read by itself, names included; {analysis.headline}."
+    return finish(figure, "One hop and two hops", about(analysis, caption))
 
 
 def draw_points(
-    axes: Axes, points: pd.DataFrame, look: Look, *, label: str, faint: bool = False, dense: bool = False
+    axes: Axes, points: pd.DataFrame, look: LineStyle, *, label: str, faint: bool = False, dense: bool = False
 ) -> int:
     """Trials, those in no law open; how many cannot be drawn because they learned no bits."""
     known = points[points["learned_bits"] > 0]
     options: dict[str, Any] = {"alpha": 0.4, "s": 9} if faint else {"s": 16, "zorder": 4}
     _open_and_filled(
-        axes, known, "num_params", "learned_bits", look, label, len(points) > MOST_VECTORS or dense, **options
+        axes, known, "num_params", "learned_bits", look, label, len(points) > MAX_VECTORS or dense, **options
     )
     return len(points) - len(known)
 
 
 def _open_and_filled(
-    axes: Axes, points: pd.DataFrame, x: str, y: str, look: Look, label: str, dense: bool, **options: Any
+    axes: Axes, points: pd.DataFrame, x: str, y: str, look: LineStyle, label: str, dense: bool, **options: Any
 ) -> None:
     """Filled where a law has them, open otherwise; one label for both."""
     enters = (points["excluded"] == "").to_numpy(dtype=bool)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 
-from raycap.analysis.figures.style import Bools, Floats, Look, short
+from raycap.analysis.figures.style import Bools, Floats, LineStyle, short
 
 NEAR = (1.03, 1.06, 1.12, 1.25)
 """Ratios of values that are drawn as one group, the first that makes the groups few enough."""
@@ -13,32 +13,32 @@ MARKERS = "osD^vP"
 LINES: list[Any] = ["-", (0, (5, 1.5)), "-.", (0, (2, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1))]
 
 
-class Group(NamedTuple):
+class Series(NamedTuple):
     """Things of about one size."""
 
     label: str
-    look: Look
+    look: LineStyle
     members: Bools
     middle: float
 
 
-def grouped(values: Any, unit: str, most: int = 6) -> list[Group]:
+def grouped(values: Any, unit: str, most: int = 6) -> list[Series]:
     """At most `most` groups of neighbouring values, the shade darker where they are smaller."""
     values = np.asarray(values, dtype=float)
     parts = _parts(np.unique(values), most)
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, len(parts)))
     exact = len({short(part[0]) for part in parts}) < len(parts)
 
-    def told(value: float) -> str:
+    def format_value(value: float) -> str:
         return f"{value:,.0f}" if exact else short(value)
 
     groups = []
     for place, (part, shade) in enumerate(zip(parts, shades, strict=True)):
-        first, last = told(part[0]), told(part[-1])
+        first, last = format_value(part[0]), format_value(part[-1])
         label = first if first == last else f"{first}–{last}"
-        look = Look(matplotlib.colors.to_hex(shade), MARKERS[place % 6], LINES[place % 6])
+        look = LineStyle(matplotlib.colors.to_hex(shade), MARKERS[place % 6], LINES[place % 6])
         members = (values >= part[0]) & (values <= part[-1])
-        groups.append(Group(f"{label} {unit}", look, members, float(np.exp(np.log(np.maximum(part, 1)).mean()))))
+        groups.append(Series(f"{label} {unit}", look, members, float(np.exp(np.log(np.maximum(part, 1)).mean()))))
     return groups
 
 

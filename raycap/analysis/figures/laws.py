@@ -12,7 +12,7 @@ from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
     INK,
-    MOST_VECTORS,
+    MAX_VECTORS,
     PAGE_INCHES,
     finish,
     log_ticks,
@@ -23,9 +23,9 @@ from raycap.analysis.figures.style import (
 from raycap.analysis.laws import FitStatus
 from raycap.spec import Kind
 
-MOST_DATA_SIZES = 4
-MOST_PANELS = 3
-LEAST_PERCENT = 1.0
+MAX_DATA_SIZES = 4
+MAX_PANELS = 3
+MIN_PERCENT = 1.0
 """Shown around the law at least: what is left over of a perfect one is rounding."""
 NOTICEABLE = 0.01
 """Of the entropy of answers; less is noise."""
@@ -48,8 +48,8 @@ def law(analysis: Analysis) -> Figure | None:
     # Exhausted trials are in this law: data bend it.
     left_out = ~points["excluded"].isin(["", str(ExclusionReason.EXHAUSTED)]).to_numpy(dtype=bool)
     off = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
-    dense = len(points) > MOST_VECTORS
-    groups = grouped(points["dataset_bits"], "bits of data", most=MOST_DATA_SIZES)
+    dense = len(points) > MAX_VECTORS
+    groups = grouped(points["dataset_bits"], "bits of data", most=MAX_DATA_SIZES)
     several = any(np.ptp(points["dataset_bits"][group.members]) > 0 for group in groups)
     for group in groups:
         look = group.look
@@ -69,16 +69,16 @@ def law(analysis: Analysis) -> Figure | None:
     log_ticks(below.xaxis, sizes)
     log_ticks(above.yaxis)
     low, high = below.get_ylim()
-    below.set_ylim(min(low, -LEAST_PERCENT), max(high, LEAST_PERCENT))
+    below.set_ylim(min(low, -MIN_PERCENT), max(high, MIN_PERCENT))
     below.yaxis.set_major_locator(MaxNLocator(4))
     drawn = "line and band: power law bent by the data, 95 %" if power.resamples else "line: power law bent by the data"
-    told = about(analysis, f"A point a trial; {drawn}; {analysis.headline}.")
+    caption = about(analysis, f"A point a trial; {drawn}; {analysis.headline}.")
     reasons = exclusions(analysis, but=ExclusionReason.EXHAUSTED)
     bent = int((points["excluded"] == str(ExclusionReason.EXHAUSTED)).sum())
     bends = f"Exhausted trials ({bent}) are in this law." if bent else ""
     if several:
         bends = f"Lines are at the middle of each group. {bends}".strip()
-    return finish(figure, f"Law: {_gamma(analysis)}", " ".join(filter(None, (told, bends, reasons))))
+    return finish(figure, f"Law: {_gamma(analysis)}", " ".join(filter(None, (caption, bends, reasons))))
 
 
 def _gamma(analysis: Analysis) -> str:
@@ -106,7 +106,7 @@ def phase_map(analysis: Analysis) -> Figure | None:
         return None
     columns = ["num_relations", "one_hop_share", "num_params", "room"]
     cells = points.groupby(["cell"])[[*columns, "excess"]].mean()
-    relations = sorted(cells["num_relations"].unique())[:MOST_PANELS]
+    relations = sorted(cells["num_relations"].unique())[:MAX_PANELS]
     width = COLUMN_INCHES if len(relations) == 1 else min(PAGE_INCHES, 1.0 + 2.3 * len(relations))
     figure, (row,) = panels(1, len(relations), width=width, height=2.2, sharex=True, sharey=True)
     reach = max(0.1, float(cells["excess"].abs().max()))
@@ -130,7 +130,7 @@ def phase_map(analysis: Analysis) -> Figure | None:
                     linewidth=0.4,
                     zorder=3,
                     label=label,
-                    rasterized=len(cells) > MOST_VECTORS,
+                    rasterized=len(cells) > MAX_VECTORS,
                 )
         axes.axhline(1 / (1 + number), color=INK, linestyle="--", label="predicted end, 1 / (1 + R)")
         axes.set(xlabel="parameters per bit of the facts", title=f"R = {number:.0f}, predicted {1 / (1 + number):.3f}")
@@ -143,5 +143,5 @@ def phase_map(analysis: Analysis) -> Figure | None:
     bar = figure.colorbar(mappable, ax=list(row), aspect=25, pad=0.02)
     bar.set_label("share of entropy lost,\none hop − two hops")
     bar.outline.set_linewidth(0.4)
-    told = about(analysis, "A mark a cell, the mean over its seeds.")
-    return finish(figure, "Where the two-hop trap lies", told)
+    caption = about(analysis, "A mark a cell, the mean over its seeds.")
+    return finish(figure, "Where the two-hop trap lies", caption)

@@ -13,11 +13,11 @@ from raycap.analysis.figures.style import (
     INK,
     KIND_TEXTS,
     LOOKS,
-    MOST_VECTORS,
+    MAX_VECTORS,
     PAGE_INCHES,
     PALE,
     REFERENCE_BITS_PER_PARAM,
-    Look,
+    LineStyle,
     finish,
     log_ticks,
     panels,
@@ -79,8 +79,8 @@ def subjects(analysis: Analysis) -> Figure:
     else:
         axes.set_yticks([])
     axes.set(xlabel="loss per question (bits)")
-    told = about(analysis, "Marks: means over trials of about one size; lines: from the least to the most.")
-    return finish(figure, f"What is left to learn, {KIND_TEXTS[analysis.kind]}", told)
+    caption = about(analysis, "Marks: means over trials of about one size; lines: from the least to the most.")
+    return finish(figure, f"What is left to learn, {KIND_TEXTS[analysis.kind]}", caption)
 
 
 @styled
@@ -99,7 +99,7 @@ def loss_vs_content(analysis: Analysis) -> Figure | None:
     for group in grouped(points["num_params"], "params"):
         members = points[group.members]
         demanded = members["dataset_bits"] / members["num_params"]
-        scatter(axes, demanded, members["loss"], group.look, dense=len(points) > MOST_VECTORS, label=group.label)
+        scatter(axes, demanded, members["loss"], group.look, dense=len(points) > MAX_VECTORS, label=group.label)
     table = analysis.tables.subjects
     table = table[(table["kind"] == str(analysis.kind)) & (table["population"] == 0)]
     uniform = table.groupby("trial")["uniform_bits"].mean()
@@ -110,8 +110,8 @@ def loss_vs_content(analysis: Analysis) -> Figure | None:
     axes.set(xlabel="bits of data per parameter", ylabel="loss per question (bits)")
     axes.set_ylim(bottom=min(0.0, points["loss"].min()) - 0.03 * axes.get_ylim()[1])
     log_ticks(axes.xaxis)
-    told = about(analysis, f"A point a trial; data bits: {analysis.headline}.")
-    return finish(figure, f"Loss against content, {KIND_TEXTS[analysis.kind]}", told)
+    caption = about(analysis, f"A point a trial; data bits: {analysis.headline}.")
+    return finish(figure, f"Loss against content, {KIND_TEXTS[analysis.kind]}", caption)
 
 
 @styled
@@ -143,8 +143,8 @@ def histograms(analysis: Analysis) -> Figure | None:
         axes.set_title(KIND_TEXTS[kind])
         axes.set_ylim(bottom=0)
     row[0].set_ylabel("trained texts (%)")
-    told = "All trials of about one size together, at the end; the outermost bins hold all that lies beyond."
-    return finish(figure, "Losses of single texts", about(analysis, told))
+    caption = "All trials of about one size together, at the end; the outermost bins hold all that lies beyond."
+    return finish(figure, "Losses of single texts", about(analysis, caption))
 
 
 @styled
@@ -175,8 +175,8 @@ def generalisation(analysis: Analysis) -> Figure | None:
         height = np.arange(len(splits)) + 0.7 * ((number + 0.5) / len(series) - 0.5)
         axes.hlines(height, bits["min"], bits["max"], color=look.colour, linewidth=0.8)
         scatter(axes, bits["mean"], height, look, s=16, label=label)
-    told = analysis.tables.subjects
-    uniform = told[told["kind"] == str(analysis.kind)]["uniform_bits"].mean()
+    table = analysis.tables.subjects
+    uniform = table[table["kind"] == str(analysis.kind)]["uniform_bits"].mean()
     axes.axvline(uniform, color=GREY, linestyle=":", label="knowing the possible answers only")
     axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
     axes.invert_yaxis()
@@ -210,11 +210,11 @@ def learning_rates(analysis: Analysis) -> Figure | None:
                 continue
             look = group.look
             axes.plot(curve.index, curve, color=look.colour, marker=look.marker, linestyle=look.line, label=group.label)
-            scatter(axes, [curve.idxmin()], [curve.min()], Look(look.colour, "o", "-"), filled=False, s=60)
+            scatter(axes, [curve.idxmin()], [curve.min()], LineStyle(look.colour, "o", "-"), filled=False, s=60)
     for axes, kind in zip(row, kinds, strict=True):
         axes.set(xlabel="learning rate", title={"mup": "muP", "standard": "standard parametrisation"}.get(kind, kind))
         axes.set_xlim(rates.min() / 1.4, rates.max() * 1.4)
         log_ticks(axes.xaxis, rates)
     row[0].set_ylabel("final loss per question (bits)")
-    told = about(analysis, "Means over seeds; the best rate of each width is ringed.")
-    return finish(figure, f"Loss against learning rate, {KIND_TEXTS[analysis.kind]}", told)
+    caption = about(analysis, "Means over seeds; the best rate of each width is ringed.")
+    return finish(figure, f"Loss against learning rate, {KIND_TEXTS[analysis.kind]}", caption)

@@ -57,18 +57,18 @@ def lost_shares(analysis: Analysis) -> pd.DataFrame:
     return (sums["loss_bits"] / sums["uniform_bits"]).unstack("kind")
 
 
-def about(analysis: Analysis, told: str) -> str:
+def about(analysis: Analysis, text: str) -> str:
     """A caption: what is drawn, then how many trials there are, and seeds of each cell."""
     counted = analysis.tables.trials
     finished = counted[counted["finished"]]
     if finished.empty:
-        return f"{told} No trial has finished yet ({len(counted)} planned).".strip()
+        return f"{text} No trial has finished yet ({len(counted)} planned).".strip()
     seeds = finished.groupby("cell").size()
     low, high = int(seeds.min()), int(seeds.max())
     many = f"{low} seed{'s' * (low > 1)}" if low == high else f"{low}–{high} seeds"
     trials = f"{len(finished):,} trial{'s' * (len(finished) > 1)}"
     missing = f" of {len(counted):,} planned" if len(finished) < len(counted) else ""
-    return f"{told} {trials}{missing}, {many} a cell.".strip()
+    return f"{text} {trials}{missing}, {many} a cell.".strip()
 
 
 def exclusions(analysis: Analysis, reading: Reading | None = None, *, but: ExclusionReason | None = None) -> str:
@@ -77,7 +77,7 @@ def exclusions(analysis: Analysis, reading: Reading | None = None, *, but: Exclu
     `but` is a reason for which a trial is not left out of what is drawn.
     """
     reasons = list(analysis.laws[reading or analysis.headline].excluded.values())
-    counts = {reason: sum(told.startswith(reason) for told in reasons) for reason in ExclusionReason if reason != but}
+    counts = {reason: sum(text.startswith(reason) for text in reasons) for reason in ExclusionReason if reason != but}
     drawn = [f"{reason} ({n})" for reason, n in counts.items() if n and reason is not ExclusionReason.UNREADABLE]
     sentences = ["Open, left out of the law: " + ", ".join(drawn) + "."] if drawn else []
     unread = counts[ExclusionReason.UNREADABLE]

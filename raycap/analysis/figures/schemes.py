@@ -44,19 +44,19 @@ def schemes(analysis: Analysis) -> Figure | None:
     for axes in grid:
         axes.grid(axis="y", visible=False)
     best = f"best: {comparison.best}" if comparison.best else "undecided"
-    told = [
+    notes = [
         f"Scores: mean over {comparison.num_cells} cells, each predicted without it; 95 % intervals of the paired "
         f"difference to the reading ahead; verdicts at 5 % after Holm's correction, over {comparison.num_sizes} sizes."
     ]
     if quantities:
-        told.append(f"Exponents with 95 % intervals; shaded: constant within ±{MARGIN}; open: undecided.")
+        notes.append(f"Exponents with 95 % intervals; shaded: constant within ±{MARGIN}; open: undecided.")
         if len({trend.reading for trend in comparison.trends}) < len(order):
-            told.append("No exponent: too few cells, or bits below 0.")
+            notes.append("No exponent: too few cells, or bits below 0.")
     same = len(comparison.same)
     if same:
-        told.append(f"{same} reading{'s' * (same > 1)} not shown: the same as an earlier one on these data.")
-    told.append(f"{comparison.num_trials:,} trials are compared, exhausted, diverged and ignorant ones are not.")
-    return finish(figure, f"Which reading predicts the losses: {best}", about(analysis, " ".join(told) + " In all"))
+        notes.append(f"{same} reading{'s' * (same > 1)} not shown: the same as an earlier one on these data.")
+    notes.append(f"{comparison.num_trials:,} trials are compared, exhausted, diverged and ignorant ones are not.")
+    return finish(figure, f"Which reading predicts the losses: {best}", about(analysis, " ".join(notes) + " In all"))
 
 
 def _scores(axes: Axes, comparison: Comparison, order: Sequence[Reading]) -> None:
@@ -106,9 +106,9 @@ def _trends(axes: Axes, comparison: Comparison, order: Sequence[Reading], quanti
         filled = trend.constancy is not Constancy.UNDECIDED
         scatter(axes, [trend.exponent.estimate], [place], look, s=11, filled=filled)
         _beside(axes, place, f"{trend.quantity}: {trend.constancy}")
-    told = {trend.reading for trend in comparison.trends}
+    shown = {trend.reading for trend in comparison.trends}
     for place, reading in enumerate(order):
-        if reading not in told:
+        if reading not in shown:
             _beside(axes, place, "no exponent")
     axes.set_xscale("symlog", linthresh=MARGIN)  # what is constant fills as much as a tenfold change beyond
     axes.xaxis.set_major_locator(FixedLocator([-10.0, -1.0, -MARGIN, 0.0, MARGIN, 1.0, 10.0]))

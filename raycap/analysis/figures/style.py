@@ -25,9 +25,9 @@ Bools = NDArray[np.bool_]
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0
 CAPTION_POINTS = 6.5
-MOST_VECTORS = 2_000
+MAX_VECTORS = 2_000
 """Figures with more elements than this become pixels where they are dense: an SVG of all of them is no good to anyone."""
-MOST_LINES = 250
+MAX_LINES = 250
 """Of trials of about one size, where there are many."""
 STYLE: Any = {
     "figure.dpi": 300,
@@ -65,7 +65,7 @@ INK, GREY, PALE = "#222222", "#757575", "#e2e2e2"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"  # Okabe-Ito
 
 
-class Look(NamedTuple):
+class LineStyle(NamedTuple):
     """Colour, marker and line style together: none of them alone tells two things apart."""
 
     colour: Any
@@ -74,12 +74,17 @@ class Look(NamedTuple):
 
 
 SELECTION_LOOKS = {
-    SelectionScheme.SET: Look(GREEN, "s", "-."),
-    SelectionScheme.ENUMERATE: Look(BLUE, "o", "-"),
-    SelectionScheme.INDEPENDENT: Look(ORANGE, "^", "--"),
+    SelectionScheme.SET: LineStyle(GREEN, "s", "-."),
+    SelectionScheme.ENUMERATE: LineStyle(BLUE, "o", "-"),
+    SelectionScheme.INDEPENDENT: LineStyle(ORANGE, "^", "--"),
 }
-LOOKS = [Look(BLUE, "o", "-"), Look(ORANGE, "^", "--"), Look(GREEN, "s", "-."), Look(PINK, "D", ":")]
-LOOKS += [Look(SKY, "v", "-"), Look(AMBER, "P", "--")]
+LOOKS = [
+    LineStyle(BLUE, "o", "-"),
+    LineStyle(ORANGE, "^", "--"),
+    LineStyle(GREEN, "s", "-."),
+    LineStyle(PINK, "D", ":"),
+]
+LOOKS += [LineStyle(SKY, "v", "-"), LineStyle(AMBER, "P", "--")]
 REFERENCE_BITS_PER_PARAM = 2.0
 KIND_TEXTS = {
     Kind.NAME: "names",
@@ -219,7 +224,7 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
 
 
 def scatter(
-    axes: Axes, x: Any, y: Any, look: Look, *, dense: bool = False, filled: bool = True, **options: Any
+    axes: Axes, x: Any, y: Any, look: LineStyle, *, dense: bool = False, filled: bool = True, **options: Any
 ) -> None:
     """Points; pixels in an SVG where they are `dense`."""
     if len(x) == 0:
@@ -230,14 +235,14 @@ def scatter(
     axes.scatter(x, y, **(settings | options))
 
 
-def curves(axes: Axes, trial: Any, x: Any, y: Any, look: Look, *, label: str, dense: bool) -> None:
+def curves(axes: Axes, trial: Any, x: Any, y: Any, look: LineStyle, *, label: str, dense: bool) -> None:
     """A line for each trial, all in one collection; rows of a trial are neighbours. Where they are `dense` lines are thin
     and solid, as dashes are slow and no one sees them, no more than MOST_LINES of them, and medians of all lie on top.
     """
     points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
     lines = np.split(points, np.flatnonzero(np.diff(np.asarray(trial))) + 1)
     if dense:
-        lines = lines[:: -(-len(lines) // MOST_LINES)]
+        lines = lines[:: -(-len(lines) // MAX_LINES)]
     alpha = float(np.clip(8 / len(lines), 0.15, 0.9))
     style, width = ("-", 0.3) if dense else (look.line, 0.9)
     axes.add_collection(

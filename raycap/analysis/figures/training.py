@@ -12,8 +12,8 @@ from raycap.analysis.figures.style import (
     GREY,
     INK,
     KIND_TEXTS,
-    MOST_LINES,
-    MOST_VECTORS,
+    MAX_LINES,
+    MAX_VECTORS,
     REFERENCE_BITS_PER_PARAM,
     curves,
     finish,
@@ -23,7 +23,7 @@ from raycap.analysis.figures.style import (
     styled,
 )
 
-LOWEST_SHOWN = -0.5
+MIN_SHOWN = -0.5
 """Bits per parameter at which learning curves are cut off below."""
 
 
@@ -36,7 +36,7 @@ def exposures(analysis: Analysis) -> Figure:
     if totals.empty:
         totals = pd.DataFrame(columns=["trial", "exposures", "bits_per_param", "num_params"], dtype=float)
     figure, ((axes,),) = panels()
-    dense = len(totals) > MOST_VECTORS
+    dense = len(totals) > MAX_VECTORS
     ends = _asymptotes(analysis)
     beyond = 1.35 * totals["exposures"].max()
     for group in grouped(totals["num_params"], "params"):
@@ -49,15 +49,15 @@ def exposures(analysis: Analysis) -> Figure:
             scatter(axes, np.full(len(marked), beyond), marked["asymptote"], look, dense=dense, s=12, alpha=0.7)
     axes.axhline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
     axes.set(xlabel="exposures per fact", ylabel="learned bits per parameter")
-    told = [_lines(dense)]
+    notes = [_lines(dense)]
     if len(ends):
-        told.append(f"Triangles at the right: asymptotes, of {len(ends)} trials.")
+        notes.append(f"Triangles at the right: asymptotes, of {len(ends)} trials.")
     refused = len(analysis.training) - len(ends)
     if refused:
-        told.append(f"No asymptote for {refused}.")
+        notes.append(f"No asymptote for {refused}.")
     if len(totals):
         shown = totals["bits_per_param"]
-        floor = max(shown.min(), min(LOWEST_SHOWN, shown.max()))
+        floor = max(shown.min(), min(MIN_SHOWN, shown.max()))
         top = max(shown.max(), REFERENCE_BITS_PER_PARAM)
         top = max(top, min(ends["asymptote"].max(), 1.4 * top)) if len(ends) else top
         margin = 0.05 * (top - floor)
@@ -65,13 +65,13 @@ def exposures(analysis: Analysis) -> Figure:
         axes.set_xlim(totals["exposures"][shown >= floor].min() / 1.3, 1.1 * beyond)
         outside = int((~ends["asymptote"].between(floor - margin, top + margin)).sum())
         if outside:
-            told[-1] += f" {outside} asymptote{'s lie' if outside > 1 else ' lies'} beyond the axes."
+            notes[-1] += f" {outside} asymptote{'s lie' if outside > 1 else ' lies'} beyond the axes."
         if shown.min() < floor:
-            told.append("Earlier evaluations are not shown: models then lost more than one that knows just the names.")
+            notes.append("Earlier evaluations are not shown: models then lost more than one that knows just the names.")
     else:
         axes.set(xlim=(1, 1000), ylim=(0, 1.1 * REFERENCE_BITS_PER_PARAM))
     log_ticks(axes.xaxis)
-    return finish(figure, f"Learning, {analysis.headline}", about(analysis, " ".join(told)))
+    return finish(figure, f"Learning, {analysis.headline}", about(analysis, " ".join(notes)))
 
 
 def _asymptotes(analysis: Analysis) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def loss_derivatives(analysis: Analysis) -> Figure | None:
     middles = np.sqrt(seen[1:] * seen[:-1])[inside]
     owner, sizes = trial[1:][inside], table["num_params"].to_numpy()[1:][inside]
     figure, ((axes,),) = panels()
-    dense = len(falls) > MOST_VECTORS
+    dense = len(falls) > MAX_VECTORS
     for group in grouped(sizes, "params"):
         rows = group.members
         curves(axes, owner[rows], middles[rows], falls[rows], group.look, label=group.label, dense=dense)
@@ -108,8 +108,8 @@ def loss_derivatives(analysis: Analysis) -> Figure | None:
     axes.autoscale_view()
     axes.set(xlabel="exposures per fact", ylabel="bits of loss per doubling\nof exposures")
     log_ticks(axes.xaxis)
-    told = about(analysis, f"{_lines(dense)} Between one evaluation and the next; above 0 the loss falls.")
-    return finish(figure, f"How fast losses fall, {KIND_TEXTS[analysis.kind]}", told)
+    notes = about(analysis, f"{_lines(dense)} Between one evaluation and the next; above 0 the loss falls.")
+    return finish(figure, f"How fast losses fall, {KIND_TEXTS[analysis.kind]}", notes)
 
 
 @styled
@@ -122,7 +122,7 @@ def generalisation_gap(analysis: Analysis) -> Figure | None:
     if table.empty:
         return None
     figure, ((axes,),) = panels()
-    dense = len(table) > MOST_VECTORS
+    dense = len(table) > MAX_VECTORS
     largest = table.loc[table.groupby("trial")["gap"].idxmax()]
     for group in grouped(table["num_params"], "params"):
         members, look = table[group.members], group.look
@@ -137,10 +137,10 @@ def generalisation_gap(analysis: Analysis) -> Figure | None:
     axes.set(xlabel="exposures per fact", ylabel="loss held out − loss trained\n(bits per question)")
     log_ticks(axes.xaxis)
     mean_end = table.loc[table["final"].astype(bool), "gap"].mean()
-    told = f"{_lines(dense)} Ringed: its largest gap (mean {largest['gap'].mean():.2f} bits); "
-    told += f"large mark: its end ({mean_end:.2f})."
-    return finish(figure, f"What was new, {KIND_TEXTS[analysis.kind]}", about(analysis, told))
+    notes = f"{_lines(dense)} Ringed: its largest gap (mean {largest['gap'].mean():.2f} bits); "
+    notes += f"large mark: its end ({mean_end:.2f})."
+    return finish(figure, f"What was new, {KIND_TEXTS[analysis.kind]}", about(analysis, notes))
 
 
 def _lines(dense: bool) -> str:
-    return f"A line a trial, at most {MOST_LINES} a size; medians of all on top." if dense else "A line a trial."
+    return f"A line a trial, at most {MAX_LINES} a size; medians of all on top." if dense else "A line a trial."

@@ -16,13 +16,13 @@ def two_sweeps(one: Analysis, other: Analysis) -> Figure:
         figure, ((axes,),) = panels()
         sizes = np.concatenate([analysis.tables.trials["num_params"] for analysis in (one, other)]).astype(float)
         span = np.array([sizes.min() / 1.2, sizes.max() * 1.2])
-        told = []
+        caption = []
         for analysis, look in zip((one, other), LOOKS, strict=False):
             points = final_points(analysis)
             name = analysis.sweep.spec.name
             draw_points(axes, points, look, label=name)
             draw_law(axes, analysis.law, span, look.colour)
-            told.append(
+            caption.append(
                 f"{name}: {len(points)} trials, {len(analysis.law.excluded)} not in its law ({analysis.headline})."
             )
         axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
@@ -30,4 +30,4 @@ def two_sweeps(one: Analysis, other: Analysis) -> Figure:
         axes.set_yscale("log")
         log_ticks(axes.xaxis, sizes)
         log_ticks(axes.yaxis)
-        return finish(figure, f"{one.sweep.spec.name} and {other.sweep.spec.name}", " ".join(told))
+        return finish(figure, f"{one.sweep.spec.name} and {other.sweep.spec.name}", " ".join(caption))

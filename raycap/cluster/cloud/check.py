@@ -8,7 +8,7 @@ from raycap.cluster.cloud.document import Fault, read_documents, undecided
 from raycap.cluster.cloud.groups import Cluster
 from raycap.cluster.cloud.needs import fit_faults, machines_of, reach_faults, trials_at_most
 from raycap.cluster.cloud.versions import Versions
-from raycap.cluster.resources import told
+from raycap.cluster.resources import format_machines
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
@@ -50,7 +50,7 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     else:
         faults += launcher.faults_of(document, versions)
         cluster = launcher.cluster_of(document)
-        provider = document.look("provider", "type")
+        provider = document.find_document("provider", "type")
         if provider == "aws" and not ec2.is_known():
             notes.append("botocore is not installed, so node_config is not held against EC2: pip install botocore")
         elif provider != "aws":
@@ -61,7 +61,7 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     if sweep and sweep.spec.storage.startswith("file://"):
         notes.append(f"whether all machines share {sweep.spec.storage}")
     at_once = trials_at_most(cluster, sweep.spec.execution) if sweep else None
-    return Report(sorted(faults, key=_order), notes, told(machines_of(cluster)), at_once)
+    return Report(sorted(faults, key=_order), notes, format_machines(machines_of(cluster)), at_once)
 
 
 def _sweep_faults(
@@ -86,7 +86,9 @@ def _sweep_faults(
     try:
         sweep = load_sweep(spec, (*(by_job or ()), *overrides))
     except SpecError as error:
-        return None, [Fault(where, "", rule) for where, _, rule in (told.partition(": ") for told in error.problems)]
+        return None, [
+            Fault(where, "", rule) for where, _, rule in (problem.partition(": ") for problem in error.problems)
+        ]
     (in_spec,), _ = read_documents(spec, sweep.text)
 
     def of_spec(field: str, rule: str) -> Fault:

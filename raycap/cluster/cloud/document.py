@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from raycap.spec.document import SpecError, shortened
+from raycap.spec.document import SpecError, truncated
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 MARK = "FILL"
 """What templates write beside a value that a person must decide."""
@@ -31,30 +31,30 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Document:
+class ClusterDocument:
     """One YAML document of a file."""
 
     file: str
     tree: Any
-    lines: dict[Place, int]
+    lines: dict[KeyPath, int]
     """Line of every value, from 1: of a mapping's values that of the key."""
 
-    def look(self, *place: str | int) -> Any:
+    def find_document(self, *place: str | int) -> Any:
         """The value at a place; None where there is nothing of that form."""
-        return look(self.tree, *place)
+        return find_document(self.tree, *place)
 
-    def line(self, place: Place) -> int:
+    def line(self, place: KeyPath) -> int:
         """The line of a value, or of the nearest one above it that is there."""
         while place not in self.lines:
             place = place[:-1]
         return self.lines[place]
 
-    def fault(self, place: Place, rule: str) -> Fault:
+    def fault(self, place: KeyPath, rule: str) -> Fault:
         """A fault of the value at a place."""
         return Fault(f"{self.file}:{self.line(place)}", field_name(place), rule)
 
 
-def look(tree: Any, *place: str | int) -> Any:
+def find_document(tree: Any, *place: str | int) -> Any:
     """The value at a place below a tree; None where there is nothing of that form."""
     for part in place:
         if isinstance(tree, dict):
@@ -66,18 +66,18 @@ def look(tree: Any, *place: str | int) -> Any:
     return tree
 
 
-def field_name(place: Place) -> str:
+def field_name(place: KeyPath) -> str:
     """A place in words: available_node_types.head.resources, setup_commands[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
-def close_to(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def read_documents(file: str, text: str) -> tuple[list[Document], list[Fault]]:
+def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fault]]:
     """The documents of a file, and keys that stand twice, of which YAML silently takes the last.
 
     Raises SpecError where it is no YAML, or holds none.
@@ -87,9 +87,9 @@ def read_documents(file: str, text: str) -> tuple[list[Document], list[Fault]]:
         loader = yaml.SafeLoader(text)
         while loader.check_node():
             node = loader.get_node()
-            lines: dict[Place, int] = {(): node.start_mark.line + 1}
+            lines: dict[KeyPath, int] = {(): node.start_mark.line + 1}
             faults += list(_number(node, (), lines, file))
-            documents.append(Document(file, loader.construct_document(node), lines))
+            documents.append(ClusterDocument(file, loader.construct_document(node), lines))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError([f"{file}:{line}: not YAML: {error.problem}; correct it"]) from None
@@ -101,7 +101,7 @@ def read_documents(file: str, text: str) -> tuple[list[Document], list[Fault]]:
     return documents, faults
 
 
-def _number(node: yaml.Node, place: Place, lines: dict[Place, int], file: str) -> Iterator[Fault]:
+def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[*place, index] = item.start_mark.line + 1
@@ -116,24 +116,24 @@ def _number(node: yaml.Node, place: Place, lines: dict[Place, int], file: str) -
             yield from _number(value, below, lines, file)
 
 
-def undecided(text: str, documents: list[Document]) -> Iterator[Fault]:
+def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:
     """Values that are still marked FILL, or still those of the template; one that stands in several places, once."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         if not re.search(rf"\b{MARK}\b", line) or line.lstrip().startswith("#"):
             continue
         document = next(d for d in reversed(documents) if d.lines[()] <= number or d is documents[0])
         places = [place for place in document.lines if place and document.lines[place] == number]
         place = min(places, key=lambda place: (isinstance(place[-1], int), len(place)), default=())
-        got = document.look(*place) if places else line.strip()
-        told.add(str(got))
-        rule = f"is still marked {MARK}, got {shortened(str(got))}; decide, and take the mark away"
+        got = document.find_document(*place) if places else line.strip()
+        reported.add(str(got))
+        rule = f"is still marked {MARK}, got {truncated(str(got))}; decide, and take the mark away"
         yield Fault(f"{document.file}:{number}", field_name(place), rule)
     for document in documents:
         for place in document.lines:
-            got = document.look(*place)
-            if isinstance(got, str) and (placeholder := PLACEHOLDERS.search(got)) and got not in told:
-                told.add(got)
+            got = document.find_document(*place)
+            if isinstance(got, str) and (placeholder := PLACEHOLDERS.search(got)) and got not in reported:
+                reported.add(got)
                 yield document.fault(
-                    place, f"is still the template's {placeholder[0]}, got {shortened(got)}; put your own"
+                    place, f"is still the template's {placeholder[0]}, got {truncated(got)}; put your own"
                 )

@@ -4,7 +4,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-RAYS_OWN = ("SubnetIds",)
+RAY_MANAGED_FIELDS = ("SubnetIds",)
 """What Ray takes out of a node_config before EC2 sees it."""
 
 
@@ -26,7 +26,8 @@ def run_instances_faults(node_config: dict[str, Any]) -> list[str]:
         return []
     from botocore.validate import ParamValidator
 
-    asked = {key: value for key, value in node_config.items() if key not in RAYS_OWN} | {"MinCount": 1, "MaxCount": 1}
+    asked = {key: value for key, value in node_config.items() if key not in RAY_MANAGED_FIELDS}
+    asked |= {"MinCount": 1, "MaxCount": 1}
     report: str = ParamValidator().validate(asked, _run_instances()).generate_report()
     return report.splitlines()
 

@@ -3,21 +3,21 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raycap.cluster.cloud.document import Document, Fault, Place
+from raycap.cluster.cloud.document import ClusterDocument, Fault, KeyPath
 from raycap.cluster.cloud.machines import known_size
 
 
 @dataclass(frozen=True)
-class Group:
+class NodeGroup:
     """Machines (or pods) alike."""
 
     name: str
-    place: Place
+    place: KeyPath
     """Where in its document it is described; the places below may be missing there."""
-    cpus_at: Place
-    gpus_at: Place
+    cpus_at: KeyPath
+    gpus_at: KeyPath
     """Where its CPUs and GPUs are said."""
-    market: Place
+    market: KeyPath
     """Where it says that it is spot, if it does."""
     is_head: bool
     cpus: int | None
@@ -43,13 +43,13 @@ class Group:
 class Cluster:
     """A described cluster."""
 
-    document: Document
-    groups: tuple[Group, ...]
+    document: ClusterDocument
+    groups: tuple[NodeGroup, ...]
     max_machines: int
     """Beside the head, all groups together."""
 
     @property
-    def workers(self) -> tuple[Group, ...]:
+    def workers(self) -> tuple[NodeGroup, ...]:
         """All groups but the head's."""
         return tuple(group for group in self.groups if not group.is_head)
 
@@ -59,7 +59,7 @@ class Cluster:
             yield from self._sizes(group)
             yield from self._market(group)
 
-    def _sizes(self, group: Group) -> Iterator[Fault]:
+    def _sizes(self, group: NodeGroup) -> Iterator[Fault]:
         if group.is_head and group.cpus != 0:
             got = "nothing" if group.cpus is None else group.cpus
             yield self.document.fault(
@@ -80,7 +80,7 @@ class Cluster:
                 f"a {group.machine_type} has {known.cpus} vCPUs, got {group.cpus}; write at most {known.cpus}",
             )
 
-    def _market(self, group: Group) -> Iterator[Fault]:
+    def _market(self, group: NodeGroup) -> Iterator[Fault]:
         if group.is_head and group.is_spot:
             yield self.document.fault(
                 group.market, f"the head must not be spot, since a sweep ends with it; take {group.spot} away"

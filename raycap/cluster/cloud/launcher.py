@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raycap.cluster.cloud.document import Document, Fault, Place, close_to, look
-from raycap.cluster.cloud.groups import Cluster, Group
+from raycap.cluster.cloud.document import ClusterDocument, Fault, KeyPath, did_you_mean, find_document
+from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.versions import Versions
 
-MUST_SAY = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
+REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
             "worker_start_ray_commands")  # fmt: skip
 """What Ray fills in with defaults of its own: few machines, an image of 2018, a nightly Ray."""
 SETUP = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
@@ -32,26 +32,26 @@ MARKETS = {"aws": ("InstanceMarketOptions",), "gcp": ("scheduling",)}
 IMAGES = {"aws": ("ImageId",), "gcp": ("disks", 0, "initializeParams", "sourceImage")}
 
 
-def cluster_of(document: Document) -> Cluster:
+def cluster_of(document: ClusterDocument) -> Cluster:
     """The machines that it describes, as far as it can be understood."""
-    provider, head = _text(document.look("provider", "type")), document.look("head_node_type")
-    all_together = _whole(document.look("max_workers")) or 0
-    types = document.look("available_node_types")
+    provider, head = _text(document.find_document("provider", "type")), document.find_document("head_node_type")
+    all_together = _whole(document.find_document("max_workers")) or 0
+    types = document.find_document("available_node_types")
     groups = []
-    for name, told in types.items() if isinstance(types, dict) else ():
+    for name, node_type in types.items() if isinstance(types, dict) else ():
         place = ("available_node_types", str(name))
-        node = look(told, "node_config")
-        count = _whole(look(told, "max_workers"))
+        node = find_document(node_type, "node_config")
+        count = _whole(find_document(node_type, "max_workers"))
         groups.append(
-            Group(
+            NodeGroup(
                 name=str(name),
                 place=place,
                 cpus_at=(*place, "resources", "CPU"),
                 gpus_at=(*place, "resources", "GPU"),
                 market=(*place, "node_config", *MARKETS.get(provider or "", ())),
                 is_head=name == head,
-                cpus=_whole(look(told, "resources", "CPU")),
-                gpus=_whole(look(told, "resources", "GPU")),
+                cpus=_whole(find_document(node_type, "resources", "CPU")),
+                gpus=_whole(find_document(node_type, "resources", "GPU")),
                 max_count=min(all_together, all_together if count is None else count),
                 **(_on_aws(node) if provider == "aws" else _on_gcp(node) if provider == "gcp" else {}),
             )
@@ -61,44 +61,46 @@ def cluster_of(document: Document) -> Cluster:
 
 def _on_aws(node: Any) -> dict[str, Any]:
     return {
-        "machine_type": _text(look(node, "InstanceType")),
-        "is_spot": look(node, "InstanceMarketOptions", "MarketType") == "spot",
+        "machine_type": _text(find_document(node, "InstanceType")),
+        "is_spot": find_document(node, "InstanceMarketOptions", "MarketType") == "spot",
         "spot": "InstanceMarketOptions: { MarketType: spot }",
-        "reaches": frozenset({"s3"} if look(node, "IamInstanceProfile") else ()),
+        "reaches": frozenset({"s3"} if find_document(node, "IamInstanceProfile") else ()),
     }
 
 
 def _on_gcp(node: Any) -> dict[str, Any]:
-    scheduling = look(node, "scheduling")
+    scheduling = find_document(node, "scheduling")
     parts = scheduling if isinstance(scheduling, list) else [scheduling]
-    accelerators = look(node, "guestAccelerators")
+    accelerators = find_document(node, "guestAccelerators")
     each = accelerators if isinstance(accelerators, list) else ()
     return {
-        "machine_type": _text(look(node, "machineType")),
-        "num_accelerators": sum(_whole(look(one, "acceleratorCount")) or 0 for one in each),
-        "is_spot": any(look(p, "provisioningModel") == "SPOT" or look(p, "preemptible") is True for p in parts),
+        "machine_type": _text(find_document(node, "machineType")),
+        "num_accelerators": sum(_whole(find_document(one, "acceleratorCount")) or 0 for one in each),
+        "is_spot": any(
+            find_document(p, "provisioningModel") == "SPOT" or find_document(p, "preemptible") is True for p in parts
+        ),
         "spot": "scheduling: { provisioningModel: SPOT }",
-        "reaches": frozenset({"gs", "gcs"} if look(node, "serviceAccounts") else ()),
+        "reaches": frozenset({"gs", "gcs"} if find_document(node, "serviceAccounts") else ()),
     }
 
 
-def faults_of(document: Document, versions: Versions) -> Iterator[Fault]:
+def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     """All that is wrong with the file by itself, but for its groups of machines."""
     by_schema = list(_schema_faults(document))
     yield from by_schema
     yield from _defaults(document)
     yield from _start_faults(document)
     yield from _version_faults(document, versions)
-    provider = _text(document.look("provider", "type"))
-    zone, region = document.look("provider", "availability_zone"), document.look("provider", "region")
+    provider = _text(document.find_document("provider", "type"))
+    zone, region = document.find_document("provider", "availability_zone"), document.find_document("provider", "region")
     if isinstance(zone, str) and isinstance(region, str) and not all(z.startswith(region) for z in zone.split(",")):
         yield document.fault(
             ("provider", "availability_zone"), f"must lie in the region {region}, got {zone}; correct one"
         )
-    types = document.look("available_node_types")
+    types = document.find_document("available_node_types")
     for name in types if isinstance(types, dict) else ():
         place = ("available_node_types", str(name), "node_config")
-        if provider in IMAGES and not document.look(*place, *IMAGES[provider]):
+        if provider in IMAGES and not document.find_document(*place, *IMAGES[provider]):
             rule = "must name an image, or Ray takes one of its own; the template says how to find one"
             yield document.fault((*place, *IMAGES[provider]), rule)
         if provider == "aws":
@@ -107,18 +109,18 @@ def faults_of(document: Document, versions: Versions) -> Iterator[Fault]:
         yield from _refusal_by_ray(document)
 
 
-def _schema_faults(document: Document) -> Iterator[Fault]:
+def _schema_faults(document: ClusterDocument) -> Iterator[Fault]:
     """All of them; Ray itself tells one."""
     import jsonschema
     import ray.autoscaler
 
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(document.tree):
-        place: Place = tuple(error.absolute_path)
+        place: KeyPath = tuple(error.absolute_path)
         if error.validator == "additionalProperties":
             known = list(error.schema.get("properties", ()))
             for name in set(error.instance) - set(known):
-                yield document.fault((*place, name), f"unknown field{close_to(name, known) or '; remove it'}")
+                yield document.fault((*place, name), f"unknown field{did_you_mean(name, known) or '; remove it'}")
         elif error.validator == "required":
             missing = re.sub(r"^'(.*)' is a required property$", r"\1", error.message)
             yield document.fault((*place, missing), "is missing; add it")
@@ -130,7 +132,7 @@ def _schema_faults(document: Document) -> Iterator[Fault]:
             yield document.fault(place, f"{error.message}; correct it")
 
 
-def _refusal_by_ray(document: Document) -> Iterator[Fault]:
+def _refusal_by_ray(document: ClusterDocument) -> Iterator[Fault]:
     """What Ray refuses beyond its schema, as `ray up` would."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -141,23 +143,23 @@ def _refusal_by_ray(document: Document) -> Iterator[Fault]:
         yield document.fault((), f"Ray refuses it: {error}; correct it")
 
 
-def _defaults(document: Document) -> Iterator[Fault]:
-    for name in MUST_SAY:
-        if document.look(name) is None:
+def _defaults(document: ClusterDocument) -> Iterator[Fault]:
+    for name in REQUIRED_KEYS:
+        if document.find_document(name) is None:
             yield document.fault((name,), "must be given, or Ray takes a default of its own; the template has one")
 
 
-def _start_faults(document: Document) -> Iterator[Fault]:
+def _start_faults(document: ClusterDocument) -> Iterator[Fault]:
     """A head that knows of no autoscaler waits for ever for machines, and machines that know of no head never join it."""
     for name, options in STARTS.items():
-        commands = document.look(name)
+        commands = document.find_document(name)
         started = [one for one in commands if "ray start" in str(one)] if isinstance(commands, list) else []
         for option, why in options.items():
             if commands is not None and not any(option in one for one in started):
                 yield document.fault((name,), f"none starts Ray with {option}, {why}; the template does")
 
 
-def _version_faults(document: Document, versions: Versions) -> Iterator[Fault]:
+def _version_faults(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     images, commands = _images(document), _commands(document)
     for place, image in images:
         if wrong := versions.wrong_image(image):
@@ -176,20 +178,20 @@ def _version_faults(document: Document, versions: Versions) -> Iterator[Fault]:
         yield document.fault(("setup_commands",), rule)
 
 
-def _images(document: Document) -> list[tuple[Place, str]]:
-    places: list[Place] = [("docker", name) for name in ("image", "head_image", "worker_image")]
-    types = document.look("available_node_types")
+def _images(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
+    places: list[KeyPath] = [("docker", name) for name in ("image", "head_image", "worker_image")]
+    types = document.find_document("available_node_types")
     for name in types if isinstance(types, dict) else ():
         places.append(("available_node_types", str(name), "docker", "worker_image"))
-    return [(place, image) for place in places if isinstance(image := document.look(*place), str)]
+    return [(place, image) for place in places if isinstance(image := document.find_document(*place), str)]
 
 
-def _commands(document: Document) -> list[tuple[Place, str]]:
-    places: list[Place] = [(name,) for name in SETUP]
-    types = document.look("available_node_types")
+def _commands(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
+    places: list[KeyPath] = [(name,) for name in SETUP]
+    types = document.find_document("available_node_types")
     for name in types if isinstance(types, dict) else ():
         places += [("available_node_types", str(name), kind) for kind in SETUP]
-    found = [(place, commands) for place in places if isinstance(commands := document.look(*place), list)]
+    found = [(place, commands) for place in places if isinstance(commands := document.find_document(*place), list)]
     return [
         ((*place, index), command)
         for place, commands in found
@@ -198,17 +200,17 @@ def _commands(document: Document) -> list[tuple[Place, str]]:
     ]
 
 
-def _ec2_faults(document: Document, place: Place) -> Iterator[Fault]:
+def _ec2_faults(document: ClusterDocument, place: KeyPath) -> Iterator[Fault]:
     """What EC2 would not understand of a node_config; nothing where botocore is not installed."""
     from raycap.cluster.cloud.ec2 import market_types, run_instances_faults
 
-    node = document.look(*place)
+    node = document.find_document(*place)
     if not isinstance(node, dict):
         return
     for report in run_instances_faults(node):
         if found := UNKNOWN.fullmatch(report):
             below = (*place, *_path(found["where"]), found["name"])
-            hint = close_to(found["name"], found["known"].split(", ")) or "; remove it"
+            hint = did_you_mean(found["name"], found["known"].split(", ")) or "; remove it"
             yield document.fault(below, f"EC2 knows no such field{hint}")
         elif found := MISSING.fullmatch(report):
             yield document.fault((*place, *_path(found["where"]), found["name"]), "EC2 asks for it; add it")
@@ -218,14 +220,14 @@ def _ec2_faults(document: Document, place: Place) -> Iterator[Fault]:
             yield document.fault((*place, *_path(found["where"])), rule)
         else:
             yield document.fault(place, f"{report}; correct it")
-    market = look(node, "InstanceMarketOptions", "MarketType")
+    market = find_document(node, "InstanceMarketOptions", "MarketType")
     known = market_types()
     if "InstanceMarketOptions" in node and known and market not in known:
         where = (*place, "InstanceMarketOptions", "MarketType")
         yield document.fault(where, f"must be one of {', '.join(known)}, got {market}; for spot machines write spot")
 
 
-def _path(where: str) -> Place:
+def _path(where: str) -> KeyPath:
     """A place as botocore writes it: BlockDeviceMappings[0].Ebs, or `input` for the whole."""
     if where == "input":
         return ()

@@ -35,13 +35,13 @@ class Versions:
         if found and found["digest"]:
             return None
         name, tag = (found["name"], found["tag"] or "") if found else (image, "")
-        told = IN_TAG.search(tag)
-        if not tag or "latest" in tag or "nightly" in tag or (name.startswith("rayproject/") and not told):
+        match = IN_TAG.search(tag)
+        if not tag or "latest" in tag or "nightly" in tag or (name.startswith("rayproject/") and not match):
             return f"must be pinned to a Ray and a Python, got {image}; take a tag such as {name}:{self.tag}"
-        if told and (told[1], f"{told[2]}.{told[3]}") != (self.ray, self.python):
+        if match and (match[1], f"{match[2]}.{match[3]}") != (self.ray, self.python):
             return (
                 f"must bring this environment's Ray {self.ray} and Python {self.python}, got {image}; "
-                f"take {name}:{self.tag}{tag[told.end() :]}"
+                f"take {name}:{self.tag}{tag[match.end() :]}"
             )
         return None
 
