@@ -1,1 +1,1 @@
-"""Clusters in the cloud: files that start them, and what is wrong with such a file before it costs anything."""
+"""Prints files that start clusters in the cloud, and checks such files offline."""

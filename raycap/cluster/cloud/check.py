@@ -1,4 +1,4 @@
-"""raycap cluster check: all that is wrong with a cluster's file at once, offline, before it costs anything."""
+"""Finds all faults of a cluster file at once and offline, for `raycap cluster check`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from raycap.cluster.cloud import ec2, kuberay, launcher
 from raycap.cluster.cloud.document import Fault, read_documents, undecided
 from raycap.cluster.cloud.groups import Cluster
-from raycap.cluster.cloud.needs import fit_faults, machines_of, reach_faults, trials_at_most
+from raycap.cluster.cloud.needs import fit_faults, machines_of, max_concurrent_trials, reach_faults
 from raycap.cluster.cloud.versions import Versions
 from raycap.cluster.resources import format_machines
 from raycap.spec import SweepSpec
@@ -18,22 +18,25 @@ DEFAULTS = SweepSpec(name="defaults")
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a check."""
+    """Result of a check."""
 
     faults: list[Fault]
-    """In the order of the file."""
+    """Sorted by file and line."""
     notes: list[str]
-    """What could not be checked, and why."""
+    """Parts of the file that were not checked, each with the reason."""
     machines: str
-    """What may run beside the head, in words."""
+    """Description of the largest set of worker machines."""
     trials_at_once: int | None
-    """How many trials of the sweep, if one was named."""
+    """Number of trials of the sweep that can run at once; None if no sweep was given."""
 
 
 def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -> Report:
-    """Check a file for `ray up` or for KubeRay, alone or against a sweep.
+    """Check a file for `ray up` or KubeRay, alone or together with a sweep.
 
-    Raises SpecError if it cannot be read as YAML at all.
+    `spec` is the path of the sweep's file and `overrides` are its key=value overrides. A RayJob has overrides in its
+    entrypoint; they are applied before those given here.
+
+    Raises SpecError if the file cannot be read, is not YAML, or describes no cluster.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -42,6 +45,7 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     documents, faults = read_documents(path, text)
     faults += undecided(text, documents)
     versions, notes = Versions.here(), []
+    # A manifest may contain other documents, such as Services; only the one for the KubeRay operator is checked.
     manifest = next((document for document in documents if kuberay.is_kuberay(document)), None)
     document = manifest or documents[0]
     if manifest:
@@ -52,51 +56,53 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
         cluster = launcher.cluster_of(document)
         provider = document.find_document("provider", "type")
         if provider == "aws" and not ec2.is_known():
-            notes.append("botocore is not installed, so node_config is not held against EC2: pip install botocore")
+            notes.append("node_config, because botocore is not installed; to check it: pip install botocore")
         elif provider != "aws":
-            notes.append(f"node_config is held against no model of {provider}: Ray and its cloud will tell")
+            notes.append(f"node_config, because only that of the provider aws can be checked offline, got {provider}")
     faults += cluster.faults()
-    sweep, of_sweep = _sweep_faults(cluster, spec, overrides)
-    faults += of_sweep
+    sweep, sweep_faults = _sweep_faults(cluster, spec, overrides)
+    faults += sweep_faults
     if sweep and sweep.spec.storage.startswith("file://"):
         notes.append(f"whether all machines share {sweep.spec.storage}")
-    at_once = trials_at_most(cluster, sweep.spec.execution) if sweep else None
-    return Report(sorted(faults, key=_order), notes, format_machines(machines_of(cluster)), at_once)
+    trials_at_once = max_concurrent_trials(cluster, sweep.spec.execution) if sweep else None
+    return Report(sorted(faults, key=_order), notes, format_machines(machines_of(cluster)), trials_at_once)
 
 
 def _sweep_faults(
     cluster: Cluster, spec: str | None, overrides: tuple[str, ...]
 ) -> tuple[LoadedSweep | None, list[Fault]]:
-    """The sweep, and what keeps it from running there."""
-    by_job = kuberay.overrides_of(cluster.document)
+    """Load the sweep, if one is given, and find the faults that keep it from running on the cluster."""
+    job_overrides = kuberay.overrides_of(cluster.document)
 
-    def of_job(field: str, rule: str) -> Fault:
+    def job_fault(field: str, rule: str) -> Fault:
         return cluster.document.fault(("spec", "entrypoint"), f"{field} {rule}")
 
     if spec is None:
-        if by_job is None and overrides:
-            raise SpecError([f"{overrides[0]}: is about a sweep; add --spec FILE, the sweep that is to run there"])
-        if by_job is None:
+        if job_overrides is None and overrides:
+            raise SpecError([f"{overrides[0]}: an override needs a sweep; add --spec FILE with the sweep to be run"])
+        if job_overrides is None:
             return None, []
         if wrong := [override for override in overrides if "=" not in override]:
             raise SpecError([f"override {wrong[0]!r}: must have the form key=value"])
-        said = dict(override.split("=", 1) for override in (*by_job, *overrides))
-        places = said.get("storage", DEFAULTS.storage), said.get("tracking.uri", DEFAULTS.tracking.uri)
-        return None, list(reach_faults(cluster, of_job, *places))
+        # The file of the job's sweep is inside its image, so only storage and tracking.uri can be checked.
+        settings = dict(override.split("=", 1) for override in (*job_overrides, *overrides))
+        storage = settings.get("storage", DEFAULTS.storage)
+        tracking_uri = settings.get("tracking.uri", DEFAULTS.tracking.uri)
+        return None, list(reach_faults(cluster, job_fault, storage, tracking_uri))
     try:
-        sweep = load_sweep(spec, (*(by_job or ()), *overrides))
+        sweep = load_sweep(spec, (*(job_overrides or ()), *overrides))
     except SpecError as error:
         return None, [
             Fault(where, "", rule) for where, _, rule in (problem.partition(": ") for problem in error.problems)
         ]
-    (in_spec,), _ = read_documents(spec, sweep.text)
+    (spec_document,), _ = read_documents(spec, sweep.text)
 
-    def of_spec(field: str, rule: str) -> Fault:
-        return in_spec.fault(tuple(field.split(".")), rule)
+    def spec_fault(field: str, rule: str) -> Fault:
+        return spec_document.fault(tuple(field.split(".")), rule)
 
-    at = of_spec if by_job is None else of_job
-    reached = reach_faults(cluster, at, sweep.spec.storage, sweep.spec.tracking.uri)
-    return sweep, [*fit_faults(cluster, sweep.spec), *reached]
+    make_fault = spec_fault if job_overrides is None else job_fault
+    unreachable = reach_faults(cluster, make_fault, sweep.spec.storage, sweep.spec.tracking.uri)
+    return sweep, [*fit_faults(cluster, sweep.spec), *unreachable]
 
 
 def _order(fault: Fault) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""A cluster's file as Ray and Kubernetes read it, with the line of every value; and faults, which name that line."""
+"""Reads cluster files as YAML with the line of every value, and defines faults, which name a line and a field."""
 
 import difflib
 import re
@@ -13,14 +13,14 @@ from raycap.spec.document import SpecError, truncated
 KeyPath = tuple[str | int, ...]
 
 MARK = "FILL"
-"""What templates write beside a value that a person must decide."""
+"""Marks lines of templates whose values the user must decide."""
 PLACEHOLDERS = re.compile(r"ami-0{17}|\bmy-(?:project|bucket|registry)\b|images/IMAGE$")
-"""What stands there until somebody has."""
+"""Values of templates that cannot work unchanged."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong: where (`file:line`), with which field, and the rule, the value got and the way out."""
+    """A fault in a file: its line (`file:line`), the field, and a rule with the value got and the correction."""
 
     where: str
     field: str
@@ -32,30 +32,30 @@ class Fault:
 
 @dataclass(frozen=True)
 class ClusterDocument:
-    """One YAML document of a file."""
+    """A YAML document of a file, with the line of every value."""
 
     file: str
     tree: Any
     lines: dict[KeyPath, int]
-    """Line of every value, from 1: of a mapping's values that of the key."""
+    """Line of every value, counted from 1; for a value of a mapping, the line of its key."""
 
     def find_document(self, *place: str | int) -> Any:
-        """The value at a place; None where there is nothing of that form."""
+        """Return the value at a path of keys and indices, or None if there is none."""
         return find_document(self.tree, *place)
 
     def line(self, place: KeyPath) -> int:
-        """The line of a value, or of the nearest one above it that is there."""
+        """Return the line of a value, or that of its nearest parent if the value is missing."""
         while place not in self.lines:
             place = place[:-1]
         return self.lines[place]
 
     def fault(self, place: KeyPath, rule: str) -> Fault:
-        """A fault of the value at a place."""
+        """Return a fault of the value at a path."""
         return Fault(f"{self.file}:{self.line(place)}", field_name(place), rule)
 
 
 def find_document(tree: Any, *place: str | int) -> Any:
-    """The value at a place below a tree; None where there is nothing of that form."""
+    """Return the value at a path of keys and indices in nested dicts and lists, or None if there is none."""
     for part in place:
         if isinstance(tree, dict):
             tree = tree.get(part)
@@ -67,20 +67,20 @@ def find_document(tree: Any, *place: str | int) -> Any:
 
 
 def field_name(place: KeyPath) -> str:
-    """A place in words: available_node_types.head.resources, setup_commands[0]."""
+    """Format a path: available_node_types.head.resources, setup_commands[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing."""
+    """Return `; did you mean 'x'?` with the most similar known name, or an empty string if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fault]]:
-    """The documents of a file, and keys that stand twice, of which YAML silently takes the last.
+    """Return the documents of a file, and faults for duplicate keys, of which YAML keeps only the last.
 
-    Raises SpecError where it is no YAML, or holds none.
+    Raises SpecError if the text is not valid YAML, or if a document is not a mapping.
     """
     documents, faults = [], []
     try:
@@ -92,9 +92,9 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
             documents.append(ClusterDocument(file, loader.construct_document(node), lines))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError([f"{file}:{line}: not YAML: {error.problem}; correct it"]) from None
+        raise SpecError([f"{file}:{line}: not valid YAML: {error.problem}; correct it"]) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError([f"{file}:1: not YAML: {error}; correct it"]) from None
+        raise SpecError([f"{file}:1: not valid YAML: {error}; correct it"]) from None
     documents = [document for document in documents if document.tree is not None]
     if not documents or not all(isinstance(document.tree, dict) for document in documents):
         raise SpecError([f"{file}:1: must describe a cluster as a mapping; `raycap cluster template aws` prints one"])
@@ -102,6 +102,7 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
 
 
 def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
+    """Add the lines of all values below a node to `lines`, and yield faults for duplicate keys."""
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[*place, index] = item.start_mark.line + 1
@@ -110,24 +111,25 @@ def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: st
         for key, value in node.value:
             below = (*place, str(key.value))
             if below in lines:
-                rule = f"stands twice, first in line {lines[below]}; remove one"
+                rule = f"is a duplicate of the key in line {lines[below]}; remove one of them"
                 yield Fault(f"{file}:{key.start_mark.line + 1}", field_name(below), rule)
             lines[below] = key.start_mark.line + 1
             yield from _number(value, below, lines, file)
 
 
 def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:
-    """Values that are still marked FILL, or still those of the template; one that stands in several places, once."""
+    """Yield a fault for each line that is marked FILL, and for each other placeholder of a template that is left."""
     reported: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         if not re.search(rf"\b{MARK}\b", line) or line.lstrip().startswith("#"):
             continue
         document = next(d for d in reversed(documents) if d.lines[()] <= number or d is documents[0])
         places = [place for place in document.lines if place and document.lines[place] == number]
+        # Several values may begin on a line: report the outermost, and a key rather than an item of a list.
         place = min(places, key=lambda place: (isinstance(place[-1], int), len(place)), default=())
         got = document.find_document(*place) if places else line.strip()
         reported.add(str(got))
-        rule = f"is still marked {MARK}, got {truncated(str(got))}; decide, and take the mark away"
+        rule = f"is still marked {MARK}, got {truncated(str(got))}; set the value and remove the mark"
         yield Fault(f"{document.file}:{number}", field_name(place), rule)
     for document in documents:
         for place in document.lines:
@@ -135,5 +137,6 @@ def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:
             if isinstance(got, str) and (placeholder := PLACEHOLDERS.search(got)) and got not in reported:
                 reported.add(got)
                 yield document.fault(
-                    place, f"is still the template's {placeholder[0]}, got {truncated(got)}; put your own"
+                    place,
+                    f"must not be the template's placeholder {placeholder[0]}, got {truncated(got)}; set your own value",
                 )

@@ -1,11 +1,11 @@
-"""What EC2 takes, by the model of its API that botocore ships; offline."""
+"""Validates node configurations offline against the model of EC2's API that botocore contains."""
 
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 RAY_MANAGED_FIELDS = ("SubnetIds",)
-"""What Ray takes out of a node_config before EC2 sees it."""
+"""Fields of a node_config that Ray removes before it calls EC2."""
 
 
 def is_known() -> bool:
@@ -21,19 +21,22 @@ def _run_instances() -> Any:
 
 
 def run_instances_faults(node_config: dict[str, Any]) -> list[str]:
-    """What RunInstances would not understand, a line each, in botocore's words; nothing without botocore."""
+    """Return botocore's messages about a node_config as input of RunInstances, one for each fault.
+
+    The list is empty if botocore is not installed.
+    """
     if not is_known():
         return []
     from botocore.validate import ParamValidator
 
-    asked = {key: value for key, value in node_config.items() if key not in RAY_MANAGED_FIELDS}
-    asked |= {"MinCount": 1, "MaxCount": 1}
-    report: str = ParamValidator().validate(asked, _run_instances()).generate_report()
+    parameters = {key: value for key, value in node_config.items() if key not in RAY_MANAGED_FIELDS}
+    parameters |= {"MinCount": 1, "MaxCount": 1}  # required by EC2 and added by Ray
+    report: str = ParamValidator().validate(parameters, _run_instances()).generate_report()
     return report.splitlines()
 
 
 def market_types() -> tuple[str, ...]:
-    """How machines can be bought other than on demand; empty without botocore."""
+    """Return the values that EC2 accepts as MarketType, such as spot; empty if botocore is not installed."""
     if not is_known():
         return ()
     return tuple(_run_instances().members["InstanceMarketOptions"].members["MarketType"].enum)

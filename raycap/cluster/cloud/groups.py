@@ -1,4 +1,4 @@
-"""A cluster as groups of machines, wherever it is described; and what holds for every one."""
+"""Describes a cluster as groups of equal machines, and finds faults that do not depend on the provider."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,84 +9,80 @@ from raycap.cluster.cloud.machines import known_size
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Machines (or pods) alike."""
+    """A group of equal machines or pods.
+
+    Paths are key paths of the document. They may be missing in it; faults are then reported at the nearest parent.
+    """
 
     name: str
-    place: KeyPath
-    """Where in its document it is described; the places below may be missing there."""
-    cpus_at: KeyPath
-    gpus_at: KeyPath
-    """Where its CPUs and GPUs are said."""
-    market: KeyPath
-    """Where it says that it is spot, if it does."""
+    path: KeyPath
+    """Path of the group's description."""
+    cpus_path: KeyPath
+    gpus_path: KeyPath
+    market_path: KeyPath
+    """Path of the setting that requests spot machines."""
     is_head: bool
     cpus: int | None
-    """What Ray gives away on each of them; None where nothing is said."""
+    """CPUs of each machine that Ray may assign; None if the document does not state them."""
     gpus: int | None
     max_count: int
+    """Largest number of machines in the group; not used for the head."""
     machine_type: str | None = None
     num_accelerators: int = 0
+    """GPUs that are attached to a machine type without any, as on Google's n1."""
     is_spot: bool = False
-    spot: str = ""
-    """How its cloud writes that it is spot."""
+    spot_setting: str = ""
+    """The setting that requests spot machines from this provider, for messages."""
     reaches: frozenset[str] = frozenset()
-    """Schemes of storage that it has been given the right to."""
+    """URI schemes of the buckets that its service account gives access to."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """CPUs and GPUs of each, by its type where nothing is said."""
+        """CPUs and GPUs of each machine; those of the machine type where the document does not state them."""
         known = known_size(self.machine_type or "", self.num_accelerators) or (0, 0)
         return (known[0] if self.cpus is None else self.cpus, known[1] if self.gpus is None else self.gpus)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A described cluster."""
+    """A cluster as its file describes it."""
 
     document: ClusterDocument
     groups: tuple[NodeGroup, ...]
     max_machines: int
-    """Beside the head, all groups together."""
+    """Largest number of worker machines in all groups together."""
 
     @property
     def workers(self) -> tuple[NodeGroup, ...]:
-        """All groups but the head's."""
+        """All groups except the head."""
         return tuple(group for group in self.groups if not group.is_head)
 
     def faults(self) -> Iterator[Fault]:
-        """What is wrong with its groups, whatever the sweep."""
+        """Find faults of the groups that do not depend on a sweep."""
         for group in self.groups:
-            yield from self._sizes(group)
-            yield from self._market(group)
+            yield from self._size_faults(group)
+            yield from self._market_faults(group)
 
-    def _sizes(self, group: NodeGroup) -> Iterator[Fault]:
+    def _size_faults(self, group: NodeGroup) -> Iterator[Fault]:
         if group.is_head and group.cpus != 0:
             got = "nothing" if group.cpus is None else group.cpus
-            yield self.document.fault(
-                group.cpus_at,
-                f"must be 0 on the head, or trials train on it and take it down with them, got {got}; write 0",
-            )
+            rule = f"must be 0 on the head, got {got}; write 0: otherwise trials run on the head and can bring it down"
+            yield self.document.fault(group.cpus_path, rule)
         known = known_size(group.machine_type or "", group.num_accelerators)
         if known is None:
             return
         if group.gpus is not None and group.gpus != known.gpus and not group.is_head:
-            yield self.document.fault(
-                group.gpus_at,
-                f"a {group.machine_type} has {known.gpus} GPUs, got {group.gpus}; write {known.gpus}, or another type",
-            )
+            rule = f"must be {known.gpus}, the number of GPUs of a {group.machine_type}, got {group.gpus}"
+            yield self.document.fault(group.gpus_path, f"{rule}; write {known.gpus} or choose another machine type")
+        # Fewer CPUs than the machine has are no fault: some may be reserved for other processes.
         if group.cpus is not None and group.cpus > known.cpus:
-            yield self.document.fault(
-                group.cpus_at,
-                f"a {group.machine_type} has {known.cpus} vCPUs, got {group.cpus}; write at most {known.cpus}",
-            )
+            rule = f"must be at most {known.cpus}, the number of vCPUs of a {group.machine_type}, got {group.cpus}"
+            yield self.document.fault(group.cpus_path, f"{rule}; write {known.cpus} or choose another machine type")
 
-    def _market(self, group: NodeGroup) -> Iterator[Fault]:
+    def _market_faults(self, group: NodeGroup) -> Iterator[Fault]:
         if group.is_head and group.is_spot:
-            yield self.document.fault(
-                group.market, f"the head must not be spot, since a sweep ends with it; take {group.spot} away"
-            )
+            rule = "the head must not be a spot machine, because the sweep ends if it is reclaimed"
+            yield self.document.fault(group.market_path, f"{rule}; remove {group.spot_setting}")
         if "spot" in group.name.lower() and not group.is_spot and not group.is_head:
-            yield self.document.fault(
-                group.market,
-                f"{group.name} is called spot but bought on demand; add {group.spot}, or name it otherwise",
-            )
+            rule = f"must request spot machines, as the name {group.name} says, but requests on-demand machines"
+            yield self.document.fault(group.market_path, f"{rule}; add {group.spot_setting} or rename the group")

@@ -1,4 +1,4 @@
-"""What is wrong with a KubeRay manifest: a RayJob or RayCluster, by what the operator, Ray's autoscaler and raycap need."""
+"""Reads KubeRay manifests, and finds faults by the rules of the operator, Ray's autoscaler and raycap."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.versions import Versions
 
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
+"""Kinds of documents, with the path of the cluster's description."""
 JOB = ("entrypoint", "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
        "submissionMode", "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "submitterPodTemplate", "suspend",
        "entrypointNumCpus", "entrypointNumGpus", "metadata", "jobId", "managedBy", "deletionStrategy")  # fmt: skip
@@ -23,17 +24,17 @@ MACHINE_TYPE = "node.kubernetes.io/instance-type"
 
 
 def is_kuberay(document: ClusterDocument) -> bool:
-    """Whether a document is for the operator."""
+    """Whether a document is for the KubeRay operator."""
     return str(document.find_document("apiVersion")).startswith("ray.io/")
 
 
 def cluster_of(document: ClusterDocument) -> Cluster:
-    """The pods that it describes, as far as it can be understood."""
+    """Return the groups of pods in a manifest. Invalid parts count as missing; `faults_of` reports them."""
     base = _base(document)
     workers = document.find_document(*base, "workerGroupSpecs")
-    places: list[KeyPath] = [(*base, "headGroupSpec")]
-    places += [(*base, "workerGroupSpecs", index) for index in range(len(workers) if isinstance(workers, list) else 0)]
-    groups = tuple(_group(document, place, is_head=index == 0) for index, place in enumerate(places))
+    paths: list[KeyPath] = [(*base, "headGroupSpec")]
+    paths += [(*base, "workerGroupSpecs", index) for index in range(len(workers) if isinstance(workers, list) else 0)]
+    groups = tuple(_group(document, path, is_head=index == 0) for index, path in enumerate(paths))
     return Cluster(document, groups, sum(group.max_count for group in groups))
 
 
@@ -41,50 +42,52 @@ def _base(document: ClusterDocument) -> tuple[str, ...]:
     return KINDS.get(str(document.find_document("kind")), ("spec",))
 
 
-def _group(document: ClusterDocument, place: KeyPath, *, is_head: bool) -> NodeGroup:
-    pod = document.find_document(*place, "template", "spec")
-    wishes = json.dumps([find_document(pod, name) for name in ("nodeSelector", "affinity")], default=str).lower()
-    resources = _resources(document.find_document(*place), is_head=is_head)
+def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGroup:
+    pod = document.find_document(*path, "template", "spec")
+    # Each cloud has its own label for spot nodes: capacityType: SPOT, gke-spot, kubernetes.azure.com/scalesetpriority: spot.
+    scheduling = json.dumps([find_document(pod, name) for name in ("nodeSelector", "affinity")], default=str).lower()
+    resources = _resources(document.find_document(*path), is_head=is_head)
     selector = find_document(pod, "nodeSelector")
     machine_type = selector.get(MACHINE_TYPE) if isinstance(selector, dict) else None
-    count = document.find_document(*place, "maxReplicas")
-    limits: KeyPath = (*place, "template", "spec", "containers", 0, "resources", "limits")
+    count = document.find_document(*path, "maxReplicas")
+    limits: KeyPath = (*path, "template", "spec", "containers", 0, "resources", "limits")
     return NodeGroup(
-        name="head" if is_head else str(document.find_document(*place, "groupName")),
-        place=place,
-        cpus_at=(*place, "rayStartParams", "num-cpus") if is_head else (*limits, "cpu"),
-        gpus_at=(*limits, "nvidia.com/gpu"),
-        market=(*place, "template", "spec", "nodeSelector"),
+        name="head" if is_head else str(document.find_document(*path, "groupName")),
+        path=path,
+        cpus_path=(*path, "rayStartParams", "num-cpus") if is_head else (*limits, "cpu"),
+        gpus_path=(*limits, "nvidia.com/gpu"),
+        market_path=(*path, "template", "spec", "nodeSelector"),
         is_head=is_head,
         cpus=resources.get("CPU"),
         gpus=resources.get("GPU", 0),
         max_count=count if isinstance(count, int) and not is_head else 0,
         machine_type=machine_type,
-        is_spot="spot" in wishes,
-        spot="the nodeSelector of your cloud's spot nodes",
+        is_spot="spot" in scheduling,
+        spot_setting="the nodeSelector of your cloud's spot nodes",
+        # The account's permissions are known only to the cloud, so any account counts as access to buckets.
         reaches=frozenset({"s3", "gs", "gcs"} if find_document(pod, "serviceAccountName") else ()),
     )
 
 
 def _resources(group: Any, *, is_head: bool) -> dict[str, int]:
-    """CPUs and GPUs of a pod, as Ray's autoscaler reads them; nothing where it cannot."""
+    """Return the CPUs and GPUs of a pod as Ray's autoscaler reads them; empty if the group is invalid."""
     from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 
     logging.getLogger("ray.autoscaler").setLevel(logging.CRITICAL)
     if is_head and find_document(group, "rayStartParams", "num-cpus") is None:
         return {}
     try:
-        found: dict[str, int] = _get_ray_resources_from_group_spec(group, is_head)
-    except Exception:  # whatever is wrong with it is told by its own rule
+        resources: dict[str, int] = _get_ray_resources_from_group_spec(group, is_head)
+    except Exception:  # rules for the single fields report the fault
         return {}
-    return found
+    return resources
 
 
 def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
-    """All that is wrong with the manifest by itself, but for its groups of pods."""
+    """Yield the faults of a manifest, except those that `Cluster.faults` finds."""
     kind = str(document.find_document("kind"))
     if kind not in KINDS:
-        rule = f"must be one of {', '.join(KINDS)}, got {kind}; take the template's RayJob"
+        rule = f"must be one of {', '.join(KINDS)}, got {kind}; write RayJob, as in the template"
         yield document.fault(("kind",), rule)
         return
     base = _base(document)
@@ -92,29 +95,30 @@ def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     if kind == "RayJob":
         yield from _misspelt(document, base, CLUSTER)
         if not document.find_document("spec", "entrypoint"):
-            rule = "is missing; write what the job runs: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
+            rule = "is missing; write the command of the job: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
             yield document.fault(("spec", "entrypoint"), rule)
     if document.find_document(*base, "enableInTreeAutoscaling") is not True:
-        rule = "must be true, or GPU pods never come, or never go; write true"
+        got = document.find_document(*base, "enableInTreeAutoscaling")
+        rule = f"must be true, got {got}; write true: otherwise no GPU pod is started or stopped"
         yield document.fault((*base, "enableInTreeAutoscaling"), rule)
     version = document.find_document(*base, "rayVersion")
     if version != versions.ray:
         rule = f"must be this environment's Ray {versions.ray}, got {version}; write {versions.ray}"
         yield document.fault((*base, "rayVersion"), rule)
-    for place, image in _images(document, base):
+    for path, image in _images(document, base):
         if wrong := versions.wrong_image(image):
-            yield document.fault(place, wrong)
+            yield document.fault(path, wrong)
     yield from _group_faults(document, base)
 
 
 def _images(document: ClusterDocument, base: KeyPath) -> list[tuple[KeyPath, str]]:
-    """Of Ray's containers, which are the first of their pods."""
+    """Return the images of Ray's containers with their paths. Ray runs in the first container of each pod."""
     ending = ("template", "spec", "containers", 0, "image")
     workers = document.find_document(*base, "workerGroupSpecs")
-    places: list[KeyPath] = [(*base, "headGroupSpec", *ending)]
+    paths: list[KeyPath] = [(*base, "headGroupSpec", *ending)]
     for index in range(len(workers) if isinstance(workers, list) else 0):
-        places.append((*base, "workerGroupSpecs", index, *ending))
-    return [(place, str(document.find_document(*place))) for place in places if document.find_document(*place)]
+        paths.append((*base, "workerGroupSpecs", index, *ending))
+    return [(path, str(document.find_document(*path))) for path in paths if document.find_document(*path)]
 
 
 def _group_faults(document: ClusterDocument, base: KeyPath) -> Iterator[Fault]:
@@ -122,24 +126,24 @@ def _group_faults(document: ClusterDocument, base: KeyPath) -> Iterator[Fault]:
     needed: dict[KeyPath, tuple[str, ...]] = {(*base, "headGroupSpec"): ("rayStartParams", "template")}
     if not isinstance(workers, list) or not workers:
         yield document.fault(
-            (*base, "workerGroupSpecs"), "must list at least one group of workers; take the template's"
+            (*base, "workerGroupSpecs"), "must have at least one group of workers; copy that of the template"
         )
         workers = []
     for index in range(len(workers)):
         needed[*base, "workerGroupSpecs", index] = WORKERS_NEED
-    for place, fields in needed.items():
-        if not isinstance(document.find_document(*place), dict):
-            yield document.fault(place, "must be a mapping; take the template's")
+    for path, fields in needed.items():
+        if not isinstance(document.find_document(*path), dict):
+            yield document.fault(path, "must be a mapping; copy that of the template")
             continue
-        yield from _misspelt(document, place, GROUP)
+        yield from _misspelt(document, path, GROUP)
         for name in fields:
-            if document.find_document(*place, name) is None:
-                yield document.fault((*place, name), "is missing; add it")
+            if document.find_document(*path, name) is None:
+                yield document.fault((*path, name), "is missing; add it")
         for name in ("replicas", "minReplicas", "maxReplicas"):
-            count = document.find_document(*place, name)
+            count = document.find_document(*path, name)
             if count is not None and (not isinstance(count, int) or count < 0):
-                yield document.fault((*place, name), f"must be a whole number, got {count}; correct it")
-        container = (*place, "template", "spec", "containers", 0)
+                yield document.fault((*path, name), f"must be a non-negative integer, got {count}; correct it")
+        container = (*path, "template", "spec", "containers", 0)
         for name in ("image", "resources"):
             if document.find_document(*container, name) is None:
                 yield document.fault((*container, name), "is missing; add it")
@@ -147,20 +151,20 @@ def _group_faults(document: ClusterDocument, base: KeyPath) -> Iterator[Fault]:
             document.find_document(*container, "resources", kind, "nvidia.com/gpu") for kind in ("limits", "requests")
         )
         if request is not None and request != limit:
-            rule = f"Kubernetes asks for as many as the limit, got {request} against {limit}; make them equal"
+            rule = f"must be equal to the limit {limit}, as Kubernetes requires for GPUs, got {request}; write {limit}"
             yield document.fault((*container, "resources", "requests", "nvidia.com/gpu"), rule)
 
 
-def _misspelt(document: ClusterDocument, place: KeyPath, known: tuple[str, ...]) -> Iterator[Fault]:
-    """Fields unlike any known; the operator grows, so what resembles none is taken for new."""
-    fields = document.find_document(*place)
+def _misspelt(document: ClusterDocument, path: KeyPath, known: tuple[str, ...]) -> Iterator[Fault]:
+    """Yield unknown fields that resemble a known one. Other unknown fields may be of a newer version of the operator."""
+    fields = document.find_document(*path)
     for name in fields if isinstance(fields, dict) else ():
         if name not in known and (meant := did_you_mean(str(name), known)):
-            yield document.fault((*place, str(name)), f"unknown field{meant}")
+            yield document.fault((*path, str(name)), f"unknown field{meant}")
 
 
 def overrides_of(document: ClusterDocument) -> tuple[str, ...] | None:
-    """The key=value overrides that a RayJob's entrypoint runs raycap with; None if it runs something else."""
+    """Return the key=value overrides in the entrypoint of a RayJob, or None if the entrypoint does not run raycap."""
     entrypoint = document.find_document("spec", "entrypoint")
     if not isinstance(entrypoint, str) or "raycap" not in entrypoint:
         return None

@@ -1,11 +1,11 @@
-"""vCPUs and GPUs of well-known machine types, as Amazon and Google document them."""
+"""Lists the vCPUs and GPUs of common machine types, as documented by Amazon and Google."""
 
 import re
 from typing import NamedTuple
 
 
 class Size(NamedTuple):
-    """What a machine has."""
+    """Numbers of vCPUs and GPUs of a machine."""
 
     cpus: int
     gpus: int
@@ -26,7 +26,7 @@ EC2_GPUS: dict[str, dict[int, int]] = {
     "p5en": {48: 8},
     "p6-b200": {48: 8},
 }
-"""GPUs of EC2 families by the n of `.nxlarge`; one where nothing is said."""
+"""GPUs of EC2 families by the n of `.nxlarge`; sizes that are not listed have one GPU."""
 EC2 = re.compile(r"([a-z]\w*(?:-\w+)?)\.(?:(\d*)xlarge|(large))")
 EC2_WITHOUT_GPU = re.compile(r"[cmrt]\d\w*")
 G2_GPUS = {4: 1, 8: 1, 12: 1, 16: 1, 24: 2, 32: 1, 48: 4, 96: 8}
@@ -37,11 +37,14 @@ GCE_WITHOUT_GPU = re.compile(r"(?:n\d|n\dd|e2|c\d|c\dd|m\d|t2d)-(?:standard|high
 
 
 def known_size(machine_type: str, num_accelerators: int = 0) -> Size | None:
-    """What a machine type has, with accelerators added to it as on Google's n1; None if it is not known here."""
+    """Return the size of a machine type, or None if the type is unknown.
+
+    `num_accelerators` is the number of GPUs attached to a type that has none by itself, such as Google's n1.
+    """
     if found := EC2.fullmatch(machine_type):
         family, times, large = found.groups()
         number = int(times or 1)
-        cpus = 2 if large else 4 * number  # in all families that are known here
+        cpus = 2 if large else 4 * number  # 4n vCPUs per nxlarge in all families listed above
         if family in EC2_GPUS:
             return Size(cpus, EC2_GPUS[family].get(number, 1))
         return Size(cpus, 0) if EC2_WITHOUT_GPU.fullmatch(family) else None

@@ -1,4 +1,4 @@
-"""Files that start a cluster, with the Ray and the Python of this environment in them."""
+"""Renders the files that start a cluster, with the versions of Ray and Python filled in."""
 
 from enum import StrEnum
 from importlib.resources import files
@@ -7,7 +7,7 @@ from raycap.cluster.cloud.versions import Versions
 
 
 class Template(StrEnum):
-    """Where a cluster may run, and the image that Kubernetes needs."""
+    """Kinds of files: one for each place where a cluster can run, and the Dockerfile of the image for Kubernetes."""
 
     AWS = "aws"
     GCP = "gcp"
@@ -24,7 +24,7 @@ FILES = {
 
 
 def render(template: Template, versions: Versions) -> str:
-    """The text of a file. The manifest of KubeRay ends with the Dockerfile of its image, as comments."""
+    """Return the text of a file. The KubeRay manifest ends with the Dockerfile of its image in comments."""
     text = (files("raycap.cluster.cloud") / "templates" / FILES[template]).read_text(encoding="utf-8")
     text = text.replace("{{ray}}", versions.ray).replace("{{python}}", versions.python.replace(".", ""))
     if template is Template.KUBERAY:
