@@ -1,1 +1,1 @@
-"""MLflow: what is logged, how it is delivered, and links to its pages. The only code that imports mlflow."""
+"""Logs sweeps to MLflow through an outbox, and links to its pages. No other package imports mlflow."""

@@ -1,4 +1,4 @@
-"""What MLflow is told a trial was made of, and what it left: its populations as datasets, its model in the registry."""
+"""Logs the populations of a trial to MLflow as datasets, and its model as a version of a registered model."""
 
 import hashlib
 import tempfile
@@ -16,11 +16,11 @@ ARTIFACT_FOLDER = "model"
 
 
 def dataset_inputs(planned: PlannedTrial) -> list[DatasetInput]:
-    """The population of a trial; under fill the first and the second."""
+    """Return the population of a trial as a dataset; for a trial with `fill`, the first and the second population."""
     spec = planned.spec
     profiles = [spec.profiles, *([spec.fill.profiles] if spec.fill else [])]
     context = [InputTag("mlflow.data.context", "train")]
-    # A second population takes the names that the first has left, and is no other's second.
+    # A second population has only names that the first does not use, so it depends on the specs of both.
     return [
         DatasetInput(_dataset(profiles[: number + 1], facts), context)
         for number, facts in enumerate(planned.populations)
@@ -28,27 +28,30 @@ def dataset_inputs(planned: PlannedTrial) -> list[DatasetInput]:
 
 
 def _dataset(profiles: list[ProfilesSpec], facts: PopulationFacts) -> Dataset:
-    """The last of some populations. Its digest is that of its content where it was loaded, else of the spec with its seed,
-    of which nothing but this content comes.
+    """Return the last of the populations as a dataset.
+
+    Its digest is that of the content if the population was loaded. Otherwise it is a digest of the specs, which contain the
+    seeds and so determine the content.
     """
-    own = profiles[-1]
-    identity = own.fingerprint if isinstance(own, LoadedProfiles) else None
+    spec = profiles[-1]
+    identity = spec.fingerprint if isinstance(spec, LoadedProfiles) else None
     if identity is None:
         identity = hashlib.sha256("\n".join(one.model_dump_json() for one in profiles).encode()).hexdigest()
     return Dataset(
         name=f"N{facts.num_profiles}-R{len(facts.relations)}",
         digest=identity[:12],
-        source_type=own.source,
-        source=own.model_dump_json(),
+        source_type=spec.source,
+        source=spec.model_dump_json(),
         profile=facts.model_dump_json(),
     )
 
 
 def register_model(client: MlflowClient, storage: Storage, trial_id: str, run_id: str, name: str) -> str:
-    """Log a trial's model as artifacts of its run and as a version of a registered model; which version that is. There is
-    one for each run, however often this is asked.
+    """Log a trial's model as artifacts of its run, register it as a version of the model `name`, and return the version.
 
-    Raises FileNotFoundError where the trial's model is gone.
+    Idempotent: a run that has a version keeps it, and its model is not logged again.
+
+    Raises FileNotFoundError if the trial's model is not in the storage.
     """
     try:
         client.create_registered_model(name)

@@ -1,7 +1,7 @@
-"""MLflow's pages on a sweep: their addresses, and how they look when they open.
+"""Builds URLs of MLflow's pages of a sweep, and the view that its comparison of trials opens with.
 
-What MLflow calls a shared view is how its page of runs looks, as JSON in a tag of the experiment; a link names the tag. The
-words are those of the page itself, as of MLflow 3.17, which passes over what it does not know.
+MLflow stores a shared view, the state of its page of runs, as JSON in a tag of the experiment. A URL refers to it by the
+name of the tag. The keys are those that the page of MLflow 3.17 uses; it ignores keys that it does not know.
 """
 
 import base64
@@ -18,35 +18,36 @@ from raycap.results import PlannedTrial, SweepRecord
 from raycap.tracking.metrics import flat_params
 
 VIEW_TAG = "mlflow.sharedViewState."
-"""Followed by what the link says after viewStateShareKey; here the id of the sweep's run."""
-MOST_PER_PARAM = 3.0
-"""Bits per parameter that a chart has room for; two are usual."""
+"""Prefix of the tag's name. It is followed by the value of viewStateShareKey in the URL, here the id of the sweep's run."""
+MAX_BITS_PER_PARAM = 3.0
+"""Upper limit of a chart in bits per parameter; models store about 2 (arXiv 2404.05405)."""
 SORTED_BY = "metrics.`capacity/bits_per_param`"
-"""MLflow folds nested runs under their parent unless they are sorted by something other than their date."""
+"""Order of the runs. MLflow collapses nested runs under their parent if runs are sorted by date."""
 
 
 @dataclass(frozen=True)
 class Pages:
-    """Where MLflow shows a sweep."""
+    """MLflow's pages of a sweep."""
 
     experiment_id: str
     parent_id: str
     has_view: bool
-    """Whether the experiment knows how the comparison is to look."""
+    """Whether the experiment has a shared view of the sweep."""
 
     def comparison(self, base_url: str) -> str:
-        """Address of the page that shows a sweep's trials side by side, with charts."""
-        looks = {"viewStateShareKey": self.parent_id} if self.has_view else _search(self.parent_id)
-        query = looks | {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
+        """Return the URL of the page that compares the trials of the sweep in charts."""
+        # The page ignores the shared view if the URL also has a filter.
+        view = {"viewStateShareKey": self.parent_id} if self.has_view else _search(self.parent_id)
+        query = view | {"compareRunsMode": "CHART", "workflowType": "machine_learning"}
         return f"{base_url}/#/experiments/{self.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
 
     def sweep(self, base_url: str) -> str:
-        """Address of the page of the sweep itself: its law, figures and report."""
+        """Return the URL of the page of the sweep's run, which has its law, figures and report."""
         return f"{base_url}/#/experiments/{self.experiment_id}/runs/{self.parent_id}?workflowType=machine_learning"
 
 
 def _search(parent_id: str) -> dict[str, str]:
-    """Which runs are shown, in which order; MLflow hides nested runs without a filter."""
+    """Return the filter and order of a sweep's trials. MLflow hides nested runs unless there is a filter."""
     return {
         "searchFilter": f"tags.mlflow.parentRunId = '{parent_id}'",
         "orderByKey": SORTED_BY,
@@ -55,20 +56,21 @@ def _search(parent_id: str) -> dict[str, str]:
 
 
 def shared_view(sweep: SweepRecord, parent_id: str) -> str:
-    """How the comparison of a sweep's trials looks, as MLflow keeps it: what was varied and what came of it in columns,
-    capacities and losses in charts.
+    """Return the shared view of a sweep's trials, as the value of the experiment's tag.
+
+    The table has the varied params and the final metrics as columns. The charts show capacities and losses.
     """
     first = sweep.trials[0]
     loss = f"loss/{first.spec.questions.kinds[-1]}_bits"
     final = ("final/capacity/bits_per_param", "final/capacity/learned_bits", f"final/{loss}")
     section = {"uuid": "raycap", "name": sweep.spec.name, "display": True, "isReordered": True, "deleted": False}
-    columns = [f"params.`{name}`" for name in (*_varied(first), "plan.num_params")]
+    columns = [f"params.`{name}`" for name in (*_varied_params(first), "plan.num_params")]
     columns += [f"metrics.`{name}`" for name in final]
     view = _search(parent_id) | {
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {column: 7 * len(column) for column in columns},  # pixels: the names are read whole
+        "columnWidths": {column: 7 * len(column) for column in columns},  # in pixels: wide enough for the full name
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [section | {"isGenerated": False, "columns": 2, "cardHeight": 400}],
         "compareRunCharts": [
@@ -79,34 +81,36 @@ def shared_view(sweep: SweepRecord, parent_id: str) -> str:
                 yaxis={"key": "final/capacity/learned_bits", "type": "METRIC"},
             ),
             _chart("per_param", "BAR", metricKey="final/capacity/bits_per_param"),
-            # What a model that begins worse than chance has "learned" would press all that follows into a line.
-            _over_exposures("capacity/learned_bits", {"yMin": 0, "yMax": _most_bits(sweep.trials)}),
-            _over_exposures(loss, {}),
+            # Learned bits can be very negative before training. The range excludes them to keep later values readable.
+            _line_chart("capacity/learned_bits", {"yMin": 0, "yMax": _max_bits(sweep.trials)}),
+            _line_chart(loss, {}),
         ],
         "isAccordionReordered": True,
     }
-    packed = zlib.compress(json.dumps(view).encode())  # the tag of an experiment holds 5000 characters
+    packed = zlib.compress(
+        json.dumps(view).encode()
+    )  # tags of experiments are limited to 5000 characters in older MLflow
     return f"deflate;{base64.b64encode(packed).decode()}"
 
 
-def _varied(trial: PlannedTrial) -> list[str]:
-    """Params that belong to what the grid varies."""
+def _varied_params(trial: PlannedTrial) -> list[str]:
+    """Return the names of the params that the grid varies."""
     axes = tuple(trial.coordinates)
     return [name for name in flat_params(trial) if name in axes or name.startswith(tuple(f"{axis}." for axis in axes))]
 
 
 def _chart(name: str, kind: str, **options: Any) -> dict[str, Any]:
-    own = {"uuid": f"raycap-{name}", "metricSectionId": "raycap", "type": kind, "runsCountToCompare": 100}
-    return own | {"deleted": False, "isGenerated": False} | options
+    common = {"uuid": f"raycap-{name}", "metricSectionId": "raycap", "type": kind, "runsCountToCompare": 100}
+    return common | {"deleted": False, "isGenerated": False} | options
 
 
-def _most_bits(trials: Iterable[PlannedTrial]) -> float:
-    """What the trials of a sweep may be expected to learn, at most."""
-    return max(min(MOST_PER_PARAM * trial.parameters.total, *trial.dataset_bits.values()) for trial in trials)
+def _max_bits(trials: Iterable[PlannedTrial]) -> float:
+    """Return an upper limit for the learned bits of a sweep's trials, from their parameters and their data."""
+    return max(min(MAX_BITS_PER_PARAM * trial.parameters.total, *trial.dataset_bits.values()) for trial in trials)
 
 
-def _over_exposures(metric: str, shown: dict[str, float]) -> dict[str, Any]:
-    """A line for each trial; `shown` is what of the axes, empty for all."""
+def _line_chart(metric: str, axis_range: dict[str, float]) -> dict[str, Any]:
+    """Return a chart of a metric over exposures, with a line for each trial. An empty `axis_range` shows all points."""
     return _chart(
         metric,
         "LINE",
@@ -120,7 +124,7 @@ def _over_exposures(metric: str, shown: dict[str, float]) -> dict[str, Any]:
         lineSmoothness=0,
         scaleType="linear",
         xAxisScaleType="linear",
-        range=shown,
+        range=axis_range,
         yAxisKey="metric",
         yAxisExpressions=[],
         ignoreOutliers=False,
@@ -128,7 +132,7 @@ def _over_exposures(metric: str, shown: dict[str, float]) -> dict[str, Any]:
 
 
 def colours(widths: Iterable[int]) -> dict[int, str]:
-    """A colour for every width, darker where they are smaller, as in the figures."""
+    """Return a colour for each width. Smaller widths are darker, as in the figures."""
     distinct = sorted(set(widths))
     groups = grouped(distinct, "wide", most=len(distinct))
     return {
@@ -139,6 +143,6 @@ def colours(widths: Iterable[int]) -> dict[int, str]:
     }
 
 
-def with_artifacts(markdown: str, run_id: str) -> str:
-    """Markdown whose images are files of a sweep's folder, with the addresses that MLflow serves them at."""
+def with_artifact_urls(markdown: str, run_id: str) -> str:
+    """Replace file names of images in Markdown by the URLs at which MLflow serves these artifacts of a run."""
     return re.sub(r"(!\[[^\]]*\])\(([\w.]+)\)", rf"\1(get-artifact?path=\2&run_uuid={run_id})", markdown)

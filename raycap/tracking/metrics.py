@@ -1,4 +1,4 @@
-"""What MLflow is told of trials and sweeps: params, metrics, a description."""
+"""Converts trials and sweeps to params, metrics and a description for MLflow."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Split
 
 MAX_ROWS = 40
-"""Of the table in a description: MLflow keeps 8000 characters."""
+"""Maximum number of rows of the table in a description, because MLflow limits tags to 8000 characters."""
 
 
 def flat_params(planned: PlannedTrial) -> dict[str, Any]:
-    """The trial's spec and what the plan knows of it as flat, scalar params."""
+    """Return the trial's spec, and sizes that the plan has computed, as scalar params with dotted names."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, node: Any) -> None:
@@ -34,7 +34,10 @@ def flat_params(planned: PlannedTrial) -> dict[str, Any]:
 def trial_metrics(
     planned: PlannedTrial, analysis: AnalysisSpec, curve: Curve, losses: Losses
 ) -> list[dict[str, float]]:
-    """Evaluations of a trial as MLflow metrics, capacities under the sweep's first scheme."""
+    """Return the metrics of each evaluation of a trial, with capacities under the sweep's first scheme.
+
+    All evaluations have the same metrics. `curve` and `losses` have one entry for each evaluation.
+    """
     metrics: dict[str, Floats] = {
         "train/loss_bits": curve.train_loss_bits,
         "train/exposures": curve.exposures,
@@ -62,26 +65,29 @@ def trial_metrics(
 
 
 def loss_metrics(losses: Losses) -> dict[str, Floats]:
-    """Mean losses by kind and subject; chains of thought, held-out splits and the second population by themselves."""
+    """Return mean losses in bits by kind, and by kind and subject, each as an array with one entry for each evaluation.
+
+    Chains of thought, held-out splits and the second population have metrics of their own.
+    """
     metrics = {}
-    for number, about in enumerate(("", "second_")[: len(losses.populations)]):
+    for population, prefix in enumerate(("", "second_")[: len(losses.populations)]):
         for kind in losses.kinds:
-            metrics[f"loss/{about}{kind}_bits"] = losses.mean_bits(losses.columns(kind, population=number))
-            for subject in losses.subjects(kind, number):
-                columns = losses.columns(kind, population=number, subject=subject)
-                metrics[f"loss_{about}{kind}/{subject}_bits"] = losses.mean_bits(columns)
-            chain = losses.columns(kind, population=number, part=Part.CHAIN)
+            metrics[f"loss/{prefix}{kind}_bits"] = losses.mean_bits(losses.columns(kind, population=population))
+            for subject in losses.subjects(kind, population):
+                columns = losses.columns(kind, population=population, subject=subject)
+                metrics[f"loss_{prefix}{kind}/{subject}_bits"] = losses.mean_bits(columns)
+            chain = losses.columns(kind, population=population, part=Part.CHAIN)
             if chain:
-                metrics[f"loss/{about}{kind}_chain_bits"] = losses.mean_bits(chain)
+                metrics[f"loss/{prefix}{kind}_chain_bits"] = losses.mean_bits(chain)
             for split in Split:
-                held_out = losses.columns(kind, population=number, split=split)
+                held_out = losses.columns(kind, population=population, split=split)
                 if held_out and split is not Split.TRAIN:
-                    metrics[f"held_out_{about}{kind}/{split}_bits"] = losses.mean_bits(held_out)
+                    metrics[f"held_out_{prefix}{kind}/{split}_bits"] = losses.mean_bits(held_out)
     return metrics
 
 
 def law_metrics(analysis: Analysis) -> dict[str, float]:
-    """The laws so far as metrics of the sweep."""
+    """Return the numbers of the fitted laws as metrics of the sweep; numbers that are not defined are left out."""
     laws = summary(analysis)["laws"]
     return {
         f"law/{scheme}/{selection}/{name}": value
@@ -93,7 +99,10 @@ def law_metrics(analysis: Analysis) -> dict[str, float]:
 
 
 def description(analysis: Analysis) -> str:
-    """The parent run's description in Markdown: question, law, the figure as a file of the sweep's folder, trials."""
+    """Return the description of the sweep's run in Markdown: question, law, figure and a table of trials.
+
+    The figure is referenced by its file name in the sweep's folder.
+    """
     scheme, selection = analysis.headline
     entries = trial_entries(analysis)
     lines = [

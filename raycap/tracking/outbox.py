@@ -1,7 +1,9 @@
-"""What is to be told to MLflow, in order, until it has been told; on disk while MLflow is out of reach.
+"""Queues operations for MLflow, delivers them in order, and keeps them in a file while MLflow is unavailable.
 
-Whatever is told may be told again without harm. So an operation whose answer was lost, or that a process left behind when
-it was killed, is simply delivered once more.
+Operations are idempotent and delivery is at-least-once. An operation whose response was lost, or that a killed process left
+in the file, is delivered again. An operation that MLflow rejects is recorded in `refused` and skipped, so that it does not
+block later ones. Writes of the file are atomic. If the process is killed, operations that are not yet in the file are lost;
+results of trials are stored separately, and all points that a run lacks are logged when the sweep is opened again.
 """
 
 import json
@@ -16,192 +18,212 @@ from typing import Any, Protocol
 from raycap.errors import TrackingError
 from raycap.storage import Storage
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-"""How long the courier waits after a failure; twice as long after each more."""
-SAVED_EVERY_S = 1.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
+"""Delay before the first retry, which doubles with each further failure, and its maximum."""
+SAVE_INTERVAL_S = 1.0
+"""Minimum time between two writes of the file while operations are being delivered or retried."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing to tell: a method of the recipient and its arguments, which are JSON."""
+    """A call of a recipient's method: its name and JSON-serializable arguments."""
 
     name: str
     time_ms: int
-    """When it happened, since the epoch. It stays the same however often the operation is delivered."""
+    """Time of the event in ms since the epoch. It is the same at every delivery, which makes metric points idempotent."""
     arguments: dict[str, Any]
 
     @property
     def trial_id(self) -> str | None:
-        """The trial it is about; None if it is about the sweep."""
+        """The trial that the operation concerns; None if it concerns the sweep."""
         return self.arguments.get("trial_id")
 
 
 class Recipient(Protocol):
-    """Whom operations are delivered to."""
+    """The receiver of operations, such as a Tracker."""
 
     def deliver(self, operation: Operation) -> None:
-        """Raises TrackingError if nobody is there, and anything else if the operation is refused."""
+        """Perform an operation.
 
-    def forget(self) -> None:
-        """Forget what it knows of the other side, which may have changed."""
+        Raises TrackingError if the recipient is unavailable, and any other exception if it rejects the operation.
+        """
+
+    def clear_cache(self) -> None:
+        """Discard cached state, which may differ from that of the server after a failure."""
 
 
 class Outbox:
-    """Operations that wait, and the courier, a thread that alone speaks to the recipient. All methods return at once but
-    `close`.
+    """A queue of operations, and the thread that delivers them. Only `close` blocks.
 
-    While nobody is there, what waits is saved in a file of the storage; the next outbox at the same path begins with it.
+    While the recipient is unavailable, pending operations are saved in a file of the storage. The next outbox with the
+    same path starts with the operations in that file.
+
+    `_changed` guards `_pending` and the counters. The first pending operation may be in delivery: only the delivery thread
+    removes it, and every change of the queue keeps it at index 0.
     """
 
     def __init__(self, storage: Storage, path: str, recipient: Recipient, known: Container[str]) -> None:
-        """`known` are the ids of trials that the recipient knows. What the file has of others, which an edit of the spec has
-        left out, stays there for the day it is edited back.
+        """Read pending operations from the file and start the delivery thread.
+
+        `known` contains the ids of trials that the recipient knows. Operations of other trials, which an edit of the spec
+        has removed from the sweep, stay in the file and are delivered if a later edit adds the trial again.
         """
         self._storage, self._path, self._recipient, self._known = storage, path, recipient, known
         self.trouble: str | None = None
-        """Why the last delivery failed; None if it did not."""
+        """Error of the last delivery; None if it succeeded."""
         self.refused: list[str] = []
-        """What was refused, and why; nothing else is lost."""
+        """Descriptions of operations that the recipient rejected, with the errors. No other operation is dropped."""
         self.unread: str | None = None
-        """Why the file could not be read."""
+        """Error of reading the file; None if it was read."""
         self.unsaved: str | None = None
-        """Why the file could not be written the last time."""
+        """Error of the last write of the file; None if it succeeded."""
         self._changed = threading.Condition()
         self._pending: deque[Operation] = deque()
-        self._of_others: list[Operation] = []
+        self._unknown: list[Operation] = []
         self._version, self._num_delivered, self._closed = 0, 0, False
         self._saving = threading.Lock()
         self._saved_version, self._saved_at = 0, 0.0
-        self._on_disk = self._read()
-        self._hurry = threading.Event()
-        threading.Thread(target=self._deliver_all, name="raycap-courier", daemon=True).start()
+        self._has_file = self._read()
+        self._wake = threading.Event()
+        threading.Thread(target=self._deliver_all, name="raycap-outbox", daemon=True).start()
 
     def add(self, name: str, time_ms: int | None = None, **arguments: Any) -> None:
-        """Have something told after all that waits already; it happened now if no time is given."""
+        """Append an operation. `time_ms` is the time of its event, by default now."""
         new = Operation(name, time.time_ns() // 1_000_000 if time_ms is None else time_ms, arguments)
         with self._changed:
             self._pending.append(new)
             self._version += 1
             self._changed.notify_all()
 
-    def close(self, patience_s: float, stall_s: float) -> int:
-        """Wait until all is delivered, but no longer than `patience_s`, nor than `stall_s` for one operation; then save what
-        is left, and say how many those are. The courier stops.
+    def close(self, timeout_s: float, stall_timeout_s: float) -> int:
+        """Wait until all operations are delivered, save the rest and stop the delivery thread.
+
+        Waits at most `timeout_s` in total and at most `stall_timeout_s` for each operation. Returns the number of
+        operations that are left.
         """
-        deadline = time.monotonic() + patience_s
-        self._hurry.set()
+        deadline = time.monotonic() + timeout_s
+        self._wake.set()  # ends a backoff, so that delivery is retried at once
         with self._changed:
             while self._pending:
                 before = self._num_delivered
-                left_s = min(stall_s, deadline - time.monotonic())
+                left_s = min(stall_timeout_s, deadline - time.monotonic())
                 if not self._changed.wait_for(lambda: self._num_delivered > before, left_s):  # noqa: B023
                     break
             self._closed = True
             self._changed.notify_all()
-        self._hurry.set()
+        self._wake.set()  # ends a backoff, so that the thread sees that the outbox is closed
         self._save()
         return len(self._pending)
 
     def _deliver_all(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        """Run the delivery thread: deliver operations in order, each until it succeeds or is rejected."""
+        backoff_s = MIN_BACKOFF_S
         while operation := self._next():
             try:
                 self._deliver(operation)
             except TrackingError as error:
                 self.trouble = str(error)
-                self._recipient.forget()
-                pause_s = FIRST_PAUSE_S if self._rest(pause_s) else min(2 * pause_s, LONGEST_PAUSE_S)
+                self._recipient.clear_cache()
+                was_woken = self._back_off(backoff_s)
+                backoff_s = MIN_BACKOFF_S if was_woken else min(2 * backoff_s, MAX_BACKOFF_S)
                 continue
-            self.trouble, pause_s = None, FIRST_PAUSE_S
+            self.trouble, backoff_s = None, MIN_BACKOFF_S
             with self._changed:
                 self._pending.popleft()
                 self._version += 1
                 self._num_delivered += 1
                 self._changed.notify_all()
-            if self._on_disk and (not self._pending or time.monotonic() > self._saved_at + SAVED_EVERY_S):
+            # Without a file there is nothing to update. After a crash before the update, deliveries are repeated.
+            if self._has_file and (not self._pending or time.monotonic() > self._saved_at + SAVE_INTERVAL_S):
                 self._save()
 
     def _next(self) -> Operation | None:
-        """The operation whose turn it is, once there is one; None when the outbox is closed."""
+        """Wait for a pending operation and return the first, or None once the outbox is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending or self._closed)
             return None if self._closed else self._pending[0]
 
     def _deliver(self, operation: Operation) -> None:
-        """Have an operation done, or refused twice: the second time with nothing remembered that may be wrong by now."""
+        """Deliver an operation. If it is rejected twice, record it in `refused`.
+
+        A rejection may be due to outdated cached state, such as the id of a run that was deleted, so the second attempt is
+        made without it.
+        """
         try:
             self._recipient.deliver(operation)
         except TrackingError:
             raise
         except Exception:
-            self._recipient.forget()
+            self._recipient.clear_cache()
             try:
                 self._recipient.deliver(operation)
             except TrackingError:
                 raise
-            except Exception as error:  # whatever it is, what comes after must not wait for ever
-                told = f"{operation.name} of {operation.trial_id or 'the sweep'}: {type(error).__name__}: {error}"
-                self.refused.append(told.splitlines()[0])
+            except Exception as error:  # of any type: one rejected operation must not block all later ones
+                refusal = f"{operation.name} of {operation.trial_id or 'the sweep'}: {type(error).__name__}: {error}"
+                self.refused.append(refusal.splitlines()[0])
 
-    def _rest(self, seconds: float) -> bool:
-        """Wait before the next try, and keep the file up to date meanwhile. Whether somebody is in a hurry."""
+    def _back_off(self, seconds: float) -> bool:
+        """Wait before a retry and save new operations meanwhile. Returns whether `close` ended the wait early."""
         end = time.monotonic() + seconds
-        while (left_s := end - time.monotonic()) > 0 and not self._hurry.is_set():
+        while (left_s := end - time.monotonic()) > 0 and not self._wake.is_set():
             self._save()
-            self._hurry.wait(min(left_s, SAVED_EVERY_S))
-        hurried = self._hurry.is_set()
-        self._hurry.clear()
-        return hurried
+            self._wake.wait(min(left_s, SAVE_INTERVAL_S))
+        was_woken = self._wake.is_set()
+        self._wake.clear()
+        return was_woken
 
     def _read(self) -> bool:
-        """Begin with what is in the file. Whether there is one."""
+        """Add the operations in the file to the queue. Returns whether there is a readable file."""
         try:
             if not self._storage.exists(self._path):
                 return False
-            found = [Operation(**fields) for fields in json.loads(self._storage.read(self._path))]
+            stored = [Operation(**fields) for fields in json.loads(self._storage.read(self._path))]
         except (OSError, TypeError, ValueError) as error:
             self.unread = f"{self._path} cannot be read: {error}"
             with suppress(OSError):
                 self._storage.set_aside(self._path)
             return False
-        # What was said of the sweep as a whole is outdated: whoever opens this outbox says it anew.
-        for operation in found:
+        # Operations of the sweep itself are dropped: the process that opens the outbox adds newer ones.
+        for operation in stored:
             if operation.trial_id:
-                (self._pending if operation.trial_id in self._known else self._of_others).append(operation)
+                (self._pending if operation.trial_id in self._known else self._unknown).append(operation)
         return True
 
     def _save(self) -> None:
-        """Bring the file up to date; there is none where nothing waits."""
+        """Write the pending operations to the file, or delete it if there are none."""
         with self._saving:
             with self._changed:
                 if self._version == self._saved_version:
                     return
-                self._pending = deque(_still_needed(self._pending))
-                pending, version = [*self._of_others, *self._pending], self._version
+                self._pending = deque(_without_superseded(self._pending))
+                pending, version = [*self._unknown, *self._pending], self._version
+            # The file is written without `_changed`, so that `add` never waits for the storage.
             try:
                 if pending:
                     self._storage.write(self._path, json.dumps([vars(operation) for operation in pending]))
-                elif self._on_disk:
+                elif self._has_file:
                     self._storage.delete(self._path)
-                self._on_disk, self._saved_version, self.unsaved = bool(pending), version, None
+                self._has_file, self._saved_version, self.unsaved = bool(pending), version, None
             except OSError as error:
                 self.unsaved = f"{self._path} cannot be written: {error}"
             self._saved_at = time.monotonic()
 
 
-def _still_needed(pending: Iterable[Operation]) -> list[Operation]:
-    """All but the evaluations of trials whose result, which holds them, waits too, and all but the last word on the sweep.
+def _without_superseded(pending: Iterable[Operation]) -> list[Operation]:
+    """Remove operations that a later one makes unnecessary, so that the queue stays short while MLflow is unavailable.
 
-    The first one stays: it may be on its way.
+    These are evaluations of a trial before its `finish_trial`, which logs all evaluations that the run lacks, and all
+    `log_sweep` operations but the last. The first operation is kept because it may be in delivery.
     """
     operations, kept = list(pending), list[Operation]()
-    outdated: set[tuple[str, str | None]] = set()
+    superseded: set[tuple[str, str | None]] = set()
     for operation in reversed(operations[1:]):
-        if (operation.name, operation.trial_id) in outdated:
+        if (operation.name, operation.trial_id) in superseded:
             continue
         kept.append(operation)
         if operation.name == "log_sweep":
-            outdated.add(("log_sweep", None))
+            superseded.add(("log_sweep", None))
         if operation.name == "finish_trial":
-            outdated.add(("log_evaluation", operation.trial_id))
+            superseded.add(("log_evaluation", operation.trial_id))
     return [*operations[:1], *reversed(kept)]

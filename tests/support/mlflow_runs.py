@@ -1,4 +1,4 @@
-"""Stored sweeps, and what MLflow knows of them."""
+"""Stores synthetic sweeps, and reads and checks their runs in MLflow."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.support import planted
 STEP = "train/exposures"
 
 
-def placed(
+def planned_sweep(
     folder: Path,
     uri: str,
     name: str = "planted",
@@ -24,29 +24,29 @@ def placed(
     widths: tuple[int, ...] = (12, 14, 16),
     seeds: tuple[int, ...] = (0,),
 ) -> SweepRecord:
-    """A planned sweep, of three trials if not told otherwise, with its storage and its MLflow."""
+    """Return the record of a sweep with a trial for each width and seed, and with storage in a folder."""
     record = planted.sweep(list(widths), seeds=seeds, name=name)
     tracking = record.spec.tracking.model_copy(update={"uri": uri})
     spec = record.spec.model_copy(update={"storage": f"{folder}/runs", "tracking": tracking})
     return record.model_copy(update={"spec": spec})
 
 
-def trained(record: SweepRecord, num_evaluations: int = 10) -> list[TrialResult]:
-    """Results with so many evaluations each."""
+def make_results(record: SweepRecord, num_evaluations: int = 10) -> list[TrialResult]:
+    """Return results of all trials, each with `num_evaluations` evaluations."""
 
-    def with_more(result: TrialResult) -> TrialResult:
+    def with_evaluations(result: TrialResult) -> TrialResult:
         steps = [100 * (number + 1) // num_evaluations for number in range(num_evaluations)]
-        more = [
+        evaluations = [
             result.final.model_copy(update={"step": step, "exposures": float(step), "train_seconds": step / 10})
             for step in steps
         ]
-        return result.model_copy(update={"evaluations": tuple(more)})
+        return result.model_copy(update={"evaluations": tuple(evaluations)})
 
-    return [with_more(result) for result in planted.results(record, 1.8).values()]
+    return [with_evaluations(result) for result in planted.results(record, 1.8).values()]
 
 
 def store(record: SweepRecord, results: list[TrialResult]) -> Storage:
-    """Write what a sweep leaves behind that has had these results."""
+    """Write the files of a sweep with these results."""
     storage = Storage.at(record.spec.storage)
     storage.write(f"{record.spec.name}/sweep.json", record.model_dump_json())
     storage.write(f"{record.spec.name}/run.json", planted.RUN.model_dump_json())
@@ -56,18 +56,18 @@ def store(record: SweepRecord, results: list[TrialResult]) -> Storage:
 
 
 def runs_of(record: SweepRecord) -> tuple[mlflow.MlflowClient, Run, dict[str, Run]]:
-    """MLflow, the sweep's run, and those of its trials, of which each has one."""
+    """Return a client, the run of the sweep and the runs of its trials by trial id. Each trial must have one run."""
     client = mlflow.MlflowClient(record.spec.tracking.uri)
     found = client.search_runs([client.get_experiment_by_name(record.spec.tracking.experiment).experiment_id])
     (parent,) = [run for run in found if run.data.tags.get("raycap.storage") == record.spec.storage]
-    inside = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    by_trial = {run.data.tags["raycap.trial_id"]: run for run in inside}
-    assert len(by_trial) == len(inside), "a trial has two runs"
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    by_trial = {run.data.tags["raycap.trial_id"]: run for run in children}
+    assert len(by_trial) == len(children), "a trial has two runs"
     return client, parent, by_trial
 
 
 def points_of(client: mlflow.MlflowClient, run: Run) -> dict[str, list[tuple[int, float, int]]]:
-    """Every point of a run, as (step, value, time), by metric and in order."""
+    """Return all points of a run as sorted tuples (step, value, time), by metric."""
     return {
         key: sorted(
             (point.step, point.value, point.timestamp) for point in client.get_metric_history(run.info.run_id, key)
@@ -77,7 +77,7 @@ def points_of(client: mlflow.MlflowClient, run: Run) -> dict[str, list[tuple[int
 
 
 def assert_complete(record: SweepRecord, results: list[TrialResult], *, status: str = "FINISHED") -> None:
-    """Every metric of every trial has each of its evaluations once, final ones once, and the loss is the one measured."""
+    """Check that every metric of every trial has each evaluation once, final metrics once, and losses their values."""
     client, _, children = runs_of(record)
     for result in results:
         run = children[result.trial_id]
@@ -93,13 +93,14 @@ def assert_complete(record: SweepRecord, results: list[TrialResult], *, status: 
 
 
 def has_step(record: SweepRecord, result: TrialResult, step: int) -> bool:
+    """Whether the run of a trial has the evaluation at a step."""
     client, _, children = runs_of(record)
     run = children[result.trial_id]
     return any(point.step == step for point in client.get_metric_history(run.info.run_id, STEP))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.1)

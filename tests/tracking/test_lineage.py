@@ -1,4 +1,4 @@
-"""What MLflow knows of trials beside their numbers: names, colours, populations, models."""
+"""Tests of names, colours, datasets and registered models of trials in MLflow."""
 
 import json
 import tempfile
@@ -20,12 +20,12 @@ from raycap.tracking.lineage import dataset_inputs
 from raycap.tracking.outbox import Operation
 from raycap.tracking.tracker import Tracker
 from tests.support import planted
-from tests.support.mlflow_runs import assert_complete, placed, runs_of, store, trained
+from tests.support.mlflow_runs import assert_complete, make_results, planned_sweep, runs_of, store
 
 
-def test_runs_are_named_and_coloured_by_width_and_know_their_data(tmp_path: Path) -> None:
-    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(12, 14), seeds=(0, 1))
-    store(record, trained(record))
+def test_runs_have_labels_colours_by_width_and_datasets(tmp_path: Path) -> None:
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(12, 14), seeds=(0, 1))
+    store(record, make_results(record))
     assert sync(record).problems == ()
     client, parent, children = runs_of(record)
     assert [children[trial.trial_id].info.run_name for trial in record.trials] == [
@@ -43,8 +43,8 @@ def test_runs_are_named_and_coloured_by_width_and_know_their_data(tmp_path: Path
     assert "capacity.svg" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
 
 
-def test_populations_have_one_digest_each() -> None:
-    """Whatever the model; another seed, or another second population beside the same first, is another one."""
+def test_each_population_has_its_own_digest() -> None:
+    """The digest depends on the seed and, for a second population, on the first, but not on the model."""
     trial = planted.sweep([12]).trials[0]
     people = trial.spec.profiles
 
@@ -54,27 +54,25 @@ def test_populations_have_one_digest_each() -> None:
         changed = trial.model_copy(update={"spec": spec, "populations": populations})
         return [data.dataset.digest for data in dataset_inputs(changed)]
 
-    (own,) = digests()
-    assert digests(model=trial.spec.model.model_copy(update={"hidden_size": 64})) == [own]
-    assert digests(profiles=people.model_copy(update={"seed": 1})) != [own]
+    (digest,) = digests()
+    assert digests(model=trial.spec.model.model_copy(update={"hidden_size": 64})) == [digest]
+    assert digests(profiles=people.model_copy(update={"seed": 1})) != [digest]
     one, other = (
         Fill(parent=ParentTrial(trial_id="0" * 12), profiles=people.model_copy(update={"seed": seed}))
         for seed in (1, 2)
     )
-    assert [digests(fill=one)[0], digests(fill=other)[0]] == [own, own]
-    assert len({own, digests(fill=one)[1], digests(fill=other)[1]}) == 3
+    assert [digests(fill=one)[0], digests(fill=other)[0]] == [digest, digest]
+    assert len({digest, digests(fill=one)[1], digests(fill=other)[1]}) == 3
     loaded = [
         digests(profiles=ProfilesFromDisk(source="disk", path=path, fingerprint="0123456789abcdef"))
-        for path in ("here", "there")
+        for path in ("one", "other")
     ]
     assert loaded == [["0123456789ab"]] * 2
 
 
-def test_models_are_registered_where_that_is_asked_for_however_late_and_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
-    results = trained(record)
+def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    results = make_results(record)
     storage = store(record, results)
     for result in results:
         with tempfile.TemporaryDirectory() as folder:
@@ -84,27 +82,27 @@ def test_models_are_registered_where_that_is_asked_for_however_late_and_once(
     measured = planted.measured({result.trial_id: result for result in results})
     finished = [Operation("finish_trial", 1_000_000, {"trial_id": result.trial_id}) for result in results]
 
-    def tell(record: SweepRecord, operations: list[Operation]) -> None:
+    def deliver(record: SweepRecord, operations: list[Operation]) -> None:
         tracker = Tracker(record, record.spec.tracking, measured)
         for operation in operations:
             tracker.deliver(operation)
 
-    tell(record, finished)
+    deliver(record, finished)
     client, _, _ = runs_of(record)
     assert client.search_registered_models() == []
 
     tracking = record.spec.tracking.model_copy(update={"register_models": True})
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
-    gone = tmp_path / "runs" / model_folder(results[2].trial_id)
-    gone.rename(gone.with_name("away"))
+    model = tmp_path / "runs" / model_folder(results[2].trial_id)
+    model.rename(model.with_name("away"))
     with pytest.raises(FileNotFoundError):
-        tell(record, finished)
-    gone.with_name("away").rename(gone)
+        deliver(record, finished)
+    model.with_name("away").rename(model)
     assert sync(record).problems == ()
     _, _, children = runs_of(record)
-    killed = children[results[0].trial_id]  # whoever registered its model was, before it could note that
+    killed = children[results[0].trial_id]  # as if killed between the registration and the tag
     client.delete_tag(killed.info.run_id, "raycap.model_version")
-    tell(record, finished)
+    deliver(record, finished)
     versions = client.search_model_versions("name = 'raycap-planted'")
     assert {version.tags["raycap.trial_id"] for version in versions} == {result.trial_id for result in results}
     assert len(versions) == 3
@@ -116,7 +114,7 @@ def test_models_are_registered_where_that_is_asked_for_however_late_and_once(
         run = children[version.tags["raycap.trial_id"]]
         assert (version.run_id, version.version) == (run.info.run_id, int(run.data.tags["raycap.model_version"]))
         folder = mlflow.artifacts.download_artifacts(f"models:/raycap-planted/{version.version}")
-        theirs = AutoModelForCausalLM.from_pretrained(folder)
-        assert theirs.config.hidden_size == int(run.data.params["model.hidden_size"])
-        own = load_file(storage.path(f"{model_folder(version.tags['raycap.trial_id'])}/model.safetensors"))
-        assert all(torch.equal(theirs.state_dict()[name], tensor) for name, tensor in own.items())
+        loaded = AutoModelForCausalLM.from_pretrained(folder)
+        assert loaded.config.hidden_size == int(run.data.params["model.hidden_size"])
+        stored = load_file(storage.path(f"{model_folder(version.tags['raycap.trial_id'])}/model.safetensors"))
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in stored.items())

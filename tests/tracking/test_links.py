@@ -1,4 +1,4 @@
-"""raycap ui: the page that MLflow shows of a sweep, in a real browser, and how it is asked for."""
+"""Tests of `raycap ui`, of its links, and of the pages that a browser shows."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from raycap.tracking.links import VIEW_TAG, colours, shared_view
 from raycap.tracking.tracker import Tracker, find_pages
 from tests.support import planted
 from tests.support.browser import CHROMIUM, TEXT, chromium
-from tests.support.mlflow_runs import placed, runs_of, store, trained, wait_until
+from tests.support.mlflow_runs import make_results, planned_sweep, runs_of, store, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 RAYCAP = [sys.executable, "-c", "from raycap.cli import main; main()"]
@@ -30,7 +30,7 @@ COLUMNS = "[...document.querySelectorAll('.ag-header-cell')].map(cell => cell.in
 
 @contextmanager
 def served(*arguments: str, browser: Path) -> Iterator[list[str]]:
-    """`raycap ui` as long as it is wanted, and the links that it prints; what it opens, it opens with a program."""
+    """Run `raycap ui` and yield the links that it prints. It opens links with the program `browser`."""
     server = subprocess.Popen(
         [*RAYCAP, "ui", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
         env=os.environ | {"BROWSER": f"{browser} %s"},
@@ -38,22 +38,22 @@ def served(*arguments: str, browser: Path) -> Iterator[list[str]]:
     try:
         yield [server.stdout.readline().split()[-1] for _ in range(2)]
     finally:
-        server.send_signal(signal.SIGTERM)  # to it alone: it has to end the server that it started
+        server.send_signal(signal.SIGTERM)  # to the process alone, which must end the server that it started
         assert server.wait(30) == 0
         server.stdout.close()
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path) -> None:
-    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(10, 12, 14, 16), seeds=(0, 1))
-    store(record, trained(record))
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(10, 12, 14, 16), seeds=(0, 1))
+    store(record, make_results(record))
     assert sync(record).problems == ()
     _, _, children = runs_of(record)
     labels = [trial.label for trial in record.trials]
@@ -93,68 +93,67 @@ def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path) 
             shown = page.value(TEXT)
             assert "1.80 bits per parameter, 95 % interval" in shown
             assert all(label in shown for label in labels)
-    with socket.socket() as one:
-        assert one.connect_ex(("127.0.0.1", port)) != 0  # nobody is left behind
+    with socket.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", port)) != 0  # no server is left
 
 
 def rgb(colour: str) -> str:
-    """#440154 as a browser says it."""
-    return f"rgb({', '.join(str(int(colour[place : place + 2], 16)) for place in (1, 3, 5))})"
+    """Return a colour such as #440154 in the form of a browser: rgb(68, 1, 84)."""
+    return f"rgb({', '.join(str(int(colour[start : start + 2], 16)) for start in (1, 3, 5))})"
 
 
-def test_without_a_shared_view_the_link_says_what_to_show(tmp_path: Path) -> None:
-    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path) -> None:
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     Tracker(record, record.spec.tracking)
     client, parent, _ = runs_of(record)
-    asked = (record.spec.tracking, "planted", record.spec.storage)
-    link = find_pages(*asked).comparison("http://here")
-    assert link.startswith(f"http://here/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=")
-    assert "searchFilter" not in link  # beside which MLflow passes over the shared view
+    arguments = (record.spec.tracking, "planted", record.spec.storage)
+    link = find_pages(*arguments).comparison("http://host")
+    assert link.startswith(f"http://host/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=")
+    assert "searchFilter" not in link  # MLflow ignores the shared view if there is a filter
     client.delete_experiment_tag(parent.info.experiment_id, f"{VIEW_TAG}{parent.info.run_id}")
-    link = find_pages(*asked).comparison("http://here")
+    link = find_pages(*arguments).comparison("http://host")
     assert f"searchFilter=tags.mlflow.parentRunId%20%3D%20%27{parent.info.run_id}%27" in link
     assert "viewStateShareKey" not in link
 
 
-def test_the_shared_view_has_what_was_varied_in_columns_and_fits_a_tag() -> None:
+def test_the_shared_view_has_columns_for_varied_params_and_fits_a_tag() -> None:
     record = planted.sweep([12, 14])
     trial = record.trials[0]
     several = trial.model_copy(update={"coordinates": trial.coordinates | {"training.optimizer": {"lr": 0.1}}})
     view = shared_view(record.model_copy(update={"trials": (several,)}), "0" * 32)
-    assert len(view) < 2000  # an experiment's tag holds 5000 characters
+    assert len(view) < 2000  # tags of experiments are limited to 5000 characters in older MLflow
     kind, packed = view.split(";")
-    told = json.loads(zlib.decompress(base64.b64decode(packed)))
+    content = json.loads(zlib.decompress(base64.b64decode(packed)))
     assert kind == "deflate"
-    varied = [column for column in told["selectedColumns"] if column.startswith("params.")]
+    varied = [column for column in content["selectedColumns"] if column.startswith("params.")]
     assert {"params.`model.hidden_size`", "params.`training.seed`", "params.`training.optimizer.lr`"} <= set(varied)
     assert not any("tie_embeddings" in column for column in varied)
 
 
-def test_every_width_has_a_colour_of_its_own() -> None:
+def test_every_width_has_its_own_colour() -> None:
     widths = [8, 16, 32, 64, 128, 256, 512, 1024]
-    of_width = colours([*widths, *widths])
-    assert list(of_width) == widths
-    assert len(set(of_width.values())) == len(widths)
-    assert of_width[8] == "#440154"  # dark where they are small
+    by_width = colours([*widths, *widths])
+    assert list(by_width) == widths
+    assert len(set(by_width.values())) == len(widths)
 
 
-def test_what_cannot_be_shown_is_told(tmp_path: Path) -> None:
-    record = placed(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_sweep_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     store(record, [])
     folder = f"{tmp_path}/runs/planted"
 
-    def told(sweep: str, overrides: list[str] | None = None, port: int = 5000) -> str:
+    def error_of(sweep: str, overrides: list[str] | None = None, port: int = 5000) -> str:
         with pytest.raises(SpecError) as caught:
             ui(sweep, overrides, port)
         (line,) = caught.value.problems
         return line
 
-    assert "overrides belong to a spec, but this is a folder; leave name=x out" in told(folder, ["name=x"])
-    assert "not the folder of a sweep that has run" in told(f"{tmp_path}/runs")
-    assert "no sweep 'planted'" in told(folder)
+    assert "name=x" in error_of(folder, ["name=x"])
+    assert f"{tmp_path}/runs" in error_of(f"{tmp_path}/runs")
+    assert "'planted'" in error_of(folder)
     Tracker(record, record.spec.tracking)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        one.listen()
-        port = one.getsockname()[1]
-        assert told(folder, port=port) == f"--port: {port} cannot be used (Address already in use); take another"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        assert error_of(folder, port=port).startswith(f"--port: {port} ")
