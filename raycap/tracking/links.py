@@ -87,9 +87,8 @@ def shared_view(sweep: SweepRecord, parent_id: str) -> str:
         ],
         "isAccordionReordered": True,
     }
-    packed = zlib.compress(
-        json.dumps(view).encode()
-    )  # tags of experiments are limited to 5000 characters in older MLflow
+    # Tags of experiments are limited to 5000 characters in older versions of MLflow.
+    packed = zlib.compress(json.dumps(view).encode())
     return f"deflate;{base64.b64encode(packed).decode()}"
 
 

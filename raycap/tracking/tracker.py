@@ -10,7 +10,7 @@ Restarts and lost responses leave neither duplicates nor gaps. This relies on th
   evaluation whose step is in the history of this metric is complete.
 - Params are immutable, and logging the same value again is allowed.
 
-Methods of a Tracker are not thread-safe: after construction, only the outbox's thread calls those that log.
+Methods of a Tracker are not thread-safe: after construction, only the thread of the outbox calls them.
 """
 
 import os
@@ -66,6 +66,7 @@ class _TrialRun:
 
     @classmethod
     def of(cls, run: Run) -> "_TrialRun":
+        """Return the state of a run that MLflow has returned."""
         return cls(
             run.info.run_id,
             run.info.status,
@@ -97,7 +98,7 @@ class Tracker:
         try:
             self._client = connect(self._uri)
             self.experiment_id = self._experiment(tracking.experiment)
-            self._runs()
+            self._runs()  # creates the sweep's run if it does not exist
         except Exception as error:  # of MLflow, SQLAlchemy, Alembic or the system
             raise unusable(self._uri, error) from error
 
@@ -167,7 +168,7 @@ class Tracker:
         evaluations = trial_metrics(self._planned[measured.trial_id], analysis, measured.curve, measured.losses)
         points: list[Metric] = []
         for step, at_ms, metrics in zip(measured.curve.step.tolist(), times_ms, evaluations, strict=True):
-            if step not in steps:
+            if step not in steps:  # if logging fails, the outbox discards these entries with the cache
                 points += _points(metrics, step, at_ms)
                 steps[step] = at_ms
         final = {f"final/{name}": value for name, value in evaluations[-1].items()}
@@ -177,7 +178,7 @@ class Tracker:
     def fail_trial(self, trial_id: str, cause: str, time_ms: int) -> None:
         """Mark a trial as failed, with the cause as the description of its run."""
         child, _ = self._child(trial_id, time_ms)
-        if time_ms > child.ended_ms:
+        if time_ms > child.ended_ms:  # otherwise an operation from an old file
             self._client.set_tag(child.run_id, NOTE_TAG, cause[:5000])
             self._end(child, "FAILED", time_ms)
 
