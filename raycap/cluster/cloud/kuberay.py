@@ -11,7 +11,7 @@ from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.versions import Versions
 
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
-"""Kinds of documents, with the path of the cluster's description."""
+"""Path of the cluster's description in each kind of document."""
 JOB = ("entrypoint", "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
        "submissionMode", "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "submitterPodTemplate", "suspend",
        "entrypointNumCpus", "entrypointNumGpus", "metadata", "jobId", "managedBy", "deletionStrategy")  # fmt: skip
@@ -19,7 +19,9 @@ CLUSTER = ("rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGr
            "gcsFaultToleranceOptions", "authOptions", "managedBy", "headServiceAnnotations")  # fmt: skip
 GROUP = ("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template", "numOfHosts", "suspend",
          "idleTimeoutSeconds", "scaleStrategy", "resources", "labels", "serviceType", "headService")  # fmt: skip
-WORKERS_NEED = ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template")
+HEAD_FIELDS = ("rayStartParams", "template")
+WORKER_FIELDS = ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template")
+"""Fields that a group of the head or of workers must have."""
 MACHINE_TYPE = "node.kubernetes.io/instance-type"
 
 
@@ -30,16 +32,23 @@ def is_kuberay(document: ClusterDocument) -> bool:
 
 def cluster_of(document: ClusterDocument) -> Cluster:
     """Return the groups of pods in a manifest. Invalid parts count as missing; `faults_of` reports them."""
-    base = _base(document)
-    workers = document.find_document(*base, "workerGroupSpecs")
-    paths: list[KeyPath] = [(*base, "headGroupSpec")]
-    paths += [(*base, "workerGroupSpecs", index) for index in range(len(workers) if isinstance(workers, list) else 0)]
-    groups = tuple(_group(document, path, is_head=index == 0) for index, path in enumerate(paths))
+    head, *workers = _group_paths(document)
+    groups = (_group(document, head, is_head=True), *(_group(document, path, is_head=False) for path in workers))
     return Cluster(document, groups, sum(group.max_count for group in groups))
 
 
 def _base(document: ClusterDocument) -> tuple[str, ...]:
+    """Return the path of the cluster's description."""
     return KINDS.get(str(document.find_document("kind")), ("spec",))
+
+
+def _group_paths(document: ClusterDocument) -> list[KeyPath]:
+    """Return the paths of the head's group, which may be missing, and of all groups of workers."""
+    base = _base(document)
+    workers = document.find_document(*base, "workerGroupSpecs")
+    paths: list[KeyPath] = [(*base, "headGroupSpec")]
+    paths += [(*base, "workerGroupSpecs", index) for index in range(len(workers) if isinstance(workers, list) else 0)]
+    return paths
 
 
 def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGroup:
@@ -97,41 +106,29 @@ def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
         if not document.find_document("spec", "entrypoint"):
             rule = "is missing; write the command of the job: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
             yield document.fault(("spec", "entrypoint"), rule)
-    if document.find_document(*base, "enableInTreeAutoscaling") is not True:
-        got = document.find_document(*base, "enableInTreeAutoscaling")
-        rule = f"must be true, got {got}; write true: otherwise no GPU pod is started or stopped"
+    if (autoscaling := document.find_document(*base, "enableInTreeAutoscaling")) is not True:
+        rule = f"must be true, got {autoscaling}; write true: otherwise no GPU pod is started or stopped"
         yield document.fault((*base, "enableInTreeAutoscaling"), rule)
     version = document.find_document(*base, "rayVersion")
     if version != versions.ray:
         rule = f"must be this environment's Ray {versions.ray}, got {version}; write {versions.ray}"
         yield document.fault((*base, "rayVersion"), rule)
-    for path, image in _images(document, base):
-        if wrong := versions.wrong_image(image):
-            yield document.fault(path, wrong)
-    yield from _group_faults(document, base)
+    for path in _group_paths(document):
+        image_path = (*path, "template", "spec", "containers", 0, "image")  # Ray runs in the first container of a pod
+        image = document.find_document(*image_path)
+        if image and (wrong := versions.wrong_image(str(image))):
+            yield document.fault(image_path, wrong)
+    yield from _group_faults(document)
 
 
-def _images(document: ClusterDocument, base: KeyPath) -> list[tuple[KeyPath, str]]:
-    """Return the images of Ray's containers with their paths. Ray runs in the first container of each pod."""
-    ending = ("template", "spec", "containers", 0, "image")
-    workers = document.find_document(*base, "workerGroupSpecs")
-    paths: list[KeyPath] = [(*base, "headGroupSpec", *ending)]
-    for index in range(len(workers) if isinstance(workers, list) else 0):
-        paths.append((*base, "workerGroupSpecs", index, *ending))
-    return [(path, str(document.find_document(*path))) for path in paths if document.find_document(*path)]
-
-
-def _group_faults(document: ClusterDocument, base: KeyPath) -> Iterator[Fault]:
-    workers = document.find_document(*base, "workerGroupSpecs")
-    needed: dict[KeyPath, tuple[str, ...]] = {(*base, "headGroupSpec"): ("rayStartParams", "template")}
-    if not isinstance(workers, list) or not workers:
-        yield document.fault(
-            (*base, "workerGroupSpecs"), "must have at least one group of workers; copy that of the template"
-        )
-        workers = []
-    for index in range(len(workers)):
-        needed[*base, "workerGroupSpecs", index] = WORKERS_NEED
-    for path, fields in needed.items():
+def _group_faults(document: ClusterDocument) -> Iterator[Fault]:
+    """Yield the faults of the groups' fields."""
+    head, *workers = _group_paths(document)
+    if not workers:
+        rule = "must have at least one group of workers; copy that of the template"
+        yield document.fault((*_base(document), "workerGroupSpecs"), rule)
+    required = {head: HEAD_FIELDS} | dict.fromkeys(workers, WORKER_FIELDS)
+    for path, fields in required.items():
         if not isinstance(document.find_document(*path), dict):
             yield document.fault(path, "must be a mapping; copy that of the template")
             continue

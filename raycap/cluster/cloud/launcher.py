@@ -14,7 +14,7 @@ from raycap.cluster.cloud.versions import Versions
 REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
             "worker_start_ray_commands")  # fmt: skip
 """Keys that must be given, because Ray's defaults for them are unsuitable: few machines, an image of 2018, a nightly Ray."""
-SETUP = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 # Messages of botocore.validate.
 UNKNOWN = re.compile(r'Unknown parameter in (?P<where>[^:]*): "(?P<name>[^"]*)", must be one of: (?P<known>.*)')
 MISSING = re.compile(r'Missing required parameter in (?P<where>[^:]*): "(?P<name>[^"]*)"')
@@ -37,9 +37,8 @@ def cluster_of(document: ClusterDocument) -> Cluster:
     """Return the groups of machines in a file. Invalid parts count as missing; `faults_of` reports them."""
     provider, head = _text(document.find_document("provider", "type")), document.find_document("head_node_type")
     max_machines = _integer(document.find_document("max_workers")) or 0
-    types = document.find_document("available_node_types")
     groups = []
-    for name, node_type in types.items() if isinstance(types, dict) else ():
+    for name, node_type in _node_types(document).items():
         path = ("available_node_types", str(name))
         node = find_document(node_type, "node_config")
         count = _integer(find_document(node_type, "max_workers"))
@@ -58,6 +57,12 @@ def cluster_of(document: ClusterDocument) -> Cluster:
             )
         )
     return Cluster(document, tuple(groups), max_machines)
+
+
+def _node_types(document: ClusterDocument) -> dict[str, Any]:
+    """Return the descriptions of the machines by name of the group; empty if they are not a mapping."""
+    types = document.find_document("available_node_types")
+    return types if isinstance(types, dict) else {}
 
 
 def _on_aws(node: Any) -> dict[str, Any]:
@@ -102,8 +107,7 @@ def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
             ("provider", "availability_zone"),
             f"must be a zone of the region {region}, got {zone}; correct one of the two",
         )
-    types = document.find_document("available_node_types")
-    for name in types if isinstance(types, dict) else ():
+    for name in _node_types(document):
         path = ("available_node_types", str(name), "node_config")
         if provider in IMAGE_PATHS and not document.find_document(*path, *IMAGE_PATHS[provider]):
             rule = "is missing, so that Ray would use an image of its own; the template has the command that finds one"
@@ -169,6 +173,7 @@ def _start_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 
 def _version_faults(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
+    """Yield images and commands with other versions of Ray or Python, and the versions that nothing pins."""
     images, commands = _images(document), _commands(document)
     for path, image in images:
         if wrong := versions.wrong_image(image):
@@ -188,22 +193,22 @@ def _version_faults(document: ClusterDocument, versions: Versions) -> Iterator[F
 
 
 def _images(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
+    """Return the images of Ray's containers with their paths."""
     paths: list[KeyPath] = [("docker", name) for name in ("image", "head_image", "worker_image")]
-    types = document.find_document("available_node_types")
-    for name in types if isinstance(types, dict) else ():
+    for name in _node_types(document):
         paths.append(("available_node_types", str(name), "docker", "worker_image"))
     return [(path, image) for path in paths if isinstance(image := document.find_document(*path), str)]
 
 
 def _commands(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
-    paths: list[KeyPath] = [(name,) for name in SETUP]
-    types = document.find_document("available_node_types")
-    for name in types if isinstance(types, dict) else ():
-        paths += [("available_node_types", str(name), kind) for kind in SETUP]
-    found = [(path, commands) for path in paths if isinstance(commands := document.find_document(*path), list)]
+    """Return all setup commands with their paths."""
+    paths: list[KeyPath] = [(name,) for name in SETUP_KEYS]
+    for name in _node_types(document):
+        paths += [("available_node_types", str(name), kind) for kind in SETUP_KEYS]
+    lists = [(path, commands) for path in paths if isinstance(commands := document.find_document(*path), list)]
     return [
         ((*path, index), command)
-        for path, commands in found
+        for path, commands in lists
         for index, command in enumerate(commands)
         if isinstance(command, str)
     ]
