@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycap.learner.model import FUSED, Llama, ParameterGroup
+from raycap.learner.model import FUSED_PROJECTIONS, Llama, ParameterGroup
 from raycap.spec import AdamW, Muon, OptimizerSpec, Schedule, ScheduleFree
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -167,7 +167,7 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
                 torch.Size((parameter.shape[1] // num_pieces, parameter.shape[2]))
                 for name, parameter in model.named_parameters()
                 if ParameterGroup.of(name) is ParameterGroup.MATRIX
-                for num_pieces in [next((len(parts) for fused, parts in FUSED.items() if fused in name), 1)]
+                for num_pieces in [next((len(parts) for fused, parts in FUSED_PROJECTIONS.items() if fused in name), 1)]
                 for _ in range(num_pieces)
             ]
             of_matrices = groups(({ParameterGroup.MATRIX}, "muon_lr", "matrices", math.sqrt(m)))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycap.learner.fused_ops import NORM_EPS
-from raycap.learner.model import FUSED, MLP_RATIO, ROPE_BASE, Llama
+from raycap.learner.model import FUSED_PROJECTIONS, MLP_RATIO, ROPE_BASE, Llama
 from raycap.spec import ModelByWidth
 
 
@@ -47,7 +47,7 @@ def _pairs(rows: Tensor, spec: ModelByWidth) -> Tensor:
 def _pieces(name: str) -> list[str]:
     """What transformers calls the projections that one parameter of ours holds, from top to bottom."""
     prefix = "" if name.startswith("lm_head") else "model."
-    for fused, parts in FUSED.items():
+    for fused, parts in FUSED_PROJECTIONS.items():
         if fused in name:
             return [prefix + name.replace(fused, part) for part in parts]
     return [prefix + name]
