@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Signal(IntEnum):
-    """What a running trial should do at its next pause."""
+    """Instruction to a running trial, followed at its next pause."""
 
     CONTINUE = 0
     PAUSE = 1
@@ -17,5 +17,8 @@ class PausedError(Exception):
     """Raised after a trial has saved a checkpoint in response to PAUSE."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"paused after step {step}")
+        super().__init__(step)
         self.step = step
+
+    def __str__(self) -> str:
+        return f"paused after step {self.step}"

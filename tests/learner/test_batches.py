@@ -79,11 +79,11 @@ def test_padding_over_replicas_changes_no_loss(packing: PackingSpec) -> None:
     batch = Batch.of(rows_of_replicas, 400, CPU, packing)
     stacked = token_losses(stack, batch)
     for number, rows in enumerate(rows_of_replicas):
-        alone = Batch.of([rows], 400, CPU, packing)
-        loss_mask = batch.loss_mask[number] > 0
-        assert torch.equal(batch.targets[number][loss_mask], alone.targets[0])
-        expected = token_losses(stack.replica(number), alone)[0]
-        assert torch.allclose(stacked[number][loss_mask], expected, atol=1e-5)
+        single = Batch.of([rows], 400, CPU, packing)
+        measured = batch.loss_mask[number] > 0
+        assert torch.equal(batch.targets[number][measured], single.targets[0])
+        expected = token_losses(stack.replica(number), single)[0]
+        assert torch.allclose(stacked[number][measured], expected, atol=1e-5)
 
 
 def test_each_distinct_prefix_is_one_node() -> None:

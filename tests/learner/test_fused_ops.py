@@ -41,7 +41,7 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("ours", "plain", "shapes"),
+    ("fused", "plain", "shapes"),
     [
         (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
         (swiglu, plain_swiglu, [(2, 5, 8)]),
@@ -52,11 +52,11 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
     ids=["rms_norm", "swiglu", "rotate", "attend", "cross_entropy"],
 )
 def test_values_and_gradients_equal_those_of_the_plain_formula(
-    ours: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+    fused: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     arguments = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
-    values, expected = ours(*arguments), plain(*arguments)
+    values, expected = fused(*arguments), plain(*arguments)
     assert torch.allclose(values, expected, atol=1e-6)
     upstream = torch.randn(values.shape, generator=generator)
     gradients = torch.autograd.grad(values, arguments, upstream)

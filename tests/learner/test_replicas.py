@@ -67,10 +67,10 @@ def test_every_replica_has_the_losses_of_a_single_trial(optimizer: OptimizerSpec
     specs = different(optimizer)
     results = run_stack(specs)
     for spec_of_one, result in zip(specs, results, strict=True):
-        alone = run_trial(spec_of_one, source_commit="test").result
-        assert result.trial_id == alone.trial_id == spec_of_one.trial_id
-        assert (result.populations, result.parameters) == (alone.populations, alone.parameters)
-        for a, b in zip(result.evaluations, alone.evaluations, strict=True):
+        single = run_trial(spec_of_one, source_commit="test").result
+        assert result.trial_id == single.trial_id == spec_of_one.trial_id
+        assert (result.populations, result.parameters) == (single.populations, single.parameters)
+        for a, b in zip(result.evaluations, single.evaluations, strict=True):
             assert (a.step, a.exposures, a.tokens, a.learning_rate) == (b.step, b.exposures, b.tokens, b.learning_rate)
             assert losses(a) == pytest.approx(losses(b), rel=1e-4)
             assert [row.key for row in a.losses.rows] == [row.key for row in b.losses.rows]
@@ -85,8 +85,8 @@ def test_a_replica_that_diverges_does_not_affect_the_others() -> None:
     assert isinstance(diverged, DivergedError)
     assert "optimizer.lr" in str(diverged)
     for seed, result in ((0, first), (2, last)):
-        alone = run_trial(spec(seed, calm), source_commit="test").result
-        assert losses(result.final) == pytest.approx(losses(alone.final), rel=1e-4)
+        single = run_trial(spec(seed, calm), source_commit="test").result
+        assert losses(result.final) == pytest.approx(losses(single.final), rel=1e-4)
     with pytest.raises(DivergedError):  # no replica is left
         run_trials((spec(1, wild), spec(2, wild)), source_commit="test")
 
