@@ -36,9 +36,9 @@ class CurriculumState:
 class Curriculum:
     """Applies the rules of a curriculum to the state of a trial."""
 
-    def __init__(self, data: TrainingData, course: CurriculumState) -> None:
+    def __init__(self, data: TrainingData, state: CurriculumState) -> None:
         training = data.spec.training
-        self.course, self._training = course, training
+        self.state, self._training = state, training
         self._shares = [*map(data.shares, training.curriculum), data.shares()]
         self._rates = [data.rates(shares) for shares in self._shares]
         self._plateau_steps = (
@@ -50,7 +50,7 @@ class Curriculum:
 
     def _begin_known_phases(self) -> None:
         """Append the starts of phases up to the first that ends by its loss; a phase with a length has a known end."""
-        starts, phases = self.course.starts, self._training.curriculum
+        starts, phases = self.state.starts, self._training.curriculum
         while len(starts) <= len(phases):
             phase = len(starts) - 1
             until = phases[phase].until
@@ -61,45 +61,45 @@ class Curriculum:
     @property
     def mixes(self) -> tuple[Mix, ...]:
         """Mixes of all phases whose first step is known."""
-        return tuple(map(Mix, self.course.starts, self._shares))
+        return tuple(map(Mix, self.state.starts, self._shares))
 
     def phase(self, step: int) -> int:
         """Return the number of phases that have ended after `step` steps."""
-        return sum(start <= step for start in self.course.starts) - 1
+        return sum(start <= step for start in self.state.starts) - 1
 
     @property
     def _watched_phase(self) -> int:
-        return len(self.course.starts) - 1
+        return len(self.state.starts) - 1
 
     def watched_steps(self, num_steps: int) -> set[int]:
         """Return the steps after which to call `watch`, as far as they are known."""
         in_phase = self._watched_phase < len(self._training.curriculum)
         every = LOSS_WINDOW_STEPS if in_phase else self._plateau_steps
-        return set(range(self.course.starts[-1] + every, num_steps + 1, every)) if every else set()
+        return set(range(self.state.starts[-1] + every, num_steps + 1, every)) if every else set()
 
     def add(self, step: int, loss_sum_units: int, num_texts: int) -> None:
         """Add losses and texts of the steps between the previous pause and `step` to the window."""
-        if step > self.course.starts[-1]:
-            self.course.window_loss_units += loss_sum_units
-            self.course.window_texts += num_texts
+        if step > self.state.starts[-1]:
+            self.state.window_loss_units += loss_sum_units
+            self.state.window_texts += num_texts
 
     def watch(self, step: int) -> bool:
         """Test the window that ends at a watched step and begin a new one.
 
         Returns whether the next phase begins. Sets `stopped` on a plateau.
         """
-        course, phases = self.course, self._training.curriculum
-        mean = course.window_loss_units * LOSS_UNIT_BITS / course.window_texts
-        course.window_loss_units, course.window_texts = 0, 0
+        state, phases = self.state, self._training.curriculum
+        mean = state.window_loss_units * LOSS_UNIT_BITS / state.window_texts
+        state.window_loss_units, state.window_texts = 0, 0
         if self._watched_phase < len(phases):
             until = phases[self._watched_phase].until
             assert isinstance(until, LossBelow)
             if mean >= until.loss_below_bits:
                 return False
-            course.starts.append(step)
+            state.starts.append(step)
             self._begin_known_phases()
             return True
         assert self._training.stop is not None
-        previous, course.mean_before_bits = course.mean_before_bits, mean
-        course.stopped = previous is not None and previous - mean < self._training.stop.min_improvement * previous
+        previous, state.mean_before_bits = state.mean_before_bits, mean
+        state.stopped = previous is not None and previous - mean < self._training.stop.min_improvement * previous
         return False

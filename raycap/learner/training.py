@@ -87,9 +87,8 @@ def train(
     device, num_replicas = model.device, model.num_replicas
     loss_sums = torch.zeros(num_replicas, dtype=torch.int64, device=device)
     counts = np.zeros((2, num_replicas), np.int64)  # texts, tokens
-    first_bad = torch.full(
-        (num_replicas,), num_steps, device=device
-    )  # on the device, since reading a value waits for the GPU
+    # First bad step of each replica, on the device, since reading a value waits for the GPU.
+    first_bad = torch.full((num_replicas,), num_steps, device=device)
     rows = next(batches, None)  # before the clock starts: opening the stream is not training time
     began = time.perf_counter()
     for step in range(start_step, num_steps):

@@ -42,7 +42,7 @@ def test_workers_pause_after_the_same_steps_and_follow_rank_0(tmp_path: Path) ->
         for rank in range(2)
     ]
     try:
-        (first, errors), (second, _) = (worker.communicate(timeout=60) for worker in workers)
+        (first, errors), (second, _) = (worker.communicate(timeout=300) for worker in workers)
     finally:
         for worker in workers:
             worker.kill()
