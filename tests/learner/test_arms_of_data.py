@@ -160,7 +160,7 @@ def test_random_strings_are_stored_at_more_than_two_bits_per_parameter_in_second
 
 @pytest.mark.slow
 def test_random_strings_approach_three_and_a_half_bits_per_parameter() -> None:
-    """Takes four minutes. The literature has 3.5 in bf16 and 3.8 in fp32 from 80k parameters on (docs/science.md#targets);
+    """Takes four minutes. Published values are 3.5 in bf16 and 3.8 in fp32 from 80k parameters on (docs/science.md#targets);
     this model has 17.6k.
     """
     result = strings(500, llama(16, num_layers=4), exposures=1200, batch_size=48)

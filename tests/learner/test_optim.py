@@ -173,9 +173,8 @@ def test_muon_updates_every_projection_by_a_nearly_orthogonal_matrix() -> None:
             values = torch.linalg.svdvals(update) / (0.2 * max(update.shape) ** 0.5)
             assert values.min() > 0.6, name
             assert values.max() < 1.3, name
-            assert update.square().mean().sqrt() == pytest.approx(
-                0.2, rel=0.2
-            )  # that of an AdamW update in units of lr
+            # The root mean square of an AdamW update in units of lr.
+            assert update.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)
 
 
 def test_muon_equals_the_muon_of_torch_on_every_matrix_of_a_row() -> None:

@@ -94,9 +94,8 @@ def test_tables_of_ranks_add_up_and_samples_agree_within_their_standard_error() 
     for split in (Split.TRAIN, Split.TUPLES):
         some, every = (table.select(Kind.TWO_HOP, split=split) for table in (sampled, whole))
         error = some.total_standard_error_bits
-        assert (
-            50 < sum(row.num_evaluated for row in some.rows) <= 60
-        )  # equally many of each subject, if there are as many
+        # Equally many texts of each subject; fewer if a subject has fewer.
+        assert 50 < sum(row.num_evaluated for row in some.rows) <= 60
         assert some.num_texts == every.num_texts
         assert 0 < error < every.total_bits
         assert abs(some.total_bits - every.total_bits) < 4 * error
