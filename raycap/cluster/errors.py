@@ -1,28 +1,62 @@
 """What it was that failed in a trial, below all wrappers."""
 
+from collections.abc import Iterator
+
 
 class TrialError(RuntimeError):
     """A trial that failed for a reason of its own and would fail again."""
+
+    after_step: int | None = None
+    """Number of completed training steps, if training had started."""
 
     @classmethod
     def of(cls, error: str, after_step: int | None, traceback: str) -> "TrialError":
         """As a worker tells of it: the cause, how far the trial was, and where in the code."""
         self = cls(error)
-        vars(self)["after_step"] = after_step
+        self.after_step = after_step
         self.add_note(traceback)
         return self
 
 
+class TrainingError(Exception):
+    """An unexpected error in a worker, with the number of training steps completed before.
+
+    Both are arguments of the exception, because pickling drops `__cause__`.
+    """
+
+    def __init__(self, after_step: int, cause: Exception) -> None:
+        super().__init__(after_step, cause)
+        self.after_step, self.cause = after_step, cause
+
+    def __str__(self) -> str:
+        return f"{type(self.cause).__name__}: {self.cause} (after step {self.after_step})"
+
+
 def root_error(error: BaseException) -> BaseException:
     """The exception that started it, below the wrappers of Ray Train and Ray."""
-    while True:
-        failures = getattr(error, "worker_failures", None)
-        # When one worker dies the others fail too, of a broken connection: a RuntimeError tells least.
-        inner = min(failures.values(), key=lambda e: isinstance(e, RuntimeError)) if failures else None
-        inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException):
-            return error
+    *_, root = _causes(error)
+    return root
+
+
+def completed_steps(error: BaseException) -> int | None:
+    """Return the number of training steps completed before an error, or None if it is unknown."""
+    return next((e.after_step for e in _causes(error) if isinstance(e, TrialError | TrainingError)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes, from the outermost wrapper to the root."""
+    inner: object = error
+    while isinstance(inner, BaseException):
         error = inner
+        yield error
+        failures = getattr(error, "worker_failures", None)
+        # When one worker dies, the others fail with a RuntimeError about a broken connection; prefer other errors.
+        inner = min(failures.values(), key=_is_runtime_error) if failures else None
+        inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
+
+
+def _is_runtime_error(error: BaseException) -> bool:
+    return isinstance(error.cause if isinstance(error, TrainingError) else error, RuntimeError)
 
 
 def root_cause(error: BaseException) -> str:

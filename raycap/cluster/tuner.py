@@ -14,7 +14,7 @@ import ray.tune
 from ray.actor import ActorHandle
 from ray.tune.schedulers import FIFOScheduler
 
-from raycap.cluster.errors import TrialError, root_cause, root_error
+from raycap.cluster.errors import TrialError, completed_steps, root_cause
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import StopWhenDone, TrialQueue
 from raycap.cluster.worker import WorkerConfig, fit
@@ -133,7 +133,7 @@ def record_failure(storage: Storage, trial_id: str, error: BaseException, analys
         trial_id=trial_id,
         cause=root_cause(error),
         traceback="".join(traceback.format_exception(error)),
-        step=getattr(root_error(error), "after_step", None),
+        step=completed_steps(error),
     )
     with contextlib.suppress(OSError):
         storage.write(failure_path(trial_id), failure.model_dump_json(indent=1))

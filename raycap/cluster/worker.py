@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
-from raycap.cluster.errors import TrialError
+from raycap.cluster.errors import TrainingError, TrialError
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import PLACED
 from raycap.cluster.worker_reuse import ReusingTrainer
@@ -148,10 +148,17 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
             # Every worker must report, or Ray Train waits for it.
             ray.train.report(evaluation_metrics(planned[trial_id], config.analysis, evaluation) if rank == 0 else {})
 
+    step: int | None = None
+
+    def record_step(completed: int) -> None:
+        nonlocal step
+        step = completed
+
     checkpoints = Checkpoints(storage)
     results: dict[str, dict[str, Any]] = {}
-    for trial_ids in checkpoints.together(list(planned)):  # one group, unless somebody was killed after one diverged
+    for trial_ids in checkpoints.resumable_groups(list(planned)):  # one group unless a trial diverged before a crash
         specs = tuple(planned[trial_id].spec for trial_id in trial_ids)
+        step = None
         try:
             outcomes = run_trials(
                 specs,
@@ -162,14 +169,19 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 checkpoints=checkpoints,
                 checkpoint_every_s=execution.checkpoint_every_s,
                 poll_signal=partial(poll_signal, trial_ids),
+                on_step=record_step,
                 context=WorkerContext(rank, context.get_world_size(), device),
                 compiled=execution.compile,
             )
         except PausedError:
             break
         except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
-            results |= {trial_id: _error_record(error) for trial_id in trial_ids}
+            results |= {trial_id: _error_record(error, step) for trial_id in trial_ids}
             continue
+        except Exception as error:
+            if step is None:
+                raise
+            raise TrainingError(step, error) from error
         for trial_id, outcome in zip(trial_ids, outcomes, strict=True):
             if isinstance(outcome, DivergedError):
                 results[trial_id] = _error_record(outcome)
@@ -179,7 +191,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _error_record(error: Exception) -> dict[str, Any]:
+def _error_record(error: Exception, after_step: int | None = None) -> dict[str, Any]:
     """What a worker says of an error that would come again."""
     told = "".join(traceback.format_exception(error))
-    return {"error": f"{type(error).__name__}: {error}", "after_step": vars(error).get("after_step"), "traceback": told}
+    return {"error": f"{type(error).__name__}: {error}", "after_step": after_step, "traceback": told}

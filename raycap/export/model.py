@@ -137,7 +137,7 @@ def _compare(ours: Llama, theirs: Any, tokenizer: Any, composer: Composer, popul
         if told != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
             raise ValueError(f"transformers cuts {composer.corpus.kind} texts into other tokens than raycap trained on")
         batch = Batch.of([rows], ours.vocab_size, CPU)
-        text, before = batch.text_of[0], batch.position_ids[0][batch.answers[0]]
+        text, before = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
         own = (ours(batch) @ ours.unembedding.mT)[0]  # (A, V)
         found = theirs(torch.from_numpy(rows.input_ids.astype(np.int64))).logits[text, before]
         differences.append(float((own - found).abs().max()))

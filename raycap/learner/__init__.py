@@ -1,1 +1,1 @@
-"""What learns it: the small Llama, training, evaluation. torch, and neither ray nor mlflow."""
+"""Training and evaluation of small Llamas with torch; imports neither ray nor mlflow."""

@@ -1,4 +1,4 @@
-"""How far trials have come, in the storage: every trial by itself, however many train together."""
+"""Checkpoints of trials in the storage, one series per trial, also for trials of a stack."""
 
 import hashlib
 import io
@@ -23,12 +23,15 @@ DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of all trials of a storage. A file is the SHA-256 of a state, and the state as torch saves it."""
+    """The checkpoints of all trials in a storage.
+
+    A file is the SHA-256 digest of the rest, followed by the state as torch.save writes it.
+    """
 
     storage: Storage
 
     def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
-        """Write the state of a trial after a step, and delete all but the last two."""
+        """Write the state of a trial after `step`, and delete all but the last NUM_KEPT checkpoints."""
         content = io.BytesIO()
         torch.save(state, content)
         data = content.getvalue()
@@ -36,46 +39,51 @@ class Checkpoints:
         forget_checkpoints(self.storage, trial_id, keep=NUM_KEPT)
 
     def steps(self, trial_id: str) -> list[int]:
-        """The steps after which there is a state of a trial, ascending."""
+        """Return the steps of the checkpoints of a trial, ascending."""
         return checkpoint_steps(self.storage.names(trial_folder(trial_id)))
 
     def forget_after(self, trial_id: str, step: int) -> None:
-        """Delete the states of a trial after later steps."""
+        """Delete the checkpoints of a trial that are later than `step`."""
         for later in self.steps(trial_id):
             if later > step:
                 self.storage.delete(checkpoint_path(trial_id, later))
 
     def load(self, trial_id: str, step: int, device: torch.device) -> dict[str, Any]:
-        """The state of a trial after a step. Raises DamagedError if it is not as it was written."""
+        """Return the state of a trial after `step`, on `device`.
+
+        Raises DamagedError if the checksum does not match.
+        """
         content = self.storage.read(checkpoint_path(trial_id, step))
         digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(data).digest() != digest:
-            raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))} is damaged")
-        # Tensors and numbers only: a pickle of anything else could run code.
+            raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))}: the checksum does not match")
+        # weights_only: unpickling arbitrary objects could run code.
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
-    def together(self, trial_ids: list[str]) -> list[list[str]]:
-        """The trials in groups, each of which has a step after which there is a state of all its trials, or no state at all.
+    def resumable_groups(self, trial_ids: list[str]) -> list[list[str]]:
+        """Return the trials in groups that can resume as one stack, from a step of which all have a checkpoint or from 0.
 
-        Trials of a stack move on together, but for those that diverge: they stay behind, and must not hold the others up
-        when these are started again.
+        Trials of a stack are saved at the same steps. A trial that diverges is no longer saved and forms a group of its
+        own after a restart, so that the others resume from their own last step.
+
+        Groups are formed greedily by the step that most of the remaining trials have; of several such steps, by the last.
         """
         steps = {trial_id: set(self.steps(trial_id)) for trial_id in trial_ids}
         groups = []
-        while left := [trial_id for trial_id in trial_ids if trial_id in steps]:
-            shared = Counter(step for trial_id in left for step in steps[trial_id])
-            most = max(shared, key=lambda step: (shared[step], step), default=None)
-            group = [trial_id for trial_id in left if most in steps[trial_id] or most is None]
+        while remaining := [trial_id for trial_id in trial_ids if trial_id in steps]:
+            num_trials = Counter(step for trial_id in remaining for step in steps[trial_id])
+            common = max(num_trials, key=lambda step: (num_trials[step], step), default=None)
+            group = [trial_id for trial_id in remaining if common in steps[trial_id] or common is None]
             groups.append(group)
             for trial_id in group:
                 del steps[trial_id]
         return groups
 
     def latest(self, trial_ids: list[str], device: torch.device) -> tuple[int, list[dict[str, Any]]]:
-        """The last step after which there is a sound state of every trial, and these; 0 and none if there is no such step.
+        """Return the last step with an undamaged checkpoint of every trial, and their states; (0, []) if there is none.
 
-        Whoever was killed between writing one and the next has left some that are further than others. Damaged ones are
-        set aside, and the ones before them taken.
+        A crash while the checkpoints of a step are written leaves trials at different steps, so the last common one
+        counts. Damaged checkpoints are set aside, and an earlier step is used.
         """
         common = set.intersection(*(set(self.steps(trial_id)) for trial_id in trial_ids))
         for step in sorted(common, reverse=True):
@@ -83,7 +91,7 @@ class Checkpoints:
             for trial_id in trial_ids:
                 try:
                     states.append(self.load(trial_id, step, device))
-                except (DamagedError, FileNotFoundError):  # another worker may have been quicker to set it aside
+                except (DamagedError, FileNotFoundError):  # not found: another worker has set it aside
                     self.storage.set_aside(checkpoint_path(trial_id, step))
             if len(states) == len(trial_ids):
                 return step, states

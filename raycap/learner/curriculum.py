@@ -1,6 +1,7 @@
-"""Which mix holds from which step on, and when to look whether training has learned enough. No torch here.
+"""The curriculum of a trial: the mix of each phase, and the tests that end a phase or stop on a plateau. Imports no torch.
 
-What is looked at are sums over all workers, so that all of them decide the same at the same step.
+Tests use losses that are summed over all workers, so all workers take the same decision at the same step
+(docs/science.md#curriculum).
 """
 
 from dataclasses import dataclass, field
@@ -10,33 +11,34 @@ from raycap.spec import LossBelow
 from raycap.tokens.training_data import TrainingData
 
 LOSS_WINDOW_STEPS = 100
-"""A phase that ends by its loss is looked at this often, over the steps in between."""
-
+"""Window over which the loss of a phase is averaged, and the interval of its tests."""
 
 LOSS_UNIT_BITS = 2.0**-20
-"""Training losses are summed in whole numbers of this, so that sums are the same wherever training paused or went on."""
+"""Training losses are summed as integer multiples of this unit, so sums do not depend on when training paused."""
 
 
 @dataclass
 class CurriculumState:
-    """How far a trial has come in its curriculum; plain numbers, kept in checkpoints."""
+    """Progress of a trial in its curriculum, as saved in checkpoints; the names of the fields are keys of checkpoints."""
 
     starts: list[int] = field(default_factory=lambda: [0])
-    """The step at which each phase began or is known to begin; the questions' own mix counts as the last phase."""
+    """First step of each phase, as far as known; the mix of `questions` counts as the last phase."""
     window_loss_units: int = 0
+    """Sum of losses in the current window, in LOSS_UNIT_BITS."""
     window_texts: int = 0
+    """Number of texts in the current window."""
     mean_before_bits: float | None = None
-    """Mean loss over the window before this one."""
+    """Mean loss over the previous window of the plateau test."""
     stopped: bool = False
-    """On a plateau."""
+    """Whether training has stopped on a plateau."""
 
 
 class Curriculum:
-    """Decides over a Course."""
+    """Applies the rules of a curriculum to the state of a trial."""
 
-    def __init__(self, data: TrainingData, course: CurriculumState) -> None:
+    def __init__(self, data: TrainingData, state: CurriculumState) -> None:
         training = data.spec.training
-        self.course, self._training = course, training
+        self.state, self._training = state, training
         self._shares = [*map(data.shares, training.curriculum), data.shares()]
         self._rates = [data.rates(shares) for shares in self._shares]
         self._plateau_steps = (
@@ -47,54 +49,57 @@ class Curriculum:
         self._begin_known_phases()
 
     def _begin_known_phases(self) -> None:
-        """Phases that end by length have an end from the start."""
-        starts, phases = self.course.starts, self._training.curriculum
+        """Append the starts of phases up to the first that ends by its loss; a phase with a length has a known end."""
+        starts, phases = self.state.starts, self._training.curriculum
         while len(starts) <= len(phases):
-            place = len(starts) - 1
-            until = phases[place].until
+            phase = len(starts) - 1
+            until = phases[phase].until
             if isinstance(until, LossBelow):
                 return
-            starts.append(starts[place] + self._rates[place].num_steps(until, self._training.batch_size))
+            starts.append(starts[phase] + self._rates[phase].num_steps(until, self._training.batch_size))
 
     @property
     def mixes(self) -> tuple[Mix, ...]:
-        """All that are known."""
-        return tuple(map(Mix, self.course.starts, self._shares))
+        """Mixes of all phases whose first step is known."""
+        return tuple(map(Mix, self.state.starts, self._shares))
 
     def phase(self, step: int) -> int:
-        """Phases that have ended after `step` steps."""
-        return sum(start <= step for start in self.course.starts) - 1
+        """Return the number of phases that have ended after `step` steps."""
+        return sum(start <= step for start in self.state.starts) - 1
 
     @property
     def _watched_phase(self) -> int:
-        return len(self.course.starts) - 1
+        return len(self.state.starts) - 1
 
     def watched_steps(self, num_steps: int) -> set[int]:
-        """Steps after which to call `watch`, as far as is known now."""
+        """Return the steps after which to call `watch`, as far as they are known."""
         in_phase = self._watched_phase < len(self._training.curriculum)
         every = LOSS_WINDOW_STEPS if in_phase else self._plateau_steps
-        return set(range(self.course.starts[-1] + every, num_steps + 1, every)) if every else set()
+        return set(range(self.state.starts[-1] + every, num_steps + 1, every)) if every else set()
 
     def add(self, step: int, loss_sum_units: int, num_texts: int) -> None:
-        """Count what was trained up to `step` since the pause before."""
-        if step > self.course.starts[-1]:
-            self.course.window_loss_units += loss_sum_units
-            self.course.window_texts += num_texts
+        """Add losses and texts of the steps between the previous pause and `step` to the window."""
+        if step > self.state.starts[-1]:
+            self.state.window_loss_units += loss_sum_units
+            self.state.window_texts += num_texts
 
     def watch(self, step: int) -> bool:
-        """Look at the window that ends at a watched step; whether the next phase begins here. May set `stopped`."""
-        course, phases = self.course, self._training.curriculum
-        mean = course.window_loss_units * LOSS_UNIT_BITS / course.window_texts
-        course.window_loss_units, course.window_texts = 0, 0
+        """Test the window that ends at a watched step and begin a new one.
+
+        Returns whether the next phase begins. Sets `stopped` on a plateau.
+        """
+        state, phases = self.state, self._training.curriculum
+        mean = state.window_loss_units * LOSS_UNIT_BITS / state.window_texts
+        state.window_loss_units, state.window_texts = 0, 0
         if self._watched_phase < len(phases):
             until = phases[self._watched_phase].until
             assert isinstance(until, LossBelow)
             if mean >= until.loss_below_bits:
                 return False
-            course.starts.append(step)
+            state.starts.append(step)
             self._begin_known_phases()
             return True
         assert self._training.stop is not None
-        before, course.mean_before_bits = course.mean_before_bits, mean
-        course.stopped = before is not None and before - mean < self._training.stop.min_improvement * before
+        previous, state.mean_before_bits = state.mean_before_bits, mean
+        state.stopped = previous is not None and previous - mean < self._training.stop.min_improvement * previous
         return False

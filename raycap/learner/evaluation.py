@@ -1,7 +1,7 @@
-"""Losses of whole populations in bits. The only home of nats.
+"""Losses over whole populations in bits, by kind of text, subject, part and split.
 
-The loss of a text is the sum over its measured tokens of -log p(token | everything before); every part of every text is
-kept apart by kind, subject, part and split.
+The loss of a text is the sum of -log p(token | all tokens before) over its measured tokens. The model's losses are in
+nats; they are converted to bits before they are summed or stored (docs/science.md#symbols).
 """
 
 import math
@@ -26,44 +26,50 @@ from raycap.tokens.composer import Composer
 BITS_PER_NAT = 1 / math.log(2)
 MAX_EVALUATION_ROWS = 4096
 MAX_LOGITS = 2**25
-"""Logits computed at once in an evaluation; 128 MiB in fp32."""
+"""Maximum number of logits in one evaluation batch; 128 MiB in fp32."""
 MAX_TEXTS_COUNTED = 2**17
-AUTOCAST = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+"""Number of texts whose measures are counted at once, which bounds memory."""
+AUTOCAST_DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 
 class DivergedError(ArithmeticError):
-    """Losses are no longer finite numbers."""
+    """Raised when losses are no longer finite."""
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context in which a precision computes."""
-    return torch.autocast(device.type, AUTOCAST.get(precision, torch.bfloat16), enabled=precision in AUTOCAST)
+    """Return the autocast context for a precision; it is disabled for fp32."""
+    return torch.autocast(
+        device.type, AUTOCAST_DTYPES.get(precision, torch.bfloat16), enabled=precision in AUTOCAST_DTYPES
+    )
 
 
 def token_losses(model: Llama, batch: Batch) -> Tensor:
-    """Loss of every measured token, (R, A), in nats: `in_loss_units` makes it fit to sum and report."""
+    """Return the loss of every measured token, (R, A), in nats."""
     return cross_entropy(model(batch), model.unembedding, batch.targets)
 
 
 def in_loss_units(nats: Tensor) -> Tensor:
-    """Losses in nats as whole units of LOSS_UNIT_BITS."""
+    """Convert losses in nats to integers in units of LOSS_UNIT_BITS, whose sums do not depend on their order."""
     return (nats * (BITS_PER_NAT / LOSS_UNIT_BITS)).round().long()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Which texts of a corpus are evaluated: single hops all, more hops at most so many of each split."""
+    """The texts of a corpus that are evaluated: all of single hops, a sample of each split for more hops."""
 
     composer: Composer
-    population: int
+    population: int  # index of the population among those of the trial
     ids: Ids
-    splits: NDArray[np.uint8]  # (ids,), split code of each
+    splits: NDArray[np.uint8]  # (ids,), split code of each text
     num_texts: NDArray[np.int64]
-    """How many texts hold each measure by split code, evaluated or not: (splits, measures)."""
+    """Number of texts that contain each measure, evaluated or not, (splits, measures)."""
 
     @classmethod
     def of(cls, composer: Composer, population: int, *, size: int, seed: int) -> Self:
-        """All texts, or about `size` of each split, as many of each subject, drawn without replacement from `seed`."""
+        """Return all texts of a single-hop corpus, else a sample of about `size` texts per split, stratified by subject.
+
+        The sample has equally many texts of each subject, drawn without replacement with `seed`.
+        """
         corpus = composer.corpus
         codes = corpus.split_codes
         if codes is None:
@@ -80,9 +86,9 @@ class Sample:
             totals = np.bincount(ids % num_subjects, minlength=num_subjects)
             counts[split] = np.tile(totals, len(corpus.measures) // num_subjects)
             if len(ids) > size:
-                each = max(2, size // int(np.count_nonzero(totals)))
+                per_subject = max(2, size // int(np.count_nonzero(totals)))
                 strata = np.split(ids[np.argsort(ids % num_subjects, kind="stable")], np.cumsum(totals)[:-1])
-                drawn = [rng.choice(of, each, replace=False) if len(of) > each else of for of in strata]
+                drawn = [rng.choice(s, per_subject, replace=False) if len(s) > per_subject else s for s in strata]
                 ids = np.concatenate(drawn)
             chosen.append(ids)
         ids = np.sort(np.concatenate(chosen))
@@ -90,22 +96,24 @@ class Sample:
 
 
 def _num_texts(corpus: Corpus, ids: Ids, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many of some texts hold each measure, by split code."""
+    """Return the number of texts that contain each measure, (splits, measures); `codes` are the split codes of `ids`."""
     counts = np.zeros((len(SPLITS), 1 + len(corpus.measures)), np.int64)
     for begin in range(0, len(ids), MAX_TEXTS_COUNTED):
         part = slice(begin, begin + MAX_TEXTS_COUNTED)
-        held = np.zeros((len(ids[part]), 1 + len(corpus.measures)), bool)
+        contains = np.zeros((len(ids[part]), 1 + len(corpus.measures)), bool)
         for slot in corpus.slots(ids[part]):
-            there = np.not_equal(slot.row, NOTHING)
-            held[np.arange(len(held)), np.where(there, slot.label, 0)] = True
+            filled = np.not_equal(slot.row, NOTHING)
+            contains[np.arange(len(contains)), np.where(filled, slot.label, 0)] = True  # column 0: empty slots
         for split in np.unique(codes[part]):
-            counts[split] += held[codes[part] == split].sum(axis=0)
+            counts[split] += contains[codes[part] == split].sum(axis=0)
     return counts[:, 1:]
 
 
 @torch.no_grad()
 def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0, world_size: int = 1) -> LossTable:
-    """Losses of the texts of a sample to a single model; of several ranks each evaluates its share, and the tables add up.
+    """Return the losses of a single model on the texts of a sample.
+
+    With several ranks, each evaluates every `world_size`-th text, and the sum of their tables covers the sample.
 
     Raises DivergedError if a loss is not finite.
     """
@@ -113,7 +121,7 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
     shape = sample.num_texts.shape
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     histograms = np.zeros((*shape, 1 + len(HISTOGRAM_EDGES_BITS)), np.int64)
-    for part, bits, held in _text_losses(model, sample.composer, ids, precision):
+    for part, bits, contains in _text_losses(model, sample.composer, ids, precision):
         if not np.isfinite(bits).all():
             bad = (~np.isfinite(bits)).any(axis=1).sum()
             raise DivergedError(f"the losses of {bad} {corpus.kind} texts are not finite")
@@ -122,9 +130,9 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
             of_split = splits == split
             sums[split] += bits[of_split].sum(axis=0)
             squares[split] += (bits[of_split] ** 2).sum(axis=0)
-            counts[split] += held[of_split].sum(axis=0)
+            counts[split] += contains[of_split].sum(axis=0)
         bins = np.searchsorted(HISTOGRAM_EDGES_BITS, bits, side="right")
-        np.add.at(histograms, (splits[:, None], np.arange(shape[1]), bins), held)
+        np.add.at(histograms, (splits[:, None], np.arange(shape[1]), bins), contains)
     rows = [
         LossRow(
             kind=corpus.kind,
@@ -132,15 +140,15 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
             part=measure.part,
             split=SPLITS[split],
             population=sample.population,
-            sum_bits=float(sums[split, place]),
-            sum_squares_bits2=float(squares[split, place]),
-            num_evaluated=int(counts[split, place]),
-            num_texts=int(sample.num_texts[split, place]),
-            histogram=tuple(histograms[split, place].tolist()),
+            sum_bits=float(sums[split, column]),
+            sum_squares_bits2=float(squares[split, column]),
+            num_evaluated=int(counts[split, column]),
+            num_texts=int(sample.num_texts[split, column]),
+            histogram=tuple(histograms[split, column].tolist()),
         )
         for split in range(len(SPLITS))
-        for place, measure in enumerate(corpus.measures)
-        if sample.num_texts[split, place]
+        for column, measure in enumerate(corpus.measures)
+        if sample.num_texts[split, column]
     ]
     return LossTable(rows=tuple(rows))
 
@@ -148,7 +156,7 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
 def _text_losses(
     model: Llama, composer: Composer, ids: Ids, precision: Precision
 ) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.bool_]]]:
-    """Batch by batch: which of the ids, loss of each text by measure in bits, and whether it holds the measure."""
+    """Yield for each batch a slice of `ids`, losses (texts, measures) in bits, and which measures each text contains."""
     num_measures = len(composer.corpus.measures)
     num_rows = min(
         MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured))
@@ -159,8 +167,9 @@ def _text_losses(
         with autocast(precision, model.device):
             (nats,) = token_losses(model, batch)
         (num_texts,) = batch.num_texts
-        place = batch.text_of[0] * num_measures + batch.labels[0] - 1
+        # Entry (text, measure) of a flattened table; row 0 of `sums` holds losses, row 1 numbers of tokens.
+        entry = batch.text_of[0] * num_measures + batch.labels[0] - 1
         sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=model.device)
-        sums.index_add_(1, place, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
+        sums.index_add_(1, entry, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
         bits, tokens = sums.view(2, num_texts, num_measures).cpu().numpy()
         yield part, bits * BITS_PER_NAT, tokens > 0

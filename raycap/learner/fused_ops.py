@@ -1,7 +1,8 @@
-"""Differentiable functions with gradients written by hand: fewer passes over memory than automatic ones.
+"""Differentiable operations with hand-written gradients, which make fewer passes over memory than autograd.
 
-Letters as in model.py. Each is exact: a test compares values and gradients with the plain formula. That is what the
-compiler gets: it fuses better than a hand can, and cannot read ours.
+Letters as in model.py. In comments, g is the gradient of the objective with respect to the output of an operation, and
+d_x the gradient with respect to its input x. Tests compare values and gradients with the plain formulas. Under
+torch.compile the plain formulas are used: the compiler fuses them better and cannot trace these functions.
 """
 
 from collections.abc import Iterator
@@ -14,10 +15,19 @@ from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-6
 MAX_SHORT_ROW_LENGTH = 64
+"""Longest rows for which attention on a CPU is computed with batched products."""
 CHUNK_ELEMENTS = 2**18
+"""Elements per chunk of elementwise work on a CPU; 1 MiB in fp32."""
 
 
 class _RMSNorm(torch.autograd.Function):
+    # With s = (mean(x^2) + eps)^(-1/2), u = s x and y = u w:
+    #   d_w = sum over nodes of g u
+    #   d_u = g w
+    # From ds/dx_j = -s^3 x_j / H and x = u / s follows du_i/dx_j = s (delta_ij - u_i u_j / H), hence
+    #   d_x = s (d_u - u mean(d_u u)) = s (g w - u mean(g u w)).
+    # mean(g u w) is a product of g u with w, computed by bmm without storing g u w.
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         scale = x.square().mean(dim=-1, keepdim=True).add_(NORM_EPS).rsqrt_()
@@ -29,27 +39,33 @@ class _RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         unit, scale, weight = ctx.saved_tensors
-        grad_unit = grad * unit
-        mean = torch.bmm(grad_unit, weight[..., None]).div_(-unit.shape[-1])
-        return (grad * weight[:, None]).addcmul_(unit, mean).mul_(scale), grad_unit.sum(dim=1)
+        grad_times_unit = grad * unit
+        minus_mean = torch.bmm(grad_times_unit, weight[..., None]).div_(-unit.shape[-1])
+        return (grad * weight[:, None]).addcmul_(unit, minus_mean).mul_(scale), grad_times_unit.sum(dim=1)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis of x (R, N, H), with weight (R, H)."""
+    """Return x / sqrt(mean(x^2) + eps) * weight over the last axis of x (R, N, H), with weight (R, H)."""
     if torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * weight[:, None]
     return _RMSNorm.apply(x, weight)
 
 
 class _SwiGLU(torch.autograd.Function):
+    # y = silu(a) b with gate a, up b and silu(a) = a sigmoid(a):
+    #   d_b = g silu(a)
+    #   d_a = g b silu'(a),  silu'(a) = sigmoid(a) (1 + a (1 - sigmoid(a)))
+    # silu(a) is computed again in the backward pass instead of being stored. Both gradients are written into the halves
+    # of one tensor; autograd would allocate them separately and concatenate them.
+
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        mixed = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-        for part, out in _chunks(gate_up, mixed):
+        activations = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+        for part, out in _chunks(gate_up, activations):
             gate, up = part.chunk(2, dim=-1)
             torch.mul(F.silu(gate), up, out=out)
-        return mixed
+        return activations
 
     @staticmethod
     @once_differentiable
@@ -65,14 +81,14 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors (R, N, ...) in parts along N: on a CPU such that what is done to a part finds it in the cache."""
+    """Yield chunks of tensors (R, N, ...) along N, on a CPU small enough to stay in the cache between operations."""
     first = tensors[0]
     size = first.shape[1] if first.is_cuda else max(1, CHUNK_ELEMENTS // (first.shape[0] * first.shape[2]))
     return zip(*(tensor.split(size, dim=1) for tensor in tensors), strict=True)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, where gate is the first half of the last axis and up the second."""
+    """Return silu(gate) * up, where gate is the first half of the last axis and up the second."""
     if torch.compiler.is_compiling():
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
@@ -80,6 +96,9 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
+    # y = x e^(i angle) for pairs as complex numbers. A rotation is orthogonal, so its transpose is its inverse:
+    #   d_x = g e^(-i angle).
+
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
         ctx.save_for_backward(rope_conjugate)
@@ -98,8 +117,9 @@ def _rotate_pairs(x: Tensor, rope: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
-    """Multiply each pair (x_2i, x_2i+1) of the last axis of x (R, N, C), as a complex number, by its own of `turns`, of
-    the same shape; `back` are their conjugates.
+    """Multiply each pair (x_2i, x_2i+1) of the last axis of x (R, N, C), as a complex number, by that of `rope`.
+
+    `rope` has the shape of x; `rope_conjugate` holds its complex conjugates.
     """
     if torch.compiler.is_compiling():
         (real, imaginary), (cos, sin) = (part.unflatten(-1, (-1, 2)).unbind(-1) for part in (x, rope))
@@ -108,12 +128,21 @@ def rotate(x: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
 
 
 class _ShortAttention(torch.autograd.Function):
+    # With scores S = scale Q K^T + causal bias, P = softmax(S) over the last axis and O = P V:
+    #   d_V = P^T g
+    #   d_P = g V^T
+    #   d_S = P (d_P - sum over the last axis of d_P P), from dP_i/dS_j = P_i (delta_ij - P_j)
+    #   d_Q = scale d_S K
+    #   d_K = scale d_S^T Q
+    # The bias is -inf above the diagonal, where P and therefore d_S are 0.
+
     @staticmethod
     def forward(ctx: Any, heads: Tensor, scale: float) -> Tensor:
         q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 3)  # each (R B K, T, D)
         causal_bias = torch.full(2 * heads.shape[2:3], -torch.inf, device=heads.device).triu(1)
         probs = torch.baddbmm(causal_bias, q, k.mT, alpha=scale)
-        probs.sub_(probs.amax(dim=-1, keepdim=True)).exp_()  # not by softmax, which crawls through rows this short
+        # torch.softmax is slow on a CPU for rows this short.
+        probs.sub_(probs.amax(dim=-1, keepdim=True)).exp_()
         probs.div_(probs.sum(dim=-1, keepdim=True))
         ctx.save_for_backward(q, k, v, probs)
         ctx.scale, ctx.shape = scale, heads.shape
@@ -125,9 +154,9 @@ class _ShortAttention(torch.autograd.Function):
         q, k, v, probs = ctx.saved_tensors
         num_replicas, num_rows, length, _, num_heads, head_size = ctx.shape
         grad = grad.view(num_replicas, num_rows, length, num_heads, head_size).transpose(2, 3).flatten(0, 2)
-        grad_scores = torch.bmm(grad, v.mT)
+        grad_scores = torch.bmm(grad, v.mT)  # d_P; the next line makes it scale d_S in place
         grad_scores.sub_((grad_scores * probs).sum(dim=-1, keepdim=True)).mul_(probs).mul_(ctx.scale)
-        grads = torch.empty(3, *q.shape, device=q.device)
+        grads = torch.empty(3, *q.shape, device=q.device)  # of q, k and v, as one tensor like `heads`
         torch.bmm(grad_scores, k, out=grads[0])
         torch.bmm(grad_scores.mT, q, out=grads[1])
         torch.bmm(probs.mT, grad, out=grads[2])
@@ -135,17 +164,18 @@ class _ShortAttention(torch.autograd.Function):
 
 
 def _merge_heads(mixed: Tensor, shape: torch.Size) -> Tensor:
-    """Heads of (R B K, T, D) or (R B, K, T, D) beside each other, (R, B T, H), given the shape of what was attended to."""
+    """Concatenate the heads of (R B K, T, D) or (R B, K, T, D) to (R, B T, H); `shape` is that of `heads` in `attend`."""
     num_replicas, num_rows, length, _, num_heads, head_size = shape
-    of_rows = mixed.reshape(num_replicas, num_rows, num_heads, length, head_size)
-    return of_rows.transpose(2, 3).reshape(num_replicas, num_rows * length, num_heads * head_size)
+    by_head = mixed.reshape(num_replicas, num_rows, num_heads, length, head_size)
+    return by_head.transpose(2, 3).reshape(num_replicas, num_rows * length, num_heads * head_size)
 
 
 def attend(heads: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention among the cells of each row: queries, keys and values (R, B, T, 3, K, D) to (R, B T, H).
+    """Return attention within each row, (R, B T, H), for queries, keys and values `heads` (R, B, T, 3, K, D).
 
-    `mask` (R B, 1, T, T) is true where a cell sees another, None for all before it. Rows of questions are so short that on
-    a CPU the flash kernel's work for each head of each row is most of it; three batched products are twice as fast.
+    `mask` (R B, 1, T, T) is true where a cell attends to another; None means causal attention. Rows of questions are so
+    short that torch's flash kernel on a CPU spends most of its time on overhead for each head of each row; batched
+    products are twice as fast.
     """
     short = heads.shape[2] <= MAX_SHORT_ROW_LENGTH and heads.dtype is torch.float32 and not heads.is_cuda
     if short and mask is None and not torch.compiler.is_compiling():
@@ -156,18 +186,25 @@ def attend(heads: Tensor, mask: Tensor | None, scale: float) -> Tensor:
 
 
 class _CrossEntropy(torch.autograd.Function):
+    # With logits Z = h U^T, m = max Z, P = softmax(Z) and target t, the loss is
+    #   -log P_t = m + log(sum exp(Z - m)) - Z_t = m - Z_t - log(max P),  because max P = 1 / sum exp(Z - m).
+    # The last form needs no pass over Z after the softmax. P_t itself can underflow to 0, max P is at least 1 / V.
+    # Gradients, with a one-hot vector e_t:
+    #   d_Z = g (P - e_t)
+    #   d_h = d_Z U
+    #   d_U = d_Z^T h, summed over answers.
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
-        logits = torch.bmm(hidden, unembedding.mT)  # in the precision that autocast asks for
+        logits = torch.bmm(hidden, unembedding.mT)  # in the precision of autocast
         ctx.precision = logits.dtype
         logits = logits.float()
         largest = logits.amax(dim=-1)
-        asked = logits.gather(-1, targets[..., None])[..., 0]
-        # In place, here and below: the largest tensor of a small model, and nobody else's.
+        at_target = logits.gather(-1, targets[..., None])[..., 0]
+        # In place, here and in backward: logits are the largest tensor of a small model and are used only here.
         probs = torch.softmax(logits, dim=-1, out=logits)
         ctx.save_for_backward(hidden, unembedding, targets, probs)
-        # The largest share is far from 0, where that of the target may have vanished.
-        return largest - asked - probs.amax(dim=-1).log()
+        return largest - at_target - probs.amax(dim=-1).log()
 
     @staticmethod
     @once_differentiable
@@ -181,8 +218,9 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(hidden unembedding^T) at the targets, (R, A): hidden (R, A, H), unembedding (R, V, H), targets (R, A).
+    """Return -log softmax(hidden unembedding^T) at the targets, (R, A), in nats.
 
-    Nats; softmax in fp32 whatever the precision of the product.
+    Shapes are hidden (R, A, H), unembedding (R, V, H) and targets (R, A). The softmax is computed in fp32, whatever the
+    precision of the product.
     """
     return _CrossEntropy.apply(hidden, unembedding, targets)

@@ -1,11 +1,11 @@
-"""The small Llama: RMSNorm, SwiGLU, rotary positions, tied or untied embeddings, written to be read.
+"""The small Llama: RMSNorm, SwiGLU, rotary positions, tied or untied embeddings (docs/science.md#model).
 
-One Llama is a stack of replicas: R models of one shape that know nothing of each other, computed together. Every weight
-has a leading axis R, and so has everything computed from them; one model by itself is a stack of one.
+A Llama is a stack of replicas: R independent models of one shape that are computed together. Every weight and every
+activation has a leading axis R; a single model is a stack of one.
 
 Letters in comments: R replicas, N nodes (see batches.py), B rows, T cells of a row, H hidden size, K heads, D head size,
-A answer positions, V vocabulary, and under muP m = H / base width. Projections that read the same input are one matrix:
-fewer, larger products. `pretrained.py` takes them apart.
+A answer positions, V vocabulary size, and under muP m = H / base width. Projections of the same input are fused into one
+matrix, so that one large product replaces several small ones; `pretrained.py` splits them.
 """
 
 import math
@@ -25,29 +25,29 @@ from raycap.spec import ModelByWidth, MuP
 
 ROPE_BASE = 10_000.0
 INIT_SCALE = 0.4
-"""Weights start with std INIT_SCALE / sqrt(H), embeddings under muP with that of the base width. At H = 16 that is 0.1,
-which stored 1.5 times what 0.02 did after 64 exposures; 0.25 was no better."""
+"""Initial standard deviation of weights in units of 1 / sqrt(H); under muP, embeddings use the base width as H. At
+H = 16 this is 0.1: after 64 exposures the model stored 1.5 times the bits of one with 0.02, and 0.25 was no better."""
 MLP_RATIO = 4
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Parameters that are several projections one above the other, in this order and of equal heights."""
+FUSED_PROJECTIONS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+"""Parameters that hold several projections of equal size, concatenated along the output axis in this order."""
 CPU = torch.device("cpu")
 
 
 class ParameterGroup(StrEnum):
-    """What a parameter is: parameters of a group are counted, decayed and scaled with the width alike."""
+    """Kinds of parameters: those of one group share weight decay, scaling with the width, and memory."""
 
     EMBEDDING = "embedding"
-    """Token embeddings, (V, H); if tied, the output layer as well."""
+    """Token embeddings, (V, H); with tied embeddings also the output layer."""
     UNEMBEDDING = "unembedding"
-    """The output layer where it is not tied, (V, H)."""
+    """Output layer, (V, H), if embeddings are not tied."""
     MATRIX = "matrix"
-    """Projections of attention and MLP: both sides grow with the width."""
+    """Projections of attention and MLP: both dimensions grow with the width."""
     GAIN = "gain"
     """Gains of the norms, (H,)."""
 
     @classmethod
     def of(cls, name: str) -> "ParameterGroup":
-        """The group of a parameter of Llama by its name in `named_parameters`."""
+        """Return the group of the Llama parameter with this name in `named_parameters`."""
         if name.startswith("embed_tokens"):
             return cls.EMBEDDING
         if name.startswith("lm_head"):
@@ -56,31 +56,34 @@ class ParameterGroup(StrEnum):
 
 
 class Weight(nn.Module):
-    """A weight of every replica, (R, ...), under the name that transformers gives it."""
+    """A module with one parameter, the weights (R, ...) of all replicas."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(1, *shape, device="meta"))  # Llama puts it into its place
+        self.weight = nn.Parameter(torch.empty(1, *shape, device="meta"))  # Llama allocates it
 
 
 class Linear(Weight):
-    """A product with (R, out, in), no bias."""
+    """A linear map without bias; weight (R, out, in)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, N, in) to (R, N, out)."""
+        """Map (R, N, in) to (R, N, out)."""
         return torch.bmm(x, self.weight.mT)
 
 
 class RMSNorm(Weight):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (arXiv 1910.07467)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, N, H) to the same."""
+        """Map (R, N, H) to (R, N, H)."""
         return rms_norm(x, self.weight)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions, no biases; stops short of the output projection."""
+    """Causal self-attention with rotary positions and without biases.
+
+    `forward` does not apply the output projection `o_proj`: Block gathers nodes from cells first, which are fewer.
+    """
 
     def __init__(self, spec: ModelByWidth) -> None:
         super().__init__()
@@ -89,19 +92,20 @@ class Attention(nn.Module):
         self.o_proj = Linear(spec.hidden_size, spec.hidden_size)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None) -> Tensor:
-        """Nodes (R, N, H) to cells (R, B T, H); `mask` (R B, 1, T, T) is true where a cell sees another, None for all
-        before it.
+        """Map nodes (R, N, H) to the mixed values of cells (R, B T, H).
+
+        `mask` (R B, 1, T, T) is true where the first cell attends to the second; None means all cells up to its own.
         """
         num_rows, length = batch.shape
         qkv = rotate(self.qkv_proj(x), *rope)
-        heads = gather_rows(qkv, batch.cells).view(
+        heads = gather_rows(qkv, batch.node_of_cell).view(
             -1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size
         )
         return attend(heads, mask, self.scale)
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """down(silu(gate(x)) * up(x)), SwiGLU of inner width 4 H (arXiv 2002.05202)."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -109,12 +113,12 @@ class MLP(nn.Module):
         self.down_proj = Linear(hidden_size, MLP_RATIO * hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, N, H) to the same."""
+        """Map (R, N, H) to (R, N, H)."""
         return self.down_proj(swiglu(self.gate_up_proj(x)))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normed before and added to the residual stream."""
+    """Attention and MLP, each with a norm at its input and added to the residual stream."""
 
     def __init__(self, spec: ModelByWidth) -> None:
         super().__init__()
@@ -126,19 +130,19 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None, *, answers_only: bool
     ) -> Tensor:
-        """(R, N, H) to the same, or only the nodes of answers go on from here, (R, A, H).
+        """Map (R, N, H) to (R, N, H), or to (R, A, H) with `answers_only`.
 
-        The last block is asked this way: what it would make of other nodes, nobody looks at.
+        The last block computes only the nodes of answers; its other outputs are unused.
         """
         mixed = self.self_attn(self.input_layernorm(x), rope, batch, mask)
         if answers_only:
-            x = gather_rows(x, batch.answers)
-        x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of))
+            x = gather_rows(x, batch.answer_nodes)
+        x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of_node))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Llama(nn.Module):
-    """A stack of decoder-only transformers, whose logits are computed only where they are asked for."""
+    """A stack of decoder-only transformers that are evaluated at the answer positions of a batch."""
 
     def __init__(
         self,
@@ -148,7 +152,7 @@ class Llama(nn.Module):
         device: torch.device = CPU,
         storage: dict[ParameterGroup, Tensor] | None = None,
     ) -> None:
-        """With weights in `storage`, or in new memory, not set."""
+        """Create a stack with its weights in `storage`, or in new, uninitialised memory."""
         super().__init__()
         self.spec, self.vocab_size = spec, vocab_size
         self.embed_tokens = Weight(vocab_size, spec.hidden_size)
@@ -162,7 +166,7 @@ class Llama(nn.Module):
         self.storage = storage or {
             group: torch.empty(num_replicas, size, device=device) for group, size in sizes.items()
         }
-        """All weights of a group in one piece, (R, P): what optimizers move and workers exchange."""
+        """Weights of each group as one tensor (R, P). Parameters are views of it; optimizers update it."""
         self._place_in_storage()
 
     def _place_in_storage(self) -> None:
@@ -172,31 +176,31 @@ class Llama(nn.Module):
                 module.weight = nn.Parameter(views[f"{name}.weight"])
 
     def views(self, storage: dict[ParameterGroup, Tensor]) -> dict[str, Tensor]:
-        """Every parameter by its name as a part of such a storage, (R, ...)."""
-        found, filled = {}, dict.fromkeys(storage, 0)
+        """Return every parameter by its name as a view (R, ...) of a storage with the layout of `self.storage`."""
+        views, filled = {}, dict.fromkeys(storage, 0)
         for name, parameter in self.named_parameters():
             group, shape = ParameterGroup.of(name), parameter.shape[1:]
             begin, filled[group] = filled[group], filled[group] + shape.numel()
-            found[name] = storage[group][:, begin : filled[group]].unflatten(1, shape)
-        return found
+            views[name] = storage[group][:, begin : filled[group]].unflatten(1, shape)
+        return views
 
     @property
     def num_replicas(self) -> int:
-        """R."""
+        """Number of replicas in the stack."""
         return len(self.embed_tokens.weight)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return self.embed_tokens.weight.device
 
-    def replica(self, number: int) -> "Llama":
-        """One of the stack as a stack of one, in the same memory."""
-        part = {group: weights[number : number + 1] for group, weights in self.storage.items()}
-        return Llama(self.spec, self.vocab_size, storage=part)
+    def replica(self, index: int) -> "Llama":
+        """Return one replica as a stack of one that shares memory with this stack."""
+        storage = {group: weights[index : index + 1] for group, weights in self.storage.items()}
+        return Llama(self.spec, self.vocab_size, storage=storage)
 
     def copy(self, device: torch.device | None = None) -> "Llama":
-        """The same in memory of its own, there or on another device."""
+        """Return a copy in new memory, on the same device or another."""
         storage = {group: weights.to(device, copy=True) for group, weights in self.storage.items()}
         return Llama(self.spec, self.vocab_size, storage=storage)
 
@@ -206,50 +210,51 @@ class Llama(nn.Module):
         return self.embed_tokens.weight if self.spec.tie_embeddings else self.lm_head.weight
 
     def forward(self, batch: Batch) -> Tensor:
-        """What the output layer reads at the nodes of answers, (R, A, H).
+        """Return the inputs of the output layer at the answer positions, (R, A, H).
 
-        Where the batch has segments, a cell sees only those before it with its own number: what lies in a row is as alone
-        as in rows of its own. Rotary angles need not start afresh, since only their differences count.
+        If the batch has segments, a cell attends only to earlier cells of its segment, as if each segment were a row of
+        its own. Rotary positions do not restart at a segment: attention depends only on differences of positions.
         """
         tables = rope_tables(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device)
-        # On an H100, rows of 35 tokens take 0.72 times as long with this kernel as with cuDNN's, which torch would choose
-        # and which builds a plan for each new length (0.17 s) and fails on 65,536 rows and more.
+        # On an H100, rows of 35 tokens take 0.72 times as long with this kernel as with torch's default, cuDNN's, which
+        # builds a plan for each new length (0.17 s) and fails on 65,536 rows and more.
         short = self.device.type == "cuda" and batch.segments is None
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if short else nullcontext():
-            return self._read(batch, tables)
+            return self._final_hidden(batch, tables)
 
-    def _read(self, batch: Batch, tables: tuple[Tensor, Tensor]) -> Tensor:
+    def _final_hidden(self, batch: Batch, tables: tuple[Tensor, Tensor]) -> Tensor:
         x = gather_rows(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
         rope = tuple(F.embedding(batch.position_ids, table) for table in tables)
         mask = None
-        if batch.segments is not None:
+        if batch.segments is not None:  # cells of equal segments, up to the diagonal
             mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
         *blocks, last = self.layers
         for block in blocks:
             x = block(x, rope, batch, mask, answers_only=False)
         x = self.norm(last(x, rope, batch, mask, answers_only=True))
-        return x / self.spec.width_multiplier  # the same as logits / m, in fewer numbers
+        return x / self.spec.width_multiplier  # divides logits by m; H numbers instead of V
 
     def compile_blocks(self) -> None:
-        """From now on torch compiles what is computed, for batches of any size."""
-        self._read = torch.compile(self._read, dynamic=True)  # type: ignore[method-assign]
+        """Compile the forward and backward pass with torch.compile, for batches of any size."""
+        self._final_hidden = torch.compile(self._final_hidden, dynamic=True)  # type: ignore[method-assign]
 
 
-def gather_rows(x: Tensor, places: Tensor) -> Tensor:
-    """Of x (R, n, C) the vectors at `places` (R, m), which count on from replica to replica: (R, m, C)."""
+def gather_rows(x: Tensor, indices: Tensor) -> Tensor:
+    """Return the vectors (R, m, C) of x (R, n, C) at `indices` (R, m), which index the flattened (R n, C)."""
     flat = x.flatten(0, 1)
-    if x.is_cuda:  # where index_select adds up gradients in any order, and F.embedding in that of places
-        return F.embedding(places, flat)
-    return flat.index_select(0, places.view(-1)).view(*places.shape, -1)
+    # On CUDA the backward pass of index_select sums gradients in no fixed order; that of F.embedding is deterministic.
+    if x.is_cuda:
+        return F.embedding(indices, flat)
+    return flat.index_select(0, indices.view(-1)).view(*indices.shape, -1)
 
 
 @cache
 def rope_tables(length: int, hidden_size: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What turns the pairs of queries and keys, and leaves values as they are, at every position: e^(i angle), and what
-    turns them back, as real and imaginary parts by turns, each (T, 3H).
+    """Return the RoPE tables for queries, keys and values, and their complex conjugates, each (T, 3H).
 
-    Angles are position / base^(2i/D). Pairs stand side by side here; transformers has them half a head apart, which is
-    another order of the rows of the projections and nothing else.
+    Entries are interleaved cos and sin of position * base^(-2i/D) for queries and keys (arXiv 2104.09864, section 3.4.2),
+    and 1 and 0 for values, so that one product covers the fused projection. A pair is (2i, 2i + 1) here and (i, i + D/2)
+    in transformers; `pretrained.py` permutes the rows of the projections accordingly.
     """
     frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, hidden_size // head_size)
@@ -261,26 +266,28 @@ def rope_tables(length: int, hidden_size: int, head_size: int, device: torch.dev
 def build(
     spec: ModelByWidth, vocab_size: int, *, generators: tuple[torch.Generator, ...], device: torch.device = CPU
 ) -> Llama:
-    """Freshly initialised replicas, one for each generator: normal weights, output projections smaller by sqrt(2L),
-    gains 1. Under muP embedding and output layer have at every width the std of the base width.
+    """Return a stack with one freshly initialised replica per generator.
+
+    Weights are normal, output projections are smaller by sqrt(2 * layers), gains are 1. Under muP, embeddings and the
+    output layer have the standard deviation of the base width at every width (docs/science.md#mup).
     """
     model = Llama(spec, vocab_size, len(generators), device)
     base = spec.parametrization.base_width if isinstance(spec.parametrization, MuP) else spec.hidden_size
-    for number, generator in enumerate(generators):
+    for index, generator in enumerate(generators):
         for name, parameter in model.named_parameters():
-            weight, group = parameter.detach()[number], ParameterGroup.of(name)
+            weight, group = parameter.detach()[index], ParameterGroup.of(name)
             if group is ParameterGroup.GAIN:
                 weight.fill_(1.0)
                 continue
             std = INIT_SCALE / math.sqrt(spec.hidden_size if group is ParameterGroup.MATRIX else base)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 std /= math.sqrt(2 * spec.num_layers)
-            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))  # the same on every device
+            weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))  # drawn on the CPU
     return model
 
 
 def count_parameters(model: Llama) -> ParameterCounts:
-    """Parameters of each group in one replica; `sizes.parameter_counts` is the formula for them."""
+    """Return the numbers of parameters of one replica; `plan.sizes.parameter_counts` computes them without a model."""
     counts = dict.fromkeys(ParameterCounts.model_fields, 0)
     for name, parameter in model.named_parameters():
         size = parameter[0].numel()

@@ -1,9 +1,10 @@
-"""Optimizers and schedules. The learning rate is a pure function of the step, and every group has a share of its own.
+"""Optimizers and learning rate schedules for stacks of replicas (docs/science.md#optimizers).
 
-Under muP, with m = width / base width, matrices of attention and MLP learn at lr / m with AdamW (arXiv 2203.03466) and
-at lr / sqrt(m) with Muon: its updates have entries of a given size, so their spectral norm grows with sqrt(width),
-while features move alike at every width where that norm stays (arXiv 2310.17813). Their weight decay is multiplied by
-the same, so that lr times decay stays. Embeddings, output layer and gains keep both.
+The learning rate is a function of the step alone. Under muP, with m = width / base width, matrices of attention and MLP
+have the learning rate lr / m with AdamW (arXiv 2203.03466, table 8) and lr / sqrt(m) with Muon: entries of Muon's updates
+have a fixed root mean square, so the spectral norm of an update grows with sqrt(width), and features change equally at
+every width if it stays constant (arXiv 2310.17813). Their weight decay is multiplied by the same factor, which keeps lr
+times decay constant. Embeddings, output layer and gains are not rescaled.
 """
 
 import math
@@ -15,40 +16,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycap.learner.model import FUSED, Llama, ParameterGroup
+from raycap.learner.model import FUSED_PROJECTIONS, Llama, ParameterGroup
 from raycap.spec import AdamW, Muon, OptimizerSpec, Schedule, ScheduleFree
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_NEWTON_SCHULZ_STEPS = 5
-"""Coefficients and steps of kellerjordan.github.io/posts/muon, and torch.optim.Muon's."""
+"""Newton-Schulz coefficients and steps of kellerjordan.github.io/posts/muon, also those of torch.optim.Muon."""
 ADAM_RMS = 0.2
-"""Root mean square of an AdamW update in units of lr (arXiv 2502.16982)."""
+"""Root mean square of an AdamW update in units of lr (arXiv 2502.16982, section 2.2)."""
 
 
 class Optimizer:
-    """The torch optimizers of a stack of replicas as one, with their learning rates.
+    """The torch optimizers of a stack of replicas, with their learning rates.
 
-    What they move are rows of the model's storage: all weights of a group of one replica in a single tensor. Replicas of
-    the same rates are moved by the same calls.
+    Their parameters are rows of the model's storage: one tensor holds all weights of one group of one replica. Replicas
+    with equal rates share a parameter group and are updated by the same calls.
     """
 
     def __init__(
         self, specs: tuple[OptimizerSpec, ...], model: Llama, members: tuple[torch.optim.Optimizer, ...]
     ) -> None:
-        """Every group of the members has its peak learning rate as `initial_lr`; the specs differ in rates alone."""
+        """Take one spec per replica, which may differ in rates only, and the torch optimizers, `members`.
+
+        Each parameter group of a member has its peak learning rate as `initial_lr`.
+        """
         self.specs, self.members, self._model = specs, members, model
         self.gradients = torch.zeros(sum(w.numel() for w in model.storage.values()), device=model.device)
-        """Of all weights of all replicas in one piece; `step` reads them."""
+        """Gradients of all weights of all replicas as one flat tensor, which `step` reads and workers all-reduce."""
         parts = self.gradients.split([weights.numel() for weights in model.storage.values()])
         self._gradients = {
             group: part.view_as(weights) for (group, weights), part in zip(model.storage.items(), parts, strict=True)
         }
-        place = {
+        # Rows are identified by address: torch's parameter groups hold tensors only.
+        group_and_replica = {
             weights[r].data_ptr(): (group, r) for group, weights in model.storage.items() for r in range(len(weights))
         }
         self._replica_of: dict[int, int] = {}
         for row in self._rows():
-            group, replica = place[row.data_ptr()]
+            group, replica = group_and_replica[row.data_ptr()]
             row.grad, self._replica_of[id(row)] = self._gradients[group][replica], replica
 
     def _rows(self) -> Iterator[Tensor]:
@@ -57,7 +62,7 @@ class Optimizer:
                 yield from group["params"]
 
     def set_rate(self, step: int, num_steps: int) -> tuple[float, ...]:
-        """Set every group's learning rate for `step` (from 0); returns each replica's lr at that step."""
+        """Set every group's learning rate for `step` (from 0); return the lr of each replica."""
         factor = schedule_factor(self.specs[0], step, num_steps)
         for member in self.members:
             for group in member.param_groups:
@@ -65,7 +70,7 @@ class Optimizer:
         return tuple(spec.lr * factor for spec in self.specs)
 
     def take_gradients(self, objective: Tensor) -> None:
-        """Overwrite the gradients with those of a scalar."""
+        """Overwrite the gradients with those of the scalar `objective`."""
         names, parameters = zip(*self._model.named_parameters(), strict=True)
         by_group = defaultdict(list)
         for name, gradient in zip(names, torch.autograd.grad(objective, parameters), strict=True):
@@ -73,57 +78,57 @@ class Optimizer:
         for group, gradients in by_group.items():
             torch.cat(gradients, dim=1, out=self._gradients[group])
 
-    def clip_gradients(self, largest: float) -> Tensor:
-        """Scale the gradient of each replica down to a norm; returns what the norms were, (R,)."""
+    def clip_gradients(self, max_norm: float) -> Tensor:
+        """Scale the gradient of each replica to at most a norm; return the norms before clipping, (R,)."""
         norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in self._gradients.values()]).norm(dim=0)
-        factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+        factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for gradients in self._gradients.values():
             gradients.mul_(factors[:, None])
         return norms
 
     def step(self) -> None:
-        """Move all parameters; schedule-free members overwrite the gradients."""
+        """Update all weights; schedule-free members overwrite the gradients."""
         for member in self.members:
             member.step()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """While this is open the model has the weights to evaluate and save, and must not be trained.
+        """Within this context the model has the weights to evaluate and save; it must not be trained.
 
-        Schedule-free these are the averages. Its own way back to the training weights rounds; they are kept instead, so
-        that evaluating changes nothing.
+        For schedule-free optimizers these are the averaged weights. Their own conversion back to training weights rounds,
+        so a copy is restored instead and evaluations do not change training.
         """
         if not isinstance(self.specs[0], ScheduleFree):
             yield
             return
         storage = self._model.storage
         training_weights = {group: weights.clone() for group, weights in storage.items()}
-        free: Any = self.members[0]
-        free.eval()
+        schedule_free: Any = self.members[0]
+        schedule_free.eval()
         try:
             yield
         finally:
-            free.train()
+            schedule_free.train()
             for group, weights in storage.items():
                 weights.copy_(training_weights[group])
 
     def state_of(self, replica: int) -> list[dict[str, Any]]:
-        """All that a replica's next steps depend on beside its weights, in a fixed order."""
+        """Return the optimizer state of a replica, one entry per row of weights, in a fixed order."""
         return [
             {
                 "row": {key: value.clone() for key, value in member.state[row].items()},
                 "group": {key: value for key, value in group.items() if key != "params"},
             }
-            for member, group, row in self._of(replica)
+            for member, group, row in self._rows_of(replica)
         ]
 
     def load_state_of(self, replica: int, state: list[dict[str, Any]]) -> None:
-        """Go on from a state of the same spec, on any device."""
-        for (member, group, row), saved in zip(self._of(replica), state, strict=True):
+        """Restore a state that was saved under the same spec."""
+        for (member, group, row), saved in zip(self._rows_of(replica), state, strict=True):
             member.state[row] = saved["row"]
             group.update(saved["group"])
 
-    def _of(self, replica: int) -> Iterator[tuple[torch.optim.Optimizer, dict[str, Any], Tensor]]:
+    def _rows_of(self, replica: int) -> Iterator[tuple[torch.optim.Optimizer, dict[str, Any], Tensor]]:
         for member in self.members:
             for group in member.param_groups:
                 for row in group["params"]:
@@ -132,19 +137,24 @@ class Optimizer:
 
 
 def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
-    """The optimizer of replicas that are on their device already, before their first step, with a spec for each."""
+    """Return the optimizer of a stack, with one spec per replica. The model must already be on its device."""
     spec, m = specs[0], model.spec.width_multiplier
 
     def groups(*parts: tuple[set[ParameterGroup], str, str, float]) -> list[dict[str, Any]]:
-        """A group of rows for each pair of peak rate and decay; a part names its parameters, its rate and decay in the
-        spec, and by how much it learns slower.
+        """Return torch parameter groups, one for each distinct pair of peak learning rate and weight decay.
+
+        A part is a set of model groups, the names of its rate and its weight decay in the spec, and the muP factor that
+        divides the rate and multiplies the decay.
         """
-        rows: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
-        for kinds, rate, decay, slower in parts:
-            for replica, mine in enumerate(specs):
-                key = getattr(mine, rate) / slower, getattr(mine.weight_decay, decay) * slower
-                rows[key] += [weights[replica] for group, weights in model.storage.items() if group in kinds]
-        return [{"params": alike, "initial_lr": lr, "lr": lr, "weight_decay": d} for (lr, d), alike in rows.items()]
+        rows_by_rates: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+        for kinds, rate, decay, factor in parts:
+            for replica, replica_spec in enumerate(specs):
+                key = getattr(replica_spec, rate) / factor, getattr(replica_spec.weight_decay, decay) * factor
+                rows_by_rates[key] += [weights[replica] for group, weights in model.storage.items() if group in kinds]
+        return [
+            {"params": rows, "initial_lr": lr, "lr": lr, "weight_decay": weight_decay}
+            for (lr, weight_decay), rows in rows_by_rates.items()
+        ]
 
     others = (
         ({ParameterGroup.EMBEDDING, ParameterGroup.UNEMBEDDING}, "lr", "embeddings", 1.0),
@@ -156,30 +166,31 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
             adamw = torch.optim.AdamW(groups(matrices, *others), betas=spec.betas, fused=True)
             return Optimizer(specs, model, (adamw,))
         case ScheduleFree():
-            import schedulefree  # type: ignore[import-untyped]  # here: no other optimizer needs it
+            import schedulefree  # type: ignore[import-untyped]  # not at module level: other optimizers do not need it
 
-            # Not with its own warm-up: set_rate scales lr by the same numbers, and it weights its average by lr.
-            free = schedulefree.AdamWScheduleFree(groups(matrices, *others), betas=spec.betas)
-            free.train()
-            return Optimizer(specs, model, (free,))
+            # Without its own warm-up: set_rate scales lr by the same factors, and the average is weighted by lr.
+            schedule_free = schedulefree.AdamWScheduleFree(groups(matrices, *others), betas=spec.betas)
+            schedule_free.train()
+            return Optimizer(specs, model, (schedule_free,))
         case Muon():
+            # Shapes of the projections in one row of matrices, in the order of Llama.views; fused ones are split.
             shapes = [
                 torch.Size((parameter.shape[1] // num_pieces, parameter.shape[2]))
                 for name, parameter in model.named_parameters()
                 if ParameterGroup.of(name) is ParameterGroup.MATRIX
-                for num_pieces in [next((len(parts) for fused, parts in FUSED.items() if fused in name), 1)]
+                for num_pieces in [next((len(parts) for fused, parts in FUSED_PROJECTIONS.items() if fused in name), 1)]
                 for _ in range(num_pieces)
             ]
-            of_matrices = groups(({ParameterGroup.MATRIX}, "muon_lr", "matrices", math.sqrt(m)))
-            muon = FusedMuon([group | {"shapes": shapes} for group in of_matrices], momentum=spec.momentum)
+            matrix_groups = groups(({ParameterGroup.MATRIX}, "muon_lr", "matrices", math.sqrt(m)))
+            muon = FusedMuon([group | {"shapes": shapes} for group in matrix_groups], momentum=spec.momentum)
             return Optimizer(specs, model, (muon, torch.optim.AdamW(groups(*others), betas=spec.betas, fused=True)))
 
 
 def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
-    """Share in [0, 1] of the peak learning rate at `step` (from 0) of num_steps.
+    """Return the learning rate at `step` (from 0) of num_steps as a fraction of its peak.
 
-    It rises linearly to 1 within warmup_steps, at most half of all; then falls to 0 at num_steps, in a line or half a
-    cosine, or only over the last decay_share of all steps (wsd), or stays (constant, schedule-free).
+    It rises linearly to 1 over warmup_steps, at most half of all steps. Then it falls to 0 at num_steps, linearly or as
+    half a cosine, or over the last decay_share of all steps only (wsd), or stays at 1 (constant, schedule-free).
     """
     warmup_steps = min(spec.warmup_steps, num_steps // 2)
     if step < warmup_steps:
@@ -199,14 +210,14 @@ def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
 
 
 class FusedMuon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for rows that hold many matrices each.
+    """Muon with Nesterov momentum and decoupled weight decay, for rows that hold several matrices each.
 
-    Updates are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw", in fp32. That class orthogonalises whole
-    parameters, one after the other in bf16: the projections of a fused matrix would share one set of singular vectors,
-    and a tiny model would wait for hundreds of tiny kernels. Here every projection is a matrix of its own, and those of
-    one shape are orthogonalised together.
+    Updates are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw", in fp32. torch.optim.Muon orthogonalises
+    each parameter as one matrix, in bf16 and one after the other. That would mix the projections of a fused parameter, and
+    a small model would launch hundreds of small kernels. Here each projection is orthogonalised by itself, and
+    projections of equal shape in one batched product.
 
-    A group's `shapes` are those of the projections in each of its rows, one after the other.
+    The entry `shapes` of a parameter group lists the shapes of the projections in each of its rows, in order.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float) -> None:
@@ -214,12 +225,11 @@ class FusedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all matrices."""
+        """Update all matrices."""
         for group in self.param_groups:
             lr, momentum, shapes = group["lr"], group["momentum"], group["shapes"]
-            by_shape: dict[
-                torch.Size, tuple[list[Tensor], list[Tensor]]
-            ] = {}  # matrices and updates, none of them tall
+            # Matrices and their updates by shape, tall ones transposed: both are views of the rows.
+            by_shape: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
             for row in group["params"]:
                 if row not in self.state:
                     self.state[row]["momentum_buffer"] = torch.zeros_like(row)
@@ -241,13 +251,14 @@ class FusedMuon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Of each of (N, r, c), r <= c, about U V^T of its singular value decomposition: all singular values near 1.
+    """Return U V^T, approximately, for the singular value decomposition U S V^T of each matrix of (N, r, c), r <= c.
 
-    A quintic Newton-Schulz iteration: it brings singular values into about [0.7, 1.2], and only large enough ones.
+    Quintic Newton-Schulz steps map each singular value s to a s + b s^3 + c s^5. Values that are not tiny relative to the
+    Frobenius norm end in about [0.7, 1.2].
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(NUM_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b g + c g^2) x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x
     return x

@@ -1,6 +1,6 @@
-"""When trials pause to look around while they train: whether it is time to save, and whether something is wished of them.
+"""The schedule of pauses in training, at which trials save checkpoints and poll for signals.
 
-Wishes come from outside and at any time; all workers of a trial must heed them after the same step.
+Signals can arrive at any time. All workers of a trial must pause, save and act on a signal after the same step.
 """
 
 import time
@@ -14,19 +14,19 @@ from raycap.learner.replica import WorkerContext
 from raycap.learner.signals import Signal
 
 POLL_INTERVAL_S = 1.0
-"""About so often, however long a step takes, unless one takes longer."""
+"""Approximate time between polls; longer if a single step takes longer."""
 
 
 @dataclass(frozen=True)
 class PauseActions:
-    """What to do at a pause."""
+    """Actions to take at a pause."""
 
     save: bool
     signal: Signal
 
 
 class PauseSchedule:
-    """Says when to pause and what to do then. The first worker decides, the others follow."""
+    """Decides when to pause and what to do at a pause. Rank 0 decides and broadcasts to the other ranks."""
 
     def __init__(
         self, save_every_s: float, poll_signal: Callable[[], Signal], context: WorkerContext, step: int
@@ -34,26 +34,29 @@ class PauseSchedule:
         self._save_every_s, self._poll_signal, self._context = save_every_s, poll_signal, context
         self._step, self._next_step = step, step + 1
         self.expected: set[int] = set()
-        """Steps after which training must pause in any case."""
-        self._looked = self._saved = time.monotonic()
+        """Steps after which training must pause, whatever the time."""
+        self._polled_at = self._saved_at = time.monotonic()
 
     def pauses_after(self, step: int) -> bool:
-        """Whether to pause after a step."""
+        """Return whether to pause after `step`."""
         return step == self._next_step or step in self.expected
 
     def poll(self, step: int) -> PauseActions:
-        """What to do after `step`, at which all workers call this."""
+        """Return the actions to take after `step`. All workers must call this after the same steps."""
         now, steps = time.monotonic(), step - self._step
-        stretch = max(1, min(2 * steps, int(POLL_INTERVAL_S * steps / max(now - self._looked, 1e-9))))
-        told = [stretch, now - self._saved >= self._save_every_s, self._poll_signal() if self._context.rank == 0 else 0]
+        # Steps until the next pause: as many as fit into the interval at the speed since the last pause, but at most twice
+        # as many as last time, because the first steps are slow and their time is a poor estimate.
+        num_steps = max(1, min(2 * steps, int(POLL_INTERVAL_S * steps / max(now - self._polled_at, 1e-9))))
+        save = now - self._saved_at >= self._save_every_s
+        decision = [num_steps, save, self._poll_signal() if self._context.rank == 0 else Signal.CONTINUE]
         if self._context.world_size > 1:
-            shared = torch.tensor(told, device=self._context.device)
+            shared = torch.tensor(decision, device=self._context.device)
             dist.broadcast(shared, src=0)
-            told = shared.tolist()
-        self._step, self._looked = step, now
-        self._next_step = step + int(told[0])
-        return PauseActions(save=bool(told[1]), signal=Signal(told[2]))
+            decision = shared.tolist()
+        self._step, self._polled_at = step, now
+        self._next_step = step + int(decision[0])
+        return PauseActions(save=bool(decision[1]), signal=Signal(decision[2]))
 
     def saved(self) -> None:
-        """A checkpoint was written now."""
-        self._saved = time.monotonic()
+        """Record that a checkpoint was written now."""
+        self._saved_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Models from and to files as transformers reads and writes them, muP folded into plain weights."""
+"""Conversion of models to and from the files of transformers' LlamaForCausalLM, with muP folded into the weights."""
 
 import json
 import math
@@ -10,57 +10,58 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycap.learner.fused_ops import NORM_EPS
-from raycap.learner.model import FUSED, MLP_RATIO, ROPE_BASE, Llama
+from raycap.learner.model import FUSED_PROJECTIONS, MLP_RATIO, ROPE_BASE, Llama
 from raycap.spec import ModelByWidth
 
 
 def transformers_weights(model: Llama) -> dict[str, Tensor]:
-    """The weights of a single model under the names, and in the pieces, of transformers' LlamaForCausalLM, on the CPU.
+    """Return the weights of a single model under the names of transformers' LlamaForCausalLM, on the CPU.
 
-    What muP multiplies is multiplied into the weights, so that a plain Llama has the same logits.
+    Fused projections are split. The multipliers of muP are folded into the weights, so a plain Llama has the same logits.
     """
-    folded = _folded(model.spec)
+    factors = _folded_factors(model.spec)
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        (tensor,), pieces = parameter.detach(), _pieces(name)
-        for piece_name, piece in zip(pieces, tensor.chunk(len(pieces)), strict=True):
-            piece = _halves(piece, model.spec) if _is_turned(piece_name) else piece
-            weights[piece_name] = (piece * folded.get(_ending(piece_name), 1.0)).cpu()
+        (tensor,), names = parameter.detach(), _projection_names(name)
+        for projection, weight in zip(names, tensor.chunk(len(names)), strict=True):
+            weight = _to_half_split(weight, model.spec) if _is_rotated(projection) else weight
+            weights[projection] = (weight * factors.get(_module_name(projection), 1.0)).cpu()
     return weights
 
 
-def _is_turned(name: str) -> bool:
-    """Whether rotary positions turn what a projection gives."""
-    return _ending(name) in ("q_proj", "k_proj")
+def _is_rotated(name: str) -> bool:
+    """Return whether rotary positions apply to the output of a projection."""
+    return _module_name(name) in ("q_proj", "k_proj")
 
 
-def _halves(rows: Tensor, spec: ModelByWidth) -> Tensor:
-    """Rows of each head with the pairs that are turned half a head apart, as transformers has them, from side by side."""
+def _to_half_split(rows: Tensor, spec: ModelByWidth) -> Tensor:
+    """Reorder the rows of each head: rotated pairs (2i, 2i + 1) become (i, i + D/2), as in transformers."""
     return rows.unflatten(0, (-1, spec.head_size // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _pairs(rows: Tensor, spec: ModelByWidth) -> Tensor:
-    """The inverse of `_halves`."""
+def _to_interleaved(rows: Tensor, spec: ModelByWidth) -> Tensor:
+    """Invert `_to_half_split`."""
     return rows.unflatten(0, (-1, 2, spec.head_size // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _pieces(name: str) -> list[str]:
-    """What transformers calls the projections that one parameter of ours holds, from top to bottom."""
+def _projection_names(name: str) -> list[str]:
+    """Return transformers' names of the projections that the Llama parameter `name` holds, in order."""
     prefix = "" if name.startswith("lm_head") else "model."
-    for fused, parts in FUSED.items():
+    for fused, parts in FUSED_PROJECTIONS.items():
         if fused in name:
             return [prefix + name.replace(fused, part) for part in parts]
     return [prefix + name]
 
 
-def _ending(name: str) -> str:
+def _module_name(name: str) -> str:
     return name.rsplit(".", 2)[-2]  # model.layers.0.self_attn.q_proj.weight -> q_proj
 
 
-def _folded(spec: ModelByWidth) -> dict[str, float]:
-    """What to multiply transformers' weights by, for its attention scale D^-1/2 and logits that are not divided by m.
+def _folded_factors(spec: ModelByWidth) -> dict[str, float]:
+    """Return the factors on weights, by module name, that replace the multipliers of muP.
 
-    A tied output layer must stay the embedding: there the last norm's gain takes 1 / m.
+    transformers scales attention by D^-1/2 and does not divide logits by m. The factor 1 / m goes into the output layer,
+    or into the gain of the last norm if the output layer is tied to the embedding.
     """
     return {
         "q_proj": spec.attention_scale * math.sqrt(spec.head_size),
@@ -69,7 +70,7 @@ def _folded(spec: ModelByWidth) -> dict[str, float]:
 
 
 def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
-    """The shape of a model in the words of transformers' config.json."""
+    """Return the entries of transformers' config.json that determine the shape of a model."""
     num_heads = spec.hidden_size // spec.head_size
     return {
         "model_type": "llama",
@@ -90,7 +91,7 @@ def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
 
 
 def save(model: Llama, folder: Path) -> None:
-    """Write a single model as config.json and model.safetensors, as AutoModelForCausalLM.from_pretrained reads them."""
+    """Write a single model as config.json and model.safetensors for AutoModelForCausalLM.from_pretrained."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         **_config(model.spec, model.vocab_size),
@@ -107,23 +108,25 @@ def save(model: Llama, folder: Path) -> None:
 
 
 def load(spec: ModelByWidth, folder: Path) -> Llama:
-    """The single model that `save` wrote, on the CPU; its vocabulary is the folder's.
+    """Return the single model of a folder that `save` or transformers wrote, on the CPU.
 
-    Raises ValueError where config.json tells of another shape than the spec. The parametrization is not in the folder:
-    weights are taken as those of a plain Llama, and unfolded for the spec's.
+    The size of the vocabulary is taken from the folder. The parametrization is not stored there: weights are those of a
+    plain Llama, and the factors of the spec's parametrization are divided out.
+
+    Raises ValueError if config.json has another shape than the spec.
     """
-    found = json.loads((folder / "config.json").read_text())
-    wanted = _config(spec, found.get("vocab_size"))
-    if wrong := [key for key, value in wanted.items() if found.get(key) != value]:
-        there = ", ".join(f"{key} {found.get(key)}" for key in wrong)
-        asked = ", ".join(f"{key} {wanted[key]}" for key in wrong)
-        raise ValueError(f"the model in {folder} has {there}, but the spec asks for {asked}")
-    stored, folded = load_file(folder / "model.safetensors"), _folded(spec)
-    model = Llama(spec, found["vocab_size"])
+    config = json.loads((folder / "config.json").read_text())
+    expected = _config(spec, config.get("vocab_size"))
+    if wrong := [key for key, value in expected.items() if config.get(key) != value]:
+        got = ", ".join(f"{key} {config.get(key)}" for key in wrong)
+        required = ", ".join(f"{key} {expected[key]}" for key in wrong)
+        raise ValueError(f"the model in {folder} has {got}, but the spec requires {required}")
+    stored, factors = load_file(folder / "model.safetensors"), _folded_factors(spec)
+    model = Llama(spec, config["vocab_size"])
     for name, parameter in model.named_parameters():
-        pieces = [
-            (_pairs(stored[piece], spec) if _is_turned(piece) else stored[piece]) / folded.get(_ending(piece), 1.0)
-            for piece in _pieces(name)
-        ]
-        parameter.detach()[0].copy_(torch.cat(pieces))
+        projections = []
+        for projection in _projection_names(name):
+            weight = _to_interleaved(stored[projection], spec) if _is_rotated(projection) else stored[projection]
+            projections.append(weight / factors.get(_module_name(projection), 1.0))
+        parameter.detach()[0].copy_(torch.cat(projections))
     return model

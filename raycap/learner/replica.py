@@ -1,4 +1,4 @@
-"""One trial under way: all that is its own but its weights, while it trains alone or in a stack with others."""
+"""The state of one trial in training, except its weights: progress, curriculum, evaluations and error."""
 
 import importlib.metadata
 import json
@@ -20,11 +20,12 @@ from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import TrainingData
 
 STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
+"""Packages whose versions are stored with a result."""
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where this worker stands among the workers of its trials, and what it computes on."""
+    """Rank, world size and device of the worker process."""
 
     rank: int = 0
     world_size: int = 1
@@ -36,21 +37,25 @@ SINGLE_WORKER = WorkerContext()
 
 @dataclass
 class ReplicaState:
-    """How far a trial has come. The data's position is the step: see facts/order.py."""
+    """Progress of a trial, as saved in checkpoints. The position in the data is the step (facts/order.py).
+
+    The names of the fields are keys of checkpoints.
+    """
 
     step: int = 0
     train_seconds: float = 0.0
     tokens: int = 0
     loss_sum_units: int = 0
-    """Since the last evaluation."""
+    """Sum of training losses since the last evaluation, in LOSS_UNIT_BITS."""
     num_texts: int = 0
+    """Number of training texts since the last evaluation."""
     course: CurriculumState = field(default_factory=CurriculumState)
     ended: bool = False
-    """Early, because that was wished from outside."""
+    """Whether the trial was stopped early by a signal."""
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Count what was trained since the pause before."""
+        """Add the sums and counts of a snapshot."""
         self.step = snapshot.step
         self.train_seconds += snapshot.seconds
         self.tokens += snapshot.num_tokens
@@ -59,7 +64,7 @@ class ReplicaState:
 
 
 class Replica:
-    """One trial under way: all that is its own but its weights."""
+    """One trial in training, alone or in a stack; its weights are in the model of the stack."""
 
     def __init__(self, spec: TrialSpec, populations: tuple[PopulationFacts, ...], data: TrainingData) -> None:
         self.spec, self.populations, self.data = spec, populations, data
@@ -73,14 +78,14 @@ class Replica:
         ]
 
     def resume(self, counters: dict[str, Any], evaluations: str) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from the counters and the JSON of evaluations of a checkpoint."""
         course = CurriculumState(**counters.pop("course"))
         history = [Evaluation.model_validate(entry) for entry in json.loads(evaluations)]
         self.state = ReplicaState(**counters, course=course, evaluations=history)
         self.curriculum = Curriculum(self.data, course)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Count what was trained since the pause before; a trial that has diverged stays where it is."""
+        """Add a snapshot, and record an error at the first snapshot whose losses are not finite."""
         if snapshot.diverged_at is not None and self.error is None:
             self.error = diverged_error(snapshot.diverged_at, snapshot.learning_rate)
         self.state.add(snapshot)
@@ -89,7 +94,7 @@ class Replica:
     def evaluate(
         self, model: Llama, snapshot: Snapshot, source: RowSource, context: WorkerContext
     ) -> Evaluation | None:
-        """Measure the whole population; None if losses are not finite, which is an error from then on."""
+        """Evaluate the model and append the evaluation; return None and record an error if losses are not finite."""
         table, precision = LossTable(rows=()), self.spec.training.precision
         try:
             for sample in self.samples:
@@ -106,10 +111,10 @@ class Replica:
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
             parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
-            losses=_over_workers(table, context.world_size),
+            losses=_sum_over_workers(table, context.world_size),
         )
-        before = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
-        self.state.evaluations[-1:] = [*before, evaluation]
+        previous = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
+        self.state.evaluations[-1:] = [*previous, evaluation]  # only the last evaluation keeps histograms
         self.state.loss_sum_units, self.state.num_texts = 0, 0
         return evaluation
 
@@ -120,7 +125,7 @@ class Replica:
         return StopReason.EARLY if self.state.ended else StopReason.LENGTH
 
     def result(self, model: Llama, context: WorkerContext, source_commit: str) -> TrialResult:
-        """What the trial leaves behind."""
+        """Return the result of the trial with its evaluations and provenance."""
         return TrialResult(
             trial_id=self.spec.trial_id,
             spec=self.spec,
@@ -135,7 +140,7 @@ class Replica:
         )
 
 
-def _over_workers(table: LossTable, world_size: int) -> LossTable:
+def _sum_over_workers(table: LossTable, world_size: int) -> LossTable:
     if world_size == 1:
         return table
     parts: list[Any] = [None] * world_size

@@ -1,17 +1,24 @@
-"""What may be wished of trials under way, from outside and at any time. No torch here."""
+"""Signals that a running trial polls: continue, pause or stop. Imports no torch."""
 
 from enum import IntEnum
 
 
 class Signal(IntEnum):
-    """What is wished of trials under way."""
+    """Instruction to a running trial, followed at its next pause."""
 
     CONTINUE = 0
     PAUSE = 1
-    """Save and leave; they go on another time."""
+    """Save a checkpoint and exit; the trial resumes later."""
     STOP = 2
-    """Measure and end here: more steps would tell nothing new."""
+    """Evaluate and finish at the current step."""
 
 
 class PausedError(Exception):
-    """Training was asked to pause, and has saved how far it is."""
+    """Raised after a trial has saved a checkpoint in response to PAUSE."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"paused after step {self.step}"

@@ -1,4 +1,4 @@
-"""How long a step takes here: trials begin as they always do, and are broken off after a moment."""
+"""Measurement of the duration of training steps on this machine, by training trials for a moment."""
 
 import time
 
@@ -12,25 +12,25 @@ from raycap.spec import TrialSpec
 from raycap.storage import Storage
 
 TIMING_TIMEOUT_S = 0.7
-"""So long is trained, and at least a few steps."""
+"""Training time before the measurement ends; at least two pauses take place."""
 
 
 def seconds_per_step(
     specs: tuple[TrialSpec, ...], storage: Storage, *, threads: int = 1, on_gpu: bool = False
 ) -> float | None:
-    """Seconds that one step of resolved trials takes as one stack, on so many threads of this machine or on its GPU.
+    """Return the seconds per training step of resolved trials as one stack, on CPU threads or the GPU of this machine.
 
-    None where they diverge before anything is measured. Their data are made; nothing is stored.
+    Returns None if the trials diverge before a time is measured. The data of the trials are generated; nothing is stored.
     """
     torch.set_num_threads(threads)
-    # A lone thread's own time: whoever else uses the machine just now will not for hours.
+    # For a single thread, measure CPU time, which excludes other processes: their load now is not that of a long sweep.
     clock = time.perf_counter if on_gpu or threads > 1 else time.process_time
-    looks: list[float] = []
+    polled_at: list[float] = []
 
     def signal() -> Signal:
-        """Asked after the first step, which is slow, and then at lengthening intervals."""
-        looks.append(clock())
-        return Signal.PAUSE if looks[-1] - looks[0] >= TIMING_TIMEOUT_S else Signal.CONTINUE
+        """Record the time of a poll. The first poll follows the first step, which is slow; intervals then grow."""
+        polled_at.append(clock())
+        return Signal.PAUSE if polled_at[-1] - polled_at[0] >= TIMING_TIMEOUT_S else Signal.CONTINUE
 
     once = {"num_evaluations": 1}
     specs = tuple(spec.model_copy(update={"training": spec.training.model_copy(update=once)}) for spec in specs)
@@ -38,7 +38,7 @@ def seconds_per_step(
     try:
         outcomes = run_trials(specs, source_commit="", storage=storage, poll_signal=signal, context=context)
     except PausedError as paused:
-        return (looks[-1] - looks[0]) / (vars(paused)["after_step"] - 1)
+        return (polled_at[-1] - polled_at[0]) / (paused.step - 1)
     except DivergedError:
         return None
     shares = [

@@ -1,4 +1,4 @@
-"""train(): a generator of Snapshots. It knows nothing of when to evaluate, where checkpoints go, or whom to tell."""
+"""The training loop: a generator that yields a snapshot of every replica at each pause."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,42 +18,46 @@ from raycap.tokens.composer import Rows
 
 CHECK_FINITE_EVERY = 100
 MIN_LOSS_SCALE = 2.0**-10
-"""Of fp16 losses: one that is scaled down so far overflows whatever is done."""
+"""Smallest loss scale in fp16. If gradients overflow even here, training is reported as diverged."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What training reports of one replica at a pause: everything since the pause before, of all workers."""
+    """Progress of one replica at a pause. Sums and counts cover the steps since the previous pause, over all workers."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     seconds: float
-    """Its share of the time that all replicas took together."""
+    """Time since the previous pause, divided by the number of replicas."""
     loss_sum_units: int
-    """In LOSS_UNIT_BITS, not weighted."""
+    """Sum of unweighted losses in LOSS_UNIT_BITS."""
     num_texts: int
     num_tokens: int
     learning_rate: float
     diverged_at: int | None
-    """The first step at which its loss or gradient was not finite."""
+    """First step at which the loss or the gradient was not finite, if there was one."""
 
 
 class Loss:
-    """What is minimised: for each replica the weighted sum over a step's measured tokens divided by their expected number.
+    """The training objective: weighted loss of a step's measured tokens divided by their expected number.
 
-    So the gradient of a batch is the sum of its parts', however it is split over workers. The number is that of the
-    questions' own mix, in every phase of a curriculum.
+    The divisor does not depend on the batch, so the gradient of a batch is the sum of the gradients of its parts, however
+    it is split over workers. It is the expected number under the mix of `questions`, in every phase of a curriculum.
+    See docs/science.md#objective.
     """
 
     def __init__(self, tokens_per_step: list[float], corpus_weights: tuple[float, ...], device: torch.device) -> None:
-        """Expected measured tokens of each replica, and what the losses of each corpus count."""
-        self._share = 1 / torch.tensor(tokens_per_step, device=device)[:, None]
+        """Take the expected number of measured tokens per step of each replica, and the loss weight of each corpus."""
+        self._weight_per_token = 1 / torch.tensor(tokens_per_step, device=device)[:, None]
         weighted = any(weight != 1 for weight in corpus_weights)
         self._weights = torch.tensor(corpus_weights, device=device) if weighted else None
 
     def __call__(self, token_nats: Tensor, batch: Batch) -> Tensor:
-        """The objective of one batch, summed over replicas: none of them feels the others."""
-        weights = batch.loss_mask * self._share
+        """Return the objective of a batch, summed over replicas, for losses (R, A) in nats.
+
+        Replicas share no weights, so the gradient of the sum holds the gradient of each replica.
+        """
+        weights = batch.loss_mask * self._weight_per_token
         if self._weights is not None:
             weights = weights * self._weights[batch.corpus]
         return (token_nats * weights).sum()
@@ -72,20 +76,23 @@ def train(
     pauses_after: Callable[[int], bool],
     world_size: int = 1,
 ) -> Iterator[tuple[Snapshot, ...]]:
-    """Train all replicas from `start_step` to `num_steps`, yielding a snapshot of each after every step that `pauses_after`
-    names. The model stands still meanwhile; pausing changes nothing. `spec` is that of any replica: they differ in seeds
-    and rates, which are not read here.
+    """Train all replicas from `start_step` to `num_steps` and yield a snapshot of each after pauses.
 
-    Raises DivergedError naming the step at fault when no replica is left whose numbers are finite.
+    Pauses follow the steps for which `pauses_after` returns true. They do not change training. `batches` yields the rows of
+    each replica for one step. `spec` may be that of any replica: replicas differ in seeds and rates, which are not read
+    here.
+
+    Raises DivergedError, with the step, once the losses or gradients of all replicas are no longer finite.
     """
     device, num_replicas = model.device, model.num_replicas
     loss_sums = torch.zeros(num_replicas, dtype=torch.int64, device=device)
     counts = np.zeros((2, num_replicas), np.int64)  # texts, tokens
-    first_bad = torch.full((num_replicas,), num_steps, device=device)  # on the device: reading it would wait for it
-    rows = next(batches, None)  # the stream's start is not training time
+    # First bad step of each replica, on the device, since reading a value waits for the GPU.
+    first_bad = torch.full((num_replicas,), num_steps, device=device)
+    rows = next(batches, None)  # before the clock starts: opening the stream is not training time
     began = time.perf_counter()
     for step in range(start_step, num_steps):
-        assert rows is not None, f"the stream ended before step {step} of {num_steps}"
+        assert rows is not None, f"the stream of rows ended before step {step} of {num_steps}"
         rates = optimizer.set_rate(step, num_steps)
         batch = Batch.of(rows, model.vocab_size, device, spec.packing)
         with autocast(spec.precision, device):
@@ -96,7 +103,7 @@ def train(
             dist.all_reduce(optimizer.gradients)
         for member in optimizer.members:
             scaler.unscale_(member)
-        # The norm is of all workers' gradients, so that all of them see the same trouble at the same step.
+        # Norms are taken after the all-reduce, so that all workers detect divergence at the same step.
         norms = optimizer.clip_gradients(spec.optimizer.grad_clip)
         for member in optimizer.members:
             scaler.step(member)
@@ -104,9 +111,9 @@ def train(
 
         loss_sums += in_loss_units(totals)
         counts += batch.num_texts, batch.num_tokens
-        # A scaled fp16 gradient overflows now and then, and its step is left out; a loss must be finite in any case.
-        told = _over_workers(totals, world_size) if spec.precision is Precision.FP16 else norms
-        first_bad = torch.where(torch.isfinite(told), first_bad, first_bad.clamp(max=step))
+        # In fp16, scaled gradients overflow occasionally and GradScaler skips the step; only losses must stay finite.
+        checked = _sum_over_workers(totals, world_size) if spec.precision is Precision.FP16 else norms
+        first_bad = torch.where(torch.isfinite(checked), first_bad, first_bad.clamp(max=step))
         rows = next(batches, None)
         done = step + 1
         pauses = pauses_after(done)
@@ -114,11 +121,13 @@ def train(
             if (bad := int(first_bad.max())) < num_steps:
                 raise diverged_error(bad, max(rates))
             if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
-                raise DivergedError(f"fp16 gradients overflow at every scale up to step {done}; take bf16")
+                raise DivergedError(
+                    f"training.precision: fp16 gradients overflow even at the smallest loss scale, step {done}; use bf16"
+                )
         if pauses:
             seconds = (time.perf_counter() - began) / num_replicas
             sums = torch.cat([loss_sums[None], torch.from_numpy(counts).to(device)])
-            of_all = zip(*_over_workers(sums, world_size).tolist(), first_bad.tolist(), rates, strict=True)
+            per_replica = zip(*_sum_over_workers(sums, world_size).tolist(), first_bad.tolist(), rates, strict=True)
             yield tuple(
                 Snapshot(
                     step=done,
@@ -129,7 +138,7 @@ def train(
                     learning_rate=rate,
                     diverged_at=bad if bad < num_steps else None,
                 )
-                for units, num_texts, num_tokens, bad, rate in of_all
+                for units, num_texts, num_tokens, bad, rate in per_replica
             )
             loss_sums.zero_()
             counts[:] = 0
@@ -137,13 +146,13 @@ def train(
 
 
 def diverged_error(step: int, rate: float) -> DivergedError:
-    """What is told of a training loss that is not a number from a step on, at a learning rate."""
+    """Return the error for a training loss that is not finite from `step` on, at learning rate `rate`."""
     return DivergedError(
         f"the training loss is not finite at step {step} (learning rate {rate:.3g}); lower optimizer.lr"
     )
 
 
-def _over_workers(sums: Tensor, world_size: int) -> Tensor:
+def _sum_over_workers(sums: Tensor, world_size: int) -> Tensor:
     if world_size > 1:
         dist.all_reduce(sums)
     return sums

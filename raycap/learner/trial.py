@@ -1,7 +1,7 @@
-"""The whole story of trials, without Ray: population, tokens, model, training, measurements, result.
+"""Complete trials without Ray: population, tokens, model, training, evaluation, result.
 
-Several trials of one shape may train together, as replicas in one stack (see model.py). They share the steps and nothing
-else: each has its own population, order, weights, rates, losses, checkpoints and result.
+Trials of one shape can train together as replicas of one stack (see model.py). They have the number of steps in common;
+each has its own population, order, weights, rates, losses, checkpoints and result.
 """
 
 import ctypes
@@ -34,19 +34,19 @@ from raycap.tokens.rows import RowSource, rows_of
 from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
 from raycap.tokens.training_data import TrainingData
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 @dataclass(frozen=True)
 class TrainedTrial:
-    """A finished trial in memory."""
+    """A finished trial: its result, model and tokenizer."""
 
     result: TrialResult
     model: llama.Llama
     tokenizer: Tokenizer
 
     def save_model(self, storage: Storage, folder: str) -> None:
-        """Write the model and its tokenizer as transformers loads them, and then their digest."""
+        """Write the model and its tokenizer in the format of transformers, then their digest."""
         with TemporaryDirectory(prefix="raycap-") as local:
             pretrained.save(self.model, Path(local))
             save_tokenizer(self.tokenizer, Path(local))
@@ -55,13 +55,13 @@ class TrainedTrial:
 
 
 OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
-"""Rows of every replica, step by step, from some step on."""
+"""Takes the row source of each replica and a step; yields the rows of each replica for every step from there on."""
 Report = Callable[[str, Evaluation], None]
-"""Called on every worker with the id and evaluation of a trial, when there is one."""
+"""Called on every worker with a trial id and an evaluation, after each evaluation of a trial."""
 
 
 def run_trial(spec: TrialSpec, **options: Any) -> TrainedTrial:
-    """run_trials of a single one. Raises DivergedError if its loss stops being finite."""
+    """Run a single trial with the options of `run_trials`. Raises DivergedError if its loss is not finite."""
     (outcome,) = run_trials((spec,), **options)
     if isinstance(outcome, DivergedError):
         raise outcome
@@ -78,72 +78,85 @@ def run_trials(
     checkpoints: Checkpoints | None = None,
     checkpoint_every_s: float = 60.0,
     poll_signal: Callable[[], Signal] = lambda: Signal.CONTINUE,
+    on_step: Callable[[int], None] = lambda step: None,
     context: WorkerContext = SINGLE_WORKER,
     compiled: bool = False,
 ) -> list[TrainedTrial | DivergedError]:
-    """Train and measure resolved trials as replicas of one stack; they go on from their checkpoints if they have any.
+    """Train and evaluate resolved trials as replicas of one stack, resuming from their checkpoints if there are any.
 
-    They are saved at evaluations and every `checkpoint_every_s` seconds. `wish` is asked about once a second; on PAUSE they
-    are saved and PausedError is raised. Any other error that ends training tells in `after_step` how far they were.
+    Several trials may differ only as far as `plan.stacks` allows, and their checkpoints must have a common step. Trials
+    whose loss is not finite are returned as DivergedError, and the others continue. With world_size > 1 every worker
+    calls this inside an initialised torch.distributed group.
 
-    Several trials may differ only as `plan.replica_groups` allows, and their checkpoints must be of the same step. Those
-    whose loss stops being finite end as DivergedError, and the others go on. `storage` is where a fill trial finds its
-    parent. With world_size > 1 every worker calls this inside an initialised torch.distributed group. `compiled` has
-    torch compile the model: minutes on a CPU, and faster after.
+    Args:
+        specs: Resolved specs, as `plan.expand` returns them.
+        source_commit: Git commit of the code, stored with the results.
+        storage: Storage of the parent model; only a fill trial needs it.
+        open_rows: Opens the stream of rows from a step on.
+        report: Called after each evaluation of a trial.
+        checkpoints: Where to save and resume; None trains without checkpoints.
+        checkpoint_every_s: Seconds between checkpoints; evaluations are saved as well.
+        poll_signal: Called about once per second on rank 0. On PAUSE the trials are saved and PausedError is raised; on
+            STOP they are evaluated and finish.
+        on_step: Called with the number of completed steps when training starts or resumes, and at each pause.
+        context: Rank, world size and device of this worker.
+        compiled: Compile the model with torch.compile, which takes minutes on a CPU.
+
+    Raises:
+        PausedError: After a PAUSE signal.
+        DivergedError: The losses of all trials are not finite.
     """
     _keep_freed_memory()
     spec = specs[0]
-    assert isinstance(spec.model, ModelByWidth), "run_trials takes resolved trials; use plan.expand"
+    assert isinstance(spec.model, ModelByWidth), "run_trials takes resolved specs; use plan.expand"
     assert storage is not None or spec.fill is None, "a fill trial needs the storage of its parent"
     assert len(specs) == 1 or spec.fill is None, "a fill trial trains alone"
     with parent_model(spec.fill, storage) if spec.fill and storage else nullcontext() as parent:
         tokenizer = load_tokenizer(parent) if parent else None
-        populations = [populations_of(mine) for mine in specs]
-        datasets = [TrainingData.of(mine, about, tokenizer) for mine, about in zip(specs, populations, strict=True)]
+        populations = [populations_of(each) for each in specs]
+        datasets = [TrainingData.of(*pair, tokenizer) for pair in zip(specs, populations, strict=True)]
         (vocab_size,) = {data.vocab_size for data in datasets}
         if parent:
             model = pretrained.load(spec.model, parent).copy(context.device)
         else:
-            generators = tuple(torch.Generator().manual_seed(mine.training.seed) for mine in specs)
+            generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
     replicas = [
-        Replica(mine, tuple(profiles.facts for profiles in about), data)
-        for mine, about, data in zip(specs, populations, datasets, strict=True)
+        Replica(each, tuple(profiles.facts for profiles in drawn), data)
+        for each, drawn, data in zip(specs, populations, datasets, strict=True)
     ]
     run = _Run(replicas, model, context, report, checkpoints)
     run.resume()
+    on_step(run.step)
     if compiled:
         model.compile_blocks()
-    try:
-        run.train(open_rows, PauseSchedule(checkpoint_every_s, poll_signal, context, run.step))
-    except Exception as error:
-        vars(error)["after_step"] = run.step
-        raise
+    run.train(open_rows, PauseSchedule(checkpoint_every_s, poll_signal, context, run.step), on_step)
     with run.optimizer.averaged():
         return [
             replica.error
             or TrainedTrial(
-                replica.result(model.replica(number), context, source_commit),
-                model.replica(number).copy(),
+                replica.result(model.replica(index), context, source_commit),
+                model.replica(index).copy(),
                 replica.data.tokenizer,
             )
-            for number, replica in enumerate(replicas)
+            for index, replica in enumerate(replicas)
         ]
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed for what is allocated next, as each step does again.
+    """Configure glibc to keep freed memory for the next allocation.
 
-    Else it gives large blocks back, and the system clears every page that it hands out anew: 5 % of the time of a stack.
+    Every step allocates the same large blocks. By default glibc returns them to the system, which clears each page when it
+    hands it out again; this took 5 % of the time of a stack.
     """
-    with suppress(AttributeError, OSError, TypeError):  # other libraries have no mallopt
+    with suppress(AttributeError, OSError, TypeError):  # C libraries other than glibc have no mallopt
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class _Run:
-    """Trials under way: everything that outlives a pause."""
+    """The state of a stack in training: replicas, model, optimizer and step."""
 
     def __init__(
         self,
@@ -165,11 +178,14 @@ class _Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a plateau was reached, which only a trial that trains alone has, or an early end wished."""
+        """Whether a plateau or a STOP signal has ended training. Only single trials test for a plateau."""
         return self.replicas[0].state.course.stopped or self.replicas[0].state.ended
 
-    def train(self, open_rows: OpenRows, pauses: PauseSchedule) -> None:
-        """Train to the end, or to where it stops; where a phase ends by its loss, the stream is opened anew."""
+    def train(self, open_rows: OpenRows, pauses: PauseSchedule, on_step: Callable[[int], None]) -> None:
+        """Train until the last step or an early stop.
+
+        When a phase of the curriculum ends by its loss, the mix changes and the stream of rows is opened again.
+        """
         first, context = self.replicas[0], self.context
         expected = [
             self.training.batch_size * replica.data.measured_tokens(replica.data.shares()) for replica in self.replicas
@@ -197,49 +213,50 @@ class _Run:
             )
             for snapshots in all_snapshots:
                 self.step = snapshots[0].step
+                on_step(self.step)
                 for replica, snapshot in zip(self.replicas, snapshots, strict=True):
                     replica.add(snapshot)
                 next_phase = self.step in watched and first.curriculum.watch(self.step)
-                asked = pauses.poll(self.step)
-                signal = asked.signal if self.step < self.num_steps else Signal.CONTINUE
+                actions = pauses.poll(self.step)
+                signal = actions.signal if self.step < self.num_steps else Signal.CONTINUE
                 if signal is Signal.STOP:
                     for replica in self.replicas:
                         replica.state.ended = True
                 evaluates = self.stopped or self.step in self.evaluation_steps
                 if evaluates:
                     self._evaluate(snapshots, sources)
-                if evaluates or asked.save or signal is Signal.PAUSE:
+                if evaluates or actions.save or signal is Signal.PAUSE:
                     self._checkpoint()
                     pauses.saved()
                 if signal is Signal.PAUSE:
-                    raise PausedError(f"paused after step {self.step}")
+                    raise PausedError(self.step)
                 if next_phase or self.stopped:
                     break
 
     @property
-    def _sound(self) -> list[tuple[int, Replica]]:
-        """The replicas that have not diverged, with their numbers."""
-        return [(number, replica) for number, replica in enumerate(self.replicas) if replica.error is None]
+    def _finite_replicas(self) -> list[tuple[int, Replica]]:
+        """The replicas that have not diverged, with their indices in the stack."""
+        return [(index, replica) for index, replica in enumerate(self.replicas) if replica.error is None]
 
     def _evaluate(self, snapshots: tuple[Snapshot, ...], sources: tuple[RowSource, ...]) -> None:
         with self.optimizer.averaged():
-            for number, replica in self._sound:
-                model = self.model.replica(number)
-                evaluation = replica.evaluate(model, snapshots[number], sources[number], self.context)
+            for index, replica in self._finite_replicas:
+                model = self.model.replica(index)
+                evaluation = replica.evaluate(model, snapshots[index], sources[index], self.context)
                 if evaluation is not None:
                     self.report(replica.spec.trial_id, evaluation)
 
     def _checkpoint(self) -> None:
         if self.checkpoints is None or self.context.rank > 0:
             return
-        for number, replica in self._sound:
+        for index, replica in self._finite_replicas:
             state = replica.state
             self.checkpoints.save(
                 replica.spec.trial_id,
                 state.step,
                 {
-                    "weights": {str(group): weights[number].clone() for group, weights in self.model.storage.items()},
-                    "optimizer": self.optimizer.state_of(number),
+                    "weights": {str(group): weights[index].clone() for group, weights in self.model.storage.items()},
+                    "optimizer": self.optimizer.state_of(index),
                     "scaler": self.scaler.state_dict(),
                     "counters": {key: value for key, value in asdict(state).items() if key != "evaluations"},
                     "evaluations": json.dumps([evaluation.model_dump(mode="json") for evaluation in state.evaluations]),
@@ -247,22 +264,23 @@ class _Run:
             )
 
     def resume(self) -> None:
-        """Go on from the last step of which there is a sound checkpoint of every trial, if there is one."""
+        """Resume from the last step with an undamaged checkpoint of every trial, if there is one."""
         if self.checkpoints is None:
             return
         trial_ids = [replica.spec.trial_id for replica in self.replicas]
         self.step, states = self.checkpoints.latest(trial_ids, self.context.device)
         if self.context.rank == 0:
-            for trial_id in trial_ids:  # what is further would be taken for newer than what is saved from now on
+            # Later checkpoints would count as newer than those saved from now on.
+            for trial_id in trial_ids:
                 self.checkpoints.forget_after(trial_id, self.step)
-        for number, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
+        for index, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
             for group, weights in self.model.storage.items():
-                weights[number].copy_(saved["weights"][str(group)])
-            self.optimizer.load_state_of(number, saved["optimizer"])
+                weights[index].copy_(saved["weights"][str(group)])
+            self.optimizer.load_state_of(index, saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             replica.resume(saved["counters"], saved["evaluations"])
 
 
 def evaluation_steps(num_steps: int, num_evaluations: int) -> set[int]:
-    """Steps after which to evaluate: each twice the one before, the last at the end."""
+    """Return the steps after which to evaluate: the last step, half of it, a quarter of it, and so on."""
     return {max(1, round(num_steps / 2**i)) for i in range(num_evaluations)}

@@ -1,6 +1,6 @@
-"""What small models learn under each arm of questions: chains, the two-hop trap, three hops, bipartite, curricula.
+"""Small models learn from each arm of questions: chains, shares of one-hop questions, three hops, bipartite, curricula.
 
-One training serves several tests. Every bound held with a margin for at least three seeds of people, weights and order.
+Several tests share one training. Bounds held with a margin for at least three seeds of people, weights and order.
 """
 
 import numpy as np
@@ -68,12 +68,12 @@ def trained(
 
 
 def uniform_bits(result: TrialResult) -> float:
-    """Mean loss of a question to a model that knows just which answers are possible."""
+    """Return the mean loss under a uniform distribution over the possible answers."""
     return float(np.mean(list(answer_bits(result.populations[0], SelectionScheme.SET).values())))
 
 
 def frequency_bits(result: TrialResult) -> float:
-    """Mean loss of a one-hop question to a model that knows how often each answer is given, but not by whom."""
+    """Return the mean loss of one-hop questions under the frequencies of the answers over all people."""
     (profiles,) = populations_of(result.spec)
     shares = [np.unique(answers, return_counts=True)[1] / len(answers) for answers in profiles.answers.T]
     return float(np.mean([-(share * np.log2(share)).sum() for share in shares]))
@@ -83,7 +83,7 @@ def one_and_two_hop(losses: LossTable) -> tuple[float, float]:
     return losses.select(Kind.ONE_HOP).mean_bits, losses.select(Kind.TWO_HOP).mean_bits
 
 
-# Chains of thought, and what is new in a question.
+# Chains of thought and held-out splits.
 
 
 def with_or_without_chain(chain_of_thought: bool) -> TrialResult:
@@ -93,56 +93,60 @@ def with_or_without_chain(chain_of_thought: bool) -> TrialResult:
 
 
 @pytest.fixture(scope="module")
-def spelled() -> TrialResult:
+def with_chain() -> TrialResult:
     return with_or_without_chain(True)
 
 
 @pytest.fixture(scope="module")
-def latent() -> TrialResult:
+def without_chain() -> TrialResult:
     return with_or_without_chain(False)
 
 
-def test_a_chain_answers_combinations_that_were_never_trained(spelled: TrialResult, latent: TrialResult) -> None:
-    """With a chain, new combinations are answered, what the chain costs included; without, as if nothing were known."""
+def test_a_chain_generalises_to_held_out_combinations(with_chain: TrialResult, without_chain: TrialResult) -> None:
+    """With a chain, held-out combinations have low losses, even with the loss of the chain; without one, they do not."""
 
     def tuples(result: TrialResult, part: Part) -> float:
         return result.final.losses.select(Kind.TWO_HOP, split=Split.TUPLES, part=part).mean_bits
 
-    uniform = uniform_bits(spelled)
-    answer, chain, without = tuples(spelled, Part.ANSWER), tuples(spelled, Part.CHAIN), tuples(latent, Part.ANSWER)
+    uniform = uniform_bits(with_chain)
+    answer, chain, without = (
+        tuples(with_chain, Part.ANSWER),
+        tuples(with_chain, Part.CHAIN),
+        tuples(without_chain, Part.ANSWER),
+    )
     assert answer < 0.2 * uniform
     assert without > 0.5 * uniform
     assert answer + chain < 0.5 * without
 
 
-def test_a_chain_is_measured_apart_from_its_answer(spelled: TrialResult, latent: TrialResult) -> None:
-    """Both parts are learned; as many chains as answers are measured, and none where none is spelled."""
-    losses = spelled.final.losses
+def test_the_losses_of_chain_and_answer_are_separate(with_chain: TrialResult, without_chain: TrialResult) -> None:
+    """Chains and answers are learned and counted; questions without a chain have no row for it."""
+    losses = with_chain.final.losses
     chain, answer = (losses.select(Kind.TWO_HOP, part=part) for part in (Part.CHAIN, Part.ANSWER))
     assert chain.num_texts == answer.num_texts
-    assert max(chain.mean_bits, answer.mean_bits) < 0.1 * uniform_bits(spelled)
-    assert spelled.evaluations[0].losses.select(Kind.TWO_HOP, part=Part.CHAIN).mean_bits > 10 * chain.mean_bits
-    for table, kind in ((losses, Kind.ONE_HOP), (latent.final.losses, Kind.TWO_HOP)):
+    assert max(chain.mean_bits, answer.mean_bits) < 0.1 * uniform_bits(with_chain)
+    assert with_chain.evaluations[0].losses.select(Kind.TWO_HOP, part=Part.CHAIN).mean_bits > 10 * chain.mean_bits
+    for table, kind in ((losses, Kind.ONE_HOP), (without_chain.final.losses, Kind.TWO_HOP)):
         with pytest.raises(KeyError, match="chain"):
             table.select(kind, part=Part.CHAIN)
 
 
-def test_single_hops_of_what_is_held_out_are_learned(spelled: TrialResult, latent: TrialResult) -> None:
-    """What is new to questions of two hops is well known to those of one."""
-    for result in (spelled, latent):
+def test_one_hop_facts_of_held_out_people_are_learned(with_chain: TrialResult, without_chain: TrialResult) -> None:
+    """People who are held out of two-hop questions occur in one-hop questions."""
+    for result in (with_chain, without_chain):
         matrix, uniform = result.final.losses.generalisation(), uniform_bits(result)
         for split in (Split.FIRST_PEOPLE, Split.SECOND_PEOPLE, Split.SEVERAL):
             assert matrix[split]["one_hop"] < 0.35 * uniform
 
 
-def test_where_a_chain_fails(spelled: TrialResult) -> None:
-    """A chain once spelled is answered from, whoever was asked, unless it led where no trained chain led.
+def test_chains_fail_on_held_out_people(with_chain: TrialResult) -> None:
+    """Answers follow from the chain, unless the second person is held out: no trained chain leads there.
 
-    To spell it for a person new to the front is harder than for a new combination, though all are known in one hop.
+    The chain itself is harder for a held-out first person than for a held-out combination.
     """
-    uniform, splits = uniform_bits(spelled), (Split.FIRST_PEOPLE, Split.SECOND_PEOPLE, Split.TUPLES)
+    uniform, splits = uniform_bits(with_chain), (Split.FIRST_PEOPLE, Split.SECOND_PEOPLE, Split.TUPLES)
     answer, chain = (
-        {split: spelled.final.losses.select(Kind.TWO_HOP, part=part, split=split).mean_bits for split in splits}
+        {split: with_chain.final.losses.select(Kind.TWO_HOP, part=part, split=split).mean_bits for split in splits}
         for part in (Part.ANSWER, Part.CHAIN)
     )
     assert max(answer[Split.FIRST_PEOPLE], answer[Split.TUPLES]) < 0.2 * uniform
@@ -150,16 +154,17 @@ def test_where_a_chain_fails(spelled: TrialResult) -> None:
     assert chain[Split.FIRST_PEOPLE] > 3 * chain[Split.TUPLES]
 
 
-def test_without_a_chain_nothing_new_is_answered(latent: TrialResult) -> None:
-    """Trained questions are on the way to memory; new ones get nothing from it, least of all about new second people."""
-    two_hop = {split: row["two_hop"] for split, row in latent.final.losses.generalisation().items()}
-    uniform = uniform_bits(latent)
+def test_without_a_chain_held_out_questions_are_not_answered(without_chain: TrialResult) -> None:
+    """Trained questions are partly memorised; held-out ones are not, least of all those with held-out second people."""
+    two_hop = {split: row["two_hop"] for split, row in without_chain.final.losses.generalisation().items()}
+    uniform = uniform_bits(without_chain)
     assert two_hop[Split.TRAIN] < 0.6 * uniform
     assert min(loss for split, loss in two_hop.items() if split != Split.TRAIN) > 0.6 * uniform
     assert two_hop[Split.TUPLES] < 0.8 * two_hop[Split.SECOND_PEOPLE]
 
 
-# The two-hop trap (T6) in miniature: 200 people, a model with room for every fact twice, but not for every answer.
+# The two-hop trap in miniature: with few one-hop questions, memorised two-hop answers take the place of facts. 200 people;
+# the model can store every fact twice, but not every two-hop answer.
 
 
 def trap(questions: QuestionsByShare, *, num_steps: int, batch_size: int = 256) -> TrialResult:
@@ -179,8 +184,8 @@ ONE_IN_ELEVEN = QuestionsByShare(hops=(1, 2), one_hop_share=1 / 11)
 ONE_IN_TWO = QuestionsByShare(hops=(1, 2), one_hop_share=0.5)
 
 
-def test_facts_are_learned_from_one_one_hop_question_in_two_before_one_in_eleven() -> None:
-    """The trap's beginning: after as many steps, 1/11 knows how frequent answers are, 1/2 many facts."""
+def test_facts_are_learned_earlier_with_half_one_hop_questions_than_with_one_in_eleven() -> None:
+    """After equally many steps, 1/11 has learned the frequencies of answers, and 1/2 many facts."""
     few, half = (trap(questions, num_steps=800) for questions in (ONE_IN_ELEVEN, ONE_IN_TWO))
     one_hop, two_hop = one_and_two_hop(few.final.losses)
     assert one_hop > 0.78 * uniform_bits(few)
@@ -193,26 +198,26 @@ def test_facts_are_learned_from_one_one_hop_question_in_two_before_one_in_eleven
 
 @pytest.mark.slow
 def test_the_trap_holds_while_two_hop_answers_are_memorised() -> None:
-    """At 1/11 single facts stay unlearned though two-hop answers are memorised; at 1/2 it is the reverse.
+    """With 1/11, two-hop answers are memorised and facts are not learned; with 1/2 it is the reverse.
 
-    Nor is it for want of one-hop questions: as many of them, and nothing else, teach the facts.
+    The number of one-hop questions is not the reason: equally many of them alone suffice to learn the facts.
     """
     few, half = (trap(questions, num_steps=3000) for questions in (ONE_IN_ELEVEN, ONE_IN_TWO))
-    alone = trap(QuestionsByShare(hops=(1,)), num_steps=3000, batch_size=24)
+    one_hop_only = trap(QuestionsByShare(hops=(1,)), num_steps=3000, batch_size=24)
     uniform = uniform_bits(few)
     one_hop, two_hop = one_and_two_hop(few.final.losses)
     assert one_hop > 0.7 * uniform
-    assert one_hop > frequency_bits(few) - 0.6  # which answers are common is known, hardly whose they are
+    assert one_hop > frequency_bits(few) - 0.6  # frequencies of answers are learned, facts hardly
     assert two_hop < one_hop - 0.8
     one_hop, two_hop = one_and_two_hop(half.final.losses)
     assert one_hop < 0.35 * uniform
     assert two_hop > 0.65 * uniform
-    assert alone.final.losses.select(Kind.ONE_HOP).mean_bits < 0.6 * uniform
+    assert one_hop_only.final.losses.select(Kind.ONE_HOP).mean_bits < 0.6 * uniform
 
 
 @pytest.mark.slow
-def test_a_model_with_room_for_every_answer_leaves_the_trap() -> None:
-    """Where there is room for every two-hop answer, all of them are memorised, and then the single facts follow."""
+def test_a_model_with_capacity_for_every_answer_leaves_the_trap() -> None:
+    """A larger model memorises all two-hop answers and then learns the facts."""
     result = trained(
         ONE_IN_ELEVEN,
         length=Steps(steps=4000),
@@ -238,7 +243,7 @@ def three_hops() -> TrialResult:
 
 
 def test_three_hops_are_learned(three_hops: TrialResult) -> None:
-    """All numbers of hops, chains and answers, fall far below uniform."""
+    """Losses of all numbers of hops, for chains and answers, are far below uniform."""
     losses, uniform = three_hops.final.losses, uniform_bits(three_hops)
     assert losses.kinds == (Kind.ONE_HOP, Kind.TWO_HOP, Kind.THREE_HOP)
     for kind in losses.kinds:
@@ -246,8 +251,8 @@ def test_three_hops_are_learned(three_hops: TrialResult) -> None:
     assert losses.select(Kind.THREE_HOP, part=Part.CHAIN).mean_bits < 0.15 * uniform
 
 
-def test_three_hops_generalise_by_their_chain(three_hops: TrialResult) -> None:
-    """Three-hop questions with a two-hop part that is held out are answered too; with the trained ones they are all."""
+def test_three_hop_questions_generalise_with_a_chain(three_hops: TrialResult) -> None:
+    """Questions that contain a held-out two-hop question are answered; with the trained ones they are all questions."""
     losses = three_hops.final.losses
     held_out = losses.select(Kind.THREE_HOP, split=Split.TUPLES)
     assert held_out.mean_bits < 0.4 * uniform_bits(three_hops)
@@ -266,21 +271,21 @@ def bipartite() -> TrialResult:
     )
 
 
-def test_parents_and_children_are_both_learned(bipartite: TrialResult) -> None:
-    """And best friends and worst enemies: all four relations, far below log2 N, in one hop and in two."""
+def test_all_bipartite_relations_are_learned(bipartite: TrialResult) -> None:
+    """Losses of all four relations are far below log2 N, with one hop and with two."""
     for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
         by_subject = bipartite.final.losses.select(kind).by_subject()
         for relation in ("parent", "child", "best_friend", "worst_enemy"):
             assert by_subject[relation].mean_bits < 0.25 * np.log2(60)
 
 
-def test_questions_without_an_answer_are_never_asked(bipartite: TrialResult) -> None:
-    """Half the people have a parent; of two hops, parent's parent and child's child lead nowhere."""
+def test_questions_without_an_answer_do_not_occur(bipartite: TrialResult) -> None:
+    """Half of the people have a parent; there is no parent's parent and no child's child."""
     losses = bipartite.final.losses
     one_hop, two_hop = (losses.select(kind).by_subject() for kind in (Kind.ONE_HOP, Kind.TWO_HOP))
     for relation in ("parent", "child"):
         assert one_hop[relation].num_texts == 30
-        assert two_hop[relation].num_texts == 30 + 2 * 30  # through the other one, and through friend and enemy
+        assert two_hop[relation].num_texts == 30 + 2 * 30  # through the inverse relation, and through friend and enemy
     for subject in ("employer", "best_friend", "worst_enemy"):
         assert one_hop[subject].num_texts == 60
         assert two_hop[subject].num_texts == 2 * 30 + 2 * 60
@@ -299,8 +304,8 @@ def curriculum() -> TrialResult:
     )
 
 
-def test_a_phase_ends_when_its_loss_is_reached(curriculum: TrialResult) -> None:
-    """One phase, then the other; the first ends before the length, and not before single hops are half learned."""
+def test_a_phase_ends_at_its_loss(curriculum: TrialResult) -> None:
+    """The first phase ends before the last step, and after half of the one-hop bits are learned."""
     phases = [evaluation.phase for evaluation in curriculum.evaluations]
     assert phases == sorted(phases)
     assert set(phases) == {0, 1}
@@ -309,12 +314,12 @@ def test_a_phase_ends_when_its_loss_is_reached(curriculum: TrialResult) -> None:
     assert one_hop < 0.5 * uniform_bits(curriculum)
 
 
-def test_two_hops_are_learned_in_their_phase_and_not_before(curriculum: TrialResult) -> None:
-    """Until asked, two hops cost more than knowing the possible answers would; then their loss falls."""
+def test_two_hop_questions_are_learned_in_their_phase_only(curriculum: TrialResult) -> None:
+    """Before their phase the loss of two-hop questions is above uniform; in their phase it falls."""
     uniform = uniform_bits(curriculum)
     last_of_first_phase = [evaluation for evaluation in curriculum.evaluations if evaluation.phase == 0][-1]
     _, two_hop_before = one_and_two_hop(last_of_first_phase.losses)
     one_hop, two_hop = one_and_two_hop(curriculum.final.losses)
     assert two_hop_before > 1.2 * uniform
     assert two_hop < 0.5 * uniform
-    assert one_hop < 0.25 * uniform  # and single hops are not forgotten
+    assert one_hop < 0.25 * uniform  # one-hop facts are not forgotten

@@ -1,4 +1,4 @@
-"""Packing: the same texts in windows, alone among others or seeing those before them."""
+"""Batches: shared prefixes, packing into windows, and padding over replicas."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def text_losses(packing: PackingSpec) -> torch.Tensor:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
-def test_texts_fill_windows_in_order_and_are_never_cut(lengths: list[int]) -> None:
+def test_texts_fill_windows_in_order_and_are_never_split(lengths: list[int]) -> None:
     windows, offsets = window_positions(np.array(lengths), 40)
     covered = set()
     for length, window, offset in zip(lengths, windows.tolist(), offsets.tolist(), strict=True):
@@ -47,12 +47,12 @@ def test_texts_fill_windows_in_order_and_are_never_cut(lengths: list[int]) -> No
         assert windows[i] == windows[i - 1] or offsets[i - 1] + lengths[i - 1] + lengths[i] > 40
 
 
-def test_a_text_alone_in_a_window_loses_what_it_loses_in_a_row() -> None:
-    alone = Windows(kind="windows", length=128, attend_across=False)
-    assert torch.allclose(text_losses(alone), text_losses(OnePerRow()), atol=1e-4)
+def test_a_text_isolated_in_a_window_has_the_loss_it_has_in_a_row() -> None:
+    isolated = Windows(kind="windows", length=128, attend_across=False)
+    assert torch.allclose(text_losses(isolated), text_losses(OnePerRow()), atol=1e-4)
 
 
-def test_texts_that_see_each_other_lose_something_else_but_the_first_of_a_window() -> None:
+def test_attention_across_texts_changes_every_loss_except_those_of_the_first_texts_of_windows() -> None:
     across = Windows(kind="windows", length=128, attend_across=True)
     windows, _ = window_positions(ROWS.lengths, 128)
     first = np.r_[True, windows[1:] != windows[:-1]]
@@ -61,32 +61,32 @@ def test_texts_that_see_each_other_lose_something_else_but_the_first_of_a_window
     assert (difference[~first] > 1e-4).mean() > 0.9
 
 
-def test_packing_changes_no_token() -> None:
+def test_packing_keeps_the_measured_tokens() -> None:
     packed, single = (Batch.of([ROWS], 400, CPU, p) for p in (Windows(kind="windows", length=128), OnePerRow()))
-    order = single.text_of[0].argsort(stable=True)  # rows that begin alike stand together
+    order = single.text_of[0].argsort(stable=True)  # one text per row: sorted by prefix
     for name in ("targets", "text_of", "labels", "corpus"):
         assert torch.equal(getattr(packed, name)[0], getattr(single, name)[0][order])
     assert packed.num_tokens == single.num_tokens == (ROWS.lengths.sum(),)
 
 
 @pytest.mark.parametrize("packing", [OnePerRow(), Windows(kind="windows", length=128, attend_across=False)], ids=str)
-def test_replicas_of_other_lengths_lose_what_each_loses_alone(packing: PackingSpec) -> None:
-    """Rows of several replicas are filled up to the longest and the most; what was filled in is measured nowhere."""
+def test_padding_over_replicas_changes_no_loss(packing: PackingSpec) -> None:
+    """Replicas with fewer or shorter rows are padded; padding has no measured tokens."""
     short = ROWS[ROWS.lengths <= np.median(ROWS.lengths)][:50]
-    both = [ROWS[:50], short]
+    rows_of_replicas = [ROWS[:50], short]
     shape = ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2))
     stack = llama.build(shape, 400, generators=tuple(torch.Generator().manual_seed(i) for i in range(2)))
-    batch = Batch.of(both, 400, CPU, packing)
-    together = token_losses(stack, batch)
-    for number, rows in enumerate(both):
-        alone = Batch.of([rows], 400, CPU, packing)
-        loss_mask = batch.loss_mask[number] > 0
-        assert torch.equal(batch.targets[number][loss_mask], alone.targets[0])
-        expected = token_losses(stack.replica(number), alone)[0]
-        assert torch.allclose(together[number][loss_mask], expected, atol=1e-5)
+    batch = Batch.of(rows_of_replicas, 400, CPU, packing)
+    stacked = token_losses(stack, batch)
+    for number, rows in enumerate(rows_of_replicas):
+        single = Batch.of([rows], 400, CPU, packing)
+        measured = batch.loss_mask[number] > 0
+        assert torch.equal(batch.targets[number][measured], single.targets[0])
+        expected = token_losses(stack.replica(number), single)[0]
+        assert torch.allclose(stacked[number][measured], expected, atol=1e-5)
 
 
-def test_prefixes_that_rows_share_are_one_node() -> None:
+def test_each_distinct_prefix_is_one_node() -> None:
     batch = Batch.of([ROWS], 400, CPU)
     inputs = {tuple(row[:column]) for row, length in zip(ROWS.input_ids.tolist(), ROWS.lengths.tolist(), strict=True)
               for column in range(1, length)}  # fmt: skip
@@ -94,6 +94,6 @@ def test_prefixes_that_rows_share_are_one_node() -> None:
     assert len(inputs) < 0.7 * (ROWS.lengths - 1).sum()
 
 
-def test_a_text_longer_than_a_window_is_refused() -> None:
-    with pytest.raises(ValueError, match=rf"a text has {ROWS.lengths.max()} tokens, a window only 16"):
+def test_a_text_longer_than_a_window_raises_an_error() -> None:
+    with pytest.raises(ValueError, match=rf"packing\.length.* {ROWS.lengths.max()} .* 16"):
         Batch.of([ROWS], 400, CPU, Windows(kind="windows", length=16))

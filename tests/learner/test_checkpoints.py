@@ -1,4 +1,4 @@
-"""Trials that were stopped, killed or damaged go on where they were, bit by bit."""
+"""Trials that were paused, stopped or killed resume from their checkpoints with bit-equal results."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
 
     reports = 0
 
-    def die_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
+    def fail_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
         nonlocal reports
         reports += 1
         if reports == 3:
@@ -33,7 +33,7 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     whole = trained(TINY)
     with pytest.raises(Killed):
-        trained(TINY, checkpoint_every_s=0.01, report=die_at_the_third, checkpoints=checkpoints)
+        trained(TINY, checkpoint_every_s=0.01, report=fail_at_the_third, checkpoints=checkpoints)
     assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
     resumed = trained(TINY, checkpoint_every_s=0.01, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
@@ -48,7 +48,7 @@ def kept_steps(checkpoints: Checkpoints) -> list[int]:
     return checkpoint_steps(names)
 
 
-def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> None:
+def test_a_trial_resumed_after_its_last_step_returns_the_same_result(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     whole = trained(TINY, checkpoints=checkpoints)
     assert len(kept_steps(checkpoints)) == 2
@@ -57,38 +57,38 @@ def test_a_trial_resumed_after_its_last_step_has_its_result(tmp_path: Path) -> N
     assert kept_steps(checkpoints) == []
 
 
-def test_trials_are_saved_at_evaluations_and_whenever_it_is_time(tmp_path: Path) -> None:
-    class Noted(Checkpoints):
+def test_trials_are_saved_at_evaluations_and_at_the_checkpoint_interval(tmp_path: Path) -> None:
+    class RecordedCheckpoints(Checkpoints):
         def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
             steps.append(step)
             super().save(trial_id, step, state)
 
     evaluated = [evaluation.step for evaluation in trained(TINY).result.evaluations]
     steps: list[int] = []
-    trained(TINY, checkpoint_every_s=1e3, checkpoints=Noted(Storage.at(f"{tmp_path}/seldom")))
+    trained(TINY, checkpoint_every_s=1e3, checkpoints=RecordedCheckpoints(Storage.at(f"{tmp_path}/seldom")))
     assert steps == evaluated
     steps.clear()
-    trained(TINY, checkpoint_every_s=0.0, checkpoints=Noted(Storage.at(f"{tmp_path}/often")))
+    trained(TINY, checkpoint_every_s=0.0, checkpoints=RecordedCheckpoints(Storage.at(f"{tmp_path}/often")))
     assert set(steps) > set(evaluated)
     assert steps == sorted(set(steps))
 
 
 def half_trained(folder: Path) -> tuple[Checkpoints, str]:
-    """The checkpoints of TINY as it was asked to pause, and its id."""
+    """Return the checkpoints of TINY, paused after some steps, and its trial id."""
     checkpoints = Checkpoints(Storage.at(str(folder)))
-    looks = 0
+    polls = 0
 
     def signal() -> Signal:
-        nonlocal looks
-        looks += 1
-        return Signal.PAUSE if looks == 6 else Signal.CONTINUE
+        nonlocal polls
+        polls += 1
+        return Signal.PAUSE if polls == 6 else Signal.CONTINUE
 
     with pytest.raises(PausedError, match=r"after step \d+"):
         trained(TINY, checkpoints=checkpoints, checkpoint_every_s=0.0, poll_signal=signal)
     return checkpoints, TINY.trial_id
 
 
-def test_a_trial_that_is_asked_to_pause_saves_and_goes_on_bit_equal(tmp_path: Path) -> None:
+def test_a_paused_trial_saves_and_resumes_bit_equal(tmp_path: Path) -> None:
     checkpoints, _ = half_trained(tmp_path)
     whole = trained(TINY)
     assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
@@ -96,41 +96,43 @@ def test_a_trial_that_is_asked_to_pause_saves_and_goes_on_bit_equal(tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
 
 
-def test_a_trial_that_is_asked_to_end_measures_where_it_is(tmp_path: Path) -> None:
+def test_a_stopped_trial_is_evaluated_at_its_current_step(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     result = trained(TINY, checkpoints=checkpoints, poll_signal=lambda: Signal.STOP).result
     assert (result.stop_reason, result.num_steps, result.final.step) == (StopReason.EARLY, 1, 1)
-    assert trained(TINY, checkpoints=checkpoints).result == result  # nothing is trained beyond it
+    assert trained(TINY, checkpoints=checkpoints).result == result  # a finished trial is not trained further
 
 
-HARM: dict[str, Callable[[bytes], bytes]] = {
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
-    "without its last byte": lambda content: content[:-1],
-    "half of it": lambda content: content[: len(content) // 2],
-    "another digest": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "a bit of a weight": lambda content: content[:-100] + bytes([content[-100] ^ 8]) + content[-99:],
-    "more than it": lambda content: content + b"more",
+    "last byte missing": lambda content: content[:-1],
+    "second half missing": lambda content: content[: len(content) // 2],
+    "bit of the digest flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "bit of a weight flipped": lambda content: content[:-100] + bytes([content[-100] ^ 8]) + content[-99:],
+    "bytes appended": lambda content: content + b"more",
 }
 
 
-@pytest.mark.parametrize("harm", HARM.values(), ids=HARM)
-@pytest.mark.parametrize("num_harmed", [1, 2])
-def test_damaged_checkpoints_are_never_loaded(tmp_path: Path, harm: Callable[[bytes], bytes], num_harmed: int) -> None:
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_damaged_checkpoints_are_never_loaded(
+    tmp_path: Path, damage: Callable[[bytes], bytes], num_damaged: int
+) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     for step in (100, 200):
         checkpoints.save("trial", step, {"weights": torch.full((100,), float(step))})
-    for step in (100, 200)[-num_harmed:]:
+    for step in (100, 200)[-num_damaged:]:
         path = tmp_path / checkpoint_path("trial", step)
-        path.write_bytes(harm(path.read_bytes()))
+        path.write_bytes(damage(path.read_bytes()))
     step, states = checkpoints.latest(["trial"], CPU)
-    assert (step, len(states)) == ((100, 1) if num_harmed == 1 else (0, 0))
+    assert (step, len(states)) == ((100, 1) if num_damaged == 1 else (0, 0))
     assert all(torch.equal(state["weights"], torch.full((100,), 100.0)) for state in states)
-    assert len(list(tmp_path.rglob("*.pt.damaged"))) == num_harmed
+    assert len(list(tmp_path.rglob("*.pt.damaged"))) == num_damaged
     forget_checkpoints(checkpoints.storage, "trial")
     assert not list(tmp_path.rglob("checkpoint-*"))
 
 
-def test_damaged_checkpoints_are_set_aside_for_the_ones_before(tmp_path: Path) -> None:
+def test_a_trial_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
     checkpoints, trial_id = half_trained(tmp_path)
     path = tmp_path / checkpoint_path(trial_id, kept_steps(checkpoints)[-1])
     path.write_bytes(path.read_bytes()[:-7])
@@ -139,7 +141,7 @@ def test_damaged_checkpoints_are_set_aside_for_the_ones_before(tmp_path: Path) -
 
 
 class Bomb:
-    """Unpickled, it runs a command."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -156,13 +158,15 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_error_in_training_tells_how_far_it_was(tmp_path: Path) -> None:
-    def break_down(trial_id: str, evaluation: Evaluation) -> None:
+def test_completed_steps_are_reported_until_an_error() -> None:
+    def fail(trial_id: str, evaluation: Evaluation) -> None:
         raise RuntimeError("a part broke")
 
-    with pytest.raises(RuntimeError, match="a part broke") as caught:
-        trained(TINY, report=break_down)
-    assert caught.value.after_step == trained(TINY).result.evaluations[0].step
+    steps: list[int] = []
+    with pytest.raises(RuntimeError, match="a part broke"):
+        trained(TINY, report=fail, on_step=steps.append)
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, trained(TINY).result.evaluations[0].step)
 
 
 PHASED = TINY.model_copy(
@@ -183,14 +187,14 @@ PHASED = TINY.model_copy(
 
 
 class EveryCheckpoint(Checkpoints):
-    """Keeps all checkpoints, to go on from any."""
+    """Keeps all checkpoints, each in a storage of its own."""
 
     def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
         Checkpoints(Storage.at(f"{self.storage.root}/{step}")).save(trial_id, step, state)
 
 
 def test_a_curriculum_resumed_from_any_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
-    """Phases by length and by loss, an optimizer with weights of its own for evaluation, a checkpoint in every phase."""
+    """The curriculum has a phase by length and one by loss; schedule-free AdamW evaluates averaged weights."""
     whole = trained(PHASED, checkpoint_every_s=0.0, checkpoints=EveryCheckpoint(Storage.at(str(tmp_path))))
     phases = [evaluation.phase for evaluation in whole.result.evaluations]
     assert phases[0] == 1

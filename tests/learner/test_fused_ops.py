@@ -1,4 +1,4 @@
-"""Gradients written by hand are those of the plain formulas."""
+"""Values and gradients of the hand-written operations equal those of the plain formulas."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from raycap.learner.fused_ops import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
 
 ANGLES = torch.arange(40.0).view(2, 5, 4)
-TURNS, BACK = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))
+ROPE, ROPE_CONJUGATE = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))
 TARGETS = torch.tensor([[0, 3, 6, 2, 2], [1, 1, 0, 5, 4]])
 
 
@@ -32,8 +32,8 @@ def plain_attention(heads: Tensor) -> Tensor:
     q, k, v = heads.unbind(3)
     scores = 0.3 * torch.einsum("rbtkd,rbskd->rbkts", q, k)
     later = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    shares = scores.masked_fill(later, -torch.inf).softmax(-1)
-    return torch.einsum("rbkts,rbskd->rbtkd", shares, v).reshape(2, 15, 8)
+    probs = scores.masked_fill(later, -torch.inf).softmax(-1)
+    return torch.einsum("rbkts,rbskd->rbtkd", probs, v).reshape(2, 15, 8)
 
 
 def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
@@ -41,22 +41,22 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("ours", "plain", "shapes"),
+    ("fused", "plain", "shapes"),
     [
         (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
         (swiglu, plain_swiglu, [(2, 5, 8)]),
-        (lambda x: rotate(x, TURNS, BACK), plain_rotation, [(2, 5, 8)]),
+        (lambda x: rotate(x, ROPE, ROPE_CONJUGATE), plain_rotation, [(2, 5, 8)]),
         (lambda heads: attend(heads, None, 0.3), plain_attention, [(2, 3, 5, 3, 2, 4)]),
         (lambda h, w: cross_entropy(h, w, TARGETS), plain_cross_entropy, [(2, 5, 8), (2, 7, 8)]),
     ],
     ids=["rms_norm", "swiglu", "rotate", "attend", "cross_entropy"],
 )
-def test_values_and_gradients(
-    ours: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+def test_values_and_gradients_equal_those_of_the_plain_formula(
+    fused: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     arguments = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
-    values, expected = ours(*arguments), plain(*arguments)
+    values, expected = fused(*arguments), plain(*arguments)
     assert torch.allclose(values, expected, atol=1e-6)
     upstream = torch.randn(values.shape, generator=generator)
     gradients = torch.autograd.grad(values, arguments, upstream)
@@ -64,8 +64,8 @@ def test_values_and_gradients(
         assert torch.allclose(a, b, atol=1e-5)
 
 
-def test_a_target_of_no_share_at_all_costs_what_it_costs() -> None:
-    """Softmax gives it 0 in fp32; its loss is still the difference of logits."""
+def test_the_loss_is_exact_for_a_target_whose_probability_underflows() -> None:
+    """The softmax of the target is 0 in fp32; the loss is the difference of the logits."""
     hidden = torch.tensor([[[200.0]]])
     unembedding = torch.tensor([[[1.0], [0.0]]])
     assert cross_entropy(hidden, unembedding, torch.tensor([[1]])).item() == pytest.approx(200.0)

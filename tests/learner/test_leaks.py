@@ -1,4 +1,4 @@
-"""No held-out question reaches a model: the very rows that workers train on against the rows that are evaluated."""
+"""No held-out question is trained on: the rows of the training stream contain none of the held-out rows."""
 
 import json
 
@@ -25,7 +25,7 @@ def trial(arm: str) -> TrialSpec:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None:
+def test_trained_rows_contain_no_held_out_row(arm: str) -> None:
     spec = trial(arm)
     data = TrainingData.of(spec, populations_of(spec))
     order = data.order(Curriculum(data, CurriculumState()).mixes)
@@ -48,33 +48,35 @@ def test_rows_trained_and_rows_held_out_have_nothing_in_common(arm: str) -> None
         source = RowSource(data.composers, order, steps, rank, 2)
         for rows in source.rows_from(0):
             seen |= {row.tobytes() for row in rows.input_ids}
-    assert len(seen) == sum(order.sizes)  # everything that may be trained was
+    assert len(seen) == sum(order.sizes)  # every row of the training split was trained on
     assert not seen & held_out
 
 
-def test_a_trained_question_of_three_hops_spells_no_held_out_one() -> None:
-    """Its first two hops, and its last two, are questions of two hops that are trained themselves."""
+def test_chains_of_trained_three_hop_questions_contain_no_held_out_question() -> None:
+    """The first two hops and the last two hops of each are two-hop questions of the training split."""
     spec = trial("three_hops_spelled")
     data = TrainingData.of(spec, populations_of(spec))
     two_hop, three_hop = (composer.corpus for composer in data.composers)
     profiles = two_hop.profiles
     num_relations, num_subjects = len(profiles.schema.relations), len(profiles.schema.subjects)
-    asked = three_hop.unpack(data.composers[1].trained[np.arange(len(data.composers[1].trained))])
-    first, second = asked.relations.T
+    questions = three_hop.unpack(data.composers[1].trained[np.arange(len(data.composers[1].trained))])
+    first, second = questions.relations.T
     front = (
-        (asked.person.astype(np.int64) * num_relations + first) * num_subjects + (num_subjects - num_relations) + second
+        (questions.person.astype(np.int64) * num_relations + first) * num_subjects
+        + (num_subjects - num_relations)
+        + second
     )
-    between = profiles.relations[asked.person, first].astype(np.int64)
-    back = (between * num_relations + second) * num_subjects + asked.subject
+    between = profiles.relations[questions.person, first].astype(np.int64)
+    back = (between * num_relations + second) * num_subjects + questions.subject
     assert (two_hop.split_codes[front] == TRAIN).all()
     assert (two_hop.split_codes[back] == TRAIN).all()
 
 
-def test_the_mix_is_declared_for_trained_texts_only() -> None:
-    """Holding questions out changes which come, not how many of each kind."""
+def test_the_mix_applies_to_trained_texts_only() -> None:
+    """Held-out splits change which questions are trained on, not the share of each kind."""
     spec = trial("latent")
     data = TrainingData.of(spec, populations_of(spec))
     order = data.order((Mix(0, data.shares()),))
-    asked = order.num_asked(1000)
-    assert asked[0] / sum(asked) == pytest.approx(0.2, abs=1e-4)
+    counts = order.num_asked(1000)
+    assert counts[0] / sum(counts) == pytest.approx(0.2, abs=1e-4)
     assert order.sizes[1] < data.composers[1].corpus.num_ids

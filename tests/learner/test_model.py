@@ -1,4 +1,4 @@
-"""Our Llama is transformers' Llama under every parametrisation, and its counted formula counts it."""
+"""The model equals transformers' Llama under every parametrization, and its parameters are counted correctly."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def tokens(num_rows: int, length: int) -> torch.Tensor:
     return torch.randint(0, 97, (num_rows, length), generator=torch.Generator().manual_seed(2))
 
 
-def moved(model: llama.Llama) -> llama.Llama:
-    """The same model with gains that are not 1 and the weights of some training."""
+def perturbed(model: llama.Llama) -> llama.Llama:
+    """Perturb all weights in place, so that gains are not 1."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,18 +42,18 @@ def moved(model: llama.Llama) -> llama.Llama:
 
 
 @pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
-def test_logits_are_those_of_transformers(spec: ModelByWidth, tmp_path: Path) -> None:
-    model, input_ids = moved(built(spec)), tokens(5, 11)
+def test_logits_equal_those_of_transformers(spec: ModelByWidth, tmp_path: Path) -> None:
+    model, input_ids = perturbed(built(spec)), tokens(5, 11)
     pretrained.save(model, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path)
-    ours = logits_of(model, input_ids)
+    logits = logits_of(model, input_ids)
     with torch.no_grad():
-        assert (ours - reference(input_ids).logits).abs().max() < 1e-5
+        assert (logits - reference(input_ids).logits).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
-def test_a_saved_model_is_loaded_again(spec: ModelByWidth, tmp_path: Path) -> None:
-    model, input_ids = moved(built(spec)), tokens(5, 11)
+def test_a_saved_model_can_be_loaded(spec: ModelByWidth, tmp_path: Path) -> None:
+    model, input_ids = perturbed(built(spec)), tokens(5, 11)
     pretrained.save(model, tmp_path)
     loaded = pretrained.load(spec, tmp_path)
     assert loaded.vocab_size == model.vocab_size
@@ -61,34 +61,34 @@ def test_a_saved_model_is_loaded_again(spec: ModelByWidth, tmp_path: Path) -> No
     assert difference == 0 if spec in SHAPES else difference < 1e-5
 
 
-def test_what_transformers_saves_is_loaded_too(tmp_path: Path) -> None:
-    model = moved(built(SHAPES[2]))
+def test_a_model_saved_by_transformers_can_be_loaded(tmp_path: Path) -> None:
+    model = perturbed(built(SHAPES[2]))
     pretrained.save(model, tmp_path)
     AutoModelForCausalLM.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     loaded = pretrained.load(SHAPES[2], tmp_path / "again")
     assert torch.equal(logits_of(loaded, tokens(2, 5)), logits_of(model, tokens(2, 5)))
 
 
-def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_loading_a_model_of_another_shape_raises_an_error(tmp_path: Path) -> None:
     pretrained.save(built(SHAPES[1]), tmp_path)
-    with pytest.raises(ValueError, match=r"has num_hidden_layers 3, .*tie_word_embeddings False, .* asks for .* True"):
+    with pytest.raises(ValueError, match=r"num_hidden_layers 3, .*tie_word_embeddings False, .* True"):
         pretrained.load(SHAPES[1].model_copy(update={"num_layers": 2, "tie_embeddings": True}), tmp_path)
 
 
 @pytest.mark.parametrize("spec", SHAPES)
-def test_mup_at_its_base_width_is_the_standard_model(spec: ModelByWidth) -> None:
+def test_mup_at_its_base_width_equals_the_standard_parametrization(spec: ModelByWidth) -> None:
     mup = spec.model_copy(update={"parametrization": MuP(kind="mup", base_width=spec.hidden_size)})
-    ours, same = built(spec), built(mup)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), same.parameters(), strict=True))
-    assert torch.equal(logits_of(ours, tokens(5, 11)), logits_of(same, tokens(5, 11)))
+    standard, scaled = built(spec), built(mup)
+    assert all(torch.equal(a, b) for a, b in zip(standard.parameters(), scaled.parameters(), strict=True))
+    assert torch.equal(logits_of(standard, tokens(5, 11)), logits_of(scaled, tokens(5, 11)))
 
 
 @pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
-def test_segments_of_a_row_are_as_alone_as_in_rows_of_their_own(spec: ModelByWidth) -> None:
-    model, alone = moved(built(spec)), [tokens(2, length) for length in (4, 7, 1, 5)]
-    packed = torch.cat(alone, dim=1)
-    segments = torch.cat([torch.full_like(row, number) for number, row in enumerate(alone)], dim=1)
-    expected = torch.cat([logits_of(model, row) for row in alone], dim=1)
+def test_segments_of_a_row_have_the_logits_of_separate_rows(spec: ModelByWidth) -> None:
+    model, rows = perturbed(built(spec)), [tokens(2, length) for length in (4, 7, 1, 5)]
+    packed = torch.cat(rows, dim=1)
+    segments = torch.cat([torch.full_like(row, number) for number, row in enumerate(rows)], dim=1)
+    expected = torch.cat([logits_of(model, row) for row in rows], dim=1)
     assert (logits_of(model, packed, segments) - expected).abs().max() < 1e-5
     across = logits_of(model, packed)
     assert (across[:, :4] - expected[:, :4]).abs().max() < 1e-5
@@ -96,7 +96,7 @@ def test_segments_of_a_row_are_as_alone_as_in_rows_of_their_own(spec: ModelByWid
 
 
 @pytest.mark.parametrize("spec", SHAPES)
-def test_the_formula_counts_the_built_model(spec: ModelByWidth) -> None:
+def test_the_formula_counts_the_parameters_of_a_model(spec: ModelByWidth) -> None:
     model = built(spec)
     counts = parameter_counts(spec, 97)
     assert counts == llama.count_parameters(model)
@@ -104,12 +104,12 @@ def test_the_formula_counts_the_built_model(spec: ModelByWidth) -> None:
 
 
 @pytest.mark.parametrize(("h", "num_layers", "total"), [(80, 4, 890_320), (64, 12, 1_172_032), (272, 12, 15_843_728)])
-def test_the_formula_gives_the_papers_sizes(h: int, num_layers: int, total: int) -> None:
+def test_the_formula_gives_the_sizes_of_the_paper(h: int, num_layers: int, total: int) -> None:
     assert parameter_counts(ModelByWidth(hidden_size=h, num_layers=num_layers), 3000).total == total
 
 
 @pytest.mark.parametrize("target", [120_000, 890_000, 1_170_000, 15_000_000])
-def test_the_nearest_width_to_a_target_is_taken(target: int) -> None:
+def test_the_width_nearest_to_the_target_is_chosen(target: int) -> None:
     solved = width_for_params(ModelByParams(num_params=target), 3000)
     distance = abs(parameter_counts(solved, 3000).total - target)
     for multiple in range(1, 40):
@@ -117,11 +117,11 @@ def test_the_nearest_width_to_a_target_is_taken(target: int) -> None:
         assert distance <= abs(parameter_counts(other, 3000).total - target)
 
 
-def test_a_size_that_no_width_comes_near_is_refused() -> None:
+def test_a_size_far_from_that_of_every_width_raises_an_error() -> None:
     with pytest.raises(ValueError, match=r"no width gives 1,000 parameters .* 112,528 \(hidden_size 16\)"):
         width_for_params(ModelByParams(num_params=1_000), 3000)
 
 
-def test_weights_follow_from_the_generator() -> None:
+def test_weights_are_determined_by_the_generator() -> None:
     a, b = built(SHAPES[0]), built(SHAPES[0])
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -1,4 +1,4 @@
-"""Under muP features and logits move alike at every width; under the standard parametrisation they do not."""
+"""Under muP, changes of features and logits are equal at every width; under the standard parametrization they grow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Schedules, groups of parameters, Muon's updates, averaged weights, and resuming from a state."""
+"""Learning rate schedules, parameter groups, Muon's updates, averaged weights, and saved states."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -43,7 +43,7 @@ def built(spec: OptimizerSpec, shape: ModelByWidth = SHAPE) -> tuple[llama.Llama
 
 
 def group_of(kind: ParameterGroup, model: llama.Llama, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """The group that moves the parameters of a kind."""
+    """Return the torch parameter group that holds the weights of a model group."""
     (found,) = [
         group
         for member in optimizer.members
@@ -75,7 +75,7 @@ def equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("schedule", Schedule)
-def test_rates_rise_then_follow_their_schedule(schedule: Schedule) -> None:
+def test_rates_warm_up_and_follow_their_schedule(schedule: Schedule) -> None:
     spec = AdamW(warmup_steps=10, schedule=schedule)
     factors = [optim.schedule_factor(spec, step, 110) for step in range(110)]
     assert factors[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
@@ -87,7 +87,7 @@ def test_rates_rise_then_follow_their_schedule(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
-def test_wsd_falls_in_a_line_over_the_share_at_the_end(share: float) -> None:
+def test_wsd_decays_linearly_over_the_last_share_of_steps(share: float) -> None:
     spec = AdamW(warmup_steps=10, schedule=Schedule.WSD, decay_share=share)
     num_falling = min(round(100 * share), 90)
     for step in range(10, 100):
@@ -103,7 +103,7 @@ def test_short_runs_warm_up_over_half_their_steps(spec: OptimizerSpec, num_steps
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
-def test_every_group_follows_its_peak_rate(spec: OptimizerSpec) -> None:
+def test_the_rate_of_every_group_is_scaled_from_its_peak(spec: OptimizerSpec) -> None:
     model, optimizer = built(spec)
     assert optimizer.set_rate(2, 40) == pytest.approx((0.6 * spec.lr,))
     for kind in ParameterGroup:
@@ -115,7 +115,7 @@ def test_every_group_follows_its_peak_rate(spec: OptimizerSpec) -> None:
     "make", [AdamW, lambda **k: ScheduleFree(kind="schedule_free", **k), lambda **k: Muon(kind="muon", **k)]
 )
 @pytest.mark.parametrize("decayed", ["matrices", "embeddings", "gains"])
-def test_decay_reaches_its_group_only(make: Callable[..., OptimizerSpec], decayed: str) -> None:
+def test_weight_decay_applies_to_its_group_only(make: Callable[..., OptimizerSpec], decayed: str) -> None:
     decay = {"matrices": 0.0, "embeddings": 0.0, "gains": 0.0, decayed: 0.5}
     model, optimizer = built(make(lr=0.1, warmup_steps=0, weight_decay=WeightDecay(**decay)))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -131,19 +131,19 @@ def test_decay_reaches_its_group_only(make: Callable[..., OptimizerSpec], decaye
 
 
 @pytest.mark.parametrize(
-    ("spec", "slower"), zip(OPTIMIZERS, [4.0, 4.0, 2.0], strict=True), ids=lambda v: getattr(v, "kind", None)
+    ("spec", "divisor"), zip(OPTIMIZERS, [4.0, 4.0, 2.0], strict=True), ids=lambda v: getattr(v, "kind", None)
 )
-def test_under_mup_matrices_learn_slower_and_decay_as_fast(spec: OptimizerSpec, slower: float) -> None:
+def test_mup_divides_the_rate_of_matrices_and_multiplies_their_decay(spec: OptimizerSpec, divisor: float) -> None:
     wide = SHAPE.model_copy(update={"hidden_size": 64, "parametrization": MuP(kind="mup", base_width=16)})
     for kind in ParameterGroup:
         narrow_group, wide_group = (group_of(kind, *built(spec, shape)) for shape in (SHAPE, wide))
-        factor = slower if kind is ParameterGroup.MATRIX else 1.0
+        factor = divisor if kind is ParameterGroup.MATRIX else 1.0
         assert wide_group["initial_lr"] == pytest.approx(narrow_group["initial_lr"] / factor)
         assert wide_group["weight_decay"] == pytest.approx(narrow_group["weight_decay"] * factor)
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
-def test_the_loss_falls(spec: OptimizerSpec) -> None:
+def test_training_reduces_the_loss(spec: OptimizerSpec) -> None:
     model, optimizer = built(spec)
     before = loss_of(model).item()
     train(model, optimizer, range(40))
@@ -151,15 +151,15 @@ def test_the_loss_falls(spec: OptimizerSpec) -> None:
         assert loss_of(model).item() < 0.7 * before
 
 
-def test_muon_moves_every_projection_by_a_nearly_orthogonal_matrix() -> None:
+def test_muon_updates_every_projection_by_a_nearly_orthogonal_matrix() -> None:
     model, optimizer = built(Muon(kind="muon", muon_lr=0.1, warmup_steps=0, weight_decay=NO_DECAY))
     before = transformers_weights(model)
     generator = torch.Generator().manual_seed(0)
-    # The gradients are those of a sum over weights times what is to be their gradient.
+    # The gradient of sum(weight * gradient) with respect to the weight is the chosen gradient.
     objective = torch.zeros(())
     for name, parameter in model.named_parameters():
         gradient = torch.randn(parameter.shape, generator=generator)
-        if "qkv" in name:  # the gradient of q is far the largest, and one of its directions far the largest of all
+        if "qkv" in name:  # gradients of q, k and v differ in scale, and so do the singular values of each
             u, _, v = torch.linalg.svd(gradient[0].unflatten(0, (3, -1)))
             values = torch.linspace(0.2, 2.0, 16) * torch.tensor([[30.0], [1.0], [0.1]])
             gradient = (u @ torch.diag_embed(values) @ v).flatten(0, 1)[None]
@@ -169,31 +169,32 @@ def test_muon_moves_every_projection_by_a_nearly_orthogonal_matrix() -> None:
     optimizer.step()
     for name, weight in transformers_weights(model).items():
         if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "down_proj.weight")):
-            move = (weight - before[name]) / 0.1
-            values = torch.linalg.svdvals(move) / (0.2 * max(move.shape) ** 0.5)
+            update = (weight - before[name]) / 0.1
+            values = torch.linalg.svdvals(update) / (0.2 * max(update.shape) ** 0.5)
             assert values.min() > 0.6, name
             assert values.max() < 1.3, name
-            assert move.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)  # an AdamW update's, in units of lr
+            # The root mean square of an AdamW update in units of lr.
+            assert update.square().mean().sqrt() == pytest.approx(0.2, rel=0.2)
 
 
-def test_muon_is_torchs_muon_on_every_matrix_of_a_row() -> None:
+def test_muon_equals_the_muon_of_torch_on_every_matrix_of_a_row() -> None:
     shapes = [torch.Size(shape) for shape in [(16, 16), (16, 64), (64, 16)]]
     sizes = [shape.numel() for shape in shapes]
-    ours, theirs = torch.ones(sum(sizes)), [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
-    mine = optim.FusedMuon([{"params": [ours], "shapes": shapes, "lr": 0.1, "weight_decay": 0.1}], momentum=0.9)
-    torchs = torch.optim.Muon(theirs, lr=0.1, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    row, parameters = torch.ones(sum(sizes)), [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    muon = optim.FusedMuon([{"params": [row], "shapes": shapes, "lr": 0.1, "weight_decay": 0.1}], momentum=0.9)
+    reference = torch.optim.Muon(parameters, lr=0.1, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        ours.grad = torch.randn(ours.shape, generator=generator)
-        for parameter, gradient in zip(theirs, ours.grad.split(sizes), strict=True):
+        row.grad = torch.randn(row.shape, generator=generator)
+        for parameter, gradient in zip(parameters, row.grad.split(sizes), strict=True):
             parameter.grad = gradient.view_as(parameter).clone()
-        mine.step()
-        torchs.step()
-    for a, b in zip(ours.split(sizes), theirs, strict=True):
-        assert (a.view_as(b) - b).abs().mean() < 0.02 * (a - 1).abs().mean()  # theirs is in bf16
+        muon.step()
+        reference.step()
+    for a, b in zip(row.split(sizes), parameters, strict=True):
+        assert (a.view_as(b) - b).abs().mean() < 0.02 * (a - 1).abs().mean()  # torch computes in bf16
 
 
-def test_schedule_free_is_the_librarys_with_its_own_warm_up() -> None:
+def test_schedule_free_equals_the_library_with_its_own_warm_up() -> None:
     spec = ScheduleFree(kind="schedule_free", lr=0.02, warmup_steps=7, weight_decay=WeightDecay(gains=0.1))
     (model, optimizer), (reference, _) = built(spec), built(spec)
     train(model, optimizer, range(20))
@@ -212,7 +213,7 @@ def test_schedule_free_is_the_librarys_with_its_own_warm_up() -> None:
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
-def test_averaged_weights_come_and_go_without_a_trace(spec: OptimizerSpec) -> None:
+def test_switching_to_averaged_weights_does_not_change_training(spec: OptimizerSpec) -> None:
     (model, optimizer), (undisturbed, other) = built(spec), built(spec)
     train(model, optimizer, range(10))
     training = weights(model)
@@ -226,18 +227,18 @@ def test_averaged_weights_come_and_go_without_a_trace(spec: OptimizerSpec) -> No
 
 
 @pytest.mark.parametrize("spec", OPTIMIZERS, ids=lambda spec: spec.kind)
-def test_training_resumes_exactly(spec: OptimizerSpec, tmp_path: Path) -> None:
+def test_training_resumes_bit_equal_from_a_saved_state(spec: OptimizerSpec, tmp_path: Path) -> None:
     model, optimizer = built(spec)
     train(model, optimizer, range(10))
     torch.save((weights(model), optimizer.state_of(0)), tmp_path / "state.pt")
     train(model, optimizer, range(10, 20))
 
-    resumed, its_optimizer = built(spec)
+    resumed, resumed_optimizer = built(spec)
     saved, state = torch.load(tmp_path / "state.pt", weights_only=True)
     for weight, kept in zip(resumed.storage.values(), saved, strict=True):
         weight.copy_(kept)
-    its_optimizer.load_state_of(0, state)
-    train(resumed, its_optimizer, range(10, 20))
+    resumed_optimizer.load_state_of(0, state)
+    train(resumed, resumed_optimizer, range(10, 20))
     assert equal(weights(model), weights(resumed))
-    with optimizer.averaged(), its_optimizer.averaged():
+    with optimizer.averaged(), resumed_optimizer.averaged():
         assert equal(weights(model), weights(resumed))

@@ -1,4 +1,4 @@
-"""When trials look around: the workers of one must do so after the same steps, and heed the same wish."""
+"""All workers of a trial pause after the same steps and act on the same signal."""
 
 import json
 import subprocess
@@ -17,24 +17,24 @@ dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_s
 began = time.monotonic()
 poll = (lambda: Signal.PAUSE if time.monotonic() > began + 1.5 else Signal.CONTINUE) if rank == 0 else lambda: Signal.STOP
 pauses = PauseSchedule(0.3, poll, WorkerContext(rank, 2, torch.device("cpu")), 0)
-step, looked = 0, []
-while not looked or looked[-1][2] is Signal.CONTINUE:
+step, polled = 0, []
+while not polled or polled[-1][2] is Signal.CONTINUE:
     step += 1
-    time.sleep(0.001 if rank == 0 else 0.004)  # one is slower, or its clock is
+    time.sleep(0.001 if rank == 0 else 0.004)  # ranks differ in speed
     if pauses.pauses_after(step):
         actions = pauses.poll(step)
-        looked.append((step, actions.save, actions.signal))
+        polled.append((step, actions.save, actions.signal))
         if actions.save:
             pauses.saved()
 dist.destroy_process_group()
-print(json.dumps([(step, save, int(signal)) for step, save, signal in looked]))
+print(json.dumps([(step, save, int(signal)) for step, save, signal in polled]))
 """
 
 
-def test_workers_look_after_the_same_steps_and_follow_the_first(tmp_path: Path) -> None:
+def test_workers_pause_after_the_same_steps_and_follow_rank_0(tmp_path: Path) -> None:
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path / "meeting"), str(rank)],
+            [sys.executable, "-c", WORKER, str(tmp_path / "rendezvous"), str(rank)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -42,13 +42,13 @@ def test_workers_look_after_the_same_steps_and_follow_the_first(tmp_path: Path) 
         for rank in range(2)
     ]
     try:
-        (first, trouble), (second, _) = (worker.communicate(timeout=60) for worker in workers)
+        (first, errors), (second, _) = (worker.communicate(timeout=300) for worker in workers)
     finally:
         for worker in workers:
             worker.kill()
-    assert first, trouble
+    assert first, errors
     assert first == second
-    looked = json.loads(first)
-    assert len(looked) > 3
-    assert any(save for _, save, _ in looked)
-    assert looked[-1][2] == 1  # PAUSE, which only the first wished
+    polled = json.loads(first)
+    assert len(polled) > 3
+    assert any(save for _, save, _ in polled)
+    assert polled[-1][2] == 1  # PAUSE, the signal of rank 0

@@ -1,4 +1,4 @@
-"""Trials that train together in one stack end as each would end alone."""
+"""Replicas of a stack have the results they have as single trials."""
 
 from pathlib import Path
 
@@ -46,13 +46,13 @@ def spec(seed: int, optimizer: OptimizerSpec, people: int = 0) -> TrialSpec:
 
 
 def different(optimizer: OptimizerSpec) -> tuple[TrialSpec, ...]:
-    """Replicas that differ in each thing that they may differ in."""
+    """Return specs that differ in everything in which the replicas of a stack may differ."""
     faster = optimizer.model_copy(update={"lr": 0.02})
     decayed = optimizer.model_copy(update={"weight_decay": optimizer.weight_decay.model_copy(update={"gains": 0.1})})
     return spec(0, optimizer), spec(1, optimizer), spec(0, faster), spec(0, decayed), spec(2, optimizer, people=5)
 
 
-def together(specs: tuple[TrialSpec, ...], **options: object) -> list[TrialResult | DivergedError]:
+def run_stack(specs: tuple[TrialSpec, ...], **options: object) -> list[TrialResult | DivergedError]:
     outcomes = run_trials(specs, source_commit="test", **options)
     return [outcome.result if isinstance(outcome, TrainedTrial) else outcome for outcome in outcomes]
 
@@ -63,14 +63,14 @@ def losses(evaluation: Evaluation) -> list[float]:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-def test_every_replica_has_the_losses_that_it_has_alone(optimizer: OptimizerSpec) -> None:
+def test_every_replica_has_the_losses_of_a_single_trial(optimizer: OptimizerSpec) -> None:
     specs = different(optimizer)
-    results = together(specs)
-    for mine, result in zip(specs, results, strict=True):
-        alone = run_trial(mine, source_commit="test").result
-        assert result.trial_id == alone.trial_id == mine.trial_id
-        assert (result.populations, result.parameters) == (alone.populations, alone.parameters)
-        for a, b in zip(result.evaluations, alone.evaluations, strict=True):
+    results = run_stack(specs)
+    for spec_of_one, result in zip(specs, results, strict=True):
+        single = run_trial(spec_of_one, source_commit="test").result
+        assert result.trial_id == single.trial_id == spec_of_one.trial_id
+        assert (result.populations, result.parameters) == (single.populations, single.parameters)
+        for a, b in zip(result.evaluations, single.evaluations, strict=True):
             assert (a.step, a.exposures, a.tokens, a.learning_rate) == (b.step, b.exposures, b.tokens, b.learning_rate)
             assert losses(a) == pytest.approx(losses(b), rel=1e-4)
             assert [row.key for row in a.losses.rows] == [row.key for row in b.losses.rows]
@@ -78,60 +78,60 @@ def test_every_replica_has_the_losses_that_it_has_alone(optimizer: OptimizerSpec
     assert len(set(ends)) == len(ends)
 
 
-def test_a_replica_that_diverges_leaves_the_others_alone() -> None:
+def test_a_replica_that_diverges_does_not_affect_the_others() -> None:
     wild = AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0, weight_decay=0.1)
     calm = wild.model_copy(update={"lr": 0.01})
-    first, diverged, last = together((spec(0, calm), spec(1, wild), spec(2, calm)))
+    first, diverged, last = run_stack((spec(0, calm), spec(1, wild), spec(2, calm)))
     assert isinstance(diverged, DivergedError)
-    assert "lower optimizer.lr" in str(diverged)
+    assert "optimizer.lr" in str(diverged)
     for seed, result in ((0, first), (2, last)):
-        alone = run_trial(spec(seed, calm), source_commit="test").result
-        assert losses(result.final) == pytest.approx(losses(alone.final), rel=1e-4)
-    with pytest.raises(DivergedError):  # there is nobody left to go on
+        single = run_trial(spec(seed, calm), source_commit="test").result
+        assert losses(result.final) == pytest.approx(losses(single.final), rel=1e-4)
+    with pytest.raises(DivergedError):  # no replica is left
         run_trials((spec(1, wild), spec(2, wild)), source_commit="test")
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-def test_replicas_go_on_from_their_own_checkpoints_in_any_company(optimizer: OptimizerSpec, tmp_path: Path) -> None:
+def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: OptimizerSpec, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
     specs = different(optimizer)
     reports = []
 
-    def die_half_way(trial_id: str, evaluation: Evaluation) -> None:
+    def fail_half_way(trial_id: str, evaluation: Evaluation) -> None:
         reports.append(trial_id)
         if len(reports) == 3 * len(specs):
             raise Killed
 
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     with pytest.raises(Killed):
-        run_trials(specs, source_commit="test", report=die_half_way, checkpoints=checkpoints)
-    assert set(reports) == {mine.trial_id for mine in specs}
-    whole = together(specs)
-    pair, others = together(specs[3:1:-1], checkpoints=checkpoints), together(specs[:2], checkpoints=checkpoints)
+        run_trials(specs, source_commit="test", report=fail_half_way, checkpoints=checkpoints)
+    assert set(reports) == {each.trial_id for each in specs}
+    whole = run_stack(specs)
+    pair, others = run_stack(specs[3:1:-1], checkpoints=checkpoints), run_stack(specs[:2], checkpoints=checkpoints)
     for result, expected in zip([*others, *pair[::-1]], whole[:4], strict=True):
         assert result.trial_id == expected.trial_id
         assert result.final.step == expected.final.step
         assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-4)
-        assert result.evaluations[0].losses == expected.evaluations[0].losses  # from before it was killed
+        assert result.evaluations[0].losses == expected.evaluations[0].losses  # from the checkpoint
 
 
-def test_a_stack_goes_on_from_the_last_step_that_all_have_kept(tmp_path: Path) -> None:
-    """Killed between two checkpoints of a step, one replica is further than the other."""
+def test_a_stack_resumes_from_the_last_common_checkpoint(tmp_path: Path) -> None:
+    """A crash between the checkpoints of one step leaves replicas at different steps."""
     specs = different(OPTIMIZERS[0])[:2]
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    whole = together(specs, checkpoints=checkpoints)
+    whole = run_stack(specs, checkpoints=checkpoints)
     last_but_one, last = checkpoints.steps(specs[1].trial_id)
     checkpoints.storage.delete(checkpoint_path(specs[1].trial_id, last))
     assert checkpoints.steps(specs[0].trial_id) == [last_but_one, last]
-    for result, expected in zip(together(specs, checkpoints=checkpoints), whole, strict=True):
+    for result, expected in zip(run_stack(specs, checkpoints=checkpoints), whole, strict=True):
         assert result.final.step == last
         assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-6)
         assert [e.step for e in result.evaluations] == [e.step for e in expected.evaluations]
 
 
-def test_one_that_diverged_does_not_hold_the_others_up_when_they_are_started_again(tmp_path: Path) -> None:
+def test_replicas_resume_without_one_that_diverged(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -140,18 +140,18 @@ def test_one_that_diverged_does_not_hold_the_others_up_when_they_are_started_aga
     ids = [calm.trial_id, wild.trial_id]
     steps: list[int] = []
 
-    def die_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
+    def fail_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
         steps.append(evaluation.step)
         if trial_id == calm.trial_id and len(steps) == 3:
             raise Killed
 
-    assert checkpoints.together(ids) == [ids]
+    assert checkpoints.resumable_groups(ids) == [ids]
     with pytest.raises(Killed):
-        run_trials((calm, wild), source_commit="test", report=die_at_the_third, checkpoints=checkpoints)
-    assert checkpoints.together(ids) == [ids[:1], ids[1:]]
+        run_trials((calm, wild), source_commit="test", report=fail_at_the_third, checkpoints=checkpoints)
+    assert checkpoints.resumable_groups(ids) == [ids[:1], ids[1:]]
     before = checkpoints.steps(calm.trial_id)[-1]
     seen: list[int] = []
-    (result,) = together((calm,), checkpoints=checkpoints, report=lambda _, evaluation: seen.append(evaluation.step))
+    (result,) = run_stack((calm,), checkpoints=checkpoints, report=lambda _, evaluation: seen.append(evaluation.step))
     assert 0 < before < min(seen)
     assert losses(result.final) == pytest.approx(losses(run_trial(calm, source_commit="test").result.final), rel=1e-4)
 
@@ -165,20 +165,20 @@ def test_one_that_diverged_does_not_hold_the_others_up_when_they_are_started_aga
         ({"a": [300], "b": [400], "c": [500]}, [["c"], ["b"], ["a"]]),
     ],
 )
-def test_trials_go_on_together_that_share_a_step(
+def test_trials_with_a_common_step_resume_together(
     kept: dict[str, list[int]], groups: list[list[str]], tmp_path: Path
 ) -> None:
     storage = Storage.at(str(tmp_path))
     for trial_id, steps in kept.items():
         for step in steps:
             storage.write(checkpoint_path(trial_id, step), b"")
-    assert Checkpoints(storage).together(list(kept)) == groups
+    assert Checkpoints(storage).resumable_groups(list(kept)) == groups
 
 
-def test_what_is_further_than_the_step_they_go_on_from_is_forgotten(tmp_path: Path) -> None:
-    """Else it would count as the newest, and what is saved next would be deleted at once."""
+def test_checkpoints_later_than_the_resumed_step_are_deleted(tmp_path: Path) -> None:
+    """Otherwise they would count as the newest, and the next checkpoints would be deleted at once."""
     specs = different(OPTIMIZERS[0])[:2]
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    checkpoints.storage.write(checkpoint_path(specs[0].trial_id, 10**6), b"of a stack that has gone")
-    assert together(specs, checkpoints=checkpoints)[0].num_steps < 10**6
+    checkpoints.storage.write(checkpoint_path(specs[0].trial_id, 10**6), b"checkpoint of an earlier stack")
+    assert run_stack(specs, checkpoints=checkpoints)[0].num_steps < 10**6
     assert max(checkpoints.steps(specs[0].trial_id)) < 10**6

@@ -27,6 +27,6 @@ def logits_of(model: Llama, input_ids: torch.Tensor, segments: torch.Tensor | No
         batch = replace(batch, segments=segments[None])
     logits = torch.empty(*input_ids.shape, model.vocab_size)
     with torch.no_grad():
-        place = batch.text_of[0], batch.position_ids[0][batch.answers[0]]
+        place = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
         logits[place] = (model(batch) @ model.unembedding.mT)[0]
     return logits
