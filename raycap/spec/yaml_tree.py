@@ -1,7 +1,7 @@
 """Reader for a safe subset of YAML that records the line and column of every value.
 
-The subset is one document of mappings, lists and scalars. Tags, anchors, aliases, merge keys and directives are refused.
-Dates, and numbers that are not decimal and finite, are read as text.
+The subset is one document of mappings, lists and scalars. Tags, anchors, aliases, merge keys and directives are
+refused. Dates, and numbers that are not decimal and finite, are read as text.
 
 The reader consumes the parser's events instead of its object tree. The number of values, their depth and their length
 are checked before values are built, so a small hostile file cannot exhaust memory.
