@@ -1,4 +1,4 @@
-"""How many bits does a transformer store per parameter, and which algorithm does it store them with?"""
+"""raycap: measure how many bits of knowledge a transformer stores per parameter, and with which encoding scheme."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,16 @@ if TYPE_CHECKING:
 
 
 def load(folder: "str | os.PathLike[str]") -> "Sweep":
-    """A sweep that has run, by its folder or URI (`runs/grid`), as data frames and figures; no Ray and no MLflow.
+    """Load the results of a sweep from its folder or URI, as data frames and figures.
 
-    Raises FileNotFoundError where no sweep has run, and ValueError for files of it that cannot be read.
+    Only the stored files are read; Ray and MLflow are not imported.
+
+    Args:
+        folder: Folder or URI of the sweep, such as `runs/grid` or `s3://bucket/runs/grid`.
+
+    Raises:
+        FileNotFoundError: The folder holds no sweep.
+        ValueError: A file of the sweep cannot be read.
     """
     from raycap.analysis.frames import Sweep
 

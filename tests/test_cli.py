@@ -255,9 +255,9 @@ def test_one_trial_runs_without_ray() -> None:
         (["plan", "specs/grid.yaml", "analysis.selections=[set]", "--power"], "there is no choice"),
         (
             ["plan", "specs/grid.yaml", "analysis={accounting: observed, per_subject: false, schemes: [2-hop-double]}"],
-            "observed accounting reads 2-hop-double by subject only",
+            "2-hop-double",
         ),
-        (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "observed accounting knows"),
+        (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "questions: observed accounting"),
         (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),
     ],
 )

@@ -16,7 +16,7 @@ from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
 from raycap.tokens.composer import Rows
-from raycap.tokens.rows import RowSource, chunks, different
+from raycap.tokens.rows import RowSource, chunks, deduplicate
 
 BLOCK_BYTES = 8 * 2**20
 BLOCKS_AHEAD = 2
@@ -63,7 +63,7 @@ def ray_rows(sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float
     context.execution_options.preserve_order = True
     context.print_on_execution_start = False
     context.target_max_block_size = 4 * BLOCK_BYTES
-    read, place_of = different(sources)
+    read, place_of = deduplicate(sources)
     dataset = ray.data.read_datasource(
         RowStream(read, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
     )

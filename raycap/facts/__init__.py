@@ -1,1 +1,1 @@
-"""What there is to know: people, their facts, the questions about them, and how many bits that is. numpy only."""
+"""Populations, their facts, the questions about them and the entropies of all of these. Uses numpy, not torch."""

@@ -1,4 +1,4 @@
-"""From a spec to populations and corpora: the one place that knows every arm."""
+"""Construction of populations and corpora from specs."""
 
 from raycap.facts.biographies import Biographies
 from raycap.facts.corpus import Corpus
@@ -23,9 +23,9 @@ from raycap.spec import (
 
 
 def profiles_of(spec: ProfilesSpec) -> Profiles:
-    """The population a resolved spec names: generated here, or loaded.
+    """Generate or load the population of a resolved spec.
 
-    Raises ValueError for data that does not fit the schema or the spec, FileNotFoundError for a missing path.
+    Raises ValueError if loaded data do not fit the schema or the spec, and FileNotFoundError if a path does not exist.
     """
     if isinstance(spec, ProfilesByCount):
         schema = census_schema(spec.names, spec.num_relations, spec.structure, spec.self_relations)
@@ -34,15 +34,15 @@ def profiles_of(spec: ProfilesSpec) -> Profiles:
         return pairs(spec)
     if isinstance(spec, RandomStrings):
         return strings(spec)
-    assert isinstance(spec, LoadedProfiles), "profiles by bits are solved by plan.expand"
+    assert isinstance(spec, LoadedProfiles), "ProfilesByBits are resolved by plan.expand"
     return load(spec)
 
 
 def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
-    """The population of a trial; under fill the first and the second, which share no name.
+    """Return the population of a trial, and with fill also the second population, which shares no name with the first.
 
-    A second population that is generated draws from the names the first has left. Raises ValueError where they cannot
-    be told apart.
+    A generated second population draws from the names that the first does not use. Raises ValueError if the seeds of
+    the two are equal or a loaded second population contains a name of the first.
     """
     first = profiles_of(spec.profiles)
     if spec.fill is None:
@@ -50,29 +50,31 @@ def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
     second = spec.fill.profiles
     if isinstance(second, ProfilesByCount):
         if getattr(spec.profiles, "seed", None) == second.seed:
-            raise ValueError(f"fill.profiles.seed: {second.seed} is the seed of the first population; take another")
+            raise ValueError(
+                f"fill.profiles.seed: must differ from the seed of the first population, got {second.seed}"
+            )
         schema = census_schema(second.names, second.num_relations, second.structure, second.self_relations)
-        return first, generate(schema, second.num_profiles, seed=second.seed, taken=first)
+        return first, generate(schema, second.num_profiles, seed=second.seed, exclude=first)
     loaded = profiles_of(second)
     shared = {loaded.full_name(p) for p in range(loaded.num_profiles)} & {
         first.full_name(p) for p in range(first.num_profiles)
     }
     if shared:
         raise ValueError(
-            f"fill.profiles: {len(shared)} of its names are in the first population, {min(shared)!r} is one"
+            f"fill.profiles: must not share names with the first population, got {len(shared)} such as {min(shared)!r}"
         )
     return first, loaded
 
 
 def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
-    """What is read about a population, one corpus for each of the spec's kinds, in their order.
+    """Return the corpora about a population, one for each of the spec's kinds, in the same order.
 
-    Raises ValueError where the population cannot give such texts.
+    Raises ValueError if the population has no relations but the spec has questions of two or more hops.
     """
     if isinstance(spec, NamesOnly):
         return (NamesCorpus(profiles),)
     if isinstance(spec, BiographiesSpec):
         return (Biographies(profiles, spec),)
     if max(spec.hops) > 1 and not profiles.schema.relations:
-        raise ValueError("two-hop questions need at least one relation, but these profiles have none")
+        raise ValueError("questions.hops: two-hop questions need at least one relation, but the profiles have none")
     return tuple(Questions(profiles, hops, spec.chain_of_thought, spec.held_out) for hops in spec.hops)

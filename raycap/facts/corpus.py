@@ -1,8 +1,12 @@
-"""What a model reads: a corpus is a set of texts about one population, known by their ids and made of pieces.
+"""The interface of a corpus, a set of texts about one population that are identified by ids and consist of pieces.
 
-Every arm is a corpus: questions of k hops, biographies, names. Text and tokens are made from the same pieces, so that
-adding an arm is adding a class with the members of `Corpus` and an entry in `corpora_of`. Pieces that many texts have in
-a row are a stretch: "'s employer? Answer: Heron Security<|end|>" ends every question that asks for that person's employer.
+Questions of k hops, biographies and names each are a corpus. Text and tokens are made from the same pieces, so a new
+kind of text needs a class with the members of `Corpus` and an entry in `build.corpora_of`.
+
+A text is a sequence of pieces, such as a name or a value. Sequences of pieces that many texts share are grouped into a
+stretch, which the tokens package joins once and copies as a block. For example "'s employer? Answer: Heron
+Security<|end|>" ends every question about the employer of one person. A stretch is a set of such chains, and a span
+selects one chain of a stretch for each text.
 """
 
 from abc import ABC, abstractmethod
@@ -21,84 +25,87 @@ from raycap.results import Part
 from raycap.spec import Kind, Split
 
 END = "<|end|>"
-"""Text of the end token, which stands right after an answer, and before a text that is measured from its first token."""
+"""Text of the end token. It follows every answer and precedes texts whose loss is measured from the first token."""
 NOTHING = -1
-"""A row of any table, of pieces or of stretches: nothing at all."""
+"""Row number, in any table of pieces or chains, of the empty piece. Being -1, it selects the last row of an array."""
 SPLITS = tuple(Split)
-"""Split codes are places in this list."""
+"""A split code is an index into this tuple."""
 TRAIN = SPLITS.index(Split.TRAIN)
+"""Split code of training questions."""
 VOID = 255
-"""Split code of an id that is no text: it asks for someone's parent who has none."""
+"""Split code of ids without a text: questions without an answer, such as about the parent of a person without
+parent."""
 NAME_SUBJECT = "name"
+"""Subject of the measure of names."""
 
 Ids = NDArray[np.int64]
 
 
 class WithoutCaches:
-    """A dataclass that travels to other processes without what it has computed from its fields."""
+    """Base class of dataclasses that are pickled without their cached properties."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 class Table(Enum):
-    """Where a piece comes from."""
+    """The table of pieces that a piece is taken from."""
 
     TEXT = "text"
-    """The corpus's own fixed texts."""
+    """Fixed texts of the corpus; rows index `Corpus.texts`."""
     NAME = "name"
-    """A person's full name; rows are people."""
+    """Full names; rows are people."""
     SUBJECT = "subject"
-    """A subject as it follows the one it belongs to, such as "'s best friend"; rows are subjects."""
+    """Subjects in possessive form, such as "'s best friend"; rows are subjects."""
     ANSWER = "answer"
-    """A name or a value; rows as in Profiles.answers."""
+    """Names and attribute values; rows are those of `Profiles.answers`."""
 
 
 class Slot(NamedTuple):
-    """One piece in each of n texts."""
+    """One piece for each of n texts."""
 
     table: Table
     row: int | NDArray[np.integer]
-    """Row of the table, one for all or (n,); NOTHING where a text lacks this piece."""
+    """Rows of the table, a scalar or shape (n,). NOTHING for texts without this piece."""
     label: int | NDArray[np.integer] = 0
-    """0 where nothing is measured, else 1 + the measure; one for all or (n,)."""
+    """1 + index of the measure that the tokens of the piece count for, 0 for none. A scalar or shape (n,)."""
 
 
 class Stretch(NamedTuple):
-    """A part of the texts that is one of `num` chains of pieces."""
+    """A set of `num` chains (sequences of pieces), one of which is part of each text."""
 
     name: str
-    """Tells it from the other stretches of its corpus."""
+    """Name that is unique in the corpus."""
     num: int
     pieces: Callable[[Ids], list[Slot]]
-    """The pieces of some of the chains, of numbers from 0 to num - 1."""
+    """Function from chain numbers, in 0 .. num - 1, to the pieces of these chains."""
 
 
 class Span(NamedTuple):
-    """One stretch in each of n texts."""
+    """One chain of a stretch for each of n texts."""
 
     stretch: Stretch
     rows: Ids
-    """Which of its chains, (n,); NOTHING where a text lacks them all."""
+    """Chain numbers, shape (n,). NOTHING for texts without this stretch."""
 
     @property
     def slots(self) -> list[Slot]:
-        """The pieces, in order."""
-        slots, lacking = self.stretch.pieces(self.rows), self.rows == NOTHING
-        if not lacking.any():
+        """The pieces of the chains, in order."""
+        slots, missing = self.stretch.pieces(self.rows), self.rows == NOTHING
+        if not missing.any():
             return slots
-        return [slot._replace(row=np.where(lacking, NOTHING, slot.row)) for slot in slots]
+        return [slot._replace(row=np.where(missing, NOTHING, slot.row)) for slot in slots]
 
 
 class Measure(NamedTuple):
-    """What a labelled piece tells."""
+    """A quantity whose loss is reported: a part of the texts about one subject."""
 
     subject: str
     part: Part = Part.ANSWER
 
 
 class Corpus(Protocol):
-    """Texts about one population, with ids from 0."""
+    """A set of texts about one population."""
 
     @property
     def profiles(self) -> Profiles:
@@ -106,49 +113,50 @@ class Corpus(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """What its texts are."""
+        """Kind of the texts."""
 
     @property
     def num_ids(self) -> int:
-        """Ids are 0 .. num_ids - 1; those of split code VOID are no texts."""
+        """Number of ids, which are 0 .. num_ids - 1. Ids with split code VOID have no text."""
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What is measured in its texts; label l stands for measure l - 1."""
+        """Measures of the texts. Label l > 0 of a piece refers to measure l - 1."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The fixed texts its pieces are taken from; END is the first."""
+        """Fixed texts of Table.TEXT. The first one is END."""
 
     @property
     def uses(self) -> float:
-        """Facts that a text uses on average."""
+        """Mean number of facts that a text uses, for counting exposures."""
 
     @property
     def split_codes(self) -> NDArray[np.uint8] | None:
-        """Split code of every id, (num_ids,); None where all are TRAIN."""
+        """Split code of every id, shape (num_ids,). None if all are TRAIN."""
 
     def spans(self, ids: Ids) -> list[Span]:
-        """The stretches of some texts, in order; the same ones for all texts of the corpus."""
+        """Return the spans of some texts, in order. All texts of a corpus have the same sequence of stretches."""
 
     def slots(self, ids: Ids) -> list[Slot]:
-        """The pieces of some texts, in order."""
+        """Return the pieces of some texts, in order."""
 
 
-class InSpans(WithoutCaches, ABC):
-    """A corpus whose pieces follow from its spans."""
+class SpanCorpus(WithoutCaches, ABC):
+    """Base class of corpora that derives `slots` from `spans`."""
 
     @abstractmethod
     def spans(self, ids: Ids) -> list[Span]:
         """See Corpus."""
 
     def slots(self, ids: Ids) -> list[Slot]:
-        """The pieces of some texts, in order."""
+        """Return the pieces of some texts, in order."""
         return [slot for span in self.spans(ids) for slot in span.slots]
 
 
 def num_facts(corpus: Corpus) -> int:
-    """How many different facts a corpus's texts use: names alone, or answers to one-hop questions."""
+    """Return the number of distinct facts in the texts of a corpus: its names, or the answers to all one-hop
+    questions."""
     if corpus.kind is Kind.NAME:
         return corpus.profiles.num_profiles
     return int((corpus.profiles.answers != NO_PERSON).sum())
@@ -156,32 +164,32 @@ def num_facts(corpus: Corpus) -> int:
 
 @dataclass(frozen=True)
 class TrainedIds(WithoutCaches):
-    """The ids of a corpus that are trained, in ascending order."""
+    """The ids of a corpus's training texts as a sequence, in ascending order."""
 
     corpus: Corpus
 
     @cached_property
-    def _chosen(self) -> NDArray[np.integer] | None:
+    def _ids(self) -> NDArray[np.integer] | None:
         codes = self.corpus.split_codes
         if codes is None:
             return None
         return np.flatnonzero(is_trained(self.corpus.kind, codes)).astype(np.int32 if len(codes) < 2**31 else np.int64)
 
     def __len__(self) -> int:
-        return self.corpus.num_ids if self._chosen is None else len(self._chosen)
+        return self.corpus.num_ids if self._ids is None else len(self._ids)
 
-    def __getitem__(self, places: Ids) -> Ids:
-        """The ids at some places of the list."""
-        return (places if self._chosen is None else self._chosen[places]).astype(np.int64)
+    def __getitem__(self, indices: Ids) -> Ids:
+        """Return the ids at some indices of the sequence."""
+        return (indices if self._ids is None else self._ids[indices]).astype(np.int64)
 
 
 def is_trained(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether texts of these split codes are trained: single hops always, as far as they exist."""
+    """Whether texts with these split codes are training texts. One-hop questions are, regardless of their split."""
     return codes != VOID if kind.hops < 2 else codes == TRAIN
 
 
 def answer_values(profiles: Profiles) -> list[tuple[int, str]]:
-    """(attribute, value) of the rows of Table.ANSWER that are no names."""
+    """Return (attribute, value) of the rows of Table.ANSWER that follow the names."""
     return [
         (a, attribute.values[index])
         for a, (attribute, used) in enumerate(zip(profiles.schema.attributes, profiles.used_values, strict=True))
@@ -190,7 +198,7 @@ def answer_values(profiles: Profiles) -> list[tuple[int, str]]:
 
 
 def render(corpus: Corpus, ids: Ids) -> list[str]:
-    """Texts as people read them, end token included; the tokens of such a text are what is trained."""
+    """Return texts as strings, including end tokens. Their tokens are the rows that `tokens.composer` makes."""
     profiles = corpus.profiles
     values = [f" {value}" for _, value in answer_values(profiles)]
 
@@ -215,5 +223,5 @@ def render(corpus: Corpus, ids: Ids) -> list[str]:
 
 
 def possessive(subject: str) -> str:
-    """A subject as it follows the one it belongs to, such as "'s best friend"."""
+    """Return a subject in possessive form, such as "'s best friend"."""
     return f"'s {subject.replace('_', ' ')}"

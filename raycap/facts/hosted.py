@@ -1,7 +1,8 @@
-"""The hosted dataset schema: populations from parquet files, folders and the Hugging Face hub.
+"""Loading of populations from Parquet files, dataset folders and the Hugging Face Hub, with checks of every column.
 
-Columns: name string, index int32, birth_date timestamp[s], birth_city, university, employer string, for each relation a
-struct {name string, index int32} (null for nobody), and perhaps bio string.
+The columns are those of the reference implementation's datasets: `name` (string), `index` (int32), `birth_date`
+(timestamp[s]), `birth_city`, `university` and `employer` (string), for each relation a struct {name: string, index:
+int32} that is null if the person has no such relation, and optionally `bio` (string).
 """
 
 import hashlib
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
 TEXT_ATTRIBUTES = ("birth_city", "university", "employer")
 ATTRIBUTES = ("birth_date", *TEXT_ATTRIBUTES)
 
-# --- in -----------------------------------------------------------------------------------------------------------------
+# --- loading ----------------------------------------------------------------------------------------------------------
 
 
 def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
-    """The population at a path or on the hub, checked against the spec.
+    """Load a population from a path or from the Hub and check it against the spec.
 
-    Raises FileNotFoundError for a missing path, ValueError for data that do not fit the schema, the structure they are
-    said to have, or the fingerprint.
+    Raises FileNotFoundError if the path does not exist, and ValueError if the data do not have the schema, the
+    structure or the fingerprint that is expected.
     """
     try:
         profiles = from_dataset(_read(spec), spec.structure, spec.self_relations, spec.names)
         if spec.fingerprint is not None and (found := fingerprint(profiles)) != spec.fingerprint:
-            raise ValueError(f"these are other people: their fingerprint is {found}, the spec says {spec.fingerprint}")
+            raise ValueError(f"the fingerprint must be {spec.fingerprint}, got {found}; the data have changed")
     except ValueError as error:
         raise ValueError(f"profiles at {spec.path}: {error}") from error
     return profiles
@@ -53,18 +54,21 @@ def _read(spec: ProfilesFromDisk | ProfilesFromHub) -> "Dataset":
         return load_dataset(spec.path, split=spec.split, revision=spec.revision)
     path = Path(spec.path.removeprefix("file://"))
     if not path.exists():
-        raise FileNotFoundError(f"profiles.path: there is no file or folder {path}")
+        raise FileNotFoundError(f"profiles.path: no such file or folder: {path}")
     if path.is_file():
-        # Dataset.from_parquet would leave a copy of the file in a cache. The metadata are datasets' own, and promise
-        # timestamps in seconds, which parquet cannot hold.
+        # Dataset.from_parquet would store a copy of the file in a cache. The schema metadata that `datasets` writes are
+        # dropped because they declare timestamps in seconds, which Parquet cannot store.
         return Dataset(pa.parquet.read_table(path).replace_schema_metadata())
     dataset = load_from_disk(str(path))
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"the folder holds the splits {sorted(dataset)}; name one of their folders")
+        raise ValueError(
+            f"must be a single dataset, got the splits {sorted(dataset)}; set profiles.path to the folder of one"
+        )
     return dataset
 
 
 def hide_progress() -> None:
+    """Disable the progress bars of `datasets`."""
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -76,27 +80,36 @@ def from_dataset(
     self_relations: bool = True,
     pools: NamePools | None = None,
 ) -> Profiles:
-    """A population from a dataset in the hosted schema.
+    """Convert a dataset in the hosted schema to a population.
 
-    No file says which pools names were drawn from: `pools` does. Without, they are the whole census lists if all names
-    are in them, else the parts seen. Other values: raycap's own if all are among them, else those seen, taken as uniform,
-    since nothing else is known of them. Birth dates have the reference's distribution. Raises ValueError naming the
-    column and row at fault.
+    Birth dates are assumed to have the distribution of `profiles.birth_dates`. Any other attribute is assumed to be
+    uniform over raycap's list of values if that list contains all values in the data, and otherwise over the values
+    that occur.
+
+    Args:
+        dataset: The dataset.
+        structure: Distribution that the relations were drawn from.
+        self_relations: Whether a relation may lead from a person to that same person.
+        pools: Pools that the names were drawn from. By default the complete census lists if they contain all names,
+            otherwise the name parts that occur.
+
+    Raises:
+        ValueError: The data are invalid. The message names the column and the row.
     """
     if missing := [column for column in ("name", "index", *ATTRIBUTES) if column not in dataset.column_names]:
-        raise ValueError(f"the columns {missing} are missing; there are {sorted(dataset.column_names)}")
+        raise ValueError(f"the columns {missing} are missing, got {sorted(dataset.column_names)}")
     if not len(dataset):
-        raise ValueError("there is nobody in them")
+        raise ValueError("the dataset has no rows")
     table = dataset.with_format("arrow")[:]
     relations = tuple(relation for relation in RELATIONS if relation in table.column_names)
 
     names = _texts(table, "name")
     parts = name_parts(names.to_pylist())
     rows = np.arange(len(names))
-    first_rows = names.dictionary_encode().indices.to_numpy()  # counts on at every new name
-    _refuse(first_rows != rows, "name", lambda row: f"{names[row]} is the name of an earlier row too")
+    first_rows = names.dictionary_encode().indices.to_numpy()  # numbered in order of first occurrence
+    _refuse(first_rows != rows, "name", lambda row: f"must be unique, got {names[row]} again")
     index = _column(table, "index", pa.types.is_integer, "an integer")
-    _refuse(index.to_numpy() != rows, "index", lambda row: f"must be {row}, the row, got {index[row]}")
+    _refuse(index.to_numpy() != rows, "index", lambda row: f"must be the row number {row}, got {index[row]}")
 
     columns = {"birth_date": _dates(table), **{column: _texts(table, column) for column in TEXT_ATTRIBUTES}}
     attributes = (birth_dates(), *(_text_attribute(column, columns[column]) for column in TEXT_ATTRIBUTES))
@@ -110,18 +123,19 @@ def from_dataset(
         tuple(_texts(table, "bio").to_pylist()) if "bio" in table.column_names else None,
     )
     if broken := broken_structure(relations, profiles.relations, structure, self_relations):
-        raise ValueError(f"relations are not drawn as the spec says: {broken}")
+        raise ValueError(f"the relations do not have the structure of the spec: {broken}")
     return profiles
 
 
-def _refuse(bad: NDArray[np.bool_], column: str, told: Callable[[int], str]) -> None:
+def _refuse(bad: NDArray[np.bool_], column: str, message: Callable[[int], str]) -> None:
+    """Raise ValueError with the message of the first bad row, if there is one."""
     if bad.any():
         row = int(bad.argmax())
-        raise ValueError(f"column {column}, row {row}: {told(row)}")
+        raise ValueError(f"column {column}, row {row}: {message(row)}")
 
 
 def _column(table: Any, name: str, fits: Callable[[Any], bool], expected: str) -> Any:
-    """A column without gaps as one arrow array."""
+    """Return a column as a single Arrow array, after checking its type and that it has no nulls."""
     column = table[name].combine_chunks()
     if not fits(column.type):
         raise ValueError(f"column {name}: must be {expected}, got {column.type}")
@@ -142,12 +156,12 @@ def _texts(table: Any, name: str) -> Any:
 
 
 def _dates(table: Any) -> Any:
-    """Birth dates as texts, from timestamps of any unit or dates."""
+    """Return the birth dates as ISO 8601 texts, from dates or timestamps of any unit."""
 
     def fits(kind: Any) -> bool:
         return pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None)
 
-    column = _column(table, "birth_date", fits, "a timestamp without time zone, or a date")
+    column = _column(table, "birth_date", fits, "a date or a timestamp without time zone")
     moments = column.to_numpy(zero_copy_only=False)
     days = moments.astype("datetime64[D]")
     _refuse(days != moments, "birth_date", lambda row: f"must be midnight, got {column[row]}")
@@ -155,12 +169,18 @@ def _dates(table: Any) -> Any:
 
 
 def name_parts(names: list[str]) -> list[Any]:
-    """First, middle and last names. A question goes on after a name with 's, so that its end must be part of a word."""
+    """Split full names and return the columns of first, middle and last names.
+
+    Names must end in a letter or digit, because questions continue with "'s" and tokenizers split there.
+
+    Raises:
+        ValueError: A name does not have three parts or does not end in a letter or digit.
+    """
     parts = [name.split(" ") for name in names]
     for row, (name, part) in enumerate(zip(names, parts, strict=True)):
         if len(part) != 3 or not all(part) or not name[-1].isalnum():
-            told = "must be first, middle and last name with spaces between, ending in a letter or digit"
-            raise ValueError(f"column name, row {row}: {told}, got {name!r}")
+            rule = "must be a first, middle and last name separated by single spaces, ending in a letter or digit"
+            raise ValueError(f"column name, row {row}: {rule}, got {name!r}")
     return [pa.array(column) for column in zip(*parts, strict=True)]
 
 
@@ -174,43 +194,49 @@ def _name_pools(parts: list[Any], pools: NamePools | None) -> tuple[tuple[str, .
 
 def _text_attribute(name: str, column: Any) -> Attribute:
     seen = set(column.to_pylist())
-    own = next(attribute for attribute in census_schema(NamePools(), 0).attributes if attribute.name == name)
-    return own if seen <= set(own.values) else Attribute.uniform(name, tuple(sorted(seen)))
+    known = next(attribute for attribute in census_schema(NamePools(), 0).attributes if attribute.name == name)
+    return known if seen <= set(known.values) else Attribute.uniform(name, tuple(sorted(seen)))
 
 
 def _indices(pool: tuple[str, ...], column: Any, name: str) -> IntArray:
     found = pc.index_in(column, value_set=pa.array(pool, pa.string()))
-    _refuse(_is_null(found), name, lambda row: f"{column[row]} is not among the {len(pool)} values there can be")
+    _refuse(_is_null(found), name, lambda row: f"must be one of {len(pool)} possible values, got {column[row]}")
     return found.to_numpy()
 
 
 def _targets(table: Any, relation: str, names: Any) -> IntArray:
-    """Whom a relation leads to; NOBODY where the struct, or both of its fields, are null."""
+    """Return the person that a relation leads to, shape (N,); NO_PERSON if the struct or both of its fields are
+    null."""
     column = table[relation].combine_chunks()
     fields = {field.name: field.type for field in column.type} if pa.types.is_struct(column.type) else {}
     if fields.keys() != {"name", "index"} or not (_is_text(fields["name"]) and pa.types.is_integer(fields["index"])):
         raise ValueError(f"column {relation}: must be a struct of name (string) and index (integer), got {column.type}")
     parts = dict(zip(fields, column.flatten(), strict=True))
-    told, index = parts["name"].cast(pa.string()), parts["index"]
-    nobody = _is_null(index)
-    half = nobody != _is_null(told)
-    _refuse(half, relation, lambda row: f"name and index must be given both or neither, got {column[row]}")
+    target_names, index = parts["name"].cast(pa.string()), parts["index"]
+    missing = _is_null(index)
+    incomplete = missing != _is_null(target_names)
+    _refuse(incomplete, relation, lambda row: f"name and index must both be given or both be null, got {column[row]}")
     targets = index.fill_null(0).to_numpy().astype(np.int64)
     outside = (targets < 0) | (targets >= len(names))
-    _refuse(outside, relation, lambda row: f"index {index[row]} is outside 0..{len(names) - 1}")
+    _refuse(outside, relation, lambda row: f"index must be in 0..{len(names) - 1}, got {index[row]}")
     expected = names.take(pa.array(targets))
-    wrong = pc.not_equal(told, expected).fill_null(False).to_numpy(zero_copy_only=False)
-    _refuse(wrong, relation, lambda row: f"{told[row]} is not the name at index {index[row]}, {expected[row]}")
-    return np.where(nobody, NO_PERSON, targets).astype(np.int32)
+    wrong = pc.not_equal(target_names, expected).fill_null(False).to_numpy(zero_copy_only=False)
+    _refuse(
+        wrong,
+        relation,
+        lambda row: f"name must be {expected[row]}, which has index {index[row]}, got {target_names[row]}",
+    )
+    return np.where(missing, NO_PERSON, targets).astype(np.int32)
 
 
-# --- identity -----------------------------------------------------------------------------------------------------------
+# --- identity ---------------------------------------------------------------------------------------------------------
 
 
 def fingerprint(profiles: Profiles) -> str:
-    """SHA-256 of who there is: names, values and relations as texts and rows, however they are stored.
+    """Return the SHA-256 of the names, attribute values and relations of a population.
 
-    Neither the pools, nor what is said of how they were drawn, nor bios, which no question reads, enter it.
+    It does not depend on how the population is stored. The name pools, the assumed distributions and the column `bio`
+    do not enter it.
     """
     digest = hashlib.sha256()
     schema, people = profiles.schema, range(profiles.num_profiles)

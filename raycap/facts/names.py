@@ -1,4 +1,4 @@
-"""The pools: census names, subjects, and the values of the attributes."""
+"""Census names, names of relations, and the values of attributes."""
 
 from functools import cache
 from importlib.resources import files
@@ -22,12 +22,13 @@ RELATIONS = (
     "hero",
     "evil_twin",
 )
-"""Every relation, in the fixed order of which the first R are used."""
+"""All relations. A population with R relations has the first R."""
 
 
 @cache
 def census_first_names() -> tuple[str, ...]:
-    """The 5,163 first names of the 1990 US census, the most frequent first; also the middle names."""
+    """Return the 5,163 first names of the 1990 US census in descending order of frequency. They are also middle
+    names."""
     frequency: dict[str, float] = {}
     for file in ("dist.female.first", "dist.male.first"):
         for name, share in _census_rows(file):
@@ -37,7 +38,7 @@ def census_first_names() -> tuple[str, ...]:
 
 @cache
 def census_last_names() -> tuple[str, ...]:
-    """The 88,799 last names of the 1990 US census, the most frequent first."""
+    """Return the 88,799 last names of the 1990 US census in descending order of frequency."""
     return tuple(name for name, _ in _census_rows("dist.all.last"))
 
 
@@ -70,7 +71,7 @@ Ulaanbaatar; Utrecht; Valencia; Vancouver; Venice; Vienna; Vilnius; Warsaw; Wroc
     .strip()
     .split("; ")
 )
-"""223 cities; no value of an attribute is a prefix of another, so that an answer's end carries no information."""
+"""223 cities. No value of an attribute is a prefix of another, so the end of an answer carries no information."""
 
 UNIVERSITIES = tuple(
     """
@@ -99,7 +100,7 @@ Umberland University; Violet Hills University; Westerly University; Willowmere C
     .strip()
     .split("; ")
 )
-"""100 invented universities."""
+"""100 fictional universities."""
 
 EMPLOYERS = tuple(
     """
@@ -119,4 +120,4 @@ Walnut Consulting; Zephyr Turbines
     .strip()
     .split("; ")
 )
-"""73 invented employers."""
+"""73 fictional employers."""

@@ -1,15 +1,15 @@
-"""Names alone, and random strings, which are names of many parts: measured from the first token to the end."""
+"""Corpus of names alone, or of random strings, whose loss is measured from the first token to the end token."""
 
 from dataclasses import dataclass
 
-from raycap.facts.corpus import END, NAME_SUBJECT, Ids, InSpans, Measure, Slot, Span, Stretch, Table
+from raycap.facts.corpus import END, NAME_SUBJECT, Ids, Measure, Slot, Span, SpanCorpus, Stretch, Table
 from raycap.facts.profiles import Profiles
 from raycap.spec import Kind
 
 
 @dataclass(frozen=True)
-class NamesCorpus(InSpans):
-    """Every name once; ids are people: a Corpus. The end token before a name is what it is predicted from."""
+class NamesCorpus(SpanCorpus):
+    """A corpus of all names; ids are people. The end token before a name is the input that predicts its first token."""
 
     profiles: Profiles
 
@@ -21,11 +21,11 @@ class NamesCorpus(InSpans):
 
     @property
     def num_ids(self) -> int:
-        """N."""
+        """Number of names, N."""
         return self.profiles.num_profiles
 
     def spans(self, ids: Ids) -> list[Span]:
-        """All in one: end token, name, end token."""
+        """Return a single span for each text: end token, name, end token."""
         return [Span(Stretch("name", self.num_ids, self._name), ids)]
 
     def _name(self, people: Ids) -> list[Slot]:

@@ -1,9 +1,10 @@
-"""Which text comes when: a pure function of (seed, row number), the same for any number of workers or restarts.
+"""The order of training texts, a pure function of seed and step for any number of workers and after any restart.
 
-The trained texts of every corpus come exactly once per epoch of its own, in an order drawn from (seed, corpus, epoch).
-Where corpora are mixed, the first takes floor(n a_1) of n rows, the second its share of the rest, and so on: no count
-ever falls back, and the mix is met at every step to within two texts (one, if two are mixed). Phases of a curriculum
-begin at a step, each counted from there.
+Each training text of a corpus occurs exactly once per epoch of that corpus, in a permutation that is drawn from (seed,
+corpus, epoch). If corpora are mixed with shares a_1, a_2, ..., the first n rows contain floor(n a_1) texts of the first
+corpus, the second corpus gets its share of the remaining rows, and so on. These counts never decrease in n, and they
+differ from n a_i by less than two texts (by less than one for two corpora). The phases of a curriculum start at given
+steps, and each is counted from its start. See docs/science.md#exposures.
 """
 
 import math
@@ -19,7 +20,7 @@ from raycap.spec import Exposures, LengthSpec, Steps, Tokens
 
 @dataclass(frozen=True)
 class Mix:
-    """The share of each corpus from a step on."""
+    """Shares of the corpora from a step onwards."""
 
     start_step: int
     shares: tuple[float, ...]
@@ -27,58 +28,75 @@ class Mix:
 
 @dataclass(frozen=True)
 class Order(WithoutCaches):
-    """The order of training texts over some corpora."""
+    """The order of training texts from several corpora.
+
+    Texts of a corpus are identified by their index in its list of training texts (corpus.TrainedIds).
+    """
 
     sizes: tuple[int, ...]
-    """Trained texts of each corpus."""
+    """Number of training texts of each corpus."""
     streams: tuple[int, ...]
-    """A number for each corpus that its random stream follows from, so that others come and go without moving it."""
+    """Number of the random stream of each corpus. A corpus' order does not change when other corpora are added."""
     mixes: tuple[Mix, ...]
-    """In ascending order of their steps, the first at 0."""
+    """Mixes in ascending order of start_step. The first starts at 0."""
     batch_size: int
+    """Texts per step, over all workers."""
     seed: int
 
     def num_asked(self, step: int) -> tuple[int, ...]:
-        """How many texts of each corpus come before `step`."""
-        return tuple(self._num_asked(np.array([step]))[0].tolist())
+        """Return the number of texts of each corpus before `step`."""
+        return tuple(self._texts_before(np.array([step]))[0].tolist())
 
     def step_indices(self, step: int, rank: int = 0, world_size: int = 1) -> list[Ids]:
-        """Places in each corpus's list of trained ids, for one step: every world_size-th text from `rank` on."""
+        """Return the texts of one step for one worker, as indices for each corpus.
+
+        Worker `rank` gets the texts of the step at positions rank, rank + world_size, and so on.
+        """
         return self.indices(range(step, step + 1), rank, world_size)[0]
 
     def indices(self, steps: range, rank: int = 0, world_size: int = 1) -> tuple[list[Ids], NDArray[np.int64]]:
-        """The places of several steps in a row, and how many are of which step: (steps, corpora)."""
-        asked = self._num_asked(np.arange(steps.start, steps.stop + 1))
-        counts = np.diff(asked, axis=0)
+        """Return the texts of consecutive steps for one worker.
+
+        Returns:
+            For each corpus the indices of all steps, concatenated; and the number of texts by step and corpus, shape
+            (steps, corpora).
+        """
+        bounds = self._texts_before(np.arange(steps.start, steps.stop + 1))
+        counts = np.diff(bounds, axis=0)
         if world_size == 1:
             return [
-                self._indices(corpus, *asked[[0, -1], corpus].tolist()) for corpus in range(len(self.sizes))
+                self._indices(corpus, *bounds[[0, -1], corpus].tolist()) for corpus in range(len(self.sizes))
             ], counts
-        before = np.cumsum(counts, axis=1) - counts  # texts of other corpora in the same step
-        indices, mine = [], np.empty_like(counts)
+        # The texts of a step are ordered by corpus. Worker `rank` takes every world_size-th of them, counted over the
+        # whole step: counting within each corpus would give the first workers more texts in total.
+        offsets = np.cumsum(counts, axis=1) - counts  # position in the step of the first text of each corpus
+        indices, own_counts = [], np.empty_like(counts)
         for corpus, num in enumerate(counts.T):
-            begin, end = asked[[0, -1], corpus].tolist()
-            # stride over the whole step, not over each corpus
-            in_step = np.arange(begin, end) + np.repeat(before[:, corpus] - asked[:-1, corpus], num)
-            chosen = in_step % world_size == rank
+            begin, end = bounds[[0, -1], corpus].tolist()
+            # Position in its step of text t of this corpus: t - (texts of the corpus before the step) + offset.
+            position = np.arange(begin, end) + np.repeat(offsets[:, corpus] - bounds[:-1, corpus], num)
+            chosen = position % world_size == rank
             indices.append(self._indices(corpus, begin, end)[chosen])
-            mine[:, corpus] = np.bincount(np.repeat(np.arange(len(steps)), num)[chosen], minlength=len(steps))
-        return indices, mine
+            own_counts[:, corpus] = np.bincount(np.repeat(np.arange(len(steps)), num)[chosen], minlength=len(steps))
+        return indices, own_counts
 
-    def _num_asked(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How many texts of each corpus come before each of some steps, (steps, corpora)."""
-        asked = np.zeros((len(steps), len(self.sizes)), np.int64)
+    def _texts_before(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of texts of each corpus before each of some steps, shape (steps, corpora)."""
+        totals = np.zeros((len(steps), len(self.sizes)), np.int64)
         ends = [mix.start_step for mix in self.mixes[1:]] + [None]
         for mix, end in zip(self.mixes, ends, strict=True):
-            rows = (np.clip(steps, mix.start_step, end) - mix.start_step) * self.batch_size
+            rows = (np.clip(steps, mix.start_step, end) - mix.start_step) * self.batch_size  # rows of this mix so far
+            # Each corpus takes the floor of its share of the rows that the corpora before it have left. The last corpus
+            # takes all remaining rows (its share of them is exactly 1), so the counts add up to the number of rows.
             for corpus, share in enumerate(mix.shares):
                 if share > 0:
-                    taken = np.floor(rows * (share / sum(mix.shares[corpus:]))).astype(np.int64)
-                    asked[:, corpus] += taken
-                    rows -= taken
-        return asked
+                    num = np.floor(rows * (share / sum(mix.shares[corpus:]))).astype(np.int64)
+                    totals[:, corpus] += num
+                    rows -= num
+        return totals
 
     def _indices(self, corpus: int, begin: int, end: int) -> Ids:
+        """Return texts begin .. end - 1 of a corpus, counted from the start of training and across epochs."""
         parts: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
         while begin < end:
             epoch, offset = divmod(begin, self.sizes[corpus])
@@ -88,12 +106,16 @@ class Order(WithoutCaches):
 
     @cached_property
     def _epochs(self) -> dict[int, tuple[int, NDArray[np.integer]]]:
-        """The last epoch asked for of each corpus, and its permutation: one can take a gigabyte."""
+        """Epoch and permutation that were last used, by corpus. Only one is kept, since it can take a gigabyte."""
         return {}
 
     def _permutation(self, corpus: int, epoch: int) -> NDArray[np.integer]:
+        """Return the order of all texts of a corpus in an epoch.
+
+        The generator is keyed by (seed, stream, epoch), so any epoch can be drawn without the ones before it.
+        """
         if self._epochs.get(corpus, (None,))[0] != epoch:
-            self._epochs.pop(corpus, None)
+            self._epochs.pop(corpus, None)  # free the memory before the next permutation is allocated
             size = self.sizes[corpus]
             permutation: NDArray[np.integer] = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
             np.random.Generator(np.random.Philox(seed=[self.seed, self.streams[corpus], epoch])).shuffle(permutation)
@@ -103,14 +125,15 @@ class Order(WithoutCaches):
 
 @dataclass(frozen=True)
 class Rates:
-    """What one text of a mix is on average: how lengths in exposures, tokens and steps are turned into each other."""
+    """Mean exposures and tokens per text of a mix, for converting training lengths to steps."""
 
     exposures: float
-    """Uses per fact of the population that exposures are counted of."""
+    """Uses per fact of the population whose exposures are counted, per text."""
     tokens: float
+    """Tokens per text."""
 
     def amount(self, length: LengthSpec, batch_size: int) -> tuple[float, float]:
-        """A length, and what one text adds to it; steps are counted in texts."""
+        """Return a length as a number, and the amount that one text adds to it. A length in steps is given in texts."""
         match length:
             case Exposures():
                 return length.exposures, self.exposures
@@ -120,6 +143,6 @@ class Rates:
                 return length.steps * batch_size, 1.0
 
     def num_steps(self, length: LengthSpec, batch_size: int) -> int:
-        """Steps of a length, rounded up."""
+        """Return the number of steps of a length, rounded up."""
         amount, per_text = self.amount(length, batch_size)
         return max(1, math.ceil(amount / per_text / batch_size))

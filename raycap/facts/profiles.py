@@ -1,10 +1,11 @@
-"""People as integer arrays: what a profile holds (Schema), and who there is (Profiles).
+"""Populations as integer arrays: the schema of a profile (Schema), the people (Profiles), and their generation.
 
-names       (N, 3)  first, middle, last: indices into the schema's name pools
-attributes  (N, 4)  indices into the values of each attribute
-relations   (N, R)  the person each relation points to, or NOBODY
+    names       (N, 3)  first, middle and last name as indices into the schema's name pools
+    attributes  (N, 4)  indices into the values of each attribute
+    relations   (N, R)  index of the person that each relation leads to, or NO_PERSON
 
-Random data have this form too: keys are people whose names are given, strings are names of many parts.
+Random data use the same arrays. The keys of random pairs are people whose names are given, and random strings are names
+with many parts.
 """
 
 import math
@@ -22,13 +23,14 @@ from raycap.spec import NamePools, RelationStructure
 IntArray = NDArray[np.int32]
 
 FIRST_YEAR, LAST_YEAR, DAYS_PER_MONTH = 1900, 2099, 28
+"""Range of birth dates. Days of the month are clipped to 28."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute and the distribution it is drawn from: value i with probability weights[i] / sum(weights).
+    """An attribute and its distribution: value i has probability weights[i] / sum(weights).
 
-    Sampler and entropy read these same integers, so they cannot disagree.
+    Sampling and entropy use the same integer weights, so they are consistent.
     """
 
     name: str
@@ -37,24 +39,24 @@ class Attribute:
 
     @classmethod
     def uniform(cls, name: str, values: tuple[str, ...]) -> "Attribute":
-        """Every value equally likely."""
+        """Return an attribute with equally likely values."""
         return cls(name, values, np.ones(len(values), np.int64))
 
     @property
     def entropy_bits(self) -> float:
-        """H = log2 T - sum_i w_i log2 w_i / T with T = sum_i w_i."""
+        """Entropy H = log2 T - sum_i w_i log2 w_i / T in bits, where T = sum_i w_i."""
         total = int(self.weights.sum())
         return float(np.log2(total) - (self.weights * np.log2(self.weights)).sum() / total)
 
     def sample(self, num: int, *, rng: np.random.Generator) -> IntArray:
-        """Indices of `num` independent draws, shape (num,)."""
-        cumulated = np.cumsum(self.weights)
-        return np.searchsorted(cumulated, rng.integers(cumulated[-1], size=num), side="right").astype(np.int32)
+        """Draw `num` independent values and return their indices, shape (num,)."""
+        cumulative = np.cumsum(self.weights)
+        return np.searchsorted(cumulative, rng.integers(cumulative[-1], size=num), side="right").astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What every profile holds: a pool for each part of a name, attributes, and the relations in order."""
+    """The name pools, attributes and relations of a population, and how they are distributed."""
 
     name_pools: tuple[tuple[str, ...], ...]
     attributes: tuple[Attribute, ...]
@@ -62,21 +64,22 @@ class Schema:
     structure: RelationStructure = RelationStructure.UNIFORM
     self_relations: bool = True
     names_given: bool = False
-    num_taken: int = 0
-    """Names that the pools make but others have: a second population beside a first draws from the rest."""
+    """Whether names cost no bits because all possible names occur, as for the keys of random pairs."""
+    num_excluded: int = 0
+    """Number of names that the pools contain but that were excluded, because a first population uses them."""
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
-        """What can be asked about a person: the attributes, then the relations."""
+        """The subjects of questions about a person: the attributes, then the relations."""
         return (*(attribute.name for attribute in self.attributes), *self.relations)
 
     @property
     def num_names(self) -> int:
         """M, the number of possible full names."""
-        return math.prod(map(len, self.name_pools)) - self.num_taken
+        return math.prod(map(len, self.name_pools)) - self.num_excluded
 
     def facts(self, num_profiles: int) -> PopulationFacts:
-        """The numbers that code lengths are computed from, for a population of this schema."""
+        """Return the sizes and entropies that code lengths are computed from, for a population of this schema."""
         entropies = {attribute.name: attribute.entropy_bits for attribute in self.attributes}
         return PopulationFacts(
             num_profiles=num_profiles,
@@ -91,64 +94,65 @@ class Schema:
 
 @dataclass(frozen=True)
 class Profiles:
-    """A population. Rows of all arrays are people, in the order of their index."""
+    """A population. The rows of all arrays are people."""
 
     schema: Schema
     names: IntArray
     attributes: IntArray
     relations: IntArray
     bios: tuple[str, ...] | None = None
-    """A text about each person, kept for whoever wrote it; nothing here reads it."""
+    """The column `bio` of a loaded dataset, kept only to be exported again."""
 
     @property
     def num_profiles(self) -> int:
-        """N."""
+        """Number of people, N."""
         return len(self.names)
 
     @property
     def facts(self) -> PopulationFacts:
-        """The numbers that code lengths are computed from, and what of the possible values occurs."""
+        """The sizes and entropies that code lengths are computed from, and the numbers of distinct values that
+        occur."""
         return self.schema.facts(self.num_profiles).model_copy(update={"observed": self._observed})
 
     @cached_property
     def _observed(self) -> ObservedFacts:
         columns = zip(self.schema.relations, self.relations.T, strict=True)
-        led_to = {relation: _occurring(column[column != NO_PERSON], self.num_profiles) for relation, column in columns}
+        targets = {relation: _occurring(column[column != NO_PERSON], self.num_profiles) for relation, column in columns}
         num_values = {a.name: len(used) for a, used in zip(self.schema.attributes, self.used_values, strict=True)}
         return ObservedFacts(
-            num_values=num_values | {relation: len(people) for relation, people in led_to.items()},
-            num_names=self._num_names_made_of(np.arange(self.num_profiles)),
-            num_answered_names={relation: self._num_names_made_of(people) for relation, people in led_to.items()},
+            num_values=num_values | {relation: len(people) for relation, people in targets.items()},
+            num_names=self._num_combinations(np.arange(self.num_profiles)),
+            num_answered_names={relation: self._num_combinations(people) for relation, people in targets.items()},
         )
 
-    def _num_names_made_of(self, people: NDArray[np.integer]) -> int:
-        """How many names the parts of some people's names make."""
+    def _num_combinations(self, people: NDArray[np.integer]) -> int:
+        """Return the number of full names that can be formed from the name parts of some people."""
         columns = zip(self.names[people].T, self.schema.name_pools, strict=True)
         return math.prod(len(_occurring(parts, len(pool))) for parts, pool in columns)
 
     def name_parts(self, person: int) -> tuple[str, ...]:
-        """First, middle and last name of a person."""
+        """Return the first, middle and last name of a person."""
         return tuple(pool[index] for pool, index in zip(self.schema.name_pools, self.names[person], strict=True))
 
     def full_name(self, person: int) -> str:
-        """Full name of a person."""
+        """Return the full name of a person."""
         return " ".join(self.name_parts(person))
 
     def attribute_value(self, person: int, attribute: int) -> str:
-        """Value of an attribute, as text."""
+        """Return the value of a person's attribute as text."""
         return self.schema.attributes[attribute].values[self.attributes[person, attribute]]
 
     @cached_property
     def used_values(self) -> tuple[IntArray, ...]:
-        """For each attribute the indices of the values that occur: there are 67,200 dates, and few of them do."""
+        """Indices of the values that occur, in ascending order, for each attribute. Few of the 67,200 dates occur."""
         columns = zip(self.attributes.T, self.schema.attributes, strict=True)
         return tuple(_occurring(column, len(attribute.values)).astype(np.int32) for column, attribute in columns)
 
     @cached_property
     def answers(self) -> IntArray:
-        """(N, subjects): the answer to each one-hop question as a row of one list: all people, then all used values.
+        """Answer to each one-hop question, shape (N, S) for S subjects, or NO_PERSON if there is none.
 
-        NOBODY where there is none.
+        An answer is an index into the concatenation of all people and the `used_values` of each attribute.
         """
         columns, begin = [], self.num_profiles
         for column, used in zip(self.attributes.T, self.used_values, strict=True):
@@ -157,17 +161,18 @@ class Profiles:
         return np.concatenate([np.array(columns, np.int32).reshape(-1, self.num_profiles).T, self.relations], axis=1)
 
     @property
-    def answers_are_whole(self) -> bool:
+    def all_answers_exist(self) -> bool:
         """Whether every one-hop question has an answer."""
         return bool((self.relations != NO_PERSON).all())
 
 
 @cache
 def birth_dates() -> Attribute:
-    """Birth dates as the reference draws them, so that populations compare (SCIENCE, Data).
+    """Return the attribute birth_date, with the distribution of the reference implementation.
 
-    A day in 1900-01-01 .. 2099-12-30 uniformly, then the day of the month clipped to 28: 67,200 values, 15.95 bits.
-    Value index = 336 (year - 1900) + 28 (month - 1) + (day - 1).
+    A day is drawn uniformly from 1900-01-01 .. 2099-12-30 and its day of the month is clipped to 28. There are 67,200
+    values with an entropy of 15.95 bits. The index of a value is 336 (year - 1900) + 28 (month - 1) + (day - 1). See
+    docs/science.md#entropies.
     """
     days = np.arange(np.datetime64("1900-01-01"), np.datetime64("2099-12-31"))
     years = days.astype("datetime64[Y]").astype(int) + 1970 - FIRST_YEAR
@@ -189,7 +194,7 @@ def census_schema(
     structure: RelationStructure = RelationStructure.UNIFORM,
     self_relations: bool = True,
 ) -> Schema:
-    """The schema of generated populations: the most frequent census names, the four attributes, R relations."""
+    """Return the schema of generated populations: census names, four attributes and R relations."""
     attributes = (
         birth_dates(),
         Attribute.uniform("birth_city", BIRTH_CITIES),
@@ -201,22 +206,31 @@ def census_schema(
     return Schema(name_pools, attributes, RELATIONS[:num_relations], structure, self_relations)
 
 
-def generate(schema: Schema, num_profiles: int, *, seed: int, taken: "Profiles | None" = None) -> Profiles:
-    """Draw a population: unique full names, independent attributes, relations as the schema's structure says.
+def generate(schema: Schema, num_profiles: int, *, seed: int, exclude: "Profiles | None" = None) -> Profiles:
+    """Generate a population with unique full names, independent attributes and relations of the schema's structure.
 
-    Names, each attribute and each relation have random streams of their own, so adding a relation changes nothing else.
-    Nobody gets a name of `taken`, and the schema's number of names is less by those. Raises ValueError if there are fewer
-    possible names than people, or an odd number of them is to be paired up.
+    Names, each attribute and each relation have separate random streams, so adding a relation changes nothing else.
+
+    Args:
+        schema: Name pools, attributes and relations.
+        num_profiles: Number of people.
+        seed: Random seed.
+        exclude: Population whose names are not used.
+
+    Raises:
+        ValueError: There are fewer possible names than people, or relations are bipartite and num_profiles is odd.
     """
-    taken_ids = _name_ids(schema, taken) if taken else np.empty(0, np.int64)
-    schema = replace(schema, num_taken=len(taken_ids))
+    excluded_ids = _name_ids(schema, exclude) if exclude else np.empty(0, np.int64)
+    schema = replace(schema, num_excluded=len(excluded_ids))
     if num_profiles > schema.num_names:
-        raise ValueError(f"num_profiles must not exceed the {schema.num_names} possible names, got {num_profiles}")
+        raise ValueError(
+            f"num_profiles: must be at most {schema.num_names}, the number of possible names, got {num_profiles}"
+        )
 
     def stream(purpose: str) -> np.random.Generator:
         return np.random.default_rng([seed, *purpose.encode()])
 
-    name_ids = _distinct(schema.num_names + schema.num_taken, num_profiles, taken_ids, rng=stream("names"))
+    name_ids = _distinct(schema.num_names + schema.num_excluded, num_profiles, excluded_ids, rng=stream("names"))
     names = np.stack(np.unravel_index(name_ids, [len(pool) for pool in schema.name_pools]), axis=1).astype(np.int32)
     attributes = [attribute.sample(num_profiles, rng=stream(attribute.name)) for attribute in schema.attributes]
     relations = draw_relations(schema.relations, num_profiles, schema.structure, schema.self_relations, stream)
@@ -224,32 +238,35 @@ def generate(schema: Schema, num_profiles: int, *, seed: int, taken: "Profiles |
 
 
 def _name_ids(schema: Schema, people: "Profiles") -> NDArray[np.int64]:
-    """Which of a schema's possible names some people have; names that are not possible there are left out."""
+    """Return the names of some people as indices into the schema's possible names, without names outside of its
+    pools."""
     columns = []
     for pool, own, column in zip(schema.name_pools, people.schema.name_pools, people.names.T, strict=True):
-        places = {part: place for place, part in enumerate(pool)}
-        columns.append(np.array([places.get(part, -1) for part in own])[column])
+        index_of = {part: index for index, part in enumerate(pool)}
+        columns.append(np.array([index_of.get(part, -1) for part in own])[column])
     possible = np.min(columns, axis=0) >= 0
     return np.ravel_multi_index([c[possible] for c in columns], [len(pool) for pool in schema.name_pools])
 
 
-def _distinct(num_values: int, num: int, taken: NDArray[np.int64], *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`num` different integers below `num_values`, none of them taken, every ordered choice equally likely; (num,)."""
-    if num_values <= 4 * (num + len(taken)):
+def _distinct(num_values: int, num: int, excluded: NDArray[np.int64], *, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `num` distinct integers in 0 .. num_values - 1 without the excluded ones, uniformly over ordered choices."""
+    if num_values <= 4 * (num + len(excluded)):
         order = rng.permutation(num_values)
-        return order[~np.isin(order, taken)][:num]
-    # The first `num` distinct values of a sequence of independent draws are a uniform draw without replacement.
+        return order[~np.isin(order, excluded)][:num]
+    # The first `num` distinct values of a sequence of independent draws are a uniform draw without replacement. A
+    # permutation would need memory in proportion to num_values, which is 2e12 for the census names.
     drawn = np.empty(0, np.int64)
     while True:
         more = rng.integers(num_values, size=num, dtype=np.int64)
-        drawn = np.concatenate([drawn, more[~np.isin(more, taken)]])
-        first_places = np.sort(np.unique(drawn, return_index=True)[1])
-        if len(first_places) >= num:
-            return drawn[first_places[:num]]
+        drawn = np.concatenate([drawn, more[~np.isin(more, excluded)]])
+        first_indices = np.sort(np.unique(drawn, return_index=True)[1])
+        if len(first_indices) >= num:
+            return drawn[first_indices[:num]]
 
 
 def _occurring(indices: NDArray[np.integer], num_values: int) -> NDArray[np.int64]:
-    """Which of the first integers occur among some, ascending. A mark for each is far faster than sorting millions."""
+    """Return the distinct integers in `indices`, ascending. Marking them is much faster than sorting, as np.unique
+    does."""
     marks = np.zeros(num_values, bool)
     marks[indices] = True
     return np.flatnonzero(marks)

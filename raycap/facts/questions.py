@@ -1,7 +1,9 @@
-"""Questions of k hops: "What was A's parent's employer?" is (person, relations, subject) packed into one id.
+"""Corpus of k-hop questions, such as "What was A's parent's employer?", with ids that pack person, relations and
+subject.
 
-A k-hop id in mixed radix: ((person R + relation_1) R + ... + relation_{k-1}) S + subject, with R relations and S
-subjects (attributes first, then relations).
+The id of a k-hop question is a number in mixed radix, ((person R + relation_1) R + ... + relation_{k-1}) S + subject,
+for R relations and S subjects (the attributes, then the relations). It is also the position of the question in an array
+of shape (N, R, ..., R, S), which splits.py uses. For k = 1 the id is person S + subject, the number of a *fact*.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts import splits
-from raycap.facts.corpus import END, Ids, InSpans, Measure, Slot, Span, Stretch, Table, is_trained
+from raycap.facts.corpus import END, Ids, Measure, Slot, Span, SpanCorpus, Stretch, Table, is_trained
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.results import Part
 from raycap.spec import HeldOut, Kind
@@ -21,37 +23,38 @@ from raycap.spec import HeldOut, Kind
 TEXTS = (END, "Question: What was", "? Answer:", ";")
 END_TEXT, PROMPT_START, PROMPT_END, CHAIN_LINK = range(len(TEXTS))
 
-
 NOTHING_HELD_OUT = HeldOut()
 
 
 class QuestionIndices(NamedTuple):
-    """Unpacked questions; arrays share their first axis."""
+    """The components of n questions."""
 
     person: IntArray
+    """First person, shape (n,)."""
     relations: IntArray
-    """(n, k - 1), indices into the schema's relations, in the order they are followed."""
+    """Relations in the order in which they are followed, shape (n, k - 1), as indices into the schema's relations."""
     subject: IntArray
+    """Subject, shape (n,), as an index into the schema's subjects."""
 
 
 @dataclass(frozen=True)
-class Questions(InSpans):
-    """All questions of one number of hops about a population: a Corpus."""
+class Questions(SpanCorpus):
+    """A corpus of all questions with a given number of hops about a population."""
 
     profiles: Profiles
     hops: int
     chain_of_thought: bool = False
-    """Whether the answer spells every step: "... Answer: Jane Doe Roe; Heron Security"."""
+    """Whether answers contain the intermediate steps: "... Answer: Jane Doe Roe; Heron Security"."""
     held_out: HeldOut = NOTHING_HELD_OUT
 
     @property
     def kind(self) -> Kind:
-        """One hop, two hops, three."""
+        """Kind of the questions."""
         return Kind.of_hops(self.hops)
 
     @property
     def num_ids(self) -> int:
-        """N R^(k-1) S."""
+        """Number of questions, N R^(k-1) S."""
         schema = self.profiles.schema
         return self.profiles.num_profiles * len(schema.relations) ** (self.hops - 1) * len(schema.subjects)
 
@@ -61,28 +64,28 @@ class Questions(InSpans):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """The answer by subject, then the chain by the same."""
+        """The answers by subject, followed by the chains by subject if answers contain chains."""
         subjects = self.profiles.schema.subjects
         chains = tuple(Measure(subject, Part.CHAIN) for subject in subjects) if self._spells_chain else ()
         return tuple(map(Measure, subjects)) + chains
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Without the link of chains where there are none."""
+        """TEXTS, without CHAIN_LINK if answers contain no chains."""
         return TEXTS if self._spells_chain else TEXTS[:CHAIN_LINK]
 
     @property
     def uses(self) -> int:
-        """One fact per hop."""
+        """Number of facts that a question uses, one per hop."""
         return self.hops
 
     @cached_property
     def split_codes(self) -> NDArray[np.uint8] | None:
-        """See splits.py."""
+        """Split code of every question, shape (num_ids,). None if all are TRAIN."""
         return splits.codes(self.profiles, self.held_out, self.hops)
 
     def num_trained(self) -> dict[str, int]:
-        """How many questions are trained about each subject."""
+        """Return the number of training questions about each subject."""
         subjects = self.profiles.schema.subjects
         if self.split_codes is None:
             return dict.fromkeys(subjects, self.num_ids // len(subjects))
@@ -90,31 +93,36 @@ class Questions(InSpans):
         return dict(zip(subjects, trained.sum(axis=0).tolist(), strict=True))
 
     def unpack(self, ids: Ids) -> QuestionIndices:
-        """Who and what some ids ask for."""
-        rest, subject = quotient_and_rest(ids, len(self.profiles.schema.subjects))
+        """Return the components of some questions."""
+        rest, subject = divide(ids, len(self.profiles.schema.subjects))
         followed = []
         for _ in range(self.hops - 1):
-            rest, relation = quotient_and_rest(rest, len(self.profiles.schema.relations))
+            rest, relation = divide(rest, len(self.profiles.schema.relations))
             followed.append(relation)
         relations = np.stack(followed[::-1], axis=1) if followed else np.empty((len(ids), 0))
         return QuestionIndices(rest.astype(np.int32), relations.astype(np.int32), subject.astype(np.int32))
 
     def spans(self, ids: Ids) -> list[Span]:
-        """Prompt, chain if it is spelled, answer and end: in one piece for a single hop, else in as few as tables allow.
+        """Return the spans of some questions: prompt, chain if there is one, answer and end.
 
-        What a question says about one person (and a relation or subject of theirs) is one stretch.
+        Each stretch covers everything that depends on one person and one relation or subject, so that its table has N R
+        or N S chains. One hop:   question(p, s). Two hops:  opening(p, r) closing(q, s). Three hops: opening(p, r)
+        following(r') closing(q', s). With chains, closing is replaced by asking(s), a link(q, s) per step, and
+        answer(q, s).
         """
         num_relations, num_subjects = len(self.profiles.schema.relations), len(self.profiles.schema.subjects)
         if self.hops == 1:
             return [Span(self._stretch("question", num_subjects, self._question), ids)]
-        asked, subject = quotient_and_rest(ids, num_subjects)
+        # Remove the digits of the id from the right: the subject, then all relations but the first. The remaining
+        # number is p R + r_1, which indexes the flattened (N, R) array of relations and the chains of "opening".
+        pair, subject = divide(ids, num_subjects)
         followed = []
         for _ in range(self.hops - 2):
-            asked, relation = quotient_and_rest(asked, num_relations)
+            pair, relation = divide(pair, num_relations)
             followed.append(relation)
-        spans = [Span(self._stretch("opening", num_relations, self._opening), asked)]
+        spans = [Span(self._stretch("opening", num_relations, self._opening), pair)]
         leads_to = self.profiles.relations.reshape(-1)
-        people = [leads_to.take(asked).astype(np.int64)]
+        people = [leads_to.take(pair).astype(np.int64)]  # the person after each step
         for relation in reversed(followed):
             spans.append(Span(Stretch("following", num_relations, self._following), relation))
             people.append(leads_to.take(people[-1] * num_relations + relation).astype(np.int64))
@@ -126,7 +134,7 @@ class Questions(InSpans):
         return [*spans, Span(self._stretch("answer", num_subjects, self._answer), facts[-1])]
 
     def _stretch(self, name: str, num_each: int, pieces: Callable[[Ids], list[Slot]]) -> Stretch:
-        """A stretch of `num_each` chains about each person."""
+        """Return a stretch with `num_each` chains for each person."""
         return Stretch(name, self.profiles.num_profiles * num_each, pieces)
 
     def _question(self, facts: Ids) -> list[Slot]:
@@ -134,7 +142,7 @@ class Questions(InSpans):
         return [Slot(Table.TEXT, PROMPT_START), Slot(Table.NAME, person), *self._closing(facts)]
 
     def _opening(self, followed: Ids) -> list[Slot]:
-        person, relation = quotient_and_rest(followed, len(self.profiles.schema.relations))
+        person, relation = divide(followed, len(self.profiles.schema.relations))
         return [Slot(Table.TEXT, PROMPT_START), Slot(Table.NAME, person), *self._following(relation)]
 
     def _following(self, relations: Ids) -> list[Slot]:
@@ -147,9 +155,10 @@ class Questions(InSpans):
         return [*self._asking(facts % len(self.profiles.schema.subjects)), *self._answer(facts)]
 
     def _link(self, facts: Ids) -> list[Slot]:
-        """A person on the way to the answer, labelled with the subject that is asked for in the end."""
-        person, subject = quotient_and_rest(facts, len(self.profiles.schema.subjects))
-        label = 1 + len(self.profiles.schema.subjects) + subject
+        """An intermediate step: the person's name. It counts for the chain of the subject that the question asks
+        for."""
+        person, subject = divide(facts, len(self.profiles.schema.subjects))
+        label = 1 + len(self.profiles.schema.subjects) + subject  # chains follow the answers in `measures`
         return [Slot(Table.NAME, person, label), Slot(Table.TEXT, CHAIN_LINK, label)]
 
     def _answer(self, facts: Ids) -> list[Slot]:
@@ -158,7 +167,7 @@ class Questions(InSpans):
         return [Slot(Table.ANSWER, answers.take(facts), label), Slot(Table.TEXT, END_TEXT, label)]
 
 
-def quotient_and_rest(numbers: Ids, divisor: int) -> tuple[Ids, Ids]:
-    """As np.divmod, which is several times slower than the one division it takes."""
+def divide(numbers: Ids, divisor: int) -> tuple[Ids, Ids]:
+    """Return quotients and remainders of non-negative numbers, several times faster than np.divmod."""
     quotient = numbers // divisor
     return quotient, numbers - quotient * divisor

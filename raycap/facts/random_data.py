@@ -1,4 +1,4 @@
-"""Data without people: random key -> value pairs and random strings, whose code length no scheme can change."""
+"""Random key-value pairs and random strings, whose code length is the same under every encoding scheme."""
 
 import numpy as np
 
@@ -7,7 +7,10 @@ from raycap.spec import RandomPairs, RandomStrings
 
 
 def pairs(spec: RandomPairs) -> Profiles:
-    """N keys of three parts, all that are possible in order, and R uniform values of each: N R log2(num_values) bits."""
+    """Generate N keys with R uniform values each: N R log2(num_values) bits.
+
+    A key has three parts that count in base b, the smallest b with b^3 >= N, like the digits of a number.
+    """
     rng = np.random.default_rng([spec.seed, *b"pairs"])
     base = next(b for b in range(1, spec.num_keys + 1) if b**3 >= spec.num_keys)
     pools = tuple(tuple(f"{part}{digit}" for digit in range(base)) for part in "ABC")
@@ -20,7 +23,7 @@ def pairs(spec: RandomPairs) -> Profiles:
 
 
 def strings(spec: RandomStrings) -> Profiles:
-    """N names of S uniform parts each and nothing else: N S log2 V bits."""
+    """Generate N names of S uniform parts each, without attributes and relations: N S log2 V bits."""
     rng = np.random.default_rng([spec.seed, *b"strings"])
     pool = tuple(f"T{token}" for token in range(spec.vocab_size))
     drawn = rng.integers(spec.vocab_size, size=(spec.num_strings, spec.length), dtype=np.int32)

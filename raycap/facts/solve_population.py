@@ -1,4 +1,4 @@
-"""What questions will demand in bits, before anybody is drawn; and populations solved for a demand."""
+"""Expected code length of the questions about a population, and the population size for a target code length."""
 
 from raycap.facts.entropy import code_length_bits
 from raycap.facts.profiles import census_schema
@@ -18,31 +18,34 @@ from raycap.spec.facts import MAX_PEOPLE
 
 
 def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> ProfilesByCount:
-    """The largest population whose code length, as these questions ask for it, stays within the target.
+    """Return the largest population whose expected code length under these questions is at most the target.
 
-    The length grows with N; what is held out counts with its expected share. Raises ValueError for a target that no
-    population meets.
+    The size is found by doubling and bisection, since the code length grows with N. Raises ValueError if the target is
+    less than the code length of the smallest population or more than that of the largest.
     """
     schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
     unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
-    most = min(schema.num_names, MAX_PEOPLE) // unit
+    max_num = min(schema.num_names, MAX_PEOPLE) // unit
 
     def fits(num: int) -> bool:
         bits = expected_bits(schema.facts(num * unit), questions, profiles.scheme, profiles.selection)
         return bits <= profiles.target_bits
 
     low, high = 0, 1
-    while high <= most and fits(high):
+    while high <= max_num and fits(high):
         low, high = high, 2 * high
-    high = min(high, most + 1)
+    high = min(high, max_num + 1)  # fits(low) holds and fits(high) does not, or high is beyond the largest size
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
-        raise ValueError(f"profiles.target_bits: {profiles.target_bits:g} is less than a single profile takes")
-    if low == most:
         raise ValueError(
-            f"profiles.target_bits: {profiles.target_bits:g} needs more than the {most * unit:,} people that can be named"
+            f"profiles.target_bits: must be at least the code length of {unit} profile(s), got {profiles.target_bits:g}"
+        )
+    if low == max_num:
+        raise ValueError(
+            f"profiles.target_bits: must be less than the code length of {max_num * unit:,} profiles, the largest "
+            f"possible population, got {profiles.target_bits:g}"
         )
     shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
     return ProfilesByCount(num_profiles=low * unit, **shared)
@@ -51,7 +54,7 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
 def expected_bits(
     facts: PopulationFacts, questions: QuestionsSpec, scheme: EncodingScheme, selection: SelectionScheme
 ) -> float:
-    """Code length of what some questions ask about a population, with the expected share of what is held out."""
+    """Return the code length of a population under some questions, with the expected numbers of held-out questions."""
     kind = questions.kinds[-1]
     return code_length_bits(
         facts,
@@ -65,17 +68,19 @@ def expected_bits(
 
 
 def expected_trained(facts: PopulationFacts, questions: QuestionsSpec, kind: Kind) -> dict[str, float] | None:
-    """How many questions about each subject are expected to be trained; None where that is all there could be.
+    """Return the expected number of training questions about each subject, or None for texts without held-out splits.
 
-    Parents and children exist for half the people: of the chains that lead somewhere, the expected number.
+    In bipartite populations half of the people have no parent and half no child. Questions whose chain of relations
+    ends there do not exist, so the numbers are expectations over the population too.
     """
     if kind.hops < 2:
         return None
     share = expected_trained_share(questions.held_out, kind.hops)
-    whole = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * share
+    total = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * share
     halves = [r for r in facts.relations if r in INVERSES] if facts.structure is RelationStructure.BIPARTITE else []
-    leads = (1 - 0.5 * len(halves) / max(len(facts.relations), 1)) ** (kind.hops - 1)
+    # A uniformly chosen relation exists with probability 1 - 0.5 * (share of relations that half of the people lack).
+    chain_exists = (1 - 0.5 * len(halves) / max(len(facts.relations), 1)) ** (kind.hops - 1)
     return {
-        subject: whole * leads * (0.5 if subject in halves else 1.0)
+        subject: total * chain_exists * (0.5 if subject in halves else 1.0)
         for subject in (*facts.attribute_entropies_bits, *facts.relations)
     }

@@ -1,8 +1,9 @@
-"""How biographies say things: sentence leads, the text between the grammatical subject and the value.
+"""Sentence templates of biographies: the leads, which are the texts between the name or pronoun and the value.
 
-"James Lee Smith" + lead + " " + value + ".", where a pronoun may stand for the name. Every lead therefore begins with a
-verb in the past tense whose form is the same after a name and after "They". No lead is the beginning of another, so that
-where a lead ends is certain, and the loss of a value is about the value and not about the wording.
+A sentence is "James Lee Smith" + lead + " " + value + ".", or begins with a pronoun instead of the name. Every lead
+therefore begins with a verb in the past tense, whose form is the same after a name and after "They". No lead is a
+prefix of another one, so the end of a lead is unambiguous and the loss of a value does not include the choice of the
+template.
 """
 
 
@@ -54,7 +55,7 @@ LEADS: dict[str, tuple[str, ...]] = {
         """
     ),
 }
-"""The leads of every attribute."""
+"""Leads of each attribute."""
 
 _RELATION_FRAMES = _leads(
     """
@@ -71,5 +72,6 @@ _RELATION_FRAMES = _leads(
 
 
 def lead_texts(subject: str) -> tuple[str, ...]:
-    """The leads of a subject; those of a relation have its name in them, and so would those of an unknown subject."""
+    """Return the leads of a subject. Those of relations, and of attributes without own leads, contain the subject's
+    name."""
     return LEADS.get(subject) or tuple(frame.format(subject.replace("_", " ")) for frame in _RELATION_FRAMES)

@@ -1,7 +1,8 @@
-"""What can be asked: the sweep file as frozen Pydantic models, every knob documented, and the identity of a trial.
+"""The sweep file as frozen Pydantic models with a documented field for every option.
 
-The identity of a trial is its *resolved* TrialSpec alone: what is learned, by which model, how it is trained. Where it
-runs, where it is stored and what it is called live in ExecutionSpec, TrackingSpec and SweepSpec and never enter it.
+A trial is identified by its *resolved* TrialSpec alone: the data, the model and the training. Settings that do not
+change the result (where a trial runs, where it is stored, its name) are fields of ExecutionSpec, TrackingSpec and
+SweepSpec and do not enter the identity.
 """
 
 from raycap.spec.base import Accounting, EncodingScheme, Kind, RelationStructure, SelectionScheme, Spec, Split

@@ -1,4 +1,4 @@
-"""What every spec is made of: the frozen base model, its errors, and the names that specs and results share."""
+"""Base class of all specs, shared field types, and the enumerations that specs and results have in common."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 
 class Spec(BaseModel):
-    """Frozen, no unknown fields, no conversions between types, no NaN or infinity."""
+    """Base class of specs: frozen, without unknown fields, type conversions, NaN or infinity."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -21,23 +21,28 @@ class Spec(BaseModel):
 
 
 def broken_rule(rule: str, **values: object) -> PydanticCustomError:
+    """Return the error of a value that breaks a rule; `values` fill the placeholders of `rule`."""
     return PydanticCustomError("raycap_rule", rule, values)
 
 
-def _without_blanks_around(text: str) -> str:
+def _check_stripped(text: str) -> str:
     if not text or text != text.strip():
-        raise broken_rule("must not be empty, nor begin or end with a blank, got '{got}'", got=text)
+        raise broken_rule("must not be empty and must not begin or end with whitespace, got '{got}'", got=text)
     return text
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-Text = Annotated[str, AfterValidator(_without_blanks_around)]
-"""A name or a place that is not in this file."""
+Text = Annotated[str, AfterValidator(_check_stripped)]
+"""Non-empty text without surrounding whitespace, such as a path or a name."""
 
 
 def by_kind(default: str) -> Discriminator:
-    """Which member of a union a value is, by its `kind`; tags are written "<kind>", so that they are no places in a file."""
+    """Return a discriminator that selects the member of a union by the field `kind`.
+
+    Tags have the form "<kind>". Pydantic puts tags into the location of an error, and the angle brackets distinguish
+    them there from field names (see faults.py).
+    """
 
     def tag(value: Any) -> str:
         kind = value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
@@ -47,92 +52,104 @@ def by_kind(default: str) -> Discriminator:
 
 
 class EncodingScheme(StrEnum):
-    """How a model might store the facts it answers questions about (SCIENCE: code lengths in bits)."""
+    """A way to encode the facts that questions ask for. Each scheme assigns a code length to a population.
+
+    N is the number of people, A the entropy of one person's attributes in bits, R the number of relations, and "names"
+    the bits of the set of names under the selection scheme. See docs/science.md#schemes.
+    """
 
     OPTIMAL = "optimal"
-    """Recurrent composition, each fact once: names + N (A + R log2 N)."""
+    """Each fact is stored once and composed recurrently: names + N (A + R log2 N)."""
     TWO_HOP_DOUBLE = "2-hop-double"
-    """Two-function composition, relations stored twice: names + N (A + 2 R log2 N)."""
+    """Composition of two functions, so that relations are stored twice: names + N (A + 2 R log2 N)."""
     TWO_HOP_BIG_HASH = "2-hop-big-hash"
-    """Every trained two-hop answer memorised by itself: names + the bits of every answer, f2 N R (A + R log2 N) if the
-    share f2 of the questions is trained."""
+    """Every trained two-hop answer is stored separately: names + f N R (A + R log2 N), where f is the fraction of
+    two-hop questions that is trained."""
 
 
 class SelectionScheme(StrEnum):
-    """How a model might store which N of the M possible names exist."""
+    """How a model might encode which N of the M possible names occur. See docs/science.md#selections."""
 
     SET = "set"
-    """The set without order, log2 C(M, N)."""
+    """As a set without order: log2 C(M, N) bits."""
     ENUMERATE = "enumerate"
-    """A list of names, N log2 M."""
+    """As a list of names: N log2 M bits."""
     INDEPENDENT = "independent"
-    """Nothing for the set, but log2 M instead of log2 N for every name-valued answer."""
+    """Not at all: 0 bits for the set, but log2 M instead of log2 N bits for every answer that is a name."""
 
 
 class Accounting(StrEnum):
-    """Where code lengths take their entropies from."""
+    """The source of the entropies in code lengths."""
 
     EXACT = "exact"
-    """From the distributions that the data are drawn from."""
+    """The distributions that the data are drawn from."""
     OBSERVED = "observed"
-    """From the distinct values that happen to occur, as the reference does: to compare with its numbers, quirks and all."""
+    """The number of distinct values that occur in the data, as in the reference implementation. Use it only to compare
+    with published numbers of the reference; see docs/science.md#observed."""
 
 
 class Kind(StrEnum):
-    """What a text asks or tells, in the order in which kinds speak for a trial: the last one trained is its headline."""
+    """The kind of a text, in order of precedence: the last kind that a trial trains on is its headline kind."""
 
     NAME = "name"
-    """A name and nothing else (or a random string)."""
+    """A full name alone, or a random string."""
     BIOGRAPHY = "biography"
-    """Sentences about one person."""
+    """Sentences that state every fact about one person."""
     ONE_HOP = "one_hop"
+    """A question about one fact, "What was A's employer?"."""
     TWO_HOP = "two_hop"
+    """A question that follows one relation, "What was A's parent's employer?"."""
     THREE_HOP = "three_hop"
+    """A question that follows two relations."""
 
     @classmethod
     def of_hops(cls, hops: int) -> "Kind":
-        """The kind of a k-hop question."""
+        """Return the kind of questions of `hops` hops, 1 to 3."""
         return (cls.ONE_HOP, cls.TWO_HOP, cls.THREE_HOP)[hops - 1]
 
     @property
     def hops(self) -> int:
-        """Facts an answer follows from, one after the other; a name is an answer to nothing."""
+        """Number of facts that an answer is derived from: 1 to 3 for questions, 1 for biographies, 0 for names."""
         return {Kind.NAME: 0, Kind.TWO_HOP: 2, Kind.THREE_HOP: 3}.get(self, 1)
 
     @property
     def names_are_measured(self) -> bool:
-        """Whether such texts tell the loss of names themselves, which questions leave to inference."""
+        """Whether the loss of the names themselves is measured. Questions contain names only as input."""
         return self in (Kind.NAME, Kind.BIOGRAPHY)
 
 
 class Split(StrEnum):
-    """Which component of a two-hop question "What was A's relation's subject?" is never trained in such questions."""
+    """The component of a two-hop question "What was A's relation's subject?" that training questions never show.
+
+    Every question belongs to exactly one split. See docs/science.md#splits.
+    """
 
     TRAIN = "train"
-    """None: the question is trained."""
+    """No component: the question is a training question."""
     FIRST_PEOPLE = "first_people"
-    """The person asked about, A."""
+    """The person that the question names, A."""
     RELATIONS = "relations"
-    """The relation that is followed."""
+    """The relation that the question follows."""
     FIRST_PAIRS = "first_pairs"
-    """Person and relation together."""
+    """The pair of person and relation."""
     SECOND_PEOPLE = "second_people"
-    """The person the relation leads to."""
+    """The second person, to whom the relation leads."""
     SECOND_SUBJECTS = "second_subjects"
-    """What is asked of the second person."""
+    """The subject that is asked about the second person."""
     SECOND_PAIRS = "second_pairs"
-    """Second person and subject together."""
+    """The pair of second person and subject."""
     TUPLES = "tuples"
-    """Person, relation and subject together, and nothing less."""
+    """The triple of person, relation and subject, while each smaller component occurs in training."""
     SEVERAL = "several"
-    """More than one of the above independently."""
+    """Two or more of the components above independently."""
 
 
 class RelationStructure(StrEnum):
-    """How relations are drawn."""
+    """The distribution of relations. See docs/science.md#relations."""
 
     UNIFORM = "uniform"
-    """Each relation of each person is an independent uniform draw over all people."""
+    """Each relation of each person is drawn independently and uniformly from all people."""
     BIPARTITE = "bipartite"
-    """parent and child are inverse bijections between two halves (parents have no parent, children no child), best_friend
-    and worst_enemy are perfect matchings, the other relations uniform. Needs an even number of people."""
+    """parent and child are inverse bijections between two halves of the people, so that parents have no parent and
+    children no child. best_friend and worst_enemy are perfect matchings. Other relations are uniform. The number of
+    people must be even."""

@@ -1,15 +1,17 @@
-"""A spec as read, file and overrides in one tree, with the place of every value; and how faults are put into words."""
+"""The contents of a spec file merged with overrides, with the position of every value; and formatting for errors."""
 
+import difflib
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, Tree, YamlError, read_yaml
+from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_yaml
 
 
 class SpecError(ValueError):
-    """A spec that cannot be run. `problems` holds one line per fault, each with its place and the way out.
+    """A spec cannot be run. `problems` holds one line per fault, with its position, the rule and the remedy.
 
-    Lines are printable and of a readable length, whatever a spec, a file or a library has put into them.
+    The lines are escaped and truncated, so they are safe to print even if they quote hostile input.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -18,15 +20,18 @@ class SpecError(ValueError):
 
 
 class SpecDocument:
-    """The tree of a spec with the place of every value, in the file or in an override."""
+    """The contents of a spec as nested dicts and lists, with the position of every value in the file or an override."""
 
-    def __init__(self, source: str, contents: Tree) -> None:
+    def __init__(self, source: str, contents: YamlTree) -> None:
         self.tree: dict[str, Any] = contents.value
         self.text = contents.text
-        self._positions = {place: f"{source}:{line}:{column}" for place, (line, column) in contents.places.items()}
+        self._positions = {path: f"{source}:{line}:{column}" for path, (line, column) in contents.positions.items()}
 
     def override(self, text: str) -> None:
-        """Apply one key=value override; what follows `grid.` is the name of one axis."""
+        """Apply one override of the form key=value. Raises SpecError if it is malformed.
+
+        In `grid.a.b=[1, 2]`, `a.b` is a single key, the name of an axis.
+        """
         key, equals, value = text.partition("=")
         source = f"override {truncated(text)!r}"
         parts = key.split(".")
@@ -47,34 +52,45 @@ class SpecDocument:
             node = node[part]
             if not isinstance(node, dict):
                 section = ".".join(parts[:depth])
-                raise SpecError([f"{source}: {section} is not a section, but {shown(node)}; set it as a whole"])
+                raise SpecError(
+                    [f"{source}: {section} must be a section, got {format_value(node)}; set {section} itself"]
+                )
         node[parts[-1]] = parsed
-        place: KeyPath = tuple(parts)
-        for known in [p for p in self._positions if p[: len(place)] == place]:
-            del self._positions[known]
-        self._positions[place] = source
+        path: KeyPath = tuple(parts)
+        for replaced in [p for p in self._positions if p[: len(path)] == path]:
+            del self._positions[replaced]
+        self._positions[path] = source
 
-    def __contains__(self, place: KeyPath) -> bool:
-        return place in self._positions
+    def __contains__(self, path: KeyPath) -> bool:
+        return path in self._positions
 
-    def locate(self, place: KeyPath) -> str:
-        """`file:line:column` of the value at `place`, or of the nearest one above it; or the override it is from."""
-        while place not in self._positions:
-            place = place[:-1]
-        return self._positions[place]
+    def locate(self, path: KeyPath) -> str:
+        """Return the position of the value at `path` or of its nearest existing ancestor.
+
+        It has the form `file:line:column`, or names the override that set the value.
+        """
+        while path not in self._positions:
+            path = path[:-1]
+        return self._positions[path]
 
 
-def shown(value: Any) -> str:
-    """A value of a spec, as JSON but for the commas in large numbers."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" with the known name closest to `name`, or an empty text if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def format_value(value: Any) -> str:
+    """Format a value as JSON, integers with thousands separators, truncated to 80 characters."""
     return truncated(f"{value:,}" if type(value) is int else json.dumps(value))
 
 
 def truncated(text: str, length: int = 80) -> str:
-    """The text, or its beginning and end."""
+    """Return the text, shortened in the middle if it has more than `length` characters."""
     return text if len(text) <= length else f"{text[: 2 * length // 3]}...{text[-length // 4 :]}"
 
 
 def _printable(text: str) -> str:
-    """The text in one line, with everything escaped that a terminal would not print but obey."""
+    """Return the text in one line with control characters escaped."""
     line = " ".join(part.strip() for part in text.splitlines())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

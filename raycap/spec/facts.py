@@ -1,4 +1,4 @@
-"""Who there is: the specs of populations, and of random data that stand in for one."""
+"""Specs of the data: generated and loaded populations, random pairs and random strings."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,53 +7,62 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
 
 NUM_RELATIONS_KNOWN = 17
-"""How many relations there are to choose from (`facts.names.RELATIONS`)."""
+"""Length of `facts.names.RELATIONS`."""
 NUM_ATTRIBUTES = 4
-"""What is told of everybody beside relations (`facts.profiles.census_schema`)."""
+"""Number of attributes of every generated person (`facts.profiles.census_schema`)."""
 NUM_CENSUS_FIRST_NAMES = 5_163
 NUM_CENSUS_LAST_NAMES = 88_799
 MAX_PEOPLE = 10_000_000
-"""In a population."""
+"""Largest number of people in a population."""
 MAX_DRAWN = 100_000_000
-"""Random values or tokens in all: the plan draws them."""
+"""Largest total number of random values or tokens, because `plan` already draws them."""
 
 
 class NamePools(Spec):
-    """How many census names full names are drawn from; the defaults are the whole lists (log2 M = 41.11 bits)."""
+    """Sizes of the pools of first, middle and last names that full names are drawn from.
+
+    A pool consists of the most frequent names of the 1990 US census. The number of possible names M is the product of
+    the three sizes. It sets the bits per name, log2 M, which is 41.11 for the default of all names. Smaller pools make
+    names cheaper and give the word tokenizer a smaller vocabulary.
+    """
 
     first: int = Field(default=NUM_CENSUS_FIRST_NAMES, ge=1, le=NUM_CENSUS_FIRST_NAMES)
-    """Number of first names, the most frequent ones."""
+    """Number of first names."""
     middle: int = Field(default=NUM_CENSUS_FIRST_NAMES, ge=1, le=NUM_CENSUS_FIRST_NAMES)
-    """Number of middle names, from the same list as the first names."""
+    """Number of middle names. They come from the list of first names."""
     last: int = Field(default=NUM_CENSUS_LAST_NAMES, ge=1, le=NUM_CENSUS_LAST_NAMES)
     """Number of last names."""
 
     @property
     def num_names(self) -> int:
-        """M, the number of different full names."""
+        """M, the number of possible full names."""
         return self.first * self.middle * self.last
 
 
 class GeneratedProfiles(Spec):
     source: Literal["generate"] = "generate"
-    """Draw the people here, from `seed`."""
+    """Generate the people from `seed`."""
     num_relations: int = Field(default=4, ge=0, le=NUM_RELATIONS_KNOWN)
-    """R: how many of the 17 relations each person has, the first R in their fixed order."""
+    """R, the number of relations of each person. The first R of a fixed list of 17 are used: parent, child,
+    best_friend, worst_enemy, sibling, spouse, and so on. More relations mean more facts per person and, with two-hop
+    questions, R times as many questions."""
     structure: RelationStructure = RelationStructure.UNIFORM
-    """How relations are drawn: uniform or bipartite."""
+    """Distribution of the relations."""
     self_relations: bool = True
-    """Whether a uniform relation may lead from a person to themselves."""
+    """Whether a uniform relation may lead from a person to that same person. False reduces the entropy of an answer
+    from log2 N to log2(N - 1) bits."""
     names: NamePools = NamePools()
-    """The pools the full names are drawn from."""
+    """Pools that full names are drawn from, uniformly and without replacement."""
     seed: Seed = 0
-    """Seed of the population: names, attributes and relations."""
+    """Random seed of the names, attributes and relations. Vary it to measure the spread over populations."""
 
 
 class ProfilesByCount(GeneratedProfiles):
-    """A generated population of a given size."""
+    """A generated population with a given number of people."""
 
     num_profiles: int = Field(default=1000, ge=1, le=MAX_PEOPLE)
-    """N: how many people."""
+    """N, the number of people. It sets the amount of information to learn: capacities can only be read from trials
+    whose population is too large for the model to learn completely."""
 
     @field_validator("num_profiles")
     @classmethod
@@ -61,83 +70,90 @@ class ProfilesByCount(GeneratedProfiles):
         pools = info.data.get("names")
         if pools is not None and num_profiles > pools.num_names:
             raise broken_rule(
-                "{n} people need {n} different full names, but the pools make only {m}; enlarge profiles.names or lower "
-                "num_profiles",
+                "{n} people need {n} distinct full names, but the pools allow only {m}; increase profiles.names or "
+                "decrease num_profiles",
                 n=num_profiles,
                 m=pools.num_names,
             )
         if num_profiles % 2 and info.data.get("structure") is RelationStructure.BIPARTITE:
             raise broken_rule(
-                "bipartite relations pair people up, so their number must be even, got {n}; take {m}",
+                "bipartite relations need an even number of people, got {n}; use {m}",
                 n=num_profiles,
                 m=num_profiles + 1,
             )
         if num_profiles == 1 and not info.data.get("self_relations", True):
-            raise broken_rule("one person alone can only be related to themselves; allow self_relations or add people")
+            raise broken_rule(
+                "a single person can only be related to themselves; set self_relations: true or increase num_profiles"
+            )
         return num_profiles
 
 
 class ProfilesByBits(GeneratedProfiles):
-    """A generated population as large as a code length allows; the plan solves for num_profiles."""
+    """A generated population whose size is chosen to reach a given code length."""
 
     target_bits: float = Field(gt=0, le=1e9)
-    """The number of people is the largest (even, if bipartite) whose code length, as the questions ask for it, stays
-    within this many bits."""
+    """Largest code length of the population in bits. `plan` solves for the largest number of people (an even number if
+    structure is bipartite) whose facts, as far as the questions ask for them, have at most this code length."""
     scheme: EncodingScheme = EncodingScheme.OPTIMAL
-    """The encoding scheme the target is counted in."""
+    """Encoding scheme in which the code length is computed."""
     selection: SelectionScheme = SelectionScheme.ENUMERATE
-    """The selection scheme the target is counted in."""
+    """Selection scheme in which the code length is computed."""
 
 
 class LoadedProfiles(Spec):
     names: NamePools | None = None
-    """The pools the names were drawn from, which no column tells. By default the whole census lists if all names are in
-    them, else just the parts that occur."""
+    """Pools that the names were drawn from, which the data do not state. By default the complete census lists if they
+    contain all names, otherwise the name parts that occur. Set it when the data were generated from smaller pools."""
     structure: RelationStructure = RelationStructure.UNIFORM
-    """How the relations were drawn; what bipartite means is checked against the data."""
+    """Distribution that the relations were drawn from. The data are checked to be possible under it."""
     self_relations: bool = True
-    """Whether relations could lead to oneself; false is checked against the data."""
+    """Whether a relation may lead from a person to that same person. If false, the data are checked to contain no such
+    relation."""
     fingerprint: str | None = None
-    """SHA-256 of the population's content. The plan fills it in, so that a trial is known by its data and not by where
-    they lay; given, it must be met."""
+    """SHA-256 of the population's content. `plan` fills it in, so that a trial is identified by its data and not by
+    their path. Set it to refuse data with different content."""
 
 
 class ProfilesFromDisk(LoadedProfiles):
-    """A population in the hosted dataset schema, from a file or folder."""
+    """A population loaded from a file or folder in the schema of hosted datasets."""
 
     source: Literal["disk"]
-    """Read the people from `path`."""
+    """Load the people from `path`."""
     path: Text
-    """A parquet file, or a folder written by datasets' save_to_disk; file:///... says that every machine of a cluster has
-    it there."""
+    """Path of a Parquet file or of a folder written by `datasets.Dataset.save_to_disk`. A path in the form file:///...
+    states that every machine of the cluster has the file at that path."""
 
 
 class ProfilesFromHub(LoadedProfiles):
-    """A population in the hosted dataset schema, from the Hugging Face hub."""
+    """A population loaded from a dataset on the Hugging Face Hub."""
 
     source: Literal["hub"]
-    """Read the people from the dataset `path` on the hub."""
+    """Load the people from the dataset `path` on the Hugging Face Hub."""
     path: Text
-    """Dataset name, owner/name."""
+    """Name of the dataset, in the form owner/name."""
     split: Text = "train"
-    """Split of the dataset."""
+    """Split of the dataset to load."""
     revision: Text = "main"
-    """Commit or branch."""
+    """Commit, tag or branch of the dataset. Set a commit to make the data reproducible."""
 
 
 class RandomPairs(Spec):
-    """Random key -> value pairs: "people" whose keys are given and cost nothing, so that no scheme is assumed."""
+    """Random key-value pairs: N R log2(num_values) bits that every encoding scheme counts equally.
+
+    Keys take the role of names. All possible keys occur, so storing them costs no bits. Use pairs to measure a model's
+    capacity without assuming an encoding scheme. See docs/science.md#random-data.
+    """
 
     source: Literal["pairs"]
-    """Draw the values here, from `seed`."""
+    """Generate random pairs from `seed`."""
     num_keys: int = Field(default=1000, ge=1, le=10_000_000)
-    """N: how many keys there are; all keys up to it exist, so knowing them is worth nothing."""
+    """N, the number of keys."""
     num_relations: int = Field(default=4, ge=1, le=100)
-    """R: values per key."""
+    """R, the number of values of each key."""
     num_values: int = Field(default=256, ge=2, le=65_536)
-    """Values a pair may have, each equally likely: log2 of this many bits a pair."""
+    """Number of possible values, all equally likely. Each pair carries log2 of this number of bits."""
     seed: Seed = 0
-    """Seed of the values."""
+    """Random seed of the values."""
 
     @field_validator("num_relations")
     @classmethod
@@ -145,7 +161,7 @@ class RandomPairs(Spec):
         num_keys = info.data.get("num_keys", 0)
         if num_keys * num_relations > MAX_DRAWN:
             raise broken_rule(
-                "{n} keys of {r} values are more than {most} values in all; take fewer of either",
+                "{n} keys with {r} values each exceed {most} values in total; decrease num_keys or num_relations",
                 n=f"{num_keys:,}",
                 r=num_relations,
                 most=f"{MAX_DRAWN:,}",
@@ -154,18 +170,19 @@ class RandomPairs(Spec):
 
 
 class RandomStrings(Spec):
-    """Random strings (Morris): tokens drawn uniformly and independently."""
+    """Random strings of tokens that are drawn independently and uniformly: N S log2 V bits (arXiv 2505.24832, section
+    3)."""
 
     source: Literal["strings"]
-    """Draw the strings here, from `seed`."""
+    """Generate random strings from `seed`."""
     num_strings: int = Field(default=1000, ge=1, le=10_000_000)
-    """N: how many strings."""
+    """N, the number of strings."""
     vocab_size: int = Field(default=2048, ge=2, le=65_536)
-    """V: different tokens; log2 V bits each."""
+    """V, the number of different tokens. Each token carries log2 V bits."""
     length: int = Field(default=64, ge=1, le=511)
-    """S: tokens per string."""
+    """S, the number of tokens in each string."""
     seed: Seed = 0
-    """Seed of the strings."""
+    """Random seed of the strings."""
 
     @field_validator("length")
     @classmethod
@@ -173,14 +190,14 @@ class RandomStrings(Spec):
         num_strings, vocab_size = info.data.get("num_strings"), info.data.get("vocab_size")
         if num_strings and num_strings * length > MAX_DRAWN:
             raise broken_rule(
-                "{n} strings of {s} tokens are more than {most} in all; take fewer, or shorter ones",
+                "{n} strings of {s} tokens exceed {most} tokens in total; decrease num_strings or length",
                 n=f"{num_strings:,}",
                 s=length,
                 most=f"{MAX_DRAWN:,}",
             )
         if num_strings and vocab_size and vocab_size**length < 1_000_000 * num_strings:
             raise broken_rule(
-                "{n} strings of {s} tokens out of {v} would repeat each other; make them longer, or draw from more tokens",
+                "{n} strings of {s} tokens out of {v} are too likely to repeat; increase length or vocab_size",
                 n=num_strings,
                 s=length,
                 v=vocab_size,

@@ -1,6 +1,5 @@
-"""What is wrong with a spec: pydantic's findings as lines of place, field, rule, value got and way out."""
+"""Conversion of Pydantic validation errors to lines with position, field, rule, value and remedy."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -9,97 +8,104 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raycap.spec.document import SpecDocument, shown, truncated
+from raycap.spec.document import SpecDocument, did_you_mean, format_value, truncated
 from raycap.spec.yaml_tree import KeyPath
 
 MAX_FAULTS = 100
-"""So many faults are told at once; who made more has made a few many times."""
+"""Largest number of faults that are reported together. More faults are usually repetitions of a few mistakes."""
 MEANING_LENGTH = 110
-"""Characters of what a field is that are told with a fault of it."""
+"""Largest number of characters of a field's description in a fault."""
 MAX_FAULTY_POINTS = 5_000
-"""After so many points of a grid with faults it is not searched for others."""
+"""Number of faulty grid points after which the remaining points are not checked."""
 
 
 class Faults:
-    """What is wrong with a spec, each fault once though it may be found at every point of the grid."""
+    """The faults of a spec. A fault that occurs at several points of the grid is kept once."""
 
     def __init__(self, document: SpecDocument) -> None:
         self._document = document
-        self._told: dict[tuple[Any, ...], str] = {}
+        self._messages: dict[tuple[Any, ...], str] = {}
         self._faulty_points = 0
 
     @property
     def too_many(self) -> bool:
-        """Whether it is time to stop looking."""
-        return len(self._told) > MAX_FAULTS or self._faulty_points > MAX_FAULTY_POINTS
+        """Whether the limit of reported faults is reached, so that checking can stop."""
+        return len(self._messages) > MAX_FAULTS or self._faulty_points > MAX_FAULTY_POINTS
 
     @property
     def lines(self) -> list[str]:
-        """One for each fault: place, field, rule, value got, way out."""
-        more = [f"{self._document.locate(())}: and perhaps more; mend these first"] if self.too_many else []
-        return [*list(self._told.values())[:MAX_FAULTS], *more]
+        """One line per fault: position, field, rule, value and remedy."""
+        more = [f"{self._document.locate(())}: there may be more faults; correct these first"] if self.too_many else []
+        return [*list(self._messages.values())[:MAX_FAULTS], *more]
 
-    def tell(self, place: KeyPath, rule: str) -> None:
-        """Add a fault of the value at a place."""
-        self._told.setdefault((place, rule), f"{self._document.locate(place)}: {rule}")
+    def add(self, path: KeyPath, message: str) -> None:
+        """Add a fault of the value at `path`."""
+        self._messages.setdefault((path, message), f"{self._document.locate(path)}: {message}")
 
-    def add(
+    def add_validation_error(
         self, error: ValidationError, model: type[BaseModel], prefix: KeyPath, indices: dict[str, int] | None = None
     ) -> None:
-        """Add the faults of a model, at a point of the grid if it has indices along the axes."""
+        """Add the faults of a model.
+
+        Args:
+            error: The error that Pydantic raised.
+            model: The model that was validated.
+            prefix: Path of the model in the document.
+            indices: For a point of the grid, its index along each axis. A fault of a value that an axis sets is
+                reported at the position of that value under `grid`.
+        """
         self._faulty_points += 1
         for fault in error.errors(include_url=False):
             if self.too_many:
                 return
             if fault["type"] == "default_factory_not_called":  # a consequence of another fault in the list
                 continue
-            # Tags of unions are not places in the file: specs write them "<tag>".
-            names = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<")))
-            place = source = (*prefix, *names)
-            for path, index in (indices or {}).items():
-                axis = ("trial", *path.split("."))
-                if place == axis and fault["type"] == "extra_forbidden":
-                    source = ("grid", path)
-                elif place[: len(axis)] == axis:
-                    source = ("grid", path, index, *place[len(axis) :])
-                elif axis[: len(place)] == place and place not in self._document:  # a section that only the axis names
-                    source = ("grid", path)
-            key = (source, place, fault["type"], fault["msg"])
-            if key not in self._told:
-                where = ".".join(truncated(str(part)) for part in place)
-                about = f" ({meaning})" if (meaning := _meaning(model, fault)) else ""
-                self._told[key] = f"{self._document.locate(source)}: {where}: {_rule(fault, model)}{about}"
+            # Pydantic adds union tags, which have the form "<tag>", to the location. They are not keys of the file.
+            keys = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<")))
+            path = source = (*prefix, *keys)
+            for axis, index in (indices or {}).items():
+                axis_path = ("trial", *axis.split("."))
+                if path == axis_path and fault["type"] == "extra_forbidden":
+                    source = ("grid", axis)  # the name of the axis is wrong, not its values
+                elif path[: len(axis_path)] == axis_path:
+                    source = ("grid", axis, index, *path[len(axis_path) :])
+                elif axis_path[: len(path)] == path and path not in self._document:
+                    source = ("grid", axis)  # the faulty section exists only because the axis sets a field in it
+            key = (source, path, fault["type"], fault["msg"])
+            if key not in self._messages:
+                field = ".".join(truncated(str(part)) for part in path)
+                meaning = f" ({summary})" if (summary := _summary(model, fault)) else ""
+                self._messages[key] = f"{self._document.locate(source)}: {field}: {_rule(fault, model)}{meaning}"
 
 
 def _rule(fault: Any, model: type[BaseModel]) -> str:
+    """Return the rule that was broken, the value and the remedy."""
     match fault["type"]:
         case "extra_forbidden":
-            known = _fields_beside(model, fault["loc"])
-            close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-            return "unknown field; " + (f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(known)}")
+            known = _sibling_fields(model, fault["loc"])
+            return "unknown field" + (did_you_mean(str(fault["loc"][-1]), known) or f"; known are: {', '.join(known)}")
         case "missing":
             return "is required"
         case "raycap_rule":
             return fault["msg"]
         case "string_type":
-            return f"should be text, got {shown(fault['input'])}; put it in quotes"
+            return f"should be text, got {format_value(fault['input'])}; put it in quotes"
         case "enum" | "literal_error" | "union_tag_invalid":
             context = fault["ctx"]
             tags = context.get("expected", context.get("expected_tags", ""))
-            # "<generate/bits>" is one of several forms of "generate", told apart by their fields.
+            # "<generate/bits>" tags one of several forms of "generate", which differ in their fields.
             options = list(dict.fromkeys(option.strip("'<>").split("/")[0] for option in re.split(r", | or ", tags)))
             value = context["tag"].strip("<>") if "tag" in context else fault["input"]
-            close = difflib.get_close_matches(str(value), options, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            return f"must be one of {', '.join(options)}, got {shown(value)}{hint}"
+            hint = did_you_mean(str(value), options)
+            return f"must be one of {', '.join(options)}, got {format_value(value)}{hint}"
         case _:
             message = fault["msg"].replace("Input should", "should")
             readable = re.sub(r"\d{5,}", lambda digits: f"{int(digits[0]):,}", message)
-            return f"{readable}, got {shown(fault['input'])}"
+            return f"{readable}, got {format_value(fault['input'])}"
 
 
-def _meaning(model: type[BaseModel], fault: Any) -> str:
-    """What the field at fault is, in a sentence of its description; nothing for unknown fields, and whole specs."""
+def _summary(model: type[BaseModel], fault: Any) -> str:
+    """Return the first sentence of the field's description, or an empty text for unknown fields and whole specs."""
     names = [part for part in fault["loc"] if isinstance(part, str) and not part.startswith("<")]
     if not names or fault["type"] == "extra_forbidden":
         return ""
@@ -108,13 +114,13 @@ def _meaning(model: type[BaseModel], fault: Any) -> str:
     return shorten(re.split(r"[.;]\s", described)[0].rstrip("."), MEANING_LENGTH, placeholder=" ...")
 
 
-def _fields_beside(model: type[BaseModel], loc: KeyPath) -> list[str]:
-    """Field names the model at `loc`'s parent knows."""
+def _sibling_fields(model: type[BaseModel], loc: KeyPath) -> list[str]:
+    """Return the field names of the models that contain the field at `loc`."""
     return list(dict.fromkeys(name for node in _nodes(model, loc) for name in node.get("properties", {})))
 
 
 def _nodes(model: type[BaseModel], loc: Sequence[Any]) -> list[dict[str, Any]]:
-    """The models that may be at `loc`'s parent, found by walking the JSON schema that pydantic derives."""
+    """Return the JSON schemas of the models that may contain the field at `loc`; a union has one for each member."""
     schema = _schema(model)
     definitions = schema.get("$defs", {})
 

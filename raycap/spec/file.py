@@ -1,9 +1,8 @@
-"""From a YAML file and overrides to a checked SweepSpec and its grid points; every error says file:line:column.
+"""Loading of sweep files: YAML and overrides to a validated SweepSpec and the points of its grid.
 
-All errors of the whole grid are collected and raised together, before anything starts.
+The errors of the whole grid are collected and raised together, each with file, line and column.
 """
 
-import difflib
 import itertools
 import json
 import math
@@ -17,50 +16,58 @@ from typing import Any
 from pydantic import ValidationError
 
 from raycap.spec import SweepSpec, TrialSpec
-from raycap.spec.document import SpecDocument, SpecError, shown, truncated
+from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_value, truncated
 from raycap.spec.faults import Faults
-from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, Tree, YamlError, read_yaml
+from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, YamlError, YamlTree, read_yaml
 
 MAX_GRID_POINTS = 100_000
 MAX_QUESTION = 300
-"""Characters of the question that a sweep asks."""
+"""Largest number of characters of a sweep's question."""
 SWEEPS_FOLDER = Path("sweeps")
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One point of the grid: where it lies, and the trial there as validated but not yet resolved."""
+    """One point of the grid, with its validated but unresolved trial."""
 
     coordinates: dict[str, Any]
+    """Value of each axis, by the axis' dotted path."""
     trial: TrialSpec
     place: str
-    """file:line:column of its profiles, which is what later checks are mostly about."""
+    """Position of the trial's profiles (`file:line:column`), for errors that are found when the trial is resolved."""
 
 
 @dataclass(frozen=True)
 class LoadedSweep:
-    """A sweep file as read: the validated spec, every grid point, the question in its first comment, its own text."""
+    """A validated sweep file."""
 
     spec: SweepSpec
     points: list[GridPoint]
     question: str
+    """The first comment of the file, empty if it does not begin with one."""
     text: str
+    """The text of the file."""
 
 
 def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSweep:
-    """Read and check a sweep file, or one of that name under `sweeps/`.
+    """Read and validate a sweep file.
 
-    `overrides` are `key=value` pairs, the key a dotted path into the file (`trial.training.seed=3`,
-    `grid.model.hidden_size=[8,16]`), the value YAML. Raises SpecError with every fault found.
+    Args:
+        path_or_name: Path of the file, from the working directory or from `sweeps/`.
+        overrides: Texts of the form key=value. The key is a dotted path into the file (`trial.training.seed=3`,
+            `grid.model.hidden_size=[8,16]`), the value is YAML.
+
+    Raises:
+        SpecError: The file, an override or a point of the grid is invalid; the error lists all faults.
     """
     path = _find(path_or_name)
     document = SpecDocument(str(path), _contents(path))
-    unread = []
+    bad_overrides = []
     for override in overrides:
         try:
             document.override(override)
         except SpecError as error:
-            unread += error.problems
+            bad_overrides += error.problems
     if "name" not in document.tree:
         document.tree["name"] = path.stem.encode("utf-8", "replace").decode()
 
@@ -69,40 +76,44 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     try:
         spec = SweepSpec.model_validate_json(json.dumps(document.tree))
     except ValidationError as error:
-        faults.add(error, SweepSpec, ())
+        faults.add_validation_error(error, SweepSpec, ())
     first_line = document.text.lstrip().partition("\n")[0]
     question = first_line.lstrip("# ").strip() if first_line.startswith("#") else ""
     if len(question) > MAX_QUESTION:
-        faults.tell(
-            (), f"the first comment is the question, got {len(question):,} characters; ask it in {MAX_QUESTION}"
+        faults.add(
+            (),
+            f"the first comment is the sweep's question and must have at most {MAX_QUESTION} characters, "
+            f"got {len(question):,}; shorten it",
         )
     trial, grid = document.tree.get("trial", {}), document.tree.get("grid", {})
     points: list[GridPoint] = []
     if isinstance(trial, dict) and isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values()):
         points = _check_grid(trial, grid, document, faults)
-    if unread or faults.lines or spec is None:
-        raise SpecError([*unread, *faults.lines])
+    if bad_overrides or faults.lines or spec is None:
+        raise SpecError([*bad_overrides, *faults.lines])
     return LoadedSweep(spec, points, question, document.text)
 
 
 def _find(path_or_name: str) -> Path:
     candidates = (Path(path_or_name), SWEEPS_FOLDER / path_or_name)
     for candidate in candidates:
-        if os.path.isfile(candidate):  # unlike Path.is_file, False for names that no file can have
+        if os.path.isfile(candidate):  # unlike Path.is_file, returns False for invalid names
             return candidate
     for candidate in candidates:
         if os.path.exists(candidate):
-            raise SpecError([f"{candidate}: a spec must be a file, not a folder, pipe or device; give its path"])
+            raise SpecError(
+                [f"{candidate}: a spec must be a file, not a folder, pipe or device; pass the path of a file"]
+            )
     known = sorted(str(p) for p in SWEEPS_FOLDER.glob("specs/*.yaml"))
-    close = difflib.get_close_matches(str(SWEEPS_FOLDER / path_or_name), known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}" if known else ""
+    hint = did_you_mean(str(SWEEPS_FOLDER / path_or_name), known)
+    hint = hint or (f"; known are: {', '.join(known)}" if known else "")
     raise SpecError(
         [f"{truncated(path_or_name)}: no such spec file, neither as given nor under {SWEEPS_FOLDER}/{hint}"]
     )
 
 
-def _contents(path: Path) -> Tree:
-    """The file as a tree whose root is a mapping."""
+def _contents(path: Path) -> YamlTree:
+    """Read a file whose root is a mapping. Raises SpecError."""
     try:
         with path.open("rb") as file:
             read = read_yaml(file.read(MAX_BYTES + 1))
@@ -111,60 +122,65 @@ def _contents(path: Path) -> Tree:
     except YamlError as error:
         raise SpecError([f"{path}:{error.line}:{error.column}: {error}"]) from None
     if not isinstance(read.value, dict):
-        got = "nothing" if read.value is None else shown(read.value)
-        raise SpecError([f"{path}:1:1: a sweep file is a mapping (name:, trial:, grid:, ...), got {got}"])
+        got = "nothing" if read.value is None else format_value(read.value)
+        raise SpecError([f"{path}:1:1: a sweep file must be a mapping (name:, trial:, grid:, ...), got {got}"])
     return read
 
 
 def _check_grid(
     trial: dict[str, Any], grid: dict[str, list[Any]], document: SpecDocument, faults: Faults
 ) -> list[GridPoint]:
+    """Validate the trial at every point of the grid and return the valid points; faults are added to `faults`."""
     num_points = math.prod(len(values) for values in grid.values())
     if num_points > MAX_GRID_POINTS:
         product = truncated(" x ".join(f"{len(values):,}" for values in grid.values()), 200)
         total = f"{num_points:,}" if num_points < 10**15 else f"about 10^{math.log10(num_points):.0f}"
-        faults.tell(
+        faults.add(
             ("grid",),
-            f"grid: {product} = {total} points, more than {MAX_GRID_POINTS:,}; take fewer values, or split the sweep",
+            f"grid: {product} = {total} points, more than {MAX_GRID_POINTS:,}; remove values or split the sweep",
         )
         return []
-    if not _axes_fit_together(list(grid), faults):
+    if not _axes_are_compatible(list(grid), faults):
         return []
-    points, place = [], document.locate(("trial", "profiles"))
+    points, position = [], document.locate(("trial", "profiles"))
     for raw, coordinates, indices in _grid_trees(trial, grid, faults):
         try:
-            points.append(GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw)), place))
+            points.append(GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw)), position))
         except ValidationError as error:
-            faults.add(error, TrialSpec, ("trial",), indices)
+            faults.add_validation_error(error, TrialSpec, ("trial",), indices)
         if faults.too_many:
             break
     return points
 
 
-def _axes_fit_together(paths: list[str], faults: Faults) -> bool:
-    """Whether each axis is a path, and none takes back what one before it has set."""
+def _axes_are_compatible(paths: list[str], faults: Faults) -> bool:
+    """Check the depth of the axes, and that no axis replaces a section in which an earlier axis sets a field."""
     order = {path: number for number, path in enumerate(paths)}
-    fit = True
+    compatible = True
     for path, number in order.items():
         parts = path.split(".")
         if len(parts) > MAX_DEPTH:
-            faults.tell(("grid", path), f"grid.{truncated(path)}: nested deeper than {MAX_DEPTH} levels; no field is")
-            fit = False
+            faults.add(
+                ("grid", path),
+                f"grid.{truncated(path)}: must be at most {MAX_DEPTH} levels deep; no field of a spec is deeper",
+            )
+            compatible = False
             continue
         for depth in range(1, len(parts)):
             outer = ".".join(parts[:depth])
             if order.get(outer, number) > number:
-                faults.tell(
-                    ("grid", outer), f"grid.{outer}: would replace what grid.{path} has set; put it before that"
+                faults.add(
+                    ("grid", outer),
+                    f"grid.{outer}: would replace the values of grid.{path}; move it before grid.{path}",
                 )
-                fit = False
-    return fit
+                compatible = False
+    return compatible
 
 
 def _grid_trees(
     trial: dict[str, Any], grid: dict[str, list[Any]], faults: Faults
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, int]]]:
-    """Every point: the trial with the point's values set, its coordinates, and the index along each axis."""
+    """Yield for every point of the grid the unvalidated trial, the coordinates and the index along each axis."""
     base = json.dumps(trial)
     for indices in itertools.product(*(range(len(values)) for values in grid.values())):
         raw = json.loads(base)
@@ -175,11 +191,12 @@ def _grid_trees(
             for section in sections:
                 child = {} if node.get(section) is None else node[section]
                 if not isinstance(child, dict):
-                    faults.tell(
-                        ("grid", path), f"grid.{path}: {section} is not a section, but {shown(child)}; remove one"
+                    faults.add(
+                        ("grid", path),
+                        f"grid.{path}: {section} must be a section, got {format_value(child)}; remove one of the two",
                     )
                     child = {}
                 node[section] = child
                 node = child
-            node[leaf] = deepcopy(value)  # other axes may set fields in it
+            node[leaf] = deepcopy(value)  # later axes may set fields inside the value
         yield raw, coordinates, dict(zip(grid, indices, strict=True))

@@ -1,4 +1,4 @@
-"""What learns: the specs of tokenizer and model."""
+"""Specs of the learner: tokenizer and model architecture."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,19 +8,23 @@ from raycap.spec.base import Spec, broken_rule, by_kind
 
 
 class WordTokenizer(Spec):
-    """One token per name part, attribute value and subject (dates: year, month, day); vocabulary = the pools."""
+    """A word-level tokenizer: one token per name part, attribute value and subject, three per date (year, month, day).
+
+    The vocabulary consists of all possible values, so it contains no information about the population. With the default
+    name pools it has about 90,000 tokens, which dominates the parameter count of small models.
+    """
 
     kind: Literal["word"] = "word"
-    """Whole words, known in advance, so that the vocabulary tells nothing about the people."""
+    """Word-level tokenizer with a vocabulary that is fixed in advance."""
 
 
 class BpeTokenizer(Spec):
-    """Byte-level BPE trained on the questions, as the reference does."""
+    """A byte-level byte-pair encoding (BPE) that is trained on the questions, as in the reference implementation."""
 
     kind: Literal["bpe"]
     """Byte-level byte-pair encoding."""
     vocab_size: int = Field(default=3000, ge=300, le=262_144)
-    """Number of tokens, and rows of the embedding."""
+    """Size of the vocabulary, which is the number of rows of the embedding."""
 
 
 TokenizerSpec = Annotated[
@@ -29,17 +33,17 @@ TokenizerSpec = Annotated[
 
 
 class HeadSize(Spec):
-    """Attention heads of a fixed size; their number follows the width."""
+    """Attention heads of a fixed size. Their number is hidden_size / head_size."""
 
     head_size: int = Field(default=16, ge=2, le=4096, multiple_of=2)
-    """Size of a head; even, for rotary positions; must divide hidden_size."""
+    """Size of each attention head. It must be even (for rotary position embeddings) and divide hidden_size."""
 
 
 class NumHeads(Spec):
-    """A fixed number of attention heads; their size follows the width."""
+    """A fixed number of attention heads. Their size is hidden_size / num_heads."""
 
     num_heads: int = Field(ge=1, le=4096)
-    """Number of heads; must divide hidden_size into even sizes."""
+    """Number of attention heads. hidden_size / num_heads must be an even integer."""
 
 
 HeadsSpec = Annotated[
@@ -51,24 +55,25 @@ HeadsSpec = Annotated[
 
 
 class MuP(Spec):
-    """Maximal update parametrisation: the best learning rate at `base_width` is the best at every width.
+    """Maximal update parametrization (muP, arXiv 2203.03466): the optimal learning rate does not depend on the width.
 
-    At the base width it is the standard parametrisation. Elsewhere, with m = hidden_size / base_width: learning rates of
-    hidden matrices are divided by m, embeddings start as at the base width, logits are divided by m, and attention
-    scores by head size instead of its root.
+    With m = hidden_size / base_width: learning rates of hidden matrices are divided by m, embeddings are initialized as
+    at the base width, logits are divided by m, and attention scores are divided by the head size instead of its square
+    root. At the base width muP equals the standard parametrization. See docs/science.md#mup.
     """
 
     kind: Literal["mup"]
-    """Learning rates and scales that follow the width."""
+    """Learning rates and initial scales that depend on the width (muP)."""
     base_width: int = Field(default=64, ge=2, le=100_000)
-    """The width at which nothing changes, for which learning rates are given."""
+    """Width at which muP equals the standard parametrization. Set it to the width for which the learning rate was
+    tuned."""
 
 
 class Standard(Spec):
-    """The same learning rate everywhere."""
+    """The standard parametrization: one learning rate for all parameters and all widths."""
 
     kind: Literal["standard"] = "standard"
-    """Learning rates and scales as everybody sets them."""
+    """The standard parametrization."""
 
 
 ParametrizationSpec = Annotated[
@@ -78,20 +83,21 @@ ParametrizationSpec = Annotated[
 
 class _Llama(Spec):
     num_layers: int = Field(default=4, ge=1, le=1000)
-    """L: number of transformer blocks; the MLP is 4 times as wide as the model."""
+    """L, the number of transformer blocks. The MLP of a block is 4 times as wide as hidden_size."""
     tie_embeddings: bool = False
-    """Use the embedding as the output layer too."""
+    """Whether the output layer shares the weights of the embedding."""
     heads: HeadsSpec = HeadSize()
-    """How the width is cut into attention heads."""
+    """Number or size of the attention heads."""
     parametrization: ParametrizationSpec = Standard()
-    """How initial scales and learning rates depend on the width."""
+    """Dependence of initial scales and learning rates on the width. Use mup when a grid varies hidden_size with one
+    learning rate."""
 
     def head_size_at(self, hidden_size: int) -> int:
-        """Size of an attention head at a width; raises where heads do not divide it evenly."""
+        """Return the size of an attention head at a width. Raises PydanticCustomError if heads do not divide it."""
         if isinstance(self.heads, HeadSize):
             if hidden_size % self.heads.head_size:
                 raise broken_rule(
-                    "heads of size {size} do not divide hidden_size {h}; choose a multiple of {size}, or give num_heads "
+                    "heads of size {size} do not divide hidden_size {h}; use a multiple of {size}, or set num_heads "
                     "instead of head_size under model.heads",
                     size=self.heads.head_size,
                     h=hidden_size,
@@ -99,7 +105,7 @@ class _Llama(Spec):
             return self.heads.head_size
         if hidden_size % (2 * self.heads.num_heads):
             raise broken_rule(
-                "{k} heads do not divide hidden_size {h} into even sizes; choose a multiple of {m}",
+                "{k} heads do not divide hidden_size {h} into even sizes; use a multiple of {m}",
                 k=self.heads.num_heads,
                 h=hidden_size,
                 m=2 * self.heads.num_heads,
@@ -108,10 +114,10 @@ class _Llama(Spec):
 
 
 class ModelByWidth(_Llama):
-    """A Llama of a given width."""
+    """A Llama model with a given width."""
 
     hidden_size: int = Field(default=64, ge=2, le=100_000)
-    """h: width of the residual stream."""
+    """h, the width of the residual stream. It must be divisible into attention heads (see heads)."""
 
     @field_validator("hidden_size")
     @classmethod
@@ -127,12 +133,13 @@ class ModelByWidth(_Llama):
 
     @property
     def width_multiplier(self) -> float:
-        """m = hidden_size / base width under muP, 1 under the standard parametrisation."""
+        """m = hidden_size / base width under muP, 1 under the standard parametrization."""
         return self.hidden_size / self.parametrization.base_width if isinstance(self.parametrization, MuP) else 1.0
 
     @property
     def attention_scale(self) -> float:
-        """What attention scores are multiplied by: d^-1/2, or under muP d0^1/2 / d with d0 the head size at the base."""
+        """Factor of the attention scores: d^(-1/2) for head size d; under muP d0^(1/2) / d, where d0 is d at
+        base_width."""
         if isinstance(self.parametrization, Standard):
             return self.head_size**-0.5
         heads = self.heads
@@ -141,11 +148,14 @@ class ModelByWidth(_Llama):
 
 
 class ModelByParams(_Llama):
-    """A Llama of about a given size; the plan solves for the width and reports the real count."""
+    """A Llama model with approximately a given number of parameters.
+
+    `plan` solves for hidden_size and reports the exact number.
+    """
 
     num_params: int = Field(gt=0, le=100_000_000_000)
-    """Target number of parameters, embeddings included; the nearest possible width is taken, and refused if it is off by
-    more than 15 %."""
+    """Target number of parameters, including embeddings. The width whose parameter count is nearest is used. It is an
+    error if that count differs from the target by more than 15 %."""
 
 
 ModelSpec = Annotated[

@@ -1,4 +1,4 @@
-"""What is asked of the people, or told about them: questions of one or more hops, biographies, names alone."""
+"""Specs of the training texts: questions of one or more hops, biographies, and names alone."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,44 +11,49 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class HeldOut(Spec):
-    """Components that questions of two or more hops never show in training, each a fraction of its own population.
+    """Components of questions that are excluded from the training questions of two or more hops.
 
-    Single hops are always trained. A question of three hops is held out with the first of its two-hop parts that is.
+    In "What was A's relation's subject?", A is the first person and A's relation is the second person. Each fraction is
+    applied to the set of all components of its kind. One-hop questions are always trained, so the facts themselves are
+    learned. A three-hop question is held out if one of its two-hop parts is. See docs/science.md#splits.
     """
 
     first_people: Fraction = 0.0
-    """Of the people: never asked about."""
+    """Fraction of the people who never occur as first person."""
     relations: Fraction = 0.0
-    """Of the relations: never followed."""
+    """Fraction of the relations that are never followed."""
     first_pairs: Fraction = 0.0
-    """Of the (person, relation) pairs: never followed from there."""
+    """Fraction of the (first person, relation) pairs that never occur."""
     second_people: Fraction = 0.0
-    """Of the people: never led to."""
+    """Fraction of the people who never occur as second person."""
     second_subjects: Fraction = 0.0
-    """Of the subjects: never asked of the second person."""
+    """Fraction of the subjects that are never asked about a second person."""
     second_pairs: Fraction = 0.0
-    """Of the (second person, subject) pairs: never asked for."""
+    """Fraction of the (second person, subject) pairs that never occur."""
     tuples: Fraction = 0.0
-    """Of the complete (person, relation, subject) questions."""
+    """Fraction of the (first person, relation, subject) triples, that is of complete questions, that never occur."""
     seed: Seed = 0
-    """Seed of what is held out; each kind has a stream of its own, so one can be added without moving the others."""
+    """Random seed of the held-out components. Each kind has its own random stream: adding one does not change the
+    others."""
 
     @property
     def fractions(self) -> dict[Split, float]:
-        """The kinds that hold something out."""
+        """Fractions that are not zero, by kind of component."""
         kinds = (split for split in Split if split not in (Split.TRAIN, Split.SEVERAL))
         return {split: fraction for split in kinds if (fraction := getattr(self, split)) > 0}
 
 
 class _Questions(Spec):
     kind: Literal["hops"] = "hops"
-    """Questions that follow so many facts to their answer."""
+    """Questions with the numbers of hops in `hops`."""
     hops: tuple[Hops, ...] = (1,)
-    """[1]: "What was A's employer?"; [2]: "What was A's parent's employer?"; [1, 2]: both; up to 3."""
+    """Numbers of hops, each 1, 2 or 3, in ascending order. One hop: "What was A's employer?"; two hops: "What was A's
+    parent's employer?"; [1, 2] trains on both. The result of a trial is read from the questions with the most hops."""
     chain_of_thought: bool = False
-    """Let answers to questions of two or more hops spell every step before the last; its loss is reported apart."""
+    """Whether answers to questions of two or more hops contain the name at every intermediate step before the final
+    answer. The losses of the intermediate steps and of the final answer are reported separately."""
     held_out: HeldOut = HeldOut()
-    """What questions of two or more hops never show in training."""
+    """Components that are excluded from the training questions of two or more hops."""
 
     @field_validator("hops")
     @classmethod
@@ -61,19 +66,21 @@ class _Questions(Spec):
     @classmethod
     def _chains_need_links(cls, chain_of_thought: bool, info: Any) -> bool:
         if chain_of_thought and max(info.data.get("hops", (2,))) == 1:
-            raise broken_rule("has no effect on one-hop questions alone; remove it or set hops: [1, 2]")
+            raise broken_rule("has no effect on one-hop questions; remove it or set hops: [1, 2]")
         return chain_of_thought
 
     @field_validator("held_out")
     @classmethod
     def _single_hops_are_never_held_out(cls, held_out: HeldOut, info: Any) -> HeldOut:
         if held_out.fractions and max(info.data.get("hops", (2,))) == 1:
-            raise broken_rule("holds out questions of two or more hops, but hops is [1]; remove it or set hops: [1, 2]")
+            raise broken_rule(
+                "applies to questions of two or more hops, but hops is [1]; remove it or set hops: [1, 2]"
+            )
         return held_out
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """One kind per number of hops."""
+        """Kind of the questions for each number of hops."""
         return tuple(Kind.of_hops(hops) for hops in self.hops)
 
 
@@ -83,10 +90,11 @@ def _default_one_hop_share(data: dict[str, Any]) -> float:
 
 
 class QuestionsByShare(_Questions):
-    """Questions whose mix is given by the share of one-hop questions; more hops share the rest evenly."""
+    """Questions with a given share of one-hop questions. The other numbers of hops share the rest equally."""
 
     one_hop_share: float = Field(default_factory=_default_one_hop_share, ge=0, le=1)
-    """Share of one-hop questions among the trained ones. Default 1/11 where both are asked (the reference's 1 : 10)."""
+    """Share of one-hop questions among the training questions. The default is 1/11 if hops contains 1 and more, as in
+    the reference implementation (1 : 10). Set it only if hops contains 1 and another number."""
 
     @field_validator("one_hop_share")
     @classmethod
@@ -95,10 +103,10 @@ class QuestionsByShare(_Questions):
         if hops is None:
             return share
         if (hops == (1,) or 1 not in hops) and share != _default_one_hop_share(info.data):
-            raise broken_rule("has no effect when hops is {hops}; remove it or set hops: [1, 2]", hops=str(list(hops)))
+            raise broken_rule("has no effect if hops is {hops}; remove it or set hops: [1, 2]", hops=str(list(hops)))
         if 1 in hops and len(hops) > 1 and not 0 < share < 1:
             raise broken_rule(
-                "must lie strictly between 0 and 1 when hops is {hops}, got {got}", got=share, hops=str(list(hops))
+                "must be greater than 0 and less than 1 if hops is {hops}, got {got}", got=share, hops=str(list(hops))
             )
         return share
 
@@ -110,10 +118,11 @@ class QuestionsByShare(_Questions):
 
 
 class QuestionsByWeights(_Questions):
-    """Questions whose mix is given by a weight for each number of hops."""
+    """Questions with a given weight for each number of hops."""
 
     weights: tuple[Weight, ...]
-    """Weights in the order of hops; their proportions are the shares of the trained questions."""
+    """Relative weight of each number of hops, in the order of `hops`. A weight divided by the sum of all weights is the
+    share of those questions among the training questions. The last weight must be positive."""
 
     @field_validator("weights")
     @classmethod
@@ -123,7 +132,7 @@ class QuestionsByWeights(_Questions):
             check_weights(weights, len(hops), "hops")
             if weights[-1] == 0:
                 raise broken_rule(
-                    "must be positive for the most hops, which capacities are read from; got {got}: leave them out of hops",
+                    "the last weight must be positive, got {got}; results are read from the most hops",
                     got=str(list(weights)),
                 )
         return weights
@@ -135,7 +144,7 @@ class QuestionsByWeights(_Questions):
 
 
 def check_weights(weights: tuple[float, ...], num: int, things: str) -> None:
-    """Raise unless there are `num` weights and one is positive."""
+    """Raise PydanticCustomError unless there are `num` weights, at least one of them positive."""
     if len(weights) != num or not sum(weights) > 0:
         raise broken_rule(
             "must be {num} weights, one for each of {things}, not all 0, got {got}",
@@ -146,51 +155,51 @@ def check_weights(weights: tuple[float, ...], num: int, things: str) -> None:
 
 
 class _OneKind(Spec):
-    """Texts of one kind, of which nothing is held out."""
+    """Texts of a single kind without held-out components."""
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """All of them are of the one kind."""
+        """Share of the single kind."""
         return (1.0,)
 
     @property
     def held_out(self) -> HeldOut:
-        """Nothing."""
+        """No held-out components."""
         return HeldOut()
 
     @property
     def chain_of_thought(self) -> bool:
-        """No steps before an answer."""
+        """False: there are no intermediate steps."""
         return False
 
 
 class Biographies(_OneKind):
-    """Sentences about every subject of a person, from templates, in the manner of bioS (A-Z)."""
+    """Biographies: one templated sentence for each fact about a person, as in bioS (arXiv 2404.05405, section 2)."""
 
     kind: Literal["biographies"]
-    """Texts about people instead of questions."""
+    """Biographies instead of questions."""
     per_person: int = Field(default=1, ge=1, le=1000)
-    """k: different biographies of each person."""
+    """k, the number of different biographies of each person."""
     permute: bool = False
-    """Put the sentences of each biography in an order of its own."""
+    """Whether each biography has its sentences in a random order. If false, all biographies use the same order."""
     seed: Seed = 0
-    """Seed of templates and orders."""
+    """Random seed of the templates and the sentence orders."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Biographies alone."""
+        """The kind BIOGRAPHY."""
         return (Kind.BIOGRAPHY,)
 
 
 class NamesOnly(_OneKind):
-    """The names themselves, or random strings: their loss measured, not inferred."""
+    """Names alone, or random strings: the loss of the names is measured instead of inferred from questions."""
 
     kind: Literal["names"]
-    """Names without any question."""
+    """Names without questions."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Names alone."""
+        """The kind NAME."""
         return (Kind.NAME,)
 
 

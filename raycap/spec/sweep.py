@@ -1,4 +1,4 @@
-"""Around the trials: how losses are read, where trials run, where results go, and the SweepSpec itself."""
+"""The SweepSpec and its sections that are not part of a trial: analysis, execution and tracking."""
 
 import math
 from collections.abc import Iterator
@@ -25,148 +25,169 @@ STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 
 
 class Calibration(Spec):
-    """Bits per parameter of the same models on random strings or pairs: the law of another sweep."""
+    """Capacity of the same models measured on random strings or pairs, taken from the report of another sweep.
+
+    No encoding scheme changes the code length of random data, so this capacity is known without assuming a scheme.
+    """
 
     bits_per_param: float = Field(gt=0, le=1000)
-    """Its estimate."""
+    """Estimated bits per parameter."""
     standard_error: float = Field(gt=0, le=1000)
-    """A quarter of the width of its 95 % interval."""
+    """Standard error of the estimate: a quarter of the width of its 95 % interval."""
 
 
 class AnalysisSpec(Spec):
-    """How the losses are read. Changing it retrains nothing."""
+    """Analysis of the losses: encoding schemes, selection schemes and entropies. Changing it does not retrain any
+    trial."""
 
     schemes: tuple[EncodingScheme, ...] = (EncodingScheme.OPTIMAL,)
-    """Encoding schemes to compute capacities for."""
+    """Encoding schemes for which capacities are computed. The first one is the headline."""
     selections: tuple[SelectionScheme, ...] = tuple(SelectionScheme)
-    """Selection schemes to compute capacities for."""
-
+    """Selection schemes for which capacities are computed. The headline uses enumerate if it is among them, otherwise
+    the first."""
     accounting: Accounting = Accounting.EXACT
-    """Where code lengths take their entropies from."""
+    """Source of the entropies in code lengths."""
     per_subject: bool = True
-    """Read each subject by its own loss; false takes the mean loss over all, each subject losing the same share."""
+    """Whether learned bits are computed for each subject from its own loss. If false, the mean loss over all subjects
+    is used and every subject is assumed to lose the same fraction of its entropy."""
     incremental: bool = False
-    """Count the bits of one-hop questions beside those of longer ones ("2.1 hops"), the names once."""
+    """Whether to add the bits of the facts that one-hop questions require to those of questions with more hops,
+    counting the names once ("2.1 hops"). See docs/science.md#incremental."""
     calibration: Calibration | None = None
-    """What these models store of data that every scheme reads alike; narrows the comparison of schemes."""
+    """Capacity of these models for random data. It makes the comparison of encoding schemes more decisive."""
 
     @field_validator("schemes", "selections")
     @classmethod
     def _unique(cls, members: tuple[Any, ...]) -> tuple[Any, ...]:
         if not members or len(set(members)) != len(members):
-            raise broken_rule("must name at least one, each once, got {got}", got=str([str(m) for m in members]))
+            raise broken_rule(
+                "must have at least one element and no duplicates, got {got}", got=str([str(m) for m in members])
+            )
         return members
 
     @model_validator(mode="after")
-    def _the_reference_needs_subjects(self) -> "AnalysisSpec":
+    def _observed_double_needs_subjects(self) -> "AnalysisSpec":
         mean_alone = self.accounting is Accounting.OBSERVED and not self.per_subject
         if mean_alone and EncodingScheme.TWO_HOP_DOUBLE in self.schemes:
             raise broken_rule(
-                "observed accounting reads 2-hop-double by subject only: set per_subject: true, or leave it out"
+                "observed accounting supports 2-hop-double only with per_subject: true; set it or remove 2-hop-double"
             )
         return self
 
     @property
     def headline(self) -> tuple[EncodingScheme, SelectionScheme]:
-        """The reading shown first: the first scheme, with the names enumerated if that is asked for."""
+        """The reading that reports show first: the first encoding scheme, with the selection enumerate if it is
+        listed."""
         enumerated = SelectionScheme.ENUMERATE in self.selections
         return self.schemes[0], SelectionScheme.ENUMERATE if enumerated else self.selections[0]
 
 
 class EarlyStop(StrEnum):
-    """Why a sweep ends a trial before its length."""
+    """Reason to end a trial before its full length."""
 
     EXHAUSTED = "exhausted"
-    """It has learned its data: less than 1 % of the answers' entropy is lost."""
+    """The trial has learned its data: its loss is less than 1 % of the entropy of the answers."""
     PLATEAU = "plateau"
-    """Its learned bits grew by less than 1 % while its exposures doubled, and it has had a quarter of its length."""
+    """The learned bits grew by less than 1 % while the exposures doubled, and at least a quarter of the length is
+    done."""
 
 
 class ExecutionSpec(Spec):
-    """Where and how trials run; never part of a trial's identity."""
+    """Resources and execution of trials. These settings are not part of a trial's identity."""
 
     num_workers: int = Field(default=1, ge=1, le=10_000)
-    """Workers per trial; each takes its share of every batch."""
+    """Number of workers per trial (data parallel). Each worker computes an equal part of every batch."""
     cpus_per_worker: float = Field(default=1.0, gt=0.25, le=1024)
-    """CPUs a worker takes, the quarter of one included that its Ray Data reader takes."""
+    """Number of CPUs per worker. It includes 0.25 CPUs for the process that prepares the worker's batches."""
     gpus_per_worker: float = Field(default=0.0, ge=0, le=64)
-    """GPUs a worker takes; a fraction shares a GPU between trials and needs num_workers: 1."""
+    """Number of GPUs per worker. With a fraction, trials share a GPU; this requires num_workers: 1."""
     replicas: int = Field(default=1, ge=1, le=1000)
-    """At most this many trials of one shape train as one stack in one worker (or set of workers): they may differ in
-    seeds, learning rates, weight decay and the people's seed. Each keeps its own result, checkpoints and MLflow run."""
+    """Largest number of trials that train together as one stack on the same workers. Trials of a stack may differ in
+    learning rate, weight decay, training seeds and the seed of the population. Each has its own result, checkpoints and
+    MLflow run. Increase it when models are too small to use a GPU or CPU fully."""
     compile: bool = False
-    """Have torch compile the model: for long trials on a GPU. Takes a minute or so where it is not in torch's cache."""
+    """Whether to compile the model with torch.compile. Compilation takes about a minute unless it is cached, so enable
+    it for long trials on GPUs."""
     max_failures: int = Field(default=3, ge=0, le=1000)
-    """How often a trial is restarted from its last checkpoint before it counts as failed."""
+    """Number of restarts of a trial from its last checkpoint before it is marked as failed."""
     max_concurrent_trials: int = Field(default=1024, ge=1, le=100_000)
-    """At most this many trials at once, even where more would fit."""
+    """Largest number of trials that run at the same time. The cluster's resources may allow fewer."""
     early_stop: tuple[EarlyStop, ...] = ()
-    """End trials early that can no longer matter, for these reasons. They are measured where they end, under a learning
-    rate that has not come to its end, and are finished like any other; a stack ends when all of its trials may."""
+    """Reasons to end a trial before its full length. Such a trial is evaluated where it ends, before the learning rate
+    has decayed completely, and counts as finished. A stack ends when all of its trials meet one of the reasons."""
     checkpoint_every_s: float = Field(default=60.0, gt=0, le=1e6)
-    """Seconds between checkpoints, beside those at evaluations."""
+    """Seconds between checkpoints. A checkpoint is also saved at every evaluation."""
 
     def workers_on(self, cpus: float, gpus: float) -> float:
-        """How many workers one machine holds. A share of a GPU lies on a single one: at 0.6 each holds one worker."""
+        """Return the number of workers that fit on a machine with the given numbers of CPUs and GPUs.
+
+        A fractional GPU share cannot span GPUs, so with gpus_per_worker = 0.6 each GPU holds one worker.
+        """
         room = [cpus / self.cpus_per_worker]
         if self.gpus_per_worker >= 1:
             room.append(gpus / self.gpus_per_worker)
         elif self.gpus_per_worker:
             room.append(gpus * math.floor(1 / self.gpus_per_worker + 1e-9))
-        most = min(room)
-        return math.floor(most + 1e-9) if math.isfinite(most) else most
+        limit = min(room)
+        return math.floor(limit + 1e-9) if math.isfinite(limit) else limit
 
     @field_validator("gpus_per_worker")
     @classmethod
     def _fraction_is_alone(cls, gpus: float, info: Any) -> float:
         if gpus != int(gpus) and (gpus > 1 or info.data.get("num_workers", 1) > 1):
             raise broken_rule(
-                "a fraction of a GPU needs num_workers: 1 and stays below 1 (one worker per GPU), got {got}", got=gpus
+                "a fraction of a GPU must be less than 1 and requires num_workers: 1, got {got}", got=gpus
             )
         return gpus
 
 
 class TrackingSpec(Spec):
-    """Where MLflow keeps the runs."""
+    """Tracking of trials with MLflow."""
 
     uri: Text = "sqlite:///mlflow.db"
-    """An MLflow tracking URI; a relative sqlite path is taken from the working directory."""
+    """MLflow tracking URI. A relative sqlite path is relative to the working directory. Set the URI of a tracking
+    server to share runs."""
     experiment: Text = Field(default="raycap", max_length=256)
-    """Name of the MLflow experiment, of as many characters as its database holds."""
+    """Name of the MLflow experiment."""
     register_models: bool = False
-    """Log the models of finished trials as artifacts and register them, as versions of `raycap-<sweep>`."""
+    """Whether to log the models of finished trials as artifacts and register them as versions of `raycap-<sweep>`."""
 
 
 class SweepSpec(Spec):
-    """A sweep: one question, asked of many trials."""
+    """A sweep: a set of trials that answer one question."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    """Name of the sweep and of its folder under storage."""
+    """Name of the sweep and of its folder in storage. The default is the name of the file without its extension."""
     trial: dict[str, Any] = {}
-    """The TrialSpec that every trial starts from; checked together with the grid, point by point."""
+    """Base TrialSpec of all trials. It is validated together with the values of the grid, once for every point."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    """Dotted path into trial -> values; the sweep is their cartesian product."""
+    """Dotted path into `trial` -> list of values. The sweep runs all combinations."""
     analysis: AnalysisSpec = AnalysisSpec()
+    """Analysis of the losses. Changing it does not retrain any trial."""
     execution: ExecutionSpec = ExecutionSpec()
+    """Resources and execution of trials. Changing it does not retrain any trial."""
     tracking: TrackingSpec = TrackingSpec()
+    """Tracking of trials with MLflow."""
     storage: Text = "runs"
-    """Folder or URI (s3://, gs://) that holds trials and sweeps."""
+    """Folder or URI (such as s3:// or gs://) that stores trials and sweeps. On a cluster all machines must reach it."""
 
     @field_validator("name")
     @classmethod
     def _not_the_trials_folder(cls, name: str) -> str:
-        if name.lower() == "trials":  # some file systems do not tell them apart
-            raise broken_rule("'{name}' is the folder of the trials themselves; choose another name", name=name)
+        if name.lower() == "trials":  # some file systems are case-insensitive
+            raise broken_rule(
+                "'{name}' is the name of the folder that stores the trials; choose another name", name=name
+            )
         return name
 
     @field_validator("storage")
     @classmethod
     def _scheme_is_known(cls, storage: str) -> str:
-        scheme, is_uri, place = storage.partition("://")
-        relative = scheme == "file" and not place.startswith("/")
-        if is_uri and (scheme not in STORAGE_SCHEMES or not place or relative):
+        scheme, is_uri, path = storage.partition("://")
+        relative = scheme == "file" and not path.startswith("/")
+        if is_uri and (scheme not in STORAGE_SCHEMES or not path or relative):
             raise broken_rule(
-                "must be a folder, file:///folder, or a URI of {schemes}, got '{got}'",
+                "must be a folder, file:///folder or a URI with the scheme {schemes}, got '{got}'",
                 schemes=", ".join(STORAGE_SCHEMES[1:]),
                 got=storage,
             )
@@ -174,32 +195,34 @@ class SweepSpec(Spec):
 
 
 def not_allowed(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
-    """What of a trial the sweep's execution or analysis cannot do, as field and rule."""
+    """Yield the conflicts of a trial with the sweep's execution or analysis, each as "field: rule"."""
     training, execution = trial.training, sweep.execution
     if training.batch_size < execution.num_workers:
         rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
         yield f"training.batch_size: {rule}"
     if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
-        rule = "workers fill windows of their own, so texts would see others than with one; set num_workers: 1"
+        rule = (
+            "each worker fills its own windows, so the result would depend on execution.num_workers; set num_workers: 1"
+        )
         yield f"training.packing.attend_across: {rule}"
-    if sweep.analysis.accounting is Accounting.OBSERVED and (unknown := _unknown_to_the_reference(trial)):
-        yield f"{unknown}; set analysis.accounting: exact"
+    if sweep.analysis.accounting is Accounting.OBSERVED and (unsupported := _unsupported_by_observed(trial)):
+        yield f"{unsupported}; set analysis.accounting: exact"
     if training.precision is Precision.FP16 and not execution.gpus_per_worker:
-        yield "training.precision: fp16 needs CUDA; set execution.gpus_per_worker, or take bf16"
+        yield "training.precision: fp16 requires CUDA; set execution.gpus_per_worker or use bf16"
 
 
-def _unknown_to_the_reference(trial: TrialSpec) -> str | None:
-    """What of a trial the reference's accounting has no formula for."""
+def _unsupported_by_observed(trial: TrialSpec) -> str | None:
+    """Return the first property of a trial that observed accounting has no formula for, as "field: rule", or None."""
     if any(kind not in (Kind.ONE_HOP, Kind.TWO_HOP) for kind in trial.questions.kinds):
-        return "questions: observed accounting knows one- and two-hop questions only"
+        return "questions: observed accounting supports only one- and two-hop questions"
     if trial.questions.held_out.second_subjects:
-        return "questions.held_out.second_subjects: observed accounting needs a loss of every subject"
+        return "questions.held_out.second_subjects: observed accounting requires a loss for every subject"
     if trial.questions.chain_of_thought:
-        return "questions.chain_of_thought: observed accounting knows latent answers only"
+        return "questions.chain_of_thought: observed accounting does not support chains of thought"
     if trial.fill:
-        return "fill: observed accounting knows one population only"
+        return "fill: observed accounting supports only one population"
     if isinstance(trial.profiles, RandomPairs | RandomStrings):
-        return "profiles: observed accounting knows people only"
+        return "profiles: observed accounting does not support random data"
     if getattr(trial.profiles, "structure", RelationStructure.UNIFORM) is not RelationStructure.UNIFORM:
-        return "profiles.structure: observed accounting knows uniform relations only"
+        return "profiles.structure: observed accounting supports only uniform relations"
     return None

@@ -1,4 +1,4 @@
-"""How it is trained: optimizers, length, phases, packing, and when to stop."""
+"""Specs of training: length, optimizer and schedule, curriculum, packing, evaluation and early stopping."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -9,54 +9,56 @@ from raycap.spec.base import Seed, Spec, Weight, broken_rule, by_kind
 
 
 class Schedule(StrEnum):
-    """How the learning rate goes on after its linear warm-up."""
+    """Learning rate schedule after the linear warm-up."""
 
     LINEAR = "linear"
-    """Straight down to zero at the last step."""
+    """Linear decay to zero at the last step."""
     COSINE = "cosine"
-    """Half a cosine down to zero at the last step."""
+    """Cosine decay to zero at the last step."""
     WSD = "wsd"
-    """Warm-up, stable, decay: stays, then straight down to zero over the last `decay_share` of all steps."""
+    """Warmup-stable-decay: constant, then linear decay to zero over the last `decay_share` of all steps."""
     CONSTANT = "constant"
-    """Stays."""
+    """Constant."""
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; weights and optimizer state are fp32 in all of them."""
+    """Number format of the forward and backward pass. Weights and optimizer state are always float32."""
 
     FP32 = "fp32"
+    """float32, without autocast."""
     BF16 = "bf16"
     """Autocast to bfloat16."""
     FP16 = "fp16"
-    """Autocast to float16 with a scaled loss; CUDA only."""
+    """Autocast to float16 with loss scaling. Requires CUDA."""
 
 
 class Exposures(Spec):
-    """Length of training as the mean number of times a fact is used; a k-hop question uses k facts."""
+    """Training length in exposures: the mean number of uses per fact. A k-hop question uses k facts."""
 
     exposures: float = Field(default=100.0, gt=0, le=1e9)
-    """With one-hop questions alone this is the number of epochs. Under fill: of the second population's facts."""
+    """Number of exposures. With one-hop questions alone it is the number of epochs. With `fill`, the facts of the
+    second population are counted."""
 
 
 class Tokens(Spec):
-    """Length of training in tokens, padding not counted."""
+    """Training length in tokens, without padding."""
 
     tokens: int = Field(gt=0, le=10**15)
-    """Number of question and answer tokens."""
+    """Number of tokens in questions and answers."""
 
 
 class Steps(Spec):
-    """Length of training in optimizer steps."""
+    """Training length in optimizer steps."""
 
     steps: int = Field(gt=0, le=10**9)
-    """Number of steps of batch_size questions each."""
+    """Number of optimizer steps. Each step trains on batch_size questions."""
 
 
 class LossBelow(Spec):
-    """The end of a phase by what was learned."""
+    """End of a phase at a given training loss."""
 
     loss_below_bits: float = Field(gt=0)
-    """Mean training loss per question, over the last 100 steps, below which the phase ends."""
+    """The phase ends when the mean training loss per question of the last 100 steps falls below this number of bits."""
 
 
 def _length_kind(value: Any) -> str:
@@ -75,53 +77,59 @@ PhaseEndSpec = Annotated[_Length | Annotated[LossBelow, Tag("<lossbelow>")], Dis
 
 
 class Phase(Spec):
-    """A part of training with a mix of its own, before the questions' own mix takes over."""
+    """A phase of training with its own mix of questions. After the last phase, the mix of `questions` applies."""
 
     weights: tuple[Weight, ...]
-    """Weights in the order of questions.hops; their proportions are the shares of the trained questions."""
+    """Relative weight of each number of hops in this phase, in the order of questions.hops."""
     until: PhaseEndSpec
-    """When the next phase begins: {loss_below_bits: x}, or after {exposures: x}, {tokens: n} or {steps: n} of its own."""
+    """End of the phase: {exposures: x}, {tokens: n} or {steps: n}, counted from the start of the phase, or
+    {loss_below_bits: x}."""
 
 
 class Plateau(Spec):
-    """Stop where nothing more is learned."""
+    """Stop training when the training loss no longer decreases."""
 
     window_exposures: float = Field(default=50.0, gt=0, le=1e9)
-    """The training loss over this many exposures is compared with that over as many before."""
+    """Length of the comparison windows in exposures. The mean training loss over the last window is compared with that
+    over the window before it."""
     min_improvement: float = Field(default=0.01, gt=0, lt=1)
-    """Training stops when the loss has fallen by less than this share."""
+    """Training stops when the loss has decreased by less than this fraction from one window to the next."""
 
 
 class OnePerRow(Spec):
-    """One question per row, padded to the longest."""
+    """One question per row, padded to the length of the longest question."""
 
     kind: Literal["rows"] = "rows"
-    """Every question by itself."""
+    """One question per row."""
 
 
 class Windows(Spec):
-    """The questions of a step one after the other in windows, never cut; what does not fit begins the next window."""
+    """Several questions per row: questions are concatenated to windows of a fixed length.
+
+    Questions are not split. A question that does not fit into the rest of a window starts the next one.
+    """
 
     kind: Literal["windows"]
-    """Many questions in one row."""
+    """Several questions per row."""
     length: int = Field(default=512, ge=16, le=4096)
-    """Tokens per window."""
+    """Length of a window in tokens."""
     attend_across: bool = True
-    """Whether a question sees those before it in its window, as in the reference; if not, it is as alone as in a row."""
+    """Whether a question attends to earlier questions in its window, as in the reference implementation. If false, the
+    result is the same as with one question per row."""
 
 
 PackingSpec = Annotated[Annotated[OnePerRow, Tag("<rows>")] | Annotated[Windows, Tag("<windows>")], by_kind("rows")]
 
 
 class WeightDecay(Spec):
-    """Decoupled weight decay by group of parameters. A single number stands for matrices and embeddings alike."""
+    """Decoupled weight decay by parameter group. A single number sets both matrices and embeddings."""
 
     matrices: float = Field(default=0.1, ge=0)
-    """Of the matrices of attention and MLP."""
+    """Weight decay of the attention and MLP matrices."""
     embeddings: float = Field(default=0.1, ge=0)
-    """Of the embedding and the output layer."""
+    """Weight decay of the embedding and the output layer."""
     gains: float = Field(default=0.0, ge=0)
-    """Of the norms' gains."""
+    """Weight decay of the gains of the normalization layers."""
 
     @model_validator(mode="before")
     @classmethod
@@ -133,32 +141,32 @@ class WeightDecay(Spec):
 
 class _Optimizer(Spec):
     lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate (of the AdamW part)."""
+    """Peak learning rate. With muon, that of the parameters that AdamW updates."""
     weight_decay: WeightDecay = WeightDecay()
-    """Decoupled weight decay by group; a number stands for matrices and embeddings."""
+    """Decoupled weight decay by parameter group. A single number sets both matrices and embeddings."""
     warmup_steps: int = Field(default=100, ge=0, le=10**9)
-    """Steps of linear warm-up; at most half of all steps."""
+    """Number of steps of the linear warm-up. It is limited to half of all steps."""
     grad_clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm; longer gradients are scaled down to it."""
+    """Largest norm of the gradient. Gradients with a larger norm are scaled down to it."""
 
 
 class _AdamBetas(_Optimizer):
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay rates of the first and second moment."""
+    """Decay rates of the estimates of the first and second moment."""
 
     @field_validator("betas")
     @classmethod
     def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise broken_rule("must both lie in [0, 1), got {got}", got=str(list(betas)))
+            raise broken_rule("must both be in [0, 1), got {got}", got=str(list(betas)))
         return betas
 
 
 class _Scheduled(_AdamBetas):
     schedule: Schedule = Schedule.LINEAR
-    """The learning rate after warm-up."""
+    """Learning rate schedule after the warm-up."""
     decay_share: float = Field(default=0.2, gt=0, le=1)
-    """With schedule wsd: the share of all steps, at the end, over which the learning rate falls."""
+    """Fraction of all steps, at the end, over which the learning rate decays. Only used by schedule wsd."""
 
     @field_validator("decay_share")
     @classmethod
@@ -172,34 +180,38 @@ class AdamW(_Scheduled):
     """AdamW (arXiv 1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    """The optimizer."""
+    """AdamW."""
 
 
 class ScheduleFree(_AdamBetas):
-    """Schedule-free AdamW (arXiv 2405.15682): no decay; evaluated and saved at its averaged weights."""
+    """Schedule-free AdamW (arXiv 2405.15682).
+
+    The learning rate is constant after the warm-up. Models are evaluated and saved with the averaged weights.
+    """
 
     kind: Literal["schedule_free"]
-    """The optimizer."""
+    """Schedule-free AdamW."""
 
     @field_validator("betas")
     @classmethod
     def _interpolates(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if betas[0] == 0:
             raise broken_rule(
-                "must begin with a positive number: schedule-free interpolates by it, got {got}", got=str(list(betas))
+                "the first must be positive because schedule_free interpolates weights with it, got {got}",
+                got=str(list(betas)),
             )
         return betas
 
 
 class Muon(_Scheduled):
-    """Muon for the matrices of attention and MLP, AdamW for embeddings and gains."""
+    """Muon for the attention and MLP matrices, AdamW for all other parameters. See docs/science.md#optimizers."""
 
     kind: Literal["muon"]
-    """The optimizer."""
+    """Muon."""
     muon_lr: float = Field(default=0.02, gt=0)
-    """Peak learning rate of the Muon part; updates have the root mean square of AdamW's."""
+    """Peak learning rate of the matrices. Their updates are scaled to the root mean square of typical AdamW updates."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Nesterov momentum of the Muon part."""
+    """Nesterov momentum of the matrices."""
 
 
 OptimizerSpec = Annotated[
@@ -209,37 +221,43 @@ OptimizerSpec = Annotated[
 
 
 class TrainingSpec(Spec):
-    """How the model is trained and how often it is measured."""
+    """Training of the model and its evaluation."""
 
     length: LengthSpec = Exposures()
-    """How long: {exposures: x}, {tokens: n} or {steps: n}."""
+    """Training length: {exposures: x}, {tokens: n} or {steps: n}."""
     batch_size: int = Field(default=512, ge=1, le=10_000_000)
-    """Questions per step, over all workers together."""
+    """Number of questions per optimizer step, summed over all workers."""
     optimizer: OptimizerSpec = AdamW()
-    """The optimizer and its schedule: adamw, schedule_free or muon."""
+    """Optimizer and learning rate schedule: adamw, schedule_free or muon."""
     precision: Precision = Precision.FP32
-    """Arithmetic of the forward and backward pass."""
+    """Number format of the forward and backward pass. bf16 can reduce time and memory on GPUs."""
     packing: PackingSpec = OnePerRow()
-    """How questions lie in rows: one each, or many in a window. Evaluation always takes one each."""
+    """Arrangement of questions in the rows of a batch: one per row, or several in a window. Evaluation always uses one
+    per row."""
     curriculum: tuple[Phase, ...] = ()
-    """Phases before the questions' own mix, each with a mix and an end of its own; `length` bounds them all together."""
+    """Phases of training before the mix of `questions` applies, each with its own mix and end. `length` includes
+    them."""
     stop: Plateau | None = None
-    """Stop on a plateau of the training loss instead of at the full length."""
+    """Stop at a plateau of the training loss, if one is reached before the full length. Requires a constant learning
+    rate."""
     num_evaluations: int = Field(default=8, ge=1, le=100)
-    """How often the whole population is evaluated: at the end, at half the steps, at a quarter, and so on."""
+    """Number of evaluations of the whole population: at the last step, at half of the steps, at a quarter, and so
+    on."""
     evaluation_sample: int = Field(default=100_000, ge=100, le=10**9)
-    """Where a split has more questions of two or more hops than this, it is evaluated on a seeded sample of this size,
-    with its standard error."""
+    """Largest number of questions of two or more hops per split that an evaluation uses. Larger splits are evaluated on
+    a random sample of this size, and the standard error of the loss is reported."""
     seed: Seed = 0
-    """Seed of the weights."""
+    """Random seed of the initial weights. Vary it to measure the spread over initializations."""
     order_seed: Seed = Field(default_factory=lambda data: data.get("seed", 0))
-    """Seed of the order of the questions and of evaluation samples; by default that of the weights."""
+    """Random seed of the order of the questions and of the evaluation samples. The default is `seed`."""
 
     @field_validator("precision")
     @classmethod
     def _muon_does_not_scale(cls, precision: Precision, info: Any) -> Precision:
         if precision is Precision.FP16 and isinstance(info.data.get("optimizer"), Muon):
-            raise broken_rule("two optimizers cannot leave out an overflowing fp16 step as one; take bf16 with muon")
+            raise broken_rule(
+                "muon consists of two optimizers, which cannot skip an fp16 step together if it overflows; use bf16"
+            )
         return precision
 
     @field_validator("stop")
@@ -248,8 +266,8 @@ class TrainingSpec(Spec):
         optimizer = info.data.get("optimizer")
         if stop and isinstance(optimizer, _Scheduled) and optimizer.schedule is not Schedule.CONSTANT:
             raise broken_rule(
-                "a plateau says nothing while schedule {schedule} lowers the learning rate towards a fixed last step; set "
-                "optimizer.schedule: constant, or take schedule_free",
+                "a plateau is not meaningful while schedule {schedule} decays the learning rate; set "
+                "optimizer.schedule: constant, or use schedule_free",
                 schedule=str(optimizer.schedule),
             )
         return stop

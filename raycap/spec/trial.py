@@ -1,4 +1,4 @@
-"""The TrialSpec: all that makes a trial this trial and no other."""
+"""The TrialSpec, which determines the result of a trial, and the trial's identity."""
 
 import hashlib
 import json
@@ -24,19 +24,22 @@ from raycap.spec.training import TrainingSpec
 
 
 class ParentTrial(Spec):
-    """A trained trial of the same storage."""
+    """A finished trial in the same storage as parent."""
 
     trial_id: str = Field(pattern="^[0-9a-f]{12}$")
-    """Its identity. Profiles, tokenizer and model are taken from it, and must agree with it where they are given."""
+    """Identity of the parent trial. `profiles`, `tokenizer` and `model` are taken from it. If they are also given here,
+    they must be equal to the parent's."""
 
 
 class ParentModel(Spec):
-    """A saved model, as a trial leaves it in its folder `model`."""
+    """A saved model as parent, such as the folder `model` of a finished trial."""
 
     path: Text
-    """The folder that holds config.json, model.safetensors and tokenizer.json; its shape must be that of `model`."""
+    """Folder that contains config.json, model.safetensors and tokenizer.json. The architecture must be that of
+    `model`."""
     sha256: str | None = None
-    """SHA-256 of config.json, model.safetensors and tokenizer.json in a row. The plan fills it in; given, it must be met."""
+    """SHA-256 of the concatenation of config.json, model.safetensors and tokenizer.json. `plan` fills it in. Set it to
+    refuse a model with different content."""
 
 
 ParentSpec = Annotated[
@@ -46,41 +49,50 @@ ParentSpec = Annotated[
     ),
 ]
 MAX_QUESTIONS = 250_000_000
-"""Of one kind about one population, or sentences of biographies: each has a place in memory when it is held out or drawn."""
+"""Largest number of questions of one kind, or of biography sentences, about one population. Held-out splits and orders
+need memory in proportion to it."""
 MIN_SHARE = 1e-6
+"""Smallest weight of the second population relative to the first."""
 
 
 class Fill(Spec):
-    """Training goes on from a trained model with a second population beside the first."""
+    """Continued training from a trained model with a second population in addition to the first.
+
+    It measures how much a model that already stores one population can still store. See docs/science.md#fill.
+    """
 
     parent: ParentSpec
-    """Where the weights come from: {trial_id: ...} or {path: ...}."""
+    """Model to start from: {trial_id: ...} or {path: ...}."""
     profiles: ProfilesSpec
-    """The second population; the first is the trial's own `profiles`."""
+    """The second population. The first is `profiles` of the trial."""
     weights: tuple[Weight, Weight] = (0.5, 0.5)
-    """How much of the questions is about the first and the second population."""
+    """Relative numbers of questions about the first and the second population. [0, 1] trains only on the second, which
+    measures forgetting of the first."""
     loss_weights: tuple[Weight, Weight] = (1.0, 1.0)
-    """What the losses of the first and the second population are multiplied by in training."""
+    """Factors of the training losses of questions about the first and the second population."""
 
     @field_validator("weights", "loss_weights")
     @classmethod
     def _the_second_counts(cls, weights: tuple[float, float]) -> tuple[float, float]:
         if weights[1] < MIN_SHARE * max(weights[0], MIN_SHARE):
             raise broken_rule(
-                "must give the second population at least a millionth of the first one's, got {got}",
+                "the second weight must be at least a millionth of the first, got {got}",
                 got=str(list(weights)),
             )
         return weights
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Shares of the two populations among the trained questions."""
+        """Shares of the two populations among the training questions."""
         first, second = self.weights
         return first / (first + second), second / (first + second)
 
 
 def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
-    """Raise if there would be too many questions about a generated population; one still to be solved passes."""
+    """Raise PydanticCustomError if there are too many questions about a population of known size.
+
+    Populations by `target_bits` pass, because their size is not known yet.
+    """
     if not isinstance(profiles, ProfilesByCount):
         return
     hops, people, subjects = questions.kinds[-1].hops, profiles.num_profiles, NUM_ATTRIBUTES + profiles.num_relations
@@ -89,7 +101,7 @@ def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
         factors.append(questions.per_person)
     if math.prod(factors) > MAX_QUESTIONS:
         raise broken_rule(
-            "{product} = {total} questions or sentences, more than {most}; take fewer people, relations or hops",
+            "{product} = {total} questions or sentences exceed {most}; decrease num_profiles, num_relations or hops",
             product=" x ".join(f"{factor:,}" for factor in factors),
             total=f"{math.prod(factors):,}",
             most=f"{MAX_QUESTIONS:,}",
@@ -97,15 +109,20 @@ def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
 
 
 class TrialSpec(Spec):
-    """One trial: a population, what is asked about it, a model and its training."""
+    """One trial: a population, the questions about it, a model and its training."""
 
     profiles: ProfilesSpec = ProfilesByCount()
+    """The population whose facts are learned, or random data."""
     questions: QuestionsSpec = QuestionsByShare()
+    """The texts that the model is trained on: questions, biographies or names."""
     tokenizer: TokenizerSpec = WordTokenizer()
+    """The tokenizer of the texts."""
     model: ModelSpec = ModelByWidth()
+    """The architecture: a Llama model, by width or by number of parameters."""
     training: TrainingSpec = TrainingSpec()
+    """Training of the model and its evaluation."""
     fill: Fill | None = None
-    """Start from a trained model and train on a second population beside the first."""
+    """Continue training from a trained model, with a second population in addition to the first."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "TrialSpec":
@@ -116,29 +133,35 @@ class TrialSpec(Spec):
                 if isinstance(profiles, GeneratedProfiles) and profiles.num_relations == 0:
                     raise broken_rule("two-hop questions need at least one relation, but profiles.num_relations is 0")
                 if isinstance(profiles, RandomPairs):
-                    raise broken_rule("the values of pairs lead nowhere: questions.hops must be [1] with source: pairs")
+                    raise broken_rule(
+                        "random pairs have no relations to follow; set questions.hops: [1] with source: pairs"
+                    )
             if isinstance(profiles, RandomStrings) and not isinstance(self.questions, NamesOnly):
                 raise broken_rule(
-                    "random strings can only be recited: set questions: {kind: names} with source: strings"
+                    "there are no questions about random strings; set questions: {kind: names} with source: strings"
                 )
             if isinstance(profiles, RandomPairs) and kinds != (Kind.ONE_HOP,):
-                raise broken_rule("pairs can only be asked for: leave questions as they are with source: pairs")
+                raise broken_rule("random pairs support only one-hop questions; remove questions with source: pairs")
             if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(self.tokenizer, BpeTokenizer):
-                raise broken_rule("random tokens are words already: set tokenizer: {kind: word} with random data")
+                raise broken_rule(
+                    "random data consist of single tokens; set tokenizer: {kind: word} with source: pairs or strings"
+                )
         if self.training.curriculum and len(kinds) == 1:
-            raise broken_rule("training.curriculum mixes kinds of text, but there is one; set questions.hops: [1, 2]")
+            raise broken_rule(
+                "training.curriculum requires several kinds of text, but there is only one; set questions.hops: [1, 2]"
+            )
         for number, phase in enumerate(self.training.curriculum):
             try:
                 check_weights(phase.weights, len(kinds), "questions.hops")
             except Exception as error:
-                raise broken_rule("training.curriculum.{n}.weights: {told}", n=number, told=str(error)) from None
+                raise broken_rule("training.curriculum.{n}.weights: {reason}", n=number, reason=str(error)) from None
         return self
 
     @property
     def trial_id(self) -> str:
-        """First 12 hex digits of the SHA-256 of the canonical JSON of this spec, which must be resolved.
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of this spec.
 
-        Loaded data enter by their digests; where they lay does not.
+        The spec must be resolved (see plan.expand). Loaded data enter by their digests and not by their paths.
         """
         assert isinstance(self.model, ModelByWidth), "trial_id of an unresolved model; use plan.expand"
         populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
@@ -149,7 +172,7 @@ class TrialSpec(Spec):
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]
         for part, fields in loaded:
             if isinstance(part, (LoadedProfiles, ParentModel)):
-                for place in ("source", "path", "split", "revision"):
-                    fields.pop(place, None)
+                for name in ("source", "path", "split", "revision"):
+                    fields.pop(name, None)
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,8 +1,10 @@
-"""The plain part of YAML: one document of mappings, lists, numbers and words, and the place of each value.
+"""Reader for a safe subset of YAML that records the line and column of every value.
 
-Read from the parser's events, so that nothing is built before it is counted, and every value stands where it is used.
-Tags, anchors, merge keys and whatever else a file may hold are refused; dates and numbers that are not decimal and finite
-are text.
+The subset is one document of mappings, lists and scalars. Tags, anchors, aliases, merge keys and directives are
+refused. Dates, and numbers that are not decimal and finite, are read as text.
+
+The reader consumes the parser's events instead of its object tree. The number of values, their depth and their length
+are checked before values are built, so a small hostile file cannot exhaust memory.
 """
 
 import math
@@ -29,15 +31,16 @@ MAX_BYTES = 2**18
 MAX_VALUES = 40_000
 MAX_DEPTH = 20
 MAX_LENGTH = 4_096
-"""Of a key or a value: that of the longest path."""
+"""Largest number of characters of a key or value: the longest path that Linux allows."""
 
 KeyPath = tuple[str | int, ...]
 
-# YAML counts lines by some of these, editors do not; and no terminal should see the others.
+# Some of these characters are line breaks in YAML but not in editors, so reported line numbers would be wrong. The
+# others are control characters, which could change the state of a terminal, surrogates and non-characters.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 FRACTION = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-WORDS: dict[str, Any] = {
+CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -45,7 +48,7 @@ WORDS: dict[str, Any] = {
 
 
 class YamlError(ValueError):
-    """What of a text is not read: the rule and the way out, and where, from 1."""
+    """An error in a YAML text. The message states the rule and the remedy; `line` and `column` count from 1."""
 
     def __init__(self, rule: str, line: int, column: int) -> None:
         super().__init__(rule)
@@ -53,25 +56,27 @@ class YamlError(ValueError):
 
 
 @dataclass(frozen=True)
-class Tree:
-    """A text as read; `value` is None where it holds nothing."""
+class YamlTree:
+    """The value of a YAML text and the position of each of its parts."""
 
     text: str
+    """The text, with line ends as \\n and without byte order mark."""
     value: Any
-    places: dict[KeyPath, tuple[int, int]]
-    """Line and column of every value, from 1: of a list's its own, of a mapping's that of its key."""
+    """The value of the document, None if it is empty."""
+    positions: dict[KeyPath, tuple[int, int]]
+    """Line and column of every value, from 1. The position of a value in a mapping is that of its key."""
 
 
-def read_yaml(data: bytes) -> Tree:
-    """Read the bytes of a file. Raises YamlError."""
+def read_yaml(data: bytes) -> YamlTree:
+    """Read the bytes of a file. Raises YamlError if they are not in the supported subset of YAML."""
     if len(data) > MAX_BYTES:
-        raise YamlError(f"a spec has at most {MAX_BYTES:,} bytes; leave out what is no spec, or split the sweep", 1, 1)
+        raise YamlError(f"a spec must have at most {MAX_BYTES:,} bytes; shorten comments or split the sweep", 1, 1)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
         raise YamlError(
-            f"not UTF-8 text, got the byte 0x{data[error.start]:02x}; save it as UTF-8", line, column
+            f"must be UTF-8 text, got the byte 0x{data[error.start]:02x}; save the file as UTF-8", line, column
         ) from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if found := UNPRINTABLE.search(text):
@@ -79,29 +84,31 @@ def read_yaml(data: bytes) -> Tree:
         line, column = text.count("\n", 0, begin) + 1, begin - text.rfind("\n", 0, begin)
         raise YamlError(f"must be printable text, got the character {_code_point(found[0])}; remove it", line, column)
     reader = _Reader(text)
-    return Tree(text, reader.document(), reader.places)
+    return YamlTree(text, reader.document(), reader.positions)
 
 
 class _Reader:
-    """Goes through the parser's events once."""
+    """Build a value from the parser's events in a single pass."""
 
     def __init__(self, text: str) -> None:
-        self.places: dict[KeyPath, tuple[int, int]] = {(): (1, 1)}
+        self.positions: dict[KeyPath, tuple[int, int]] = {(): (1, 1)}
         self._events: Iterator[Event] = YAML(typ="safe", pure=True).parse(text)
         self._at = (1, 1)
+        """Position of the current event, for errors."""
 
     def document(self) -> Any:
+        """Return the value of the only document, None if there is none."""
         self._next()
         start = self._next()
         if isinstance(start, StreamEndEvent):
             return None
         assert isinstance(start, DocumentStartEvent)
         if start.version or start.tags:
-            self._refuse("directives (%YAML, %TAG) are not read; remove them")
+            self._refuse("directives (%YAML, %TAG) are not supported; remove them")
         value = self._value(self._next(), ())
         self._next()
         if not isinstance(self._next(), StreamEndEvent):
-            self._refuse("a spec is one document; put what follows --- into a file of its own")
+            self._refuse("a spec must be a single document; move the text after --- to another file")
         return value
 
     def _next(self) -> Event:
@@ -111,54 +118,52 @@ class _Reader:
             if mark := error.problem_mark or error.context_mark:
                 self._at = (mark.line + 1, mark.column + 1)
             self._refuse(f"not valid YAML: {error.problem or error.context}")
-        except (YAMLError, ValueError, OverflowError) as error:  # the last two: escapes beyond Unicode
+        except (YAMLError, ValueError, OverflowError) as error:  # ValueError, OverflowError: escapes beyond Unicode
             self._refuse(f"not valid YAML: {error}")
         self._at = (event.start_mark.line + 1, event.start_mark.column + 1)
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
             self._refuse(
-                "anchors (&), aliases (*) and merge keys are not read; write the value out, or quote it if it is text"
+                "anchors (&), aliases (*) and merge keys are not supported; repeat the value, or quote it if it is text"
             )
         if tag := getattr(event, "tag", None):
-            written = tag.replace("tag:yaml.org,2002:", "!!")
-            self._refuse(f"tags are not read, got {_cut(written)}; write the plain value, or quote it if it is text")
+            short = tag.replace("tag:yaml.org,2002:", "!!")
+            self._refuse(f"tags are not supported, got {_cut(short)}; remove the tag, or quote the value if it is text")
         return event
 
-    def _value(self, event: Event, place: KeyPath) -> Any:
-        """The value that begins with an event; events up to its end are taken."""
-        if len(self.places) > MAX_VALUES:
-            self._refuse(f"a spec holds at most {MAX_VALUES:,} values; split the sweep")
-        if len(place) > MAX_DEPTH:
-            self._refuse(f"nested deeper than {MAX_DEPTH} levels; no field of a spec is")
+    def _value(self, event: Event, path: KeyPath) -> Any:
+        """Return the value that begins with `event`, consuming all events up to its end."""
+        if len(self.positions) > MAX_VALUES:
+            self._refuse(f"a spec must have at most {MAX_VALUES:,} values; split the sweep")
+        if len(path) > MAX_DEPTH:
+            self._refuse(f"must be nested at most {MAX_DEPTH} levels deep; no field of a spec is deeper")
         if isinstance(event, ScalarEvent):
             text = self._text(event)
             return _plain(text) if event.implicit[0] else text
         if isinstance(event, SequenceStartEvent):
             items: list[Any] = []
             while not isinstance(event := self._next(), SequenceEndEvent):
-                self.places[*place, len(items)] = self._at
-                items.append(self._value(event, (*place, len(items))))
+                self.positions[*path, len(items)] = self._at
+                items.append(self._value(event, (*path, len(items))))
             return items
         assert isinstance(event, MappingStartEvent)
         fields: dict[str, Any] = {}
         while not isinstance(event := self._next(), MappingEndEvent):
             if not isinstance(event, ScalarEvent):
-                self._refuse("a key must be a name, not a list or a mapping; quote it if it is text")
+                self._refuse("a key must be text, not a list or a mapping; quote it")
             key = self._text(event)
             if key in fields:
-                self._refuse(f"the key {_cut(key)} is here twice; remove one")
-            self.places[*place, key] = self._at
-            fields[key] = self._value(self._next(), (*place, key))
+                self._refuse(f"the key {_cut(key)} occurs twice; remove one")
+            self.positions[*path, key] = self._at
+            fields[key] = self._value(self._next(), (*path, key))
         return fields
 
     def _text(self, event: ScalarEvent) -> str:
         text: str = event.value
         if len(text) > MAX_LENGTH:
-            self._refuse(
-                f"a key or value has at most {MAX_LENGTH:,} characters, got {len(text):,}: {_cut(text)}; shorten it"
-            )
+            self._refuse(f"a key or value must have at most {MAX_LENGTH:,} characters, got {len(text):,}: {_cut(text)}")
         if not text.isprintable():
-            strange = next(character for character in text if not character.isprintable())
-            self._refuse(f"must be one line of printable text, got the character {_code_point(strange)}; remove it")
+            bad = next(character for character in text if not character.isprintable())
+            self._refuse(f"must be one line of printable text, got the character {_code_point(bad)}; remove it")
         return text
 
     def _refuse(self, rule: str) -> NoReturn:
@@ -166,9 +171,13 @@ class _Reader:
 
 
 def _plain(text: str) -> Any:
-    """What an unquoted scalar stands for. Whole numbers may have an exponent; what is no finite number stays text."""
-    if text in WORDS:
-        return WORDS[text]
+    """Return the value of an unquoted scalar.
+
+    An integral number below 2**53 becomes an int even if it is written with an exponent or a decimal point (`1e6`),
+    because specs do not convert float to int. Numbers that overflow a float remain text.
+    """
+    if text in CONSTANTS:
+        return CONSTANTS[text]
     if INTEGER.fullmatch(text):
         return int(text)
     if FRACTION.fullmatch(text):

@@ -1,1 +1,1 @@
-"""Texts of a corpus as rows of tokens. numpy and tokenizers, without torch."""
+"""Tokenization of corpora to rows of tokens. Uses numpy and tokenizers, not torch."""

@@ -1,14 +1,15 @@
-"""From texts to rows of tokens, composed from pre-tokenised pieces and never from text. No torch here.
+"""Composition of texts as rows of tokens, by concatenating pieces that are tokenized once per population.
 
-A text is a chain of pieces (facts/corpus.py), each tokenised once per population:
+A text is a sequence of pieces (see facts/corpus.py):
 
-    "Question: What was" | " James Lee Smith" | "'s parent" | "'s employer" | "? Answer:" | " Heron Security" | "<|end|>"
+"Question: What was" | " James Lee Smith" | "'s parent" | "'s employer" | "? Answer:" | " Heron Security" | "<|end|>"
 
-Both tokenizers split texts at the seams between pieces, so a row equals the tokens of the whole text (a property test
-proves it), and what is measured is known with the row instead of being searched for. What many texts have in common is
-joined once, labels and all, and copied into a row as one block of memory (pieces.py):
+Both tokenizers split texts at the boundaries of pieces, so a row equals the tokens of the whole text (tests/tokens
+checks this property). The labels, which state what is measured, are known for each piece and need not be searched for
+in the tokens. Sequences of pieces that many texts share are joined once, including labels, and copied into rows as one
+block of memory (see pieces.py):
 
-    "Question: What was James Lee Smith's parent" | "'s employer? Answer: Heron Security<|end|>"
+"Question: What was James Lee Smith's parent" | "'s employer? Answer: Heron Security<|end|>"
 """
 
 from dataclasses import dataclass
@@ -22,19 +23,29 @@ from tokenizers import Tokenizer, models
 from raycap.facts.corpus import Corpus, Ids, Stretch, Table, TrainedIds, WithoutCaches, answer_values, possessive
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.spec import Kind
-from raycap.tokens.pieces import Cells, Joined, PieceTable, as_cells, as_records, cell_type, lengths_of, padded, write
+from raycap.tokens.pieces import (
+    Cells,
+    PieceTable,
+    StretchTable,
+    as_cells,
+    as_records,
+    cell_type,
+    lengths_of,
+    padded,
+    write,
+)
 from raycap.tokens.tokenizers import value_words
 
 MAX_TEXTS_COUNTED = 200_000
-"""Tokens are counted over all texts up to this number, and over as many evenly spaced ones beyond it."""
+"""Largest number of texts whose tokens are counted. Larger corpora are counted over as many evenly spaced texts."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts as tokens, one per row, padded on the right with END_ID."""
+    """Tokens and labels of n texts, one text per row, padded on the right with END_ID."""
 
     cells: Cells  # (n, length)
-    corpus: NDArray[np.uint8]  # (n,), place of the corpus among the trial's
+    corpus: NDArray[np.uint8]  # (n,), index of the corpus among those of the trial
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -42,14 +53,14 @@ class Rows:
     def __getitem__(self, part: slice | NDArray[np.integer]) -> "Rows":
         return Rows(self.cells[part], self.corpus[part])
 
-    def take(self, places: NDArray[np.integer]) -> "Rows":
-        """Some rows, whole ones in memory, in any order."""
-        records = as_records(self.cells).take(places)
-        return Rows(as_cells(records, self.cells.dtype), self.corpus.take(places))
+    def take(self, indices: NDArray[np.integer]) -> "Rows":
+        """Return the rows at some indices. Each row is copied as one block of memory."""
+        records = as_records(self.cells).take(indices)
+        return Rows(as_cells(records, self.cells.dtype), self.corpus.take(indices))
 
     @classmethod
     def concatenate(cls, parts: list["Rows"]) -> "Rows":
-        """Rows of one length, one after the other."""
+        """Concatenate rows of equal length."""
         if len(parts) == 1:
             return parts[0]
         records = np.concatenate([as_records(part.cells) for part in parts])
@@ -57,44 +68,52 @@ class Rows:
 
     @property
     def input_ids(self) -> NDArray[np.unsignedinteger[Any]]:
-        """Tokens, (n, length), with the labels between them in memory."""
+        """Tokens, shape (n, length): a view with strides, since tokens and labels alternate in memory."""
         return self.cells["token"]
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        """0 where nothing is measured, else 1 + the measure of the row's corpus, (n, length); tokens are between them."""
+        """Labels, shape (n, length): 1 + index of the measure of the row's corpus, 0 for tokens that are not measured.
+
+        A view with strides, as input_ids is.
+        """
         return self.cells["label"]
 
     @property
     def lengths(self) -> IntArray:
-        """Tokens of each row up to the last that is measured, (n,)."""
+        """Number of tokens of each row up to the last measured token, which is the last of the text, shape (n,)."""
         return self.labels.shape[1] - (self.labels[:, ::-1] > 0).argmax(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Composer(WithoutCaches):
-    """Makes rows from the texts of one corpus. Cheap to send to another process, where its stretches are joined anew."""
+    """Composes the texts of one corpus as rows.
+
+    A composer is small when pickled: tables of joined stretches are not included and are computed again when needed.
+    """
 
     corpus: Corpus
-    place: int
-    """The corpus's place among the trial's."""
+    corpus_index: int
+    """Index of the corpus among those of the trial."""
     tables: dict[Table, PieceTable]
 
     @classmethod
-    def build(cls, corpus: Corpus, tokenizer: Tokenizer, place: int = 0) -> "Composer":
-        """Tokenise every piece of a population once."""
+    def build(cls, corpus: Corpus, tokenizer: Tokenizer, corpus_index: int = 0) -> "Composer":
+        """Tokenize all pieces of a corpus. Raises KeyError for a word that the word tokenizer lacks."""
         profiles = corpus.profiles
         vocabulary = tokenizer.get_vocab()
         dtype = cell_type(tokenizer.get_vocab_size())
         whole_words = isinstance(tokenizer.model, models.WordLevel)
 
         def encode(pieces: list[tuple[str, ...]]) -> list[list[int]]:
-            """Each piece given as its words; BPE sees them with the spaces that stand between and before them."""
+            """Tokenize pieces that are given as words. BPE tokenizes the concatenation, which includes leading
+            spaces."""
             if whole_words:
                 return [[vocabulary[word.strip()] for word in words] for words in pieces]
             texts = ["".join(words) for words in pieces]
             return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+        # Tokenize each name part that occurs once, then concatenate the parts of each person's name.
         parts, people = _used_parts(profiles)
         part_ids = [encode([(f" {part}",) for part in pool]) for pool in parts]
         names = [
@@ -110,74 +129,84 @@ class Composer(WithoutCaches):
             ]
             pieces[Table.SUBJECT] = encode([(possessive(subject),) for subject in profiles.schema.subjects])
             pieces[Table.ANSWER] = names + encode(values)
-        return cls(corpus, place, {table: PieceTable.of(tokens, dtype) for table, tokens in pieces.items()})
+        return cls(corpus, corpus_index, {table: PieceTable.of(tokens, dtype) for table, tokens in pieces.items()})
 
     @cached_property
     def trained(self) -> TrainedIds:
-        """The ids that are trained."""
+        """Ids of the training texts."""
         return TrainedIds(self.corpus)
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """Of the cells of rows."""
+        """Data type of the cells of rows."""
         return self.tables[Table.TEXT].cells.dtype
 
     @cached_property
     def row_length(self) -> int:
-        """Tokens that hold every text: the longest chain of each stretch."""
-        return sum(self._joined(span.stretch).width for span in self.corpus.spans(np.arange(1)))
+        """Number of tokens that suffices for every text: the sum of the longest chain of each stretch."""
+        return sum(self._table(span.stretch).width for span in self.corpus.spans(np.arange(1)))
 
     def compose(self, ids: Ids, length: int) -> Rows:
-        """Rows of shape (n, length) of some texts; length is at least row_length."""
-        if length < self.row_length:  # nothing else would notice: a row would run on into the next
-            raise ValueError(f"rows of {length} tokens, but texts of {self.corpus.kind} take {self.row_length}")
+        """Return some texts as rows of shape (n, length).
+
+        Raises ValueError if `length` is less than row_length.
+        """
+        # This check is essential: `write` copies to positions in the flat memory of all rows, so a chain that does not
+        # fit would continue in the next row without an error.
+        if length < self.row_length:
+            raise ValueError(f"length: must be at least {self.row_length} for {self.corpus.kind} texts, got {length}")
         first, *others = self.corpus.spans(ids)
-        joined = self._joined(first.stretch)
+        joined = self._table(first.stretch)
         cells = padded(joined.records(first.rows), length, self.dtype)
-        at, rows = np.arange(0, len(ids) * length, length), first.rows
+        # `position` is where the next chain of each text starts, as an index into the flat array of n * length cells.
+        position, rows = np.arange(0, len(ids) * length, length), first.rows
         for span in others:
-            at += joined.lengths.take(rows)
-            joined, rows = self._joined(span.stretch), span.rows
-            write(cells, at, joined.records(rows))
-        return Rows(cells, np.full(len(ids), self.place, np.uint8))
+            position += joined.lengths.take(rows)
+            joined, rows = self._table(span.stretch), span.rows
+            write(cells, position, joined.records(rows))
+        return Rows(cells, np.full(len(ids), self.corpus_index, np.uint8))
 
     @cached_property
-    def _known(self) -> dict[str, Joined]:
+    def _tables(self) -> dict[str, StretchTable]:
+        """Tables of the stretches that were used, by name."""
         return {}
 
-    def _joined(self, stretch: Stretch) -> Joined:
-        if stretch.name not in self._known:
-            self._known[stretch.name] = Joined(stretch, self.tables)
-        return self._known[stretch.name]
+    def _table(self, stretch: Stretch) -> StretchTable:
+        if stretch.name not in self._tables:
+            self._tables[stretch.name] = StretchTable(stretch, self.tables)
+        return self._tables[stretch.name]
 
     def lengths(self, ids: Ids) -> tuple[IntArray, IntArray]:
-        """Tokens of some texts, and how many of them are measured; each (n,)."""
+        """Return the number of tokens and of measured tokens of some texts, each of shape (n,)."""
         return lengths_of(self.tables, self.corpus.slots(ids), len(ids))
 
     @cached_property
     def token_counts(self) -> "TokenCounts":
-        """Tokens of the trained texts."""
+        """Numbers of tokens of the training texts."""
         num = len(self.trained)
-        chosen = np.linspace(0, num - 1, min(num, MAX_TEXTS_COUNTED)).astype(np.int64)
-        total, measured = self.lengths(self.trained[chosen])
-        return TokenCounts(float(total.mean()), float(measured.mean()), int(total.max()), len(chosen) == num)
+        sample = np.linspace(0, num - 1, min(num, MAX_TEXTS_COUNTED)).astype(np.int64)
+        total, measured = self.lengths(self.trained[sample])
+        return TokenCounts(float(total.mean()), float(measured.mean()), int(total.max()), len(sample) == num)
 
 
 class TokenCounts(NamedTuple):
-    """Tokens of many texts."""
+    """Numbers of tokens of a set of texts."""
 
     mean: float
+    """Mean number of tokens per text."""
     mean_measured: float
+    """Mean number of measured tokens per text."""
     longest: int
+    """Number of tokens of the longest text."""
     exact: bool
-    """Whether all texts were counted."""
+    """Whether all texts were counted and not a sample."""
 
 
 def _used_parts(profiles: Profiles) -> tuple[list[list[str]], IntArray]:
-    """The name parts that occur, per pool, and each person's indices into them; census pools are far larger."""
+    """Return the name parts that occur, for each pool, and the indices of each person's parts, shape (N, pools)."""
     used, columns = [], []
     for position, pool in enumerate(profiles.schema.name_pools):
-        seen, column = np.unique(profiles.names[:, position], return_inverse=True)
-        used.append([pool[index] for index in seen])
+        distinct, column = np.unique(profiles.names[:, position], return_inverse=True)
+        used.append([pool[index] for index in distinct])
         columns.append(column)
     return used, np.stack(columns, axis=1).astype(np.int32)

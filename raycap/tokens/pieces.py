@@ -1,7 +1,12 @@
-"""Pieces of texts as tokens, alone and joined to the stretches that many texts share. No torch here.
+"""Tables of tokenized pieces and of joined stretches, and the memory copies that assemble rows from them.
 
-A token and its label lie side by side as one cell, so that a piece goes where it belongs as one block of memory, labels
-and all. Blocks are as long as the longest piece: what pads a short one is written over by the piece that follows.
+A *cell* is a token and its label side by side in memory: 3 bytes for vocabularies of up to 2^16 tokens, 5 bytes for
+larger ones. A *record* is a row of cells as one opaque block of bytes (numpy's void type), so that a piece and its
+labels are copied with a single memory copy instead of one indexing operation per token.
+
+All records of a table have the length of its longest piece; shorter pieces are padded with END_ID and label 0. Pieces
+of a text are written from left to right, each at the end of the tokens of the one before. A piece therefore overwrites
+the padding of its predecessor, and only the padding of the last piece remains.
 """
 
 from collections.abc import Iterator
@@ -16,26 +21,30 @@ from raycap.facts.profiles import IntArray
 from raycap.tokens.tokenizers import END_ID
 
 MAX_TABLE_BYTES = 2**28
-"""A stretch that takes more is joined anew for the texts asked for, ten times slower."""
-JOINED_AT_ONCE = 2**16
-"""Rows of a table that are made at a time, so that making it takes little more memory than having it."""
+"""Largest table of a stretch that is cached. The chains of larger ones are joined on every use, ten times slower."""
+CHAINS_PER_CHUNK = 2**16
+"""Number of chains that are joined at a time while a table is filled, which limits temporary memory."""
 
 Cells = NDArray[np.void]
-"""(n, width), of a `cell_type`: the fields are token and label."""
+"""Array of shape (n, width) with a `cell_type` as data type, which has the fields `token` and `label`."""
 Records = NDArray[np.void]
-"""(n,): each the cells of a row as one block of bytes."""
+"""Array of shape (n,) whose elements are rows of cells as blocks of bytes."""
 
 
 def cell_type(vocab_size: int) -> np.dtype[np.void]:
-    """A token and its label in as few bytes as the vocabulary allows: time goes by the memory that is read."""
+    """Return the data type of a token and its label, as small as the vocabulary allows.
+
+    Composing rows is limited by memory bandwidth, so the packed type of 3 bytes is used although it is not aligned.
+    """
     return np.dtype([("token", np.uint16 if vocab_size <= 2**16 else np.uint32), ("label", np.uint8)])
 
 
 @dataclass(frozen=True)
 class PieceTable(WithoutCaches):
-    """Many pieces: `cells` (n + 1, width), padded with END_ID, and `lengths` (n + 1,); the last is NOTHING.
+    """A table of n pieces: `cells` of shape (n + 1, width), padded with END_ID, and `lengths` of shape (n + 1,).
 
-    Labels are 1 where there is a token, and are multiplied by what the piece is labelled with.
+    The last row is the empty piece, so that index NOTHING (-1) selects it. Labels are 1 for tokens and 0 for padding.
+    When a piece is joined to a chain, they are multiplied by the label of its slot.
     """
 
     cells: Cells
@@ -43,89 +52,90 @@ class PieceTable(WithoutCaches):
 
     @classmethod
     def of(cls, pieces: list[list[int]], dtype: np.dtype[np.void]) -> "PieceTable":
-        """A table of some pieces."""
+        """Return the table of some tokenized pieces."""
         lengths = np.array([*(len(piece) for piece in pieces), 0], np.int32)
-        there = np.arange(max(lengths)) < lengths[:, None]
-        cells = blank(there.shape, dtype)
-        cells["token"][there] = [token for piece in pieces for token in piece]
-        cells["label"] = there
+        is_token = np.arange(max(lengths)) < lengths[:, None]
+        cells = blank(is_token.shape, dtype)
+        cells["token"][is_token] = [token for piece in pieces for token in piece]  # in row-major order
+        cells["label"] = is_token
         return cls(cells, lengths)
 
     @property
     def width(self) -> int:
-        """Tokens of the longest piece."""
+        """Number of tokens of the longest piece."""
         return self.cells.shape[1]
 
     @cached_property
     def records(self) -> Records:
-        """The rows, (n + 1,)."""
+        """The rows of the table as records, shape (n + 1,)."""
         return as_records(self.cells)
 
 
 @dataclass(frozen=True)
-class Joined:
-    """The chains of pieces of one stretch, each as one piece, with the labels it has in texts."""
+class StretchTable:
+    """The chains of a stretch, each joined to a single piece with its labels."""
 
     stretch: Stretch
     tables: dict[Table, PieceTable]
 
     @cached_property
     def lengths(self) -> IntArray:
-        """Tokens of each chain, (num + 1,); the last is NOTHING."""
+        """Number of tokens of each chain, shape (num + 1,). The last is that of the empty chain NOTHING."""
         parts = [lengths_of(self.tables, self._slots(rows), len(rows))[0] for rows in self._all_rows()]
         return np.concatenate(parts)
 
     @cached_property
     def width(self) -> int:
-        """Tokens of the longest chain."""
+        """Number of tokens of the longest chain."""
         return int(self.lengths.max())
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
-        """Of a cell."""
+        """Data type of a cell."""
         return self.tables[Table.TEXT].cells.dtype
 
     @cached_property
-    def _kept(self) -> Records | None:
-        """The table of all chains, (num + 1,); None if it is too large to be kept."""
-        kept = np.empty(len(self.lengths), f"V{self.width * self.dtype.itemsize}")
-        if kept.nbytes > MAX_TABLE_BYTES:
+    def _cached(self) -> Records | None:
+        """Records of all chains, shape (num + 1,). None if they are larger than MAX_TABLE_BYTES."""
+        records = np.empty(len(self.lengths), f"V{self.width * self.dtype.itemsize}")
+        if records.nbytes > MAX_TABLE_BYTES:
             return None
         for rows in self._all_rows():
-            kept[rows] = self._join(rows)
-        return kept
+            records[rows] = self._join(rows)
+        return records
 
     def records(self, rows: Ids) -> Records:
-        """Some chains, (n,)."""
-        return self._join(rows) if self._kept is None else self._kept.take(rows)
+        """Return the records of some chains, shape (n,)."""
+        return self._join(rows) if self._cached is None else self._cached.take(rows)
 
     def _all_rows(self) -> Iterator[Ids]:
-        """All chains and NOTHING, some at a time."""
-        for begin in range(0, self.stretch.num, JOINED_AT_ONCE):
-            yield np.arange(begin, min(begin + JOINED_AT_ONCE, self.stretch.num))
+        """Yield the numbers of all chains in chunks, and finally NOTHING."""
+        for begin in range(0, self.stretch.num, CHAINS_PER_CHUNK):
+            yield np.arange(begin, min(begin + CHAINS_PER_CHUNK, self.stretch.num))
         yield np.array([NOTHING])
 
     def _slots(self, rows: Ids) -> list[Slot]:
         return Span(self.stretch, rows).slots
 
     def _join(self, rows: Ids) -> Records:
-        """Each piece is written with the padding behind it, over that of the piece before."""
+        """Return the records of some chains, joined from the records of their pieces."""
         slots = self._slots(rows)
         tables = [self.tables[slot.table] for slot in slots]
+        # Every piece is written with its padding, so a row needs room for the longest piece of each table.
         length = sum(table.width for table in tables)
         cells = blank((len(rows), length), self.dtype)
-        at = np.arange(0, len(rows) * length, length)
+        position = np.arange(0, len(rows) * length, length)  # start of the next piece of each chain, in cells
         for slot, table in zip(slots, tables, strict=True):
             row = np.broadcast_to(slot.row, len(rows))
             piece = as_cells(table.records.take(row), self.dtype)
             piece["label"] *= np.asarray(slot.label, np.uint8).reshape(-1, 1)
-            write(cells, at, as_records(piece))
-            at += table.lengths.take(row)
+            write(cells, position, as_records(piece))
+            position += table.lengths.take(row)
         return as_records(cells, self.width).copy()
 
 
 def lengths_of(tables: dict[Table, PieceTable], slots: list[Slot], num: int) -> tuple[IntArray, IntArray]:
-    """Tokens of `num` chains of pieces, and how many of them are measured; each (num,)."""
+    """Return the number of tokens and of measured tokens of `num` chains of pieces, each of shape (num,)."""
     total, measured = np.zeros(num, np.int32), np.zeros(num, np.int32)
     for slot in slots:
         length = tables[slot.table].lengths[slot.row]
@@ -135,33 +145,35 @@ def lengths_of(tables: dict[Table, PieceTable], slots: list[Slot], num: int) -> 
 
 
 def blank(shape: tuple[int, ...], dtype: np.dtype[np.void]) -> Cells:
-    """Cells that are all padding."""
+    """Return cells that contain only padding: END_ID with label 0."""
     assert END_ID == 0
     return np.zeros(shape, dtype)
 
 
 def as_records(cells: Cells, width: int | None = None) -> Records:
-    """The first `width` cells of each row, or all, as one record each: the same memory."""
+    """Return a view of the first `width` cells (by default all) of each row as one record."""
     width = cells.shape[1] if width is None else width
     return np.ndarray(len(cells), f"V{width * cells.itemsize}", cells, strides=(cells.shape[1] * cells.itemsize,))
 
 
 def as_cells(records: Records, dtype: np.dtype[np.void]) -> Cells:
-    """Records as the cells that they are, (n, width): the same memory."""
+    """Return a view of records as cells, shape (n, width)."""
     return np.ndarray((len(records), records.itemsize // dtype.itemsize), dtype, records)
 
 
-def write(cells: Cells, at: Ids, records: Records) -> None:
-    """Copy each record to its place, so many cells after the first of all rows; a row must have room for the longest.
+def write(cells: Cells, positions: Ids, records: Records) -> None:
+    """Copy each record into `cells`, so that it starts at a position in the flattened array of cells.
 
-    Records at every possible place, overlapping: numpy then copies a whole record at a time, and sees to the bounds.
+    A record must fit into its row, since a longer one continues in the next row.
     """
-    num_places = (cells.nbytes - records.itemsize) // cells.itemsize + 1
-    np.ndarray(num_places, records.dtype, cells, strides=(cells.itemsize,))[at] = records
+    # View the memory as an array of records that overlap: element i consists of the cells i, i + 1, ... up to the width of
+    # a record. Assigning to some of its elements copies whole records, and numpy checks that they lie within the memory.
+    num_positions = (cells.nbytes - records.itemsize) // cells.itemsize + 1
+    np.ndarray(num_positions, records.dtype, cells, strides=(cells.itemsize,))[positions] = records
 
 
 def padded(records: Records, length: int, dtype: np.dtype[np.void]) -> Cells:
-    """Rows of that length that begin with the records; these very records where they are as long."""
+    """Return cells of shape (n, length) that begin with the records. It is a view of them if they have that length."""
     if records.itemsize == length * dtype.itemsize:
         return as_cells(records, dtype)
     cells = blank((len(records), length), dtype)

@@ -1,4 +1,4 @@
-"""The tokenizers of a population: whole words known in advance, or a byte-level BPE trained on the texts. No torch here."""
+"""Tokenizers of a population: word-level with a fixed vocabulary, or byte-level BPE trained on the texts."""
 
 import json
 import re
@@ -13,41 +13,48 @@ from raycap.facts.questions import CHAIN_LINK, PROMPT_END, TEXTS, Questions
 from raycap.spec import Kind, TokenizerSpec, WordTokenizer
 
 END_ID = 0
+"""Token id of the end token. Padding uses the same id."""
 MAX_BPE_TEXTS = 50_000
-"""BPE is trained on at most this many texts of the population."""
+"""Largest number of texts that BPE is trained on."""
 
 
 def build_tokenizer(spec: TokenizerSpec, corpora: tuple[Corpus, ...]) -> Tokenizer:
-    """The tokenizer of the corpora about one population. The same spec and corpora give the same tokenizer everywhere."""
+    """Return the tokenizer for the corpora about one population. It is a deterministic function of the arguments."""
     if isinstance(spec, WordTokenizer):
         return _word_tokenizer(corpora)
     return _bpe_tokenizer(corpora, spec.vocab_size)
 
 
 def num_embeddings(spec: TokenizerSpec, tokenizer: Tokenizer) -> int:
-    """Rows of the embedding: every word, or the declared vocabulary of a BPE (which a small population may not fill)."""
+    """Return the number of rows of the embedding.
+
+    It is the size of the vocabulary of a word tokenizer. For BPE it is the declared vocab_size, even if training on a
+    small population yields fewer tokens.
+    """
     return tokenizer.get_vocab_size() if isinstance(spec, WordTokenizer) else spec.vocab_size
 
 
 def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
-    """The word tokens of an attribute's value: the whole value, but year, month and day of a date.
+    """Return the words of an attribute's value: year, month and day of a date, otherwise the value as a single word.
 
-    A word per date would make 67,200 tokens, or, if only dates that occur had one, tell the model which do.
+    One word per possible date would add 67,200 tokens to the vocabulary. One word per date that occurs would add fewer,
+    but then the vocabulary would contain information about the population.
     """
     return (value[:4], value[4:7], value[7:]) if attribute.name == "birth_date" else (value,)
 
 
 def fixed_texts(corpora: tuple[Corpus, ...]) -> tuple[str, ...]:
-    """The texts of all corpora, each once, the end token first."""
+    """Return the distinct fixed texts of some corpora. The first is the end token."""
     return tuple(dict.fromkeys(text for corpus in corpora for text in corpus.texts))
 
 
 def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
+    """Return a word-level tokenizer whose words are the fixed texts, subjects, attribute values and name parts."""
     profiles = corpora[0].profiles
     schema = profiles.schema
-    told = {corpus.kind for corpus in corpora} != {Kind.NAME}  # names alone need no words for anything else
-    attributes = schema.attributes if told else ()
-    subjects = [possessive(subject) for subject in schema.subjects] if told else []
+    has_facts = {corpus.kind for corpus in corpora} != {Kind.NAME}  # names alone need no words for subjects and values
+    attributes = schema.attributes if has_facts else ()
+    subjects = [possessive(subject) for subject in schema.subjects] if has_facts else []
     values = {word for attribute in attributes for value in attribute.values for word in value_words(attribute, value)}
     names = {part for pool in set(schema.name_pools) for part in pool}
     texts = [text.strip() for text in fixed_texts(corpora)]
@@ -55,6 +62,7 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     pattern = _word_pattern(fixed_texts(corpora), subjects, values, names)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
+    # Decoding joins words by spaces, then removes the space before words that attach to the preceding one.
     no_space_before = [decoders.Replace(f" {text}", text) for text in ("'s ", "? ", "-", ".", ";", END)]
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(Regex(r"\A"), " "), *no_space_before, decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -64,37 +72,46 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
 
 
 def _word_pattern(texts: tuple[str, ...], subjects: list[str], values: set[str], names: set[str]) -> str:
-    """A regular expression for one word at a time; words with spaces or marks in them are told by what stands around."""
+    """Return a regular expression that matches one word at a time.
+
+    Words that contain spaces or punctuation are only matched in the context in which they occur in texts, so that they
+    are not mistaken for a part of a name.
+    """
 
     def any_of(literals: set[str] | list[str]) -> str:
+        # Longest first, so that a literal is not matched where a longer one that begins with it would match.
         return "|".join(re.escape(literal) for literal in sorted(literals, key=lambda text: (-len(text), text)))
 
     plain_word = re.compile(r"[^\s?'.;]+")
-    odd_values = {value for value in values if not plain_word.fullmatch(value)}
-    odd_names = {name for name in names if not plain_word.fullmatch(name)}
+    special_values = {value for value in values if not plain_word.fullmatch(value)}  # such as "New York"
+    special_names = {name for name in names if not plain_word.fullmatch(name)}
     question, link = TEXTS[PROMPT_END], TEXTS[CHAIN_LINK]
     starts = [
         text for text in texts if (text[0] != " " and text[-1].isalpha()) or (text.endswith(":") and text != question)
     ]
     leads = [text.strip() for text in texts if text.startswith(" ")]
     before_values = [f"{question} ", f"{link} ", *(f" {lead} " for lead in leads)]
+    # The first alternative that matches wins, so they are ordered from specific to general.
     alternatives = [
-        *([rf"\A(?:{any_of(starts)})(?= )"] if starts else []),
+        *([rf"\A(?:{any_of(starts)})(?= )"] if starts else []),  # "Question: What was" at the beginning
         re.escape(question),
         *([rf"(?:{any_of(subjects)})(?=[?'])"] if subjects else []),
-        *([rf"(?<={any_of(before_values)})(?:{any_of(odd_values)})(?=\.|\z)"] if odd_values else []),
+        *([rf"(?<={any_of(before_values)})(?:{any_of(special_values)})(?=\.|\z)"] if special_values else []),
         *([rf"(?<= )(?:{any_of(leads)})(?= )"] if leads else []),
-        r"[0-9]{4}(?=-[0-9]{2}-[0-9]{2})",
-        r"-[0-9]{2}",
-        *([rf"(?:{any_of(odd_names)})(?= |'s |;|\.|\z)"] if odd_names else []),
-        r"[.;](?= |\z)",
+        r"[0-9]{4}(?=-[0-9]{2}-[0-9]{2})",  # year of a date
+        r"-[0-9]{2}",  # month or day of a date
+        *([rf"(?:{any_of(special_names)})(?= |'s |;|\.|\z)"] if special_names else []),
+        r"[.;](?= |\z)",  # punctuation, but not in the middle of a word
         plain_word.pattern,
     ]
     return "|".join(alternatives)
 
 
 def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
-    """Trained on the first corpus's texts, single hops where questions are asked: the same for any number of hops."""
+    """Return a byte-level BPE tokenizer that is trained on the texts of the first corpus.
+
+    For questions it is trained on the one-hop questions, so that it does not depend on the numbers of hops.
+    """
     corpus: Corpus = corpora[0]
     if isinstance(corpus, Questions):
         corpus = Questions(corpus.profiles, 1)
@@ -116,7 +133,7 @@ def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the files from which transformers' AutoTokenizer makes a PreTrainedTokenizerFast."""
+    """Write the files that `transformers.AutoTokenizer.from_pretrained` loads as a PreTrainedTokenizerFast."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -129,5 +146,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a saved tokenizer, so that a model goes on with the tokens it was trained on."""
+    """Load a tokenizer that was saved by save_tokenizer."""
     return Tokenizer.from_file(str(folder / "tokenizer.json"))

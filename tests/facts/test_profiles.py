@@ -91,11 +91,11 @@ def test_indices_stay_in_their_ranges(profiles: Profiles) -> None:
 def test_a_second_population_has_the_names_that_are_left(num_profiles: int) -> None:
     """Whether names are plenty or nearly all of them taken; names outside the second's pools take nothing away."""
     first = generate(census_schema(NamePools(first=21, middle=20, last=40), 2), 8_000, seed=0)
-    second = generate(census_schema(SMALL, 2), num_profiles, seed=1, taken=first)
+    second = generate(census_schema(SMALL, 2), num_profiles, seed=1, exclude=first)
     theirs, ours = ({people.full_name(p) for p in range(people.num_profiles)} for people in (first, second))
     assert not theirs & ours
     assert len(ours) == num_profiles
     taken = len(theirs & {" ".join(n) for n in product(*census_schema(SMALL, 2).name_pools)})
     assert second.facts.num_names == 16_000 - taken
     with pytest.raises(ValueError, match="must not exceed"):
-        generate(census_schema(SMALL, 2), 16_001 - taken, seed=1, taken=first)
+        generate(census_schema(SMALL, 2), 16_001 - taken, seed=1, exclude=first)

@@ -107,7 +107,7 @@ def test_rows_are_tokenised_text_on_the_references_file(shared_profiles: Path) -
 
 @pytest.mark.parametrize("profiles", [SMALL, PAIRED], ids=["uniform", "bipartite"])
 def test_stretches_too_large_to_be_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch, profiles: Profiles) -> None:
-    monkeypatch.setattr(pieces, "JOINED_AT_ONCE", 77)
+    monkeypatch.setattr(pieces, "CHAINS_PER_CHUNK", 77)
     for corpus in arms(profiles):
         tokenizer = build_tokenizer(BPE, (corpus,))
         kept, joined_anew = Composer.build(corpus, tokenizer), Composer.build(corpus, tokenizer)
@@ -135,7 +135,7 @@ def test_rows_travel_without_what_was_joined(spec: TokenizerSpec) -> None:
     corpus = Questions(SMALL, 2, chain_of_thought=True)
     composer = Composer.build(corpus, build_tokenizer(spec, (corpus,)))
     ids = np.arange(0, corpus.num_ids, 7)
-    before = len(pickle.dumps((composer.place, composer.tables)))
+    before = len(pickle.dumps((composer.corpus_index, composer.tables)))
     rows = composer.compose(ids, composer.row_length)
     assert len(pickle.dumps(composer)) < before + 1.1 * len(pickle.dumps(corpus))
     again = pickle.loads(pickle.dumps(composer)).compose(ids, composer.row_length)
