@@ -11,13 +11,14 @@ import numpy as np
 
 from raycap.analysis.analyse import headline_bits
 from raycap.analysis.capacity import uniform_bits
-from raycap.analysis.measurements import Floats, Ints, Losses, LossKey, QuestionSet, question_set
+from raycap.analysis.measurements import Floats, Ints, Losses, QuestionSet, question_set
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.solve_population import expected_trained
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
+    LossKey,
     LossRow,
     LossTable,
     Part,
@@ -87,11 +88,11 @@ def share_curves(trials: Sequence[PlannedTrial], analysis: AnalysisSpec) -> list
     found = []
     for trial in trials:
         keys, num_texts = planted_keys(trial.spec, trial.populations)
-        asked = question_set(trial.spec, trial.populations, keys, num_texts)
-        if asked not in known:
-            losses = planted_losses(asked, trial.populations, np.repeat(SHARES[:, None], len(keys), axis=1))
-            known[asked] = ShareCurves(losses, headline_bits(losses, analysis))
-        found.append(known[asked])
+        questions = question_set(trial.spec, trial.populations, keys, num_texts)
+        if questions not in known:
+            losses = planted_losses(questions, trial.populations, np.repeat(SHARES[:, None], len(keys), axis=1))
+            known[questions] = ShareCurves(losses, headline_bits(losses, analysis))
+        found.append(known[questions])
     return found
 
 
@@ -121,10 +122,10 @@ def planted_keys(
     return tuple(keys), tuple(num_texts)
 
 
-def planted_means(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
+def planted_means(questions: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
     """Mean losses at shares (..., K) of the entropy of what is told; nothing lost of a name is log2 N."""
-    least, most = np.empty(len(asked.keys)), np.empty(len(asked.keys))
-    for place, (kind, subject, part, _, number) in enumerate(asked.keys):
+    least, most = np.empty(len(questions.keys)), np.empty(len(questions.keys))
+    for place, (kind, subject, part, _, number) in enumerate(questions.keys):
         population = populations[number]
         told = uniform_bits(population)
         if part is Part.CHAIN:
@@ -135,11 +136,11 @@ def planted_means(asked: QuestionSet, populations: tuple[PopulationFacts, ...], 
     return least + shares * (most - least)
 
 
-def planted_losses(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
+def planted_losses(questions: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
     """Losses at shares (E, K), every text measured and losing the same."""
-    means, num_texts = planted_means(asked, populations, shares), np.array(asked.num_texts)
+    means, num_texts = planted_means(questions, populations, shares), np.array(questions.num_texts)
     counts = np.broadcast_to(num_texts, means.shape)
-    return Losses(asked, populations, means * num_texts, means**2 * num_texts, counts)
+    return Losses(questions, populations, means * num_texts, means**2 * num_texts, counts)
 
 
 def plant(
@@ -164,13 +165,13 @@ def plant(
 
 def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, num_evaluations: int) -> TrialResult:
     """Learned bits approach their end exponentially; what is held out is learned late, when half of the rest is known."""
-    asked = curve.losses.asked
+    questions = curve.losses.questions
     ages = 0.5 ** np.arange(num_evaluations)[::-1]
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)
     shares = curve.share_lost(truth.reading, end * known)
     late = np.maximum(shares, np.minimum(1.0, shares + 0.6 * (1 - ages)))
-    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in asked.keys]
-    means = planted_means(asked, trial.populations, np.stack(of_rows, axis=1))
+    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in questions.keys]
+    means = planted_means(questions, trial.populations, np.stack(of_rows, axis=1))
     steps = np.maximum(1, np.round(trial.steps * ages)).astype(int)
     evaluations = []
     for place, (age, step) in enumerate(zip(ages, steps, strict=True)):
@@ -184,7 +185,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
                 train_loss_bits=float(means[place].mean()),
                 train_seconds=60.0 * float(age),
                 parameter_norm=float(np.sqrt(trial.parameters.total) * (0.3 + 0.7 * age)),
-                losses=_table(asked, means[place], trial.populations, last),
+                losses=_table(questions, means[place], trial.populations, last),
             )
         )
     return TrialResult(
@@ -201,10 +202,10 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
     )
 
 
-def _table(asked: QuestionSet, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
+def _table(questions: QuestionSet, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
     rows = []
-    most = planted_means(asked, populations, np.ones(len(asked.keys)))
-    for key, count, mean, unknown in zip(asked.keys, asked.num_texts, means, most, strict=True):
+    most = planted_means(questions, populations, np.ones(len(questions.keys)))
+    for key, count, mean, unknown in zip(questions.keys, questions.num_texts, means, most, strict=True):
         kind, subject, part, split, population = key
         bins: tuple[int, ...] = ()
         if last:  # as if every answer were either known or not

@@ -35,7 +35,7 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
         if storage.exists(result_path(trial.trial_id)):
             try:
                 result = read_result(verify_checksum(storage.read(result_path(trial.trial_id))))
-                check_own(result, trial)
+                check_matches_plan(result, trial)
             except DamagedError as error:
                 stored.unreadable[trial.trial_id] = f"{error}; a run sets it aside and trains the trial again"
             except UnreadableResult as error:
@@ -63,7 +63,7 @@ def read_result(text: str | bytes) -> TrialResult:
         raise UnreadableResult(f"{_format_version(text)}{place}{first['msg'].lower()}{more}") from None
     if result.schema_version != SCHEMA_VERSION:
         raise UnreadableResult(_format_version(text))
-    check_whole(result)
+    check_complete(result)
     return result
 
 
@@ -75,7 +75,7 @@ def _format_version(text: str | bytes) -> str:
     return f"schema version {found[1]}, but this raycap reads {SCHEMA_VERSION}; "
 
 
-def check_own(result: TrialResult, trial: PlannedTrial) -> None:
+def check_matches_plan(result: TrialResult, trial: PlannedTrial) -> None:
     """Raise UnreadableResult if a result is of another trial than the one whose place it lies in."""
     if result.trial_id != trial.trial_id:
         raise UnreadableResult(f"trial_id: it is the result of {result.trial_id}, but lies where {trial.trial_id} does")
@@ -85,7 +85,7 @@ def check_own(result: TrialResult, trial: PlannedTrial) -> None:
         )
 
 
-def check_whole(result: TrialResult) -> None:
+def check_complete(result: TrialResult) -> None:
     """Raise UnreadableResult if a result lacks what its spec says must have been measured."""
     if not result.evaluations:
         raise UnreadableResult("it holds no evaluation")

@@ -65,7 +65,7 @@ def joined(found: Mapping[int, Measured]) -> list[Block]:
     """Evaluations of trials that were asked the same, one after the other."""
     groups: dict[QuestionSet, list[int]] = {}
     for place in sorted(found):
-        groups.setdefault(found[place].losses.asked, []).append(place)
+        groups.setdefault(found[place].losses.questions, []).append(place)
     blocks = []
     for members in groups.values():
         lengths = [len(found[place].curve.step) for place in members]
