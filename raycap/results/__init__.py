@@ -1,4 +1,4 @@
-"""Records of trials and sweeps, and tables of losses in bits."""
+"""Public names of the stored records: specs, results, failures and tables of losses."""
 
 from raycap.results.losses import (
     HISTOGRAM_EDGES_BITS,
