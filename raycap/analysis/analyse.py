@@ -20,6 +20,7 @@ from raycap.spec import AnalysisSpec, Calibration, Kind
 
 BOOTSTRAP_SEED = 0
 RELATIVE_STEP = 1e-4
+"""Relative change of all losses in central differences."""
 
 
 class ExclusionReason(StrEnum):

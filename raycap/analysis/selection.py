@@ -322,7 +322,7 @@ def _trends(evidence: Evidence, reading: Reading, cells: Ints) -> list[Trend]:
     # equations. The small ridge keeps X'X regular where only one cell has a value.
     of_cell = (cells == np.arange(num_cells)[:, None]).astype(float)  # (cells, n)
     matrix, score = design.T @ design, design.T @ y
-    whole = np.linalg.solve(matrix, score)
+    coefficients = np.linalg.solve(matrix, score)
     cell_matrices = (of_cell @ (design[:, :, None] * design[:, None, :]).reshape(len(y), -1)).reshape(-1, p, p)
     rest = matrix - cell_matrices + 1e-9 * np.eye(p)
     left_out = np.linalg.solve(rest, (score - of_cell @ (design * y[:, None]))[..., None])[..., 0]
@@ -330,7 +330,7 @@ def _trends(evidence: Evidence, reading: Reading, cells: Ints) -> list[Trend]:
     wide, narrow = (stats.t.ppf(level, num_cells - p) for level in (0.975, 0.95))
     trends = []
     for index, name in enumerate(varied, start=1):
-        estimate, error = float(whole[index]), float(errors[index])
+        estimate, error = float(coefficients[index]), float(errors[index])
         low, high = estimate - wide * error, estimate + wide * error
         constancy = Constancy.UNDECIDED
         if abs(estimate) + narrow * error < MARGIN:

@@ -72,7 +72,7 @@ class LossRow(Record):
 
     kind: Kind
     subject: str
-    """What the measured part is about: an attribute, a relation, or "name"."""
+    """Subject of the measured part: an attribute, a relation, or "name"."""
     part: Part = Part.ANSWER
     split: Split = Split.TRAIN
     """Component that is held out of questions of two or more hops. Single hops are classed by it, but always trained."""
