@@ -1,1 +1,1 @@
-"""What was learned: capacities, laws, figures, the report. numpy, scipy, pandas and matplotlib alone."""
+"""Analysis of stored results: capacities, laws, figures and reports, with NumPy, SciPy, pandas and Matplotlib only."""

@@ -1,4 +1,4 @@
-"""The whole analysis of a sweep as one pure function of what is stored."""
+"""Analysis of a sweep as a pure function of its stored records: capacities, laws, verdicts and comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,56 +19,64 @@ from raycap.results import Failure, RunRecord, SweepRecord
 from raycap.spec import AnalysisSpec, Calibration, Kind
 
 BOOTSTRAP_SEED = 0
-NUDGE = 1e-4
+RELATIVE_STEP = 1e-4
+"""Relative change of all losses in central differences."""
 
 
 class ExclusionReason(StrEnum):
-    """Why a trial does not enter a law."""
+    """Reason why a trial does not enter a law."""
 
     EXHAUSTED = "dataset exhausted"
-    """Hardly any loss is left: the model could have stored more than there was. The power law bends there, and keeps it."""
+    """The model could have stored more data than there were. The power law bends there and keeps such trials."""
     NOTHING_LEARNED = "nothing learned"
-    """It loses 95 % of what a model loses that knows the names alone; what those are worth, no loss has measured."""
+    """The lost share is above 0.95, so nearly all learned bits are those of the names, which are not measured, or no bits
+    were learned."""
     DIVERGED = "diverged"
-    """It ended up knowing clearly less than it once did."""
+    """The lost share at the end is clearly above its earlier minimum."""
     UNREADABLE = "unreadable"
-    """Its result cannot be analysed; what follows says why."""
+    """The result cannot be analysed. The reason follows after a colon."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A sweep read under its analysis spec. Laws and headline numbers are of each trial's last kind of text."""
+    """Results of the analysis of a sweep under its analysis spec.
+
+    Laws and headline numbers are those of each trial's last kind of text.
+    """
 
     sweep: SweepRecord
     run: RunRecord
     measured: Mapping[str, Measured]
     failures: Mapping[str, Failure]
     unreadable: Mapping[str, str]
-    """Why results cannot be analysed, by trial_id."""
+    """Reasons why results cannot be analysed, by trial_id."""
     tables: Tables
     training: pd.DataFrame
-    """One row a measured trial: trial, convergence, gain, asymptote_bits with asymptote_low and asymptote_high, refused."""
+    """One row per measured trial: trial, convergence, gain, asymptote_bits, asymptote_low, asymptote_high, refused."""
     laws: Mapping[Reading, Law]
     comparison: Comparison
 
     @property
     def headline(self) -> Reading:
-        """The reading shown first."""
+        """Reading that is shown first."""
         return headline(self.sweep.spec.analysis)
 
     @property
     def law(self) -> Law:
-        """The law of the headline reading."""
+        """Law under the headline reading."""
         return self.laws[self.headline]
 
     @property
     def kind(self) -> Kind:
-        """The last kind of text that any trial was evaluated on; one-hop questions while there is none."""
-        kinds = [one.losses.kinds[-1] for one in self.measured.values()]
+        """Last kind of text that any trial was evaluated on; `ONE_HOP` if no trial was."""
+        kinds = [measured.losses.kinds[-1] for measured in self.measured.values()]
         return max(kinds, key=list(Kind).index, default=Kind.ONE_HOP)
 
     def totals(self, reading: Reading | None = None, *, final: bool = False) -> pd.DataFrame:
-        """The capacity table's headline totals under a reading (the headline), at every evaluation or at the last."""
+        """Return the headline totals of the capacity table under a reading, at every evaluation or at the last one.
+
+        The reading is the headline reading by default.
+        """
         scheme, selection = reading or self.headline
         table = self.tables.capacities
         if table.empty:
@@ -85,40 +93,46 @@ def analyse(
     failures: Mapping[str, Failure],
     unreadable: Mapping[str, str] | None = None,
 ) -> Analysis:
-    """Capacities of every trial, a law per reading, and a comparison of the readings.
+    """Compute the capacities of every trial, a law per reading, and the comparison of the readings.
 
-    The same records give the same analysis, in whatever order trials finished. `unreadable` says why results of some
-    trials are not among `measured`.
+    The analysis is a deterministic function of the records and does not depend on the order in which trials finished.
+
+    Args:
+        sweep: spec and plan.
+        run: record of the last run.
+        measured: results by trial_id.
+        failures: failures by trial_id.
+        unreadable: reasons why results cannot be analysed, by trial_id.
     """
     spec = sweep.spec.analysis
-    places = {trial.trial_id: place for place, trial in enumerate(sweep.trials)}
-    found = {places[trial_id]: measured[trial_id] for trial_id in sorted(measured, key=places.__getitem__)}
-    made = tables(sweep.trials, found, spec)
-    ordered = {sweep.trials[place].trial_id: one for place, one in found.items()}
-    blank = Comparison((), {}, 0, 0, 0, {}, {}, {}, (), ())
-    draft = Analysis(sweep, run, ordered, failures, dict(unreadable or {}), made, pd.DataFrame(), {}, blank)
+    indices = {trial.trial_id: index for index, trial in enumerate(sweep.trials)}
+    found = {indices[trial_id]: measured[trial_id] for trial_id in sorted(measured, key=indices.__getitem__)}
+    frames = tables(sweep.trials, found, spec)
+    ordered = {sweep.trials[index].trial_id: result for index, result in found.items()}
+    # The next steps read the tables through an Analysis, which is completed by their results at the end.
+    no_comparison = Comparison((), {}, 0, 0, 0, {}, {}, {}, (), ())
+    draft = Analysis(sweep, run, ordered, failures, dict(unreadable or {}), frames, pd.DataFrame(), {}, no_comparison)
     training = _training(draft)
     states = dict(zip(training["trial"], map(Convergence, training["convergence"]), strict=True))
     laws = {reading: _law(draft, reading, states) for reading in readings(spec)}
     comparison = _comparison(draft, joined(found), states, spec)
-    return Analysis(sweep, run, ordered, failures, draft.unreadable, made, training, laws, comparison)
+    return Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison)
 
 
 def _training(analysis: Analysis) -> pd.DataFrame:
-    """Verdict and asymptote of every trial, under the headline reading."""
+    """Return the verdict and the asymptote of every measured trial under the headline reading."""
     columns = ["trial", "convergence", "gain", "asymptote_bits", "asymptote_low", "asymptote_high", "refused"]
     rows: list[tuple[Any, ...]] = []
     totals, evaluations = analysis.totals(), analysis.tables.evaluations
-    for place, of_trial in _groups(totals, evaluations):
-        exposures, learned, lost = of_trial
-        tends = asymptote(exposures, learned)
+    for index, (exposures, learned, lost) in _groups(totals, evaluations):
+        limit = asymptote(exposures, learned)
         verdict = convergence(exposures, learned, lost)
-        rows.append((place, verdict, gain(exposures, learned), *tends.learned_bits, tends.refused))
+        rows.append((index, verdict, gain(exposures, learned), *limit.learned_bits, limit.refused))
     return pd.DataFrame(rows, columns=columns)
 
 
 def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, tuple[np.ndarray, ...]]]:
-    """(exposures, learned bits, lost share) of each trial, by its place; both tables are in the same order."""
+    """Return (exposures, learned bits, lost share) of each trial with its index; both tables have the same order."""
     if totals.empty:
         return []
     trial = evaluations["trial"].to_numpy(dtype=np.int64)
@@ -130,15 +144,18 @@ def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, 
 
 
 def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -> Law:
+    """Fit the laws under one reading to the trials that are not excluded."""
     finals, trials = analysis.totals(reading, final=True), analysis.tables.trials.to_dict("index")
     evaluations = analysis.tables.evaluations
-    lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))  # the last of each stays
+    lost = dict(
+        zip(evaluations["trial"], evaluations["lost_share"], strict=True)
+    )  # later evaluations replace earlier ones
     excluded = {trial_id: f"{ExclusionReason.UNREADABLE}: {why}" for trial_id, why in analysis.unreadable.items()}
     points = []
     rows = zip(finals["trial"], finals["learned_bits"], finals["dataset_bits"], strict=True) if len(finals) else ()
-    for place, learned, dataset in rows:
-        reason = _exclusion(states[place], lost[place], learned)
-        trial = trials[place]
+    for index, learned, dataset in rows:
+        reason = _exclusion(states[index], lost[index], learned)
+        trial = trials[index]
         if reason:
             excluded[trial["trial_id"]] = str(reason)
         if reason in (None, ExclusionReason.EXHAUSTED):
@@ -157,6 +174,7 @@ def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -
 
 
 def _exclusion(state: Convergence, lost: float, learned_bits: float) -> ExclusionReason | None:
+    """Return the reason why a trial does not enter the proportional law, or None if it does."""
     if state is Convergence.DIVERGED:
         return ExclusionReason.DIVERGED
     if lost > IGNORANT_ABOVE or learned_bits <= 0:
@@ -170,20 +188,23 @@ def _comparison(
     states: dict[int, Convergence],
     spec: AnalysisSpec,
 ) -> Comparison:
-    """Of the trials that are neither exhausted nor diverged nor ignorant, whatever the reading."""
+    """Compare the readings on the trials that are neither exhausted nor diverged nor ignorant.
+
+    These verdicts do not depend on the reading, so all readings are compared on the same trials.
+    """
     evaluations = analysis.tables.evaluations
     lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
-    barred = (Convergence.EXHAUSTED, Convergence.DIVERGED)
-    able = (place for place, state in states.items() if state not in barred and lost[place] <= IGNORANT_ABOVE)
-    chosen = np.array(sorted(able), dtype=np.int64)
+    excluded = (Convergence.EXHAUSTED, Convergence.DIVERGED)
+    usable = (index for index, state in states.items() if state not in excluded and lost[index] <= IGNORANT_ABOVE)
+    chosen = np.array(sorted(usable), dtype=np.int64)
     slopes = _slopes(blocks, spec)
-    learned, dataset, moved = {}, {}, {}
+    learned, dataset, chosen_slopes = {}, {}, {}
     for reading in readings(spec):
         finals = analysis.totals(reading, final=True)
         finals = finals.set_index("trial").loc[chosen] if len(finals) else finals
         learned[reading] = finals["learned_bits"].to_numpy(dtype=float)
         dataset[reading] = finals["dataset_bits"].to_numpy(dtype=float) if len(finals) else np.empty(0)
-        moved[reading] = np.array([slopes[reading][place] for place in chosen])
+        chosen_slopes[reading] = np.array([slopes[reading][index] for index in chosen])
     trials = analysis.tables.trials.loc[chosen]
     evidence = Evidence(
         trials["num_params"].to_numpy(dtype=float),
@@ -194,34 +215,38 @@ def _comparison(
         },
         learned,
         dataset,
-        moved,
+        chosen_slopes,
     )
     log_scale = log_scale_of(spec.calibration)
     return compare(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED), log_scale=log_scale)
 
 
 def log_scale_of(calibration: Calibration | None) -> tuple[float, float] | None:
-    """Mean and standard deviation of log bits per parameter that a calibration tells."""
+    """Return the mean and the standard deviation of log bits per parameter of a calibration."""
     if calibration is None:
         return None
     return float(np.log(calibration.bits_per_param)), calibration.standard_error / calibration.bits_per_param
 
 
 def _slopes(blocks: Sequence[tuple[pd.DataFrame, Losses]], spec: AnalysisSpec) -> dict[Reading, dict[int, float]]:
-    """Bits not learned for a change of all losses by a factor e, at the last evaluation, by reading and place."""
+    """Return -d learned bits / d log loss at the last evaluation, by reading and index of the trial.
+
+    All losses of a trial are scaled by the same factor. The derivative is a central difference through the whole
+    accounting.
+    """
     found: dict[Reading, dict[int, float]] = {reading: {} for reading in readings(spec)}
     for evaluations, losses in blocks:
         final = evaluations["final"].to_numpy()
-        last, places = losses[final], evaluations.loc[final, "trial"].tolist()
-        less, more = (headline_bits(last.scaled(1 + sign * NUDGE), spec) for sign in (-1, 1))
+        last, trials = losses[final], evaluations.loc[final, "trial"].tolist()
+        less, more = (headline_bits(last.scaled(1 + sign * RELATIVE_STEP), spec) for sign in (-1, 1))
         for reading in found:
-            steps = (less[reading] - more[reading]) / (2 * NUDGE)
-            found[reading] |= dict(zip(places, steps.tolist(), strict=True))
+            slopes = (less[reading] - more[reading]) / (2 * RELATIVE_STEP)
+            found[reading] |= dict(zip(trials, slopes.tolist(), strict=True))
     return found
 
 
 def headline_bits(losses: Losses, spec: AnalysisSpec) -> dict[Reading, np.ndarray]:
-    """Total learned bits of the headline kind under every reading, (E,)."""
+    """Return the total learned bits of the headline kind under every reading, each (E,)."""
     return {
         capacity.reading: capacity.learned_bits
         for capacity in capacities(losses, spec)

@@ -1,4 +1,4 @@
-"""A sweep for notebooks: what is stored of it as tidy data frames, and its figures."""
+"""Access to a sweep from notebooks: its results as tidy data frames, and its figures."""
 
 import os
 from dataclasses import dataclass
@@ -21,49 +21,54 @@ from raycap.storage import Storage, parted
 FIRST = ["trial_id", "label", "state", "scheme", "selection"]
 BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
 LAW_COLUMNS = ["alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "noise", "num_trials", "num_cells", "status"]
-"""Of a law's entry in summary.json; the others are no numbers."""
+"""Columns of `Sweep.laws`, named as in a law's entry in summary.json."""
 
 RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that has run. Bits are of each trial's last kind of text, with all that was measured of it."""
+    """A sweep that has run. Bits are those of each trial's last kind of text."""
 
     analysis: Analysis
-    """Everything that was computed, as the report has it."""
+    """The whole analysis, from which the report is made."""
 
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
-        """Read and analyse a sweep, seconds for thousands of trials. See `raycap.load`."""
-        place, name = parted(os.fspath(folder))
-        storage = Storage.at(place)
+        """Read and analyse a sweep, which takes seconds for thousands of trials. See `raycap.load`."""
+        root, name = parted(os.fspath(folder))
+        storage = Storage.at(root)
         record, run = _read(storage, name, "sweep.json", SweepRecord), _read(storage, name, "run.json", RunRecord)
         stored = read_stored(record.trials, storage)
         return cls(analyse(record, run, stored.measured, stored.failures, stored.unreadable))
 
     @property
     def name(self) -> str:
-        """The sweep's name."""
+        """Name of the sweep."""
         return self.analysis.sweep.spec.name
 
     @property
     def answer(self) -> str:
-        """What the sweep found, in a sentence or two."""
+        """Main result of the sweep in one or two sentences."""
         return answer(self.analysis)
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row a planned trial and reading: trial_id, label, state, scheme, selection, what the grid varies by its dotted
-        paths, sizes, arms and course, and at the last evaluation dataset_bits (the code length), learned_bits and
-        bits_per_param with standard errors, and `excluded`, why it is in no law. NaN where nothing was measured.
+        """Data frame with one row per planned trial and reading.
+
+        Columns: trial_id, label, state, scheme, selection, the values of the grid by dotted path, sizes, arms and
+        verdicts, dataset_bits (the code length), learned_bits and bits_per_param with standard errors at the last
+        evaluation, and excluded, the reason why the trial does not enter the proportional law. Values that were not
+        measured are NaN.
         """
         analysis = self.analysis
         table = analysis.tables.trials
         coordinates = pd.DataFrame([trial.coordinates for trial in analysis.sweep.trials], index=table.index)
-        told = analysis.training.astype({"trial": int}).set_index("trial")["convergence"].map(str)
+        verdicts = analysis.training.astype({"trial": int}).set_index("trial")["convergence"].map(str)
         every = (
-            pd.concat([coordinates, table.drop(columns="finished"), told], axis=1).rename_axis("trial").reset_index()
+            pd.concat([coordinates, table.drop(columns="finished"), verdicts], axis=1)
+            .rename_axis("trial")
+            .reset_index()
         )
         every.insert(0, "state", [state(analysis, trial_id) for trial_id in every["trial_id"]])
         frames = []
@@ -74,8 +79,10 @@ class Sweep:
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """One row an evaluation and reading: trial_id, label, scheme, selection, step, exposures, tokens, learning_rate,
-        train_loss_bits (mean a text), train_seconds, and the same bits as in `trials`.
+        """Data frame with one row per evaluation and reading.
+
+        Columns: trial_id, label, scheme, selection, step, exposures, tokens, learning_rate, train_loss_bits (mean per
+        text), train_seconds, and the same bits as in `trials`.
         """
         every = self.analysis.tables.evaluations.astype({"trial": int, "step": int})
         names = self.analysis.tables.trials[["trial_id", "label"]]
@@ -85,8 +92,10 @@ class Sweep:
 
     @cached_property
     def laws(self) -> pd.DataFrame:
-        """One row a reading: bits per parameter alpha with its 95 % interval [low, high], the exponent gamma of the power
-        law with its own, noise, the numbers of trials and cells, and status; NaN where there is no law.
+        """Data frame with one row per reading.
+
+        Columns: scheme, selection, bits per parameter alpha with its 95 % interval [low, high], the exponent gamma of the
+        power law with its interval, noise, num_trials, num_cells and status. Numbers that no law gives are NaN.
         """
         entries = [(reading, law_entry(law)) for reading, law in self.analysis.laws.items()]
         return pd.DataFrame(
@@ -96,16 +105,16 @@ class Sweep:
         )
 
     def figure(self, name: str = "capacity") -> Figure:
-        """A figure of the report by its name, drawn anew. Raises ValueError for a name that is none, and for a figure that
-        would say nothing about this sweep.
+        """Draw a figure of the report.
+
+        Raises:
+            ValueError: if no figure has this name, or if the sweep does not vary what the figure shows.
         """
         if name not in FIGURES:
-            raise ValueError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+            raise ValueError(f"unknown figure {name!r}; the figures are {', '.join(FIGURES)}")
         drawn = FIGURES[name](self.analysis)
         if drawn is None:
-            raise ValueError(
-                f"the figure {name!r} says nothing about {self.name}: it shows what this sweep does not vary"
-            )
+            raise ValueError(f"figure {name!r} is empty for {self.name}: the sweep does not vary what it shows")
         return drawn
 
     def __repr__(self) -> str:
@@ -113,7 +122,7 @@ class Sweep:
         return f"<sweep {self.name}: {finished} of {planned} trials finished. {self.answer}>"
 
     def _with_bits(self, rows: pd.DataFrame, reading: Reading, keys: list[str], *, final: bool = False) -> pd.DataFrame:
-        """Rows of trials or evaluations with what was learned under a reading."""
+        """Return rows of trials or evaluations with the columns of bits under a reading."""
         totals = self.analysis.totals(reading, final=final).reindex(columns=[*keys, *BITS, "num_params"])
         totals = totals.astype(dict.fromkeys(keys, int) | dict.fromkeys([*BITS, "num_params"], float))
         totals["standard_error_bits_per_param"] = totals["standard_error_bits"] / totals.pop("num_params")
@@ -122,22 +131,23 @@ class Sweep:
 
 
 def _ordered(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    """Readings of a trial one below the other, what they are first."""
+    """Concatenate frames of readings, sort them by trial, and put the identifying columns first."""
     frame = pd.concat(frames).sort_values(keys, kind="stable", ignore_index=True).drop(columns="trial")
     first = [name for name in FIRST if name in frame]
     return frame[[*first, *frame.columns.difference(first, sort=False)]]
 
 
 def _read(storage: Storage, name: str, file: str, model: type[RecordT]) -> RecordT:
-    """A file of a sweep's folder."""
+    """Read and validate a JSON file in the folder of a sweep."""
     path = f"{name}/{file}"
     if not storage.exists(path):
         raise FileNotFoundError(f"{storage.path(name)}: not the folder of a sweep that has run (it lacks {file})")
     try:
         return model.model_validate_json(storage.read(path))
     except ValidationError as error:
-        told = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
+        first = error.errors(include_url=False)[0]
+        location = ".".join(map(str, first["loc"]))
+        prefix = f"{location}: " if location else ""
         raise ValueError(
-            f"{storage.path(path)}: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"
+            f"{storage.path(path)}: {prefix}{first['msg']}; run the sweep's spec once more to rewrite the file"
         ) from None

@@ -1,8 +1,9 @@
-"""Laws across trials: bits per parameter, the exponent, and what arms change, with intervals, status and exclusions.
+"""Scaling laws across trials: bits per parameter, the exponent, and ratios between arms, with intervals and status.
 
-Two laws are fitted. The proportional one, learned_bits = alpha P, over capacity-limited trials: alpha is the headline.
-And learned_bits = smooth-min(C (P / P0)^gamma, H) over all trials that learned something: H, the bits there are, bends it
-where data run out, so no trial has to be left out for that, and gamma is free.
+Two laws are fitted (docs/science.md#two-laws). The proportional law, learned_bits = alpha P, is fitted to
+capacity-limited trials, and alpha is the headline number. The power law, learned_bits = smooth-min(C (P / P0)^gamma, H),
+is fitted to all trials that learned something. It bends where the data H are exhausted, so exhausted trials need not be
+left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,34 +21,34 @@ NUM_RESAMPLES = 4_000
 
 
 class FitStatus(StrEnum):
-    """How far a fit can be trusted."""
+    """Outcome of a fit: what it gives an estimate and an interval of."""
 
     OK = "ok"
-    """There is an interval."""
+    """There are an estimate and an interval."""
     TOO_FEW = "too few cells"
-    """Hardly more cells than numbers to fit: an estimate without an interval."""
+    """There are too few cells for an interval: there is only an estimate."""
     ONE_SIZE = "one size"
     """All models are of one size, so there is no exponent."""
     NOT_CONVERGED = "not converged"
-    """The optimiser stopped early; no number is given."""
+    """The optimiser did not converge, so there is no estimate."""
     NO_TRIALS = "no trials"
-    """No trial enters: there is no number."""
+    """No trial enters the law, so there is no estimate."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A trial as a law sees it."""
+    """A trial as a data point of a law."""
 
     trial_id: str
     cell: int
-    """Trials of one cell differ in nothing but seeds."""
+    """Index of its cell. Trials of one cell differ only in their seeds."""
     num_params: int
     learned_bits: float
     dataset_bits: float
     capacity_limited: bool
     """Whether its data were not exhausted."""
     arms: Mapping[str, str] = field(default_factory=dict)
-    """How it was made: layers, optimizer, precision, tying and the like, by name."""
+    """Covariates by name: layers, optimizer, precision, tying and parametrization."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,13 @@ class PowerLaw:
 
     status: FitStatus
     bits_per_param: Interval
-    """C / P0: the capacity at the reference size over that size."""
+    """C / P0: the capacity at the reference size, divided by that size."""
     gamma: Interval
-    """By the cluster bootstrap."""
+    """Exponent, with the interval of the bootstrap over cells."""
     profile: tuple[float, float]
-    """95 % interval of gamma by its profile likelihood, adjusted for clusters."""
+    """95 % interval of gamma by its profile likelihood, adjusted for the correlation within cells."""
     sharpness: float
-    """s: large where capacity and data meet at a corner."""
+    """Sharpness s of the bend; the larger, the closer to a corner."""
     noise: float
     """Robust standard deviation of log residuals."""
     reference_params: float
@@ -76,11 +77,11 @@ class PowerLaw:
     """None where there are too few cells for an interval."""
 
     def learned_bits(self, num_params: Floats, dataset_bits: Floats | float = np.inf) -> Floats:
-        """The law at some sizes."""
+        """Return the learned bits that the law predicts at some sizes."""
         return np.exp(self._problem(num_params, dataset_bits).predict(self.theta)[0])
 
     def band(self, num_params: Floats, dataset_bits: Floats | float = np.inf) -> tuple[Floats, Floats]:
-        """95 % band of the law at some sizes. There must be resamples."""
+        """Return the ends of the pointwise 95 % band of the law at some sizes. `resamples` must not be None."""
         assert self.resamples is not None
         problem = self._problem(num_params, dataset_bits)
         low, high = self.resamples.interval(lambda theta: problem.predict(theta)[0])
@@ -95,7 +96,7 @@ class PowerLaw:
 
 
 class Arm(NamedTuple):
-    """How much more trials of an arm store than those of the most frequent value, all else equal."""
+    """Ratio of the capacity under one value of a covariate to that under its most frequent value, all else equal."""
 
     name: str
     value: str
@@ -106,21 +107,21 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class Law:
-    """What the trials say about bits per parameter, under one reading."""
+    """Both laws and the arms under one reading."""
 
     status: FitStatus
-    """Of alpha."""
+    """Status of alpha."""
     alpha: Interval
     """Bits per parameter: learned_bits = alpha P over capacity-limited trials."""
     noise: float
     """Robust standard deviation of log residuals of the proportional law."""
     num_trials: int
-    """Capacity-limited ones."""
+    """Number of capacity-limited trials."""
     num_cells: int
     power: PowerLaw
     arms: tuple[Arm, ...]
     excluded: Mapping[str, str]
-    """Why a trial enters neither law, or not the proportional one, by trial_id."""
+    """Reason why a trial does not enter the proportional law, or neither law, by trial_id."""
 
 
 def fit_law(
@@ -130,10 +131,14 @@ def fit_law(
     rng: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Law:
-    """Both laws and the arms. Points must have positive learned_bits; trials in `excluded` are not among them, but those
-    whose data are exhausted may be: they enter the power law alone.
+    """Fit both laws and the arms. See `raycap.analysis.intervals` for the intervals.
 
-    Intervals are those of a cluster bootstrap, cells and then seeds: see intervals.py.
+    Args:
+        points: trials with positive learned bits. Trials in `excluded` are not among them, except those with exhausted
+            data, which enter the power law only.
+        excluded: reasons by trial_id, copied to the result.
+        rng: generator of the resamples.
+        num_resamples: number of bootstrap resamples.
     """
     limited = [point for point in points if point.capacity_limited]
     alpha, status, noise = _proportional(limited, rng, num_resamples)
@@ -150,6 +155,10 @@ def fit_law(
 
 
 def _problem(points: Sequence[Point], arms: Floats, free: tuple[int, ...], *, bends: bool) -> tuple[Problem, float]:
+    """Return the problem of a law and log P0. Unless it `bends`, the data are taken to be unlimited.
+
+    Sizes are centred on P0, their geometric mean, which makes the estimates of scale and exponent nearly uncorrelated.
+    """
     log_params = np.log([point.num_params for point in points])
     reference = float(log_params.mean())
     data = np.log([point.dataset_bits for point in points]) if bends else np.full(len(points), MAX_LOG)
@@ -160,6 +169,7 @@ def _problem(points: Sequence[Point], arms: Floats, free: tuple[int, ...], *, be
 def _proportional(
     points: Sequence[Point], rng: np.random.Generator, num_resamples: int
 ) -> tuple[Interval, FitStatus, float]:
+    """Return alpha, its status and the noise of the proportional law: the power law with gamma = 1 and no bend."""
     if not points:
         return NOTHING, FitStatus.NO_TRIALS, np.nan
     problem, reference = _problem(points, np.ones((len(points), 1)), (0,), bends=False)
@@ -168,28 +178,29 @@ def _proportional(
         return NOTHING, FitStatus.NOT_CONVERGED, np.nan
     alpha = float(np.exp(found.theta[0] - reference))
     cells = _cells(points)
-    if cells.max() < 2:
+    if cells.max() < 2:  # a variance between two cells has one degree of freedom: no useful interval
         return Interval(alpha, np.nan, np.nan), FitStatus.TOO_FEW, float(found.noise)
     low, high = Resamples.of(found, cells, num_resamples, rng=rng).interval(lambda theta: theta - reference)
     return Interval(alpha, float(np.exp(low[0])), float(np.exp(high[0]))), FitStatus.OK, float(found.noise)
 
 
 def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> PowerLaw:
+    """Fit the power law that is bent by the data."""
     sizes = len({point.num_params for point in points})
     cells = _cells(points)
     num_cells = int(cells.max(initial=-1)) + 1
 
-    def without(status: FitStatus) -> PowerLaw:
+    def without_estimate(status: FitStatus) -> PowerLaw:
         return PowerLaw(status, NOTHING, NOTHING, (np.nan, np.nan), np.nan, np.nan, np.nan, len(points), num_cells)
 
     if not points:
-        return without(FitStatus.NO_TRIALS)
+        return without_estimate(FitStatus.NO_TRIALS)
     if sizes < 2:
-        return without(FitStatus.ONE_SIZE)
+        return without_estimate(FitStatus.ONE_SIZE)
     problem, reference = _problem(points, np.ones((len(points), 1)), (0, 1, 2), bends=True)
     found = fit(problem)
     if not found.converged:
-        return without(FitStatus.NOT_CONVERGED)
+        return without_estimate(FitStatus.NOT_CONVERGED)
     status = FitStatus.OK if num_cells > 2 else FitStatus.TOO_FEW
     resamples, by_profile = None, (np.nan, np.nan)
     estimates = float(np.exp(found.theta[0] - reference)), float(found.theta[1])
@@ -218,18 +229,23 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
 
 
 def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> tuple[Arm, ...]:
-    """Ratios of capacities between arms, from one proportional law with a factor for each value that differs."""
+    """Return the ratios of capacities between arms (docs/science.md#arms).
+
+    One proportional law is fitted to all trials, with a factor for every value of every covariate except its most
+    frequent one, so that each ratio is adjusted for the other covariates. Nothing is returned if no covariate varies, if
+    the covariates are collinear, or if there are fewer than two cells more than parameters.
+    """
     names = list(dict.fromkeys(name for point in points for name in point.arms))
-    columns, told = [np.ones(len(points))], []
+    columns, coded = [np.ones(len(points))], []
     for name in names:
         values = [point.arms[name] for point in points]
         frequent = sorted(set(values), key=lambda value: (-values.count(value), value))
         for value in frequent[1:]:
-            columns.append(np.array([own == value for own in values], dtype=float))
-            told.append((name, value, frequent[0], values.count(value)))
+            columns.append(np.array([other == value for other in values], dtype=float))
+            coded.append((name, value, frequent[0], values.count(value)))
     design = np.stack(columns, axis=1) if points else np.ones((0, 1))
     cells = _cells(points)
-    if not told or np.linalg.matrix_rank(design) < design.shape[1] or cells.max() + 1 < design.shape[1] + 2:
+    if not coded or np.linalg.matrix_rank(design) < design.shape[1] or cells.max() + 1 < design.shape[1] + 2:
         return ()
     problem, _ = _problem(points, design, tuple(range(design.shape[1])), bends=False)
     found = fit(problem)
@@ -241,10 +257,10 @@ def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int)
     ratios = np.exp(found.theta)
     return tuple(
         Arm(name, value, baseline, Interval(float(ratios[i]), float(low[i]), float(high[i])), num)
-        for i, (name, value, baseline, num) in enumerate(told, start=1)
+        for i, (name, value, baseline, num) in enumerate(coded, start=1)
     )
 
 
 def _cells(points: Sequence[Point]) -> NDArray[np.int64]:
-    """Cells numbered from 0."""
+    """Return the index of each point's cell, renumbered from 0 without gaps, (n,)."""
     return np.unique([point.cell for point in points], return_inverse=True)[1].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Trial results as arrays: what the analysis computes with, a few kilobytes a trial instead of thousands of objects."""
+"""Trial results as NumPy arrays, a few kilobytes per trial, and the cells that trials belong to."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from raycap.facts.splits import followed_share
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
+    LossKey,
     ParameterCounts,
     Part,
     PlannedTrial,
@@ -20,18 +21,16 @@ from raycap.results import (
     Provenance,
     StopReason,
     TrialResult,
-    is_trained,
+    select_keys,
 )
 from raycap.spec import HeldOut, Kind, Split, TrialSpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-LossKey = tuple[Kind, str, Part, Split, int]
-"""Kind, subject, part, split and population, as LossRow.key."""
 
 
 class QuestionSet(NamedTuple):
-    """What trials must share to be read together: who was asked what. Hashable."""
+    """The populations and the rows of questions that trials must share to be analysed in one array. Hashable."""
 
     populations_json: str
     chain_of_thought: bool
@@ -43,19 +42,24 @@ class QuestionSet(NamedTuple):
 def question_set(
     spec: TrialSpec, populations: tuple[PopulationFacts, ...], keys: tuple[LossKey, ...], num_texts: tuple[int, ...]
 ) -> QuestionSet:
-    """Who was asked what in a trial."""
-    people = json.dumps([population.model_dump(mode="json") for population in populations])
-    return QuestionSet(people, spec.questions.chain_of_thought, spec.questions.held_out.relations, keys, num_texts)
+    """Return the question set of a trial from its populations and the keys and sizes of its rows of losses."""
+    populations_json = json.dumps([population.model_dump(mode="json") for population in populations])
+    return QuestionSet(
+        populations_json, spec.questions.chain_of_thought, spec.questions.held_out.relations, keys, num_texts
+    )
 
 
 @dataclass(frozen=True)
 class Losses:
-    """E evaluations of trials that were asked the same, in K rows of losses each: many a LossTable at once."""
+    """Losses of E evaluations of trials with the same question set, in K rows each.
 
-    asked: QuestionSet
+    It holds the sums and counts of E tables of type `LossTable` as arrays, with one column per row of the tables.
+    """
+
+    questions: QuestionSet
     populations: tuple[PopulationFacts, ...]
     sum_bits: Floats
-    """(E, K), and so are the next two."""
+    """Sums over evaluated texts. This and the next two arrays have shape (E, K)."""
     sum_squares_bits2: Floats
     num_evaluated: Ints
 
@@ -63,12 +67,12 @@ class Losses:
     def of(
         cls, spec: TrialSpec, populations: tuple[PopulationFacts, ...], evaluations: Iterable[Evaluation]
     ) -> "Losses":
-        """Those of one trial."""
+        """Return the losses of some evaluations of one trial."""
         tables = [evaluation.losses.rows for evaluation in evaluations]
         num_texts = tuple(row.num_texts for row in tables[0])
-        asked = question_set(spec, populations, tuple(row.key for row in tables[0]), num_texts)
+        questions = question_set(spec, populations, tuple(row.key for row in tables[0]), num_texts)
         return cls(
-            asked,
+            questions,
             populations,
             np.array([[row.sum_bits for row in rows] for rows in tables]),
             np.array([[row.sum_squares_bits2 for row in rows] for rows in tables]),
@@ -77,16 +81,16 @@ class Losses:
 
     @classmethod
     def joined(cls, parts: list["Losses"]) -> "Losses":
-        """One after the other; they must have been asked the same."""
+        """Concatenate losses along the evaluations. They must have the same question set."""
         sums = np.concatenate([part.sum_bits for part in parts])
         squares = np.concatenate([part.sum_squares_bits2 for part in parts])
         counts = np.concatenate([part.num_evaluated for part in parts])
-        return cls(parts[0].asked, parts[0].populations, sums, squares, counts)
+        return cls(parts[0].questions, parts[0].populations, sums, squares, counts)
 
     def __getitem__(self, evaluations: Any) -> "Losses":
-        """Some of the evaluations."""
+        """Return the losses of some evaluations, selected as in NumPy by a mask, a slice or indices."""
         return Losses(
-            self.asked,
+            self.questions,
             self.populations,
             self.sum_bits[evaluations],
             self.sum_squares_bits2[evaluations],
@@ -94,29 +98,29 @@ class Losses:
         )
 
     def scaled(self, factor: float) -> "Losses":
-        """All losses times a factor."""
+        """Return the losses with every loss multiplied by a factor."""
         squares = self.sum_squares_bits2 * factor**2
-        return Losses(self.asked, self.populations, self.sum_bits * factor, squares, self.num_evaluated)
+        return Losses(self.questions, self.populations, self.sum_bits * factor, squares, self.num_evaluated)
 
     def shifted(self, column: int, by_bits: Floats) -> "Losses":
-        """Another mean loss of one row, by so much at each evaluation, (E,)."""
+        """Return the losses with the mean of one row increased by `by_bits` (E,)."""
         sums = self.sum_bits.copy()
         sums[:, column] += by_bits * self.num_evaluated[:, column]
-        return Losses(self.asked, self.populations, sums, self.sum_squares_bits2, self.num_evaluated)
+        return Losses(self.questions, self.populations, sums, self.sum_squares_bits2, self.num_evaluated)
 
     @property
     def num_evaluations(self) -> int:
-        """E."""
+        """Number of evaluations E."""
         return len(self.sum_bits)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds that were evaluated, the headline last."""
-        return tuple(kind for kind in Kind if any(key[0] is kind for key in self.asked.keys))
+        """Kinds that were evaluated; the headline kind is the last."""
+        return tuple(kind for kind in Kind if any(key[0] is kind for key in self.questions.keys))
 
     def followed(self, population: int) -> float:
-        """Share of the relations that longer questions follow."""
-        held_out = HeldOut(relations=self.asked.relations_held_out)
+        """Return the share of a population's relations that trained questions of several hops follow."""
+        held_out = HeldOut(relations=self.questions.relations_held_out)
         return followed_share(held_out, len(self.populations[population].relations))
 
     def columns(
@@ -128,47 +132,46 @@ class Losses:
         split: Split | None = None,
         subject: str | None = None,
     ) -> list[int]:
-        """Which rows are of one kind and part: those trained, or those of one split; `population` None takes all."""
-        return [
-            place
-            for place, key in enumerate(self.asked.keys)
-            if (key[0], key[2]) == (kind, part)
-            and (is_trained(key[0], key[3]) if split is None else key[3] is split)
-            and population in (None, key[4])
-            and subject in (None, key[1])
-        ]
+        """Return the indices of the rows of one kind and part. See `select_keys`, which documents the arguments."""
+        return select_keys(self.questions.keys, kind, population=population, part=part, split=split, subject=subject)
 
     def subjects(self, kind: Kind, population: int = 0) -> list[str]:
-        """Subjects that trained texts tell, in order."""
-        return list(dict.fromkeys(self.asked.keys[place][1] for place in self.columns(kind, population=population)))
+        """Return the subjects of trained texts of a kind, in order of their rows."""
+        columns = self.columns(kind, population=population)
+        return list(dict.fromkeys(self.questions.keys[column][1] for column in columns))
 
     def num_texts(self, columns: list[int]) -> int:
-        """How many texts some rows stand for."""
-        return sum(self.asked.num_texts[column] for column in columns)
+        """Return the number of texts that some rows stand for."""
+        return sum(self.questions.num_texts[column] for column in columns)
 
     def mean_bits(self, columns: list[int]) -> Floats:
-        """Mean loss of a text of some rows at each evaluation, (E,); samples are scaled up to what they stand for."""
+        """Return the mean loss of a text of some rows, (E,). A sample is weighted by the texts that it stands for."""
         weights = self._num_texts[columns] / self.num_texts(columns)
         return (self.sum_bits[:, columns] / self.num_evaluated[:, columns]) @ weights
 
     def standard_error_bits(self, columns: list[int]) -> Floats:
-        """Standard error of `mean_bits` from sampling without replacement, (E,)."""
-        n, whole = self.num_evaluated[:, columns], self._num_texts[columns]
-        if (n >= whole).all():
+        """Return the standard error of `mean_bits` from sampling without replacement, (E,).
+
+        Rows are sampled independently. A row of n texts sampled from m contributes the variance
+        s^2 / (n - 1) (1 - n / m) to its mean, where s^2 is the mean squared deviation, and infinity if n is 1. See
+        docs/science.md#sampling-error.
+        """
+        n, m = self.num_evaluated[:, columns], self._num_texts[columns]
+        if (n >= m).all():
             return np.zeros(self.num_evaluations)
         mean = self.sum_bits[:, columns] / n
         spread = np.maximum(self.sum_squares_bits2[:, columns] / n - mean**2, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            variance = np.where(n >= whole, 0.0, np.where(n < 2, np.inf, spread / (n - 1) * (1 - n / whole)))
-        return np.sqrt(variance @ whole.astype(float) ** 2) / whole.sum()
+            variance = np.where(n >= m, 0.0, np.where(n < 2, np.inf, spread / (n - 1) * (1 - n / m)))
+        return np.sqrt(variance @ m.astype(float) ** 2) / m.sum()
 
     @cached_property
     def _num_texts(self) -> Ints:
-        return np.array(self.asked.num_texts)
+        return np.array(self.questions.num_texts)
 
 
 class Curve(NamedTuple):
-    """A trial's evaluations but for the losses, each (E,)."""
+    """Everything that a trial's evaluations hold beside the losses; each field has shape (E,)."""
 
     step: Ints
     exposures: Floats
@@ -181,13 +184,13 @@ class Curve(NamedTuple):
 
     @classmethod
     def of(cls, evaluations: Sequence[Evaluation]) -> "Curve":
-        """Those of some evaluations."""
+        """Return the curve of some evaluations."""
         return cls(*(np.array([getattr(evaluation, name) for evaluation in evaluations]) for name in cls._fields))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A trial's result without its spec, which the plan has."""
+    """A trial's result as arrays, without its spec, which is in the plan."""
 
     trial_id: str
     parameters: ParameterCounts
@@ -197,11 +200,11 @@ class Measured:
     curve: Curve
     losses: Losses
     histograms: Ints
-    """Texts by loss at the last evaluation, (K, bins)."""
+    """Counts of texts by loss at the last evaluation, (K, bins); see `HISTOGRAM_EDGES_BITS`."""
 
     @classmethod
     def of(cls, result: TrialResult) -> "Measured":
-        """A whole result (see `check_whole`) in arrays."""
+        """Convert a result that has passed `check_complete`."""
         evaluations = result.evaluations
         bins = 1 + len(HISTOGRAM_EDGES_BITS)
         histograms = [row.histogram or (0,) * bins for row in result.final.losses.rows]
@@ -218,7 +221,10 @@ class Measured:
 
 
 def cell(spec: TrialSpec) -> str:
-    """What trials of one cell share: everything but seeds. Under fill each seed may go on from a parent of its own."""
+    """Return a key that trials of one cell share: the spec as JSON, without seeds.
+
+    The parent is left out too, since under fill each seed may start from a different saved model.
+    """
 
     def seedless(tree: Any) -> Any:
         if isinstance(tree, dict):
@@ -229,6 +235,6 @@ def cell(spec: TrialSpec) -> str:
 
 
 def cells(trials: Iterable[PlannedTrial]) -> dict[str, int]:
-    """Number of the cell each trial belongs to, by trial_id."""
-    numbers: dict[str, int] = {}
-    return {trial.trial_id: numbers.setdefault(cell(trial.spec), len(numbers)) for trial in trials}
+    """Return the index of each trial's cell by trial_id, from 0 in order of first occurrence."""
+    indices: dict[str, int] = {}
+    return {trial.trial_id: indices.setdefault(cell(trial.spec), len(indices)) for trial in trials}

@@ -1,7 +1,7 @@
-"""Results of trials that nobody ran, from a law and a reading that we choose: to see what the analysis makes of a truth.
+"""Synthetic results from a known law and reading, to test the analysis and to simulate its power.
 
-A planted trial loses the same share of every answer's entropy. What share follows from its bits: `share_curves` tabulates
-the learned bits under every reading against the share lost, and inverts the one that is taken to be true.
+A planted trial loses the same share of every answer's entropy. `share_curves` tabulates the learned bits under every
+reading as a function of that share. Inverting the curve of the true reading gives the share for the bits of a trial.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ import numpy as np
 
 from raycap.analysis.analyse import headline_bits
 from raycap.analysis.capacity import uniform_bits
-from raycap.analysis.measurements import Floats, Ints, Losses, LossKey, QuestionSet, question_set
+from raycap.analysis.measurements import Floats, Ints, Losses, QuestionSet, question_set
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.solve_population import expected_trained
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
+    LossKey,
     LossRow,
     LossTable,
     Part,
@@ -30,29 +31,33 @@ from raycap.results import (
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
 
 SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])
-"""Shares of the answers' entropy lost; more than 1 is worse than chance. Just below it hops are told by a steep curve."""
+"""Grid of lost shares of the answers' entropy; shares above 1 are worse than chance. The grid is dense just below 1,
+where the inversion of several hops is steep (docs/science.md#inversion)."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """How planted models store: smooth-min(bits_per_param P0 (P / P0)^gamma, H) under a reading, with noise."""
+    """Law that planted trials follow: smooth-min(bits_per_param P0 (P / P0)^gamma, H) under a reading, with noise."""
 
     reading: Reading
     bits_per_param: float = 2.0
-    """At P0, the geometric mean of the sizes."""
+    """Bits per parameter at P0, the geometric mean of the sizes."""
     gamma: float = 1.0
     sharpness: float = 8.0
     noise: float = 0.05
-    """Standard deviation of the log of a trial's capacity, by itself."""
+    """Standard deviation of the log of a trial's capacity, independent for each trial."""
     cell_noise: float = 0.0
-    """The same of a cell, shared by its seeds."""
+    """Standard deviation of a deviation that all trials of a cell share."""
     time_constant: float = 0.25
-    """Of the approach to the final bits, as a share of all exposures."""
+    """Time constant of the exponential approach to the final bits, as a share of all exposures."""
 
     def learned_bits(
         self, num_params: Floats, dataset_bits: Floats, cells: Ints, *, rng: np.random.Generator, num: int = 1
     ) -> Floats:
-        """Bits that each trial ends up with in `num` sweeps, (num, n)."""
+        """Draw the final learned bits of each trial in `num` sweeps, (num, n).
+
+        `dataset_bits` (n,) are code lengths under the true reading, and `cells` (n,) the indices of the trials' cells.
+        """
         log_params = np.log(num_params)
         u = np.log(self.bits_per_param) + log_params.mean() + self.gamma * (log_params - log_params.mean())
         u = u + self.noise * rng.standard_normal((num, len(num_params)))
@@ -62,43 +67,43 @@ class Truth:
 
 @dataclass(frozen=True)
 class ShareCurves:
-    """Learned bits of a population's questions under every reading against the share lost, each (len(SHARES),)."""
+    """Learned bits of a question set under every reading at each of SHARES, (len(SHARES),)."""
 
     losses: Losses
     learned_bits: dict[Reading, Floats]
 
     def share_lost(self, reading: Reading, learned_bits: Floats) -> Floats:
-        """What must be lost to know so many bits."""
+        """Return the lost share at which so many bits are learned."""
         return np.interp(-learned_bits, -self.learned_bits[reading], SHARES)
 
     def bits_at(self, reading: Reading, share_lost: Floats) -> Floats:
-        """What is known at a share lost."""
+        """Return the learned bits at a lost share."""
         return np.interp(share_lost, SHARES, self.learned_bits[reading])
 
     def slope_bits(self, reading: Reading, share_lost: Floats) -> Floats:
-        """Bits not learned for a change of all losses by a factor e."""
+        """Return -d learned bits / d log loss at a lost share."""
         slopes = -np.gradient(self.learned_bits[reading], SHARES)
         return np.interp(share_lost, SHARES, slopes) * share_lost
 
 
 def share_curves(trials: Sequence[PlannedTrial], analysis: AnalysisSpec) -> list[ShareCurves]:
-    """Those of each trial; trials that are asked the same of the same people share one."""
+    """Return the curves of each trial. Trials with the same question set share one object."""
     known: dict[QuestionSet, ShareCurves] = {}
     found = []
     for trial in trials:
         keys, num_texts = planted_keys(trial.spec, trial.populations)
-        asked = question_set(trial.spec, trial.populations, keys, num_texts)
-        if asked not in known:
-            losses = planted_losses(asked, trial.populations, np.repeat(SHARES[:, None], len(keys), axis=1))
-            known[asked] = ShareCurves(losses, headline_bits(losses, analysis))
-        found.append(known[asked])
+        questions = question_set(trial.spec, trial.populations, keys, num_texts)
+        if questions not in known:
+            losses = planted_losses(questions, trial.populations, np.repeat(SHARES[:, None], len(keys), axis=1))
+            known[questions] = ShareCurves(losses, headline_bits(losses, analysis))
+        found.append(known[questions])
     return found
 
 
 def planted_keys(
     spec: TrialSpec, populations: tuple[PopulationFacts, ...]
 ) -> tuple[tuple[LossKey, ...], tuple[int, ...]]:
-    """What would be measured of a trial, and how many texts of it there are expected to be."""
+    """Return the keys of the rows of losses that a trial would have, and their expected numbers of texts."""
     keys: list[LossKey] = []
     num_texts = []
     held_out = [Split.TRAIN, *spec.questions.held_out.fractions]
@@ -106,40 +111,43 @@ def planted_keys(
         for kind in spec.questions.kinds:
             subjects = [NAME_SUBJECT] if kind.names_are_measured else []
             subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
-            whole = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
+            num_questions = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
             trained = expected_trained(population, spec.questions, kind)
             parts = (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought and kind.hops > 1 else (Part.ANSWER,)
             for split in held_out if kind.hops > 1 else held_out[:1]:
                 for part in parts:
                     for subject in subjects:
-                        count = whole if trained is None else round(trained.get(subject, 0))
+                        count = num_questions if trained is None else round(trained.get(subject, 0))
                         if split is not Split.TRAIN:
-                            count = round(whole * spec.questions.held_out.fractions[split])
+                            count = round(num_questions * spec.questions.held_out.fractions[split])
                         if count:
                             keys.append((kind, subject, part, split, number))
                             num_texts.append(count)
     return tuple(keys), tuple(num_texts)
 
 
-def planted_means(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
-    """Mean losses at shares (..., K) of the entropy of what is told; nothing lost of a name is log2 N."""
-    least, most = np.empty(len(asked.keys)), np.empty(len(asked.keys))
-    for place, (kind, subject, part, _, number) in enumerate(asked.keys):
-        population = populations[number]
-        told = uniform_bits(population)
+def planted_means(questions: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
+    """Return mean losses (..., K) for lost shares (..., K) of the entropies of K rows.
+
+    The loss at share 0 is 0, except for measured names, whose loss is at least log2 N.
+    """
+    least, most = np.empty(len(questions.keys)), np.empty(len(questions.keys))
+    for row, (kind, subject, part, _, index) in enumerate(questions.keys):
+        population = populations[index]
+        uniform = uniform_bits(population)
         if part is Part.CHAIN:
-            least[place], most[place] = 0.0, (kind.hops - 1) * told[population.relations[0]]
+            least[row], most[row] = 0.0, (kind.hops - 1) * uniform[population.relations[0]]
         else:
-            most[place] = told[subject]
-            least[place] = np.log2(population.num_profiles) if subject == NAME_SUBJECT else 0.0
+            most[row] = uniform[subject]
+            least[row] = np.log2(population.num_profiles) if subject == NAME_SUBJECT else 0.0
     return least + shares * (most - least)
 
 
-def planted_losses(asked: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
-    """Losses at shares (E, K), every text measured and losing the same."""
-    means, num_texts = planted_means(asked, populations, shares), np.array(asked.num_texts)
+def planted_losses(questions: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Losses:
+    """Return losses for lost shares (E, K), with every text evaluated and the same loss for all texts of a row."""
+    means, num_texts = planted_means(questions, populations, shares), np.array(questions.num_texts)
     counts = np.broadcast_to(num_texts, means.shape)
-    return Losses(asked, populations, means * num_texts, means**2 * num_texts, counts)
+    return Losses(questions, populations, means * num_texts, means**2 * num_texts, counts)
 
 
 def plant(
@@ -151,7 +159,16 @@ def plant(
     rng: np.random.Generator,
     num_evaluations: int = 8,
 ) -> list[TrialResult]:
-    """A result for every trial of a sweep; `cells` number the cells they belong to."""
+    """Return a synthetic result for every trial of a sweep.
+
+    Args:
+        trials: the plan.
+        truth: law and reading that the results follow.
+        analysis: analysis spec that declares the true reading.
+        cells: index of each trial's cell, (n,).
+        rng: random generator of the noise.
+        num_evaluations: evaluations per trial, at doubling exposures.
+    """
     curves = share_curves(trials, analysis)
     num_params = np.array([trial.parameters.total for trial in trials], dtype=float)
     dataset_bits = np.array([curve.learned_bits[truth.reading][0] for curve in curves])
@@ -163,28 +180,31 @@ def plant(
 
 
 def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, num_evaluations: int) -> TrialResult:
-    """Learned bits approach their end exponentially; what is held out is learned late, when half of the rest is known."""
-    asked = curve.losses.asked
+    """Return the result of one trial that ends with `end` learned bits.
+
+    Learned bits approach their end exponentially. Losses of held-out questions decrease later than those of trained ones.
+    """
+    questions = curve.losses.questions
     ages = 0.5 ** np.arange(num_evaluations)[::-1]
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)
     shares = curve.share_lost(truth.reading, end * known)
     late = np.maximum(shares, np.minimum(1.0, shares + 0.6 * (1 - ages)))
-    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in asked.keys]
-    means = planted_means(asked, trial.populations, np.stack(of_rows, axis=1))
+    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in questions.keys]
+    means = planted_means(questions, trial.populations, np.stack(of_rows, axis=1))
     steps = np.maximum(1, np.round(trial.steps * ages)).astype(int)
     evaluations = []
-    for place, (age, step) in enumerate(zip(ages, steps, strict=True)):
-        last = place == len(ages) - 1
+    for index, (age, step) in enumerate(zip(ages, steps, strict=True)):
+        last = index == len(ages) - 1
         evaluations.append(
             Evaluation(
                 step=int(step),
                 exposures=100.0 * float(age),
                 tokens=int(trial.tokens * age) + 1,
                 learning_rate=0.01,
-                train_loss_bits=float(means[place].mean()),
+                train_loss_bits=float(means[index].mean()),
                 train_seconds=60.0 * float(age),
                 parameter_norm=float(np.sqrt(trial.parameters.total) * (0.3 + 0.7 * age)),
-                losses=_table(asked, means[place], trial.populations, last),
+                losses=_table(questions, means[index], trial.populations, last),
             )
         )
     return TrialResult(
@@ -201,13 +221,14 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
     )
 
 
-def _table(asked: QuestionSet, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
+def _table(questions: QuestionSet, means: Floats, populations: tuple[PopulationFacts, ...], last: bool) -> LossTable:
+    """Return the losses of one evaluation, with histograms if it is the last."""
     rows = []
-    most = planted_means(asked, populations, np.ones(len(asked.keys)))
-    for key, count, mean, unknown in zip(asked.keys, asked.num_texts, means, most, strict=True):
+    most = planted_means(questions, populations, np.ones(len(questions.keys)))
+    for key, count, mean, unknown in zip(questions.keys, questions.num_texts, means, most, strict=True):
         kind, subject, part, split, population = key
         bins: tuple[int, ...] = ()
-        if last:  # as if every answer were either known or not
+        if last:  # every answer is either known or guessed uniformly
             missed = round(count * min(1.0, mean / unknown)) if unknown else 0
             histogram = np.zeros(1 + len(HISTOGRAM_EDGES_BITS), np.int64)
             histogram[0] = count - missed

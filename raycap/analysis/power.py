@@ -1,7 +1,7 @@
-"""Before spending anything: how often would a sweep tell which reading is true?
+"""Simulation of how often a planned sweep would identify the true reading (docs/science.md#power).
 
-Every reading is taken to be true in turn. Its planted trials, with assumed noise, are put through the very comparison
-that the results will be put through; the outcome is a confusion matrix.
+Every reading is assumed to be true in turn. Synthetic trials with an assumed noise go through the same comparison as real
+results. The outcome is a confusion matrix.
 """
 
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec
 
 NUM_RESAMPLES = 2_000
-"""For p-values in a simulation: enough for a twentieth to be told apart after the correction for 36 pairs."""
+"""Resamples per p-value. The smallest p-value must be below 0.05 after Holm's correction for 36 pairs."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """What a sweep would tell, reading by reading."""
+    """Confusion matrix of the readings and the rates of right and wrong decisions."""
 
     readings: tuple[Reading, ...]
-    """Those that differ for this sweep."""
+    """Readings that differ for this sweep."""
     noise: float
     num_sweeps: int
-    """Simulated for each truth."""
+    """Number of simulated sweeps per true reading."""
     picked: Floats
-    """Share of sweeps in which a reading (columns) has the best score, if another (rows) is true.
+    """Share of sweeps in which the reading of a column has the best score if that of the row is true.
 
-    Rows add up to less than one if some sweeps have too few usable cells to compare anything.
+    Rows add up to less than 1 if some sweeps have too few usable cells for a comparison.
     """
     decided: Floats
-    """Share in which the true reading is better than every other, significantly; (readings,)."""
+    """Share of sweeps in which the true reading is significantly better than every other, (readings,)."""
     misled: Floats
-    """Share in which some other reading is significantly better than the true one; (readings,)."""
+    """Share of sweeps in which another reading is significantly better than the true one, (readings,)."""
     usable: Floats
-    """Mean share of the trials that are neither exhausted nor ignorant; (readings,)."""
+    """Mean share of the trials that are neither exhausted nor ignorant, (readings,)."""
 
 
 def simulate(
@@ -54,17 +54,22 @@ def simulate(
     num_sweeps: int,
     rng: np.random.Generator,
 ) -> Power:
-    """Confusion of the readings for a planned sweep.
+    """Simulate a planned sweep under every reading. At least two readings must differ.
 
-    `noise` is the standard deviation of the log of a trial's capacity, and `bits_per_param` what models are taken to
-    store under the true reading. Needs at least two readings that differ.
+    Args:
+        trials: the plan.
+        analysis: analysis spec.
+        noise: standard deviation of the log of a trial's capacity.
+        bits_per_param: capacity of the models under the true reading.
+        num_sweeps: simulated sweeps per true reading.
+        rng: random generator.
     """
     curves = share_curves(trials, analysis)
     log_scale = log_scale_of(analysis.calibration)
     num_params = np.array([trial.parameters.total for trial in trials], dtype=float)
     of_size = np.unique(num_params, return_inverse=True)[1].astype(np.int64)
-    numbers = cells(trials)
-    of_cell = np.array([numbers[trial.trial_id] for trial in trials])
+    cell_of = cells(trials)
+    of_cell = np.array([cell_of[trial.trial_id] for trial in trials])
     dataset_bits = {r: np.array([curve.learned_bits[r][0] for curve in curves]) for r in readings(analysis)}
     at_chance = {r: np.array([curve.bits_at(r, np.ones(())) for curve in curves]) for r in readings(analysis)}
     distinct, _ = distinct_readings(at_chance, dataset_bits)
@@ -87,13 +92,15 @@ def simulate(
                     learned, dataset_bits[reading], slopes, num_params, groups, present, log_scale
                 )
                 scores.append(cell_means(densities, of_cell, present))
-        told_by = cell_means(present.astype(float), of_cell, present) > 0  # (sweeps, cells)
-        for told, cell_scores, size_scores in zip(told_by, np.stack(by_cell, 1), np.stack(by_size, 1), strict=True):
-            if told.sum() < MIN_CELLS:
+        usable_cells = cell_means(present.astype(float), of_cell, present) > 0  # (sweeps, cells)
+        for mask, cell_scores, size_scores in zip(
+            usable_cells, np.stack(by_cell, 1), np.stack(by_size, 1), strict=True
+        ):
+            if mask.sum() < MIN_CELLS:
                 continue
-            picked[row, cell_scores[:, told].mean(-1).argmax()] += 1
-            whole_sizes = size_scores[:, told] if of_size.max() else np.empty(0)
-            pairs = judged(tuple(distinct), cell_scores[:, told], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES)
+            picked[row, cell_scores[:, mask].mean(-1).argmax()] += 1
+            whole_sizes = size_scores[:, mask] if of_size.max() else np.empty(0)
+            pairs = judged(tuple(distinct), cell_scores[:, mask], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES)
             decided[row] += best_of(pairs) == truth
             misled[row] += any(verdict_on(p, truth) is Verdict.WORSE for p in pairs if truth in p[:2])
     picked /= num_sweeps

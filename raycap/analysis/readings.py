@@ -1,4 +1,4 @@
-"""Readings: an encoding scheme with a selection scheme, as an analysis declares them before anything is seen."""
+"""Readings: pairs of an encoding scheme and a selection scheme, as the analysis spec declares them."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
 
 
 class Reading(NamedTuple):
-    """One way to read losses as bits."""
+    """One interpretation of losses as stored bits (docs/science.md#readings)."""
 
     scheme: EncodingScheme
     selection: SelectionScheme
@@ -16,10 +16,10 @@ class Reading(NamedTuple):
 
 
 def readings(analysis: AnalysisSpec) -> list[Reading]:
-    """The readings an analysis declares, encoding schemes x selection schemes."""
+    """Return the readings that an analysis declares: encoding schemes x selection schemes."""
     return [Reading(scheme, selection) for scheme in analysis.schemes for selection in analysis.selections]
 
 
 def headline(analysis: AnalysisSpec) -> Reading:
-    """The reading shown first."""
+    """Return the reading that is shown first."""
     return Reading(*analysis.headline)

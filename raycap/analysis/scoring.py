@@ -1,4 +1,4 @@
-"""How likely a reading finds the losses of trials that it was not fitted to."""
+"""Predictive densities of the losses of held-out trials under a reading (docs/science.md#comparison)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,21 +7,22 @@ from scipy import stats
 from raycap.analysis.fitting import Fit, Floats, Prior, Problem, descend, fit_many
 
 GAMMA_PRIOR = (1.0, 0.05)
-"""Bits in proportion to parameters, give or take: a reading must not buy its fit with an exponent nobody has seen."""
+"""Mean and standard deviation of the exponent. Under the right reading bits are proportional to parameters, so a reading
+that needs another exponent to fit must score worse."""
 MIN_SHARE = 0.2
-"""Noise of the bits of a trial whose data run out, as a share of the noise of its capacity, is no less than this."""
+"""Lower bound on the noise of the bits of a nearly exhausted trial, as a share of the noise of its capacity."""
 MAX_FOLDS = 100
 Ints = NDArray[np.int64]
 
 
 def folds_of(cells: Ints, rng: np.random.Generator) -> Ints:
-    """Which cells are left out together: each by itself, or in MOST_FOLDS groups where there are more."""
+    """Return the fold (n,) of each trial's cell: one cell per fold, or random groups of cells beyond MAX_FOLDS cells."""
     num_cells = int(cells.max(initial=-1)) + 1
     return cells if num_cells <= MAX_FOLDS else rng.permutation(num_cells)[cells] % MAX_FOLDS
 
 
 def cell_means(values: Floats, cells: Ints, present: NDArray[np.bool_]) -> Floats:
-    """Means over the trials of each cell that are present, (B, cells); 0 in cells without any."""
+    """Return means over the present trials of each cell, (B, cells); 0 in cells without present trials."""
     num = int(cells.max()) + 1
     member = (cells == np.arange(num)[:, None]).astype(float).T  # (n, cells)
     counts = present @ member
@@ -37,11 +38,21 @@ def predictive_bits(
     present: NDArray[np.bool_],
     log_scale: tuple[float, float] | None = None,
 ) -> Floats:
-    """log2 density of each trial's log loss, predicted from trials outside its group; (B, n) for B sweeps at once.
+    """Return the log2 density (B, n) of each trial's log loss, predicted from the trials outside its group.
 
-    `left_out` (n,) numbers the groups. Learned bits are Student-t around the prediction, with the noise and the
-    uncertainty of the fit in proportion to it, so that a reading under which they are negative is just very unlikely;
-    `slopes_bits` turn their density into one of the log loss.
+    Learned bits are modelled as Student-t around the prediction. The scale is proportional to the prediction and includes
+    the noise and the uncertainty of the fit. Bits are not log-transformed here, so negative bits under a reading have a
+    very small density instead of none. The density of the bits is converted to one of the log loss by the change of
+    variables, because only densities of the same observed quantity are comparable between readings.
+
+    Args:
+        learned_bits: of B sweeps with n trials each, (B, n).
+        dataset_bits: code lengths, (n,).
+        slopes_bits: |d learned bits / d log loss|, (B, n).
+        num_params: parameters, (n,).
+        left_out: index of the group that each trial is left out with, (n,).
+        present: mask of the trials that count, (B, n).
+        log_scale: prior mean and standard deviation of log bits per parameter.
     """
     num_sweeps, n = learned_bits.shape
     centre = np.log(num_params).mean()
@@ -54,23 +65,24 @@ def predictive_bits(
     )
     whole = fit_many(problem, usable.astype(float))
     num_groups = int(left_out.max()) + 1
-    inside = left_out != np.arange(num_groups)[:, None]  # (groups, n): what stays when a group goes
-    found = np.full((num_sweeps, n), -np.inf)
+    inside = left_out != np.arange(num_groups)[:, None]  # (groups, n): trials that remain without a group
+    densities = np.full((num_sweeps, n), -np.inf)
     for sweep in _batches(num_sweeps, num_groups * n):
         theta, noise = _without_groups(whole, sweep, usable[sweep, None] & inside, num_sweeps)
-        found[sweep] = _densities(
+        densities[sweep] = _densities(
             problem, theta, noise, usable[sweep, None] & inside, learned_bits[sweep], slopes_bits[sweep], left_out
         )
-    return found
+    return densities
 
 
 def _batches(num_sweeps: int, elements: int) -> list[slice]:
-    at_once = max(1, 2_000_000 // elements)
-    return [slice(begin, begin + at_once) for begin in range(0, num_sweeps, at_once)]
+    """Return slices of sweeps whose arrays have at most about two million elements."""
+    size = max(1, 2_000_000 // elements)
+    return [slice(begin, begin + size) for begin in range(0, num_sweeps, size)]
 
 
 def _without_groups(whole: Fit, sweep: slice, weights: NDArray[np.bool_], num_sweeps: int) -> tuple[Floats, Floats]:
-    """theta (B, groups, 3) without each group, and the noise (B,)."""
+    """Return theta (B, groups, 3) refitted without each group, and the noise (B,) of the fit to all trials."""
     noise = whole.noise[sweep]
     num, groups, n = weights.shape
     if num_sweeps == 1:
@@ -92,21 +104,22 @@ def _densities(
     slopes_bits: Floats,
     left_out: Ints,
 ) -> Floats:
-    """log2 densities (B, n) of what each group's fit did not see."""
+    """Return the log2 densities (B, n) of each group's trials under the fit without that group."""
     num_sweeps, num_groups, _ = theta.shape
-    found = np.empty((num_sweeps, len(left_out)))
+    densities = np.empty((num_sweeps, len(left_out)))
     bits = np.log(np.maximum(learned_bits, 1e-300))
     for group in range(num_groups):
         f, slopes = problem.predict(theta[:, group])  # (B, n), (B, n, 3)
         inside = weights[:, group].astype(float)
         residuals = np.where(inside > 0, bits - f, 0.0)
         limit = 2.5 * noise[:, None]
-        freedom = np.maximum(inside.sum(-1) - len(problem.free) + 1, 1.0)  # the sharpness is held by its prior
-        # Trials whose data run out hardly show the noise of capacities.
-        shown = np.maximum((inside * slopes[..., 0] ** 2).sum(-1), 1.0)
-        variance = (inside * np.clip(residuals, -limit, limit) ** 2).sum(-1) / shown
+        freedom = np.maximum(inside.sum(-1) - len(problem.free) + 1, 1.0)  # the prior determines the sharpness
+        # The bits of nearly exhausted trials hardly show the noise of capacities, so a trial counts by (df/du)^2.
+        num_effective = np.maximum((inside * slopes[..., 0] ** 2).sum(-1), 1.0)
+        variance = (inside * np.clip(residuals, -limit, limit) ** 2).sum(-1) / num_effective
         variance *= inside.sum(-1) / freedom
         variance = np.maximum(variance, 1e-12)
+        # Laplace approximation: the covariance of theta is the inverse of the curvature of the objective.
         matrix = np.swapaxes(slopes * inside[..., None], -1, -2) @ slopes
         covariance = np.linalg.inv(matrix / variance[:, None, None] + np.diag(problem.prior.precision + 1e-9))
         out = left_out == group
@@ -115,6 +128,7 @@ def _densities(
         share = np.maximum(s[..., 0], MIN_SHARE)
         predicted = np.exp(f[:, out])
         width = predicted * np.sqrt(variance[:, None] * share**2 + leverage)
+        # log density of the bits; adding log |d bits / d log loss| makes it one of the log loss.
         density = stats.t.logpdf((learned_bits[:, out] - predicted) / width, freedom[:, None]) - np.log(width)
-        found[:, out] = (density + np.log(np.maximum(slopes_bits[:, out], 1e-300))) / np.log(2)
-    return found
+        densities[:, out] = (density + np.log(np.maximum(slopes_bits[:, out], 1e-300))) / np.log(2)
+    return densities

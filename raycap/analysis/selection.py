@@ -1,9 +1,10 @@
-"""Which reading fits? Predictive scores of the loss, a paired bootstrap of their differences, and constancy.
+"""Comparison of readings: predictive scores, a paired bootstrap of their differences, stacking and constancy.
 
-Under the right reading bits per parameter are one number (SCIENCE, Which scheme fits). So each reading is a model of
-the loss: it predicts learned bits as smooth-min(C (P / P0)^gamma, H), and what is not learned is lost. Each is fitted
-without a cell (or without a size) and asked how likely the losses left out were. All readings are scored on the same
-trials and the same losses, so that scores compare; the schemes and the rule are declared before anything is seen.
+Under the right reading bits per parameter are constant (docs/science.md#comparison). So each reading is a model of the
+loss: it predicts learned bits as smooth-min(C (P / P0)^gamma, H), and the rest of the code length is lost. Each is fitted
+without a cell (or without all models of one size) and scored by the density that it predicts for the losses left out.
+All readings are scored on the same trials and the same losses, so their scores are comparable. The readings and the
+decision rule are declared before any result is seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,13 @@ from raycap.analysis.scoring import cell_means, folds_of, predictive_bits
 NUM_RESAMPLES = 4_000
 LEVEL = 0.05
 MARGIN = 0.1
-"""Bits per parameter are constant in a quantity if they change by less than its 0.1th power: 7 % for a doubling."""
+"""Bits per parameter count as constant in a quantity if the exponent is within this of 0: 7 % for a doubling."""
 MIN_CELLS = 4
 Ints = NDArray[np.int64]
 
 
 class Verdict(StrEnum):
-    """What can be said of one reading against another."""
+    """Result of the comparison of one reading with another."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -37,52 +38,53 @@ class Verdict(StrEnum):
 
 
 class Constancy(StrEnum):
-    """Whether bits per parameter change with a quantity."""
+    """Result of the test whether bits per parameter change with a quantity."""
 
     CONSTANT = "constant"
-    """The 90 % interval lies within the margin (two one-sided tests at 5 %)."""
+    """The 90 % interval of the exponent lies within the margin (two one-sided tests at 5 %)."""
     VARIES = "varies"
-    """The 95 % interval excludes 0."""
+    """The 95 % interval of the exponent excludes 0."""
     UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What all readings are judged on: n trials, neither exhausted nor ignorant."""
+    """Data that all readings are compared on: n trials that are neither exhausted nor ignorant."""
 
     num_params: Floats
-    """(n,), and so are the next."""
+    """Parameters of each trial. This and all other arrays have shape (n,)."""
     cells: Ints
     factors: dict[str, Floats]
-    """What was varied beside the size, such as N and R, by name."""
+    """Values of what else the sweep may vary, such as N and 1 + R, by name."""
     learned_bits: dict[Reading, Floats]
-    """May be negative."""
+    """Learned bits; they may be negative."""
     dataset_bits: dict[Reading, Floats]
     slopes_bits: dict[Reading, Floats]
-    """Bits not learned for a change of all losses by a factor e."""
+    """|d learned bits / d log loss|: decrease of learned bits as all losses are scaled, per unit of the log factor."""
 
     @property
     def sizes(self) -> Ints:
-        """Size of each trial, numbered from 0."""
+        """Index of each trial's size, from 0 for the smallest."""
         return np.unique(self.num_params, return_inverse=True)[1].astype(np.int64)
 
 
 class Pair(NamedTuple):
-    """One reading against another."""
+    """Comparison of two readings."""
 
     one: Reading
     other: Reading
     difference_bits: Interval
-    """Mean difference of log2 predictive scores per cell left out, with its 95 % interval."""
+    """Mean difference (`one` less `other`) of log2 predictive scores per cell left out, with its 95 % interval."""
     p_value: float
-    """Of no difference, Holm-corrected over all pairs."""
+    """p-value of no difference, with Holm's correction over all pairs."""
     difference_by_size_bits: float
-    """The same with whole sizes left out; NaN if there is one size only."""
+    """Mean difference with all models of one size left out; NaN if there is only one size."""
     verdict: Verdict
+    """Verdict on `one`."""
 
 
 class Trend(NamedTuple):
-    """Exponent of bits per parameter in a quantity."""
+    """Exponent of bits per parameter as a function of a quantity."""
 
     reading: Reading
     quantity: str
@@ -92,32 +94,32 @@ class Trend(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the trials say about the readings."""
+    """Scores of the readings, tests of all pairs, and trends."""
 
     readings: tuple[Reading, ...]
-    """Those that differ on these data."""
+    """Readings that differ on these trials."""
     same: dict[Reading, Reading]
-    """Readings that say the same as an earlier one, bit for bit."""
+    """Readings that are equivalent to an earlier one on these trials, and that earlier one."""
     num_trials: int
     num_cells: int
     num_sizes: int
     scores_bits: dict[Reading, float]
-    """Mean log2 predictive density of a cell left out."""
+    """Mean log2 predictive density of a cell that is left out."""
     scores_by_size_bits: dict[Reading, float]
-    """Of a cell, its whole size left out."""
+    """Mean log2 predictive density of a cell with all models of its size left out."""
     weights: dict[Reading, float]
-    """Stacking: the mixture of readings that predicts best."""
+    """Stacking weights: the mixture of readings that predicts best."""
     pairs: tuple[Pair, ...]
     trends: tuple[Trend, ...]
 
     @property
     def best(self) -> Reading | None:
-        """The reading that is better than every other; None while that is undecided."""
+        """Reading that is better than every other, or None if undecided."""
         return best_of(self.pairs)
 
     @property
     def ahead(self) -> Reading | None:
-        """The reading with the best score, decided or not."""
+        """Reading with the best score, whether or not the difference is significant."""
         return max(self.scores_bits, key=lambda reading: self.scores_bits[reading], default=None)
 
 
@@ -128,11 +130,17 @@ def compare(
     log_scale: tuple[float, float] | None = None,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Comparison:
-    """Score every reading, test every pair, and ask each for constancy.
+    """Score every reading, test every pair, and test each reading for constancy.
 
-    `log_scale` is a calibration: mean and standard deviation of log bits per parameter, from data that all readings read
-    alike. A pair is decided if its difference is significant at 5 % after Holm's correction, and has the same sign when
-    whole sizes are left out; with fewer than four cells nothing is.
+    A pair is decided if its difference is significant at 5 % after Holm's correction and has the same sign with all
+    models of one size left out. With fewer than four cells nothing is decided.
+
+    Args:
+        evidence: the trials.
+        rng: random generator.
+        log_scale: calibration: mean and standard deviation of log bits per parameter, from data whose code length is
+            the same under all readings.
+        num_resamples: number of bootstrap resamples.
     """
     distinct, same = distinct_readings(evidence.learned_bits, evidence.dataset_bits)
     cells = np.unique(evidence.cells, return_inverse=True)[1].astype(np.int64)
@@ -167,26 +175,32 @@ def judged(
     rng: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
 ) -> tuple[Pair, ...]:
-    """Every pair of readings, from their scores (readings, cells) with cells and with whole sizes left out.
+    """Test every pair of readings.
 
-    `by_size` is empty where there is one size only.
+    Args:
+        readings: readings that differ.
+        by_cell: scores with single cells left out, (readings, cells).
+        by_size: scores with all models of one size left out, (readings, cells); empty if there is only one size.
+        rng: random generator.
+        num_resamples: number of bootstrap resamples.
     """
-    places = [(i, j) for i in range(len(readings)) for j in range(i + 1, len(readings))]
-    differences = np.array([by_cell[i] - by_cell[j] for i, j in places])
+    indices = [(i, j) for i in range(len(readings)) for j in range(i + 1, len(readings))]
+    differences = np.array([by_cell[i] - by_cell[j] for i, j in indices])
     p_values, intervals = paired(differences, rng=rng, num_resamples=num_resamples)
     pairs = []
-    for (i, j), difference, p, (low, high) in zip(places, differences, holm(p_values), intervals, strict=True):
+    for (i, j), difference, p, (low, high) in zip(indices, differences, holm(p_values), intervals, strict=True):
         mean = float(difference.mean())
-        sizes_say = float((by_size[i] - by_size[j]).mean()) if len(by_size) else np.nan
-        decided = p < LEVEL and (not len(by_size) or sizes_say * mean > 0)
+        mean_by_size = float((by_size[i] - by_size[j]).mean()) if len(by_size) else np.nan
+        # A reading can predict well between known sizes and badly beyond them. Then the pair stays undecided.
+        decided = p < LEVEL and (not len(by_size) or mean_by_size * mean > 0)
         verdict = Verdict.UNDECIDED if not decided else Verdict.BETTER if mean > 0 else Verdict.WORSE
         interval = Interval(mean, float(low), float(high))
-        pairs.append(Pair(readings[i], readings[j], interval, float(p), sizes_say, verdict))
+        pairs.append(Pair(readings[i], readings[j], interval, float(p), mean_by_size, verdict))
     return tuple(pairs)
 
 
 def best_of(pairs: tuple[Pair, ...]) -> Reading | None:
-    """The reading that is better than every other; None while that is undecided."""
+    """Return the reading that is better than every other, or None if undecided."""
     for reading in dict.fromkeys(reading for pair in pairs for reading in pair[:2]):
         if all(verdict_on(pair, reading) is Verdict.BETTER for pair in pairs if reading in pair[:2]):
             return reading
@@ -194,7 +208,7 @@ def best_of(pairs: tuple[Pair, ...]) -> Reading | None:
 
 
 def verdict_on(pair: Pair, reading: Reading) -> Verdict:
-    """The verdict from where one of the two stands."""
+    """Return the verdict of a pair on one of its two readings."""
     if pair.verdict is Verdict.UNDECIDED or reading == pair.one:
         return pair.verdict
     return Verdict.WORSE if pair.verdict is Verdict.BETTER else Verdict.BETTER
@@ -203,10 +217,10 @@ def verdict_on(pair: Pair, reading: Reading) -> Verdict:
 def distinct_readings(
     learned_bits: Mapping[Reading, Floats], dataset_bits: Mapping[Reading, Floats]
 ) -> tuple[list[Reading], dict[Reading, Reading]]:
-    """Readings that differ on some trial, and which earlier one the others are the same as.
+    """Return the readings that differ on some trial, and a mapping of the others to the earlier one they are equal to.
 
-    Of one-hop questions all encoding schemes say the same. A reading under which some data hold no bits (independent
-    names of random strings) says nothing, and is neither.
+    All encoding schemes are equal for one-hop questions, for example. A reading under which some code length is 0 (names
+    alone with independent names) cannot be scored and is in neither result.
     """
     distinct: list[Reading] = []
     same = {}
@@ -214,8 +228,8 @@ def distinct_readings(
         if (dataset_bits[reading] <= 0).any():
             continue
         for earlier in distinct:
-            told = np.stack([learned, dataset_bits[reading]])
-            if np.allclose(told, np.stack([learned_bits[earlier], dataset_bits[earlier]]), rtol=1e-9):
+            bits = np.stack([learned, dataset_bits[reading]])
+            if np.allclose(bits, np.stack([learned_bits[earlier], dataset_bits[earlier]]), rtol=1e-9):
                 same[reading] = earlier
                 break
         else:
@@ -226,6 +240,7 @@ def distinct_readings(
 def _cell_scores(
     evidence: Evidence, reading: Reading, cells: Ints, left_out: Ints, log_scale: tuple[float, float] | None
 ) -> Floats:
+    """Return the mean log2 predictive density of each cell, (cells,), with the groups `left_out` (n,) left out."""
     learned, data = evidence.learned_bits[reading][None], evidence.dataset_bits[reading]
     slopes = evidence.slopes_bits[reading][None]
     present = np.ones(learned.shape, bool)
@@ -236,9 +251,10 @@ def _cell_scores(
 def paired(
     differences: Floats, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Floats, Floats]:
-    """Two-sided p-values (pairs,) of a mean of 0, and 95 % intervals (pairs, 2), from differences (pairs, cells).
+    """Test whether mean differences (pairs, cells) are 0; return p-values (pairs,) and 95 % intervals (pairs, 2).
 
-    A paired bootstrap over cells of the studentised mean: few cells, or a single one that says it all, are not enough.
+    This is a paired bootstrap over cells of the studentised mean (bootstrap t), two-sided. Studentising makes it
+    conservative for few cells and for differences that a single cell dominates.
     """
     if not differences.size:
         return np.empty(0), np.empty((0, 2))
@@ -246,8 +262,10 @@ def paired(
     drawn = rng.multinomial(num_cells, np.full(num_cells, 1 / num_cells), size=num_resamples).astype(float)
     mean = differences.mean(1)
     error = differences.std(1, ddof=1) / np.sqrt(num_cells)
+    # Resamples enter as counts per cell, so means and variances of all resamples are matrix products.
     means = drawn @ differences.T / num_cells  # (resamples, pairs)
     variances = np.maximum(drawn @ (differences**2).T / num_cells - means**2, 0.0) / (num_cells - 1)
+    # A resample that repeats one cell has no variance. Its t is infinite, which counts as extreme for the p-value.
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(variances > 0, (means - mean) / np.sqrt(variances), np.where(means == mean, 0.0, np.inf))
         observed = np.where(error > 0, mean / error, np.where(mean == 0, 0.0, np.inf))
@@ -258,7 +276,10 @@ def paired(
 
 
 def holm(p_values: Floats) -> Floats:
-    """Holm's correction: the smallest times their number, the next times one less, and so on, never falling."""
+    """Return p-values with Holm's correction for multiple tests.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on, and the results are made non-decreasing.
+    """
     order = np.argsort(p_values)
     corrected = np.empty_like(p_values)
     corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1)), 1.0)
@@ -266,12 +287,15 @@ def holm(p_values: Floats) -> Floats:
 
 
 def stacking(scores_bits: Floats) -> Floats:
-    """Weights (readings,) of the mixture with the best summed log score (readings, cells); by expectation-maximisation."""
-    likely = np.exp2(scores_bits - scores_bits.max(0))
-    weights = np.full(len(likely), 1 / len(likely))
+    """Return the weights (readings,) of the mixture with the best summed log score, by expectation maximisation.
+
+    `scores_bits` are log2 densities, (readings, cells).
+    """
+    densities = np.exp2(scores_bits - scores_bits.max(0))
+    weights = np.full(len(densities), 1 / len(densities))
     for _ in range(2_000):
-        shares = weights[:, None] * likely
-        updated = (shares / shares.sum(0)).mean(1)
+        joint = weights[:, None] * densities
+        updated = (joint / joint.sum(0)).mean(1)
         if np.abs(updated - weights).max() < 1e-10:
             break
         weights = updated
@@ -279,7 +303,11 @@ def stacking(scores_bits: Floats) -> Floats:
 
 
 def _trends(evidence: Evidence, reading: Reading, cells: Ints) -> list[Trend]:
-    """Exponents of bits per parameter in P and in what else was varied, all at once, with a jackknife over cells."""
+    """Regress log bits per parameter on the logs of P and of every factor that varies, with a jackknife over cells.
+
+    Nothing is returned if bits are not positive, the quantities are collinear, or there are fewer than two cells more
+    than coefficients.
+    """
     learned = evidence.learned_bits[reading]
     if (learned <= 0).any():
         return []
@@ -290,17 +318,19 @@ def _trends(evidence: Evidence, reading: Reading, cells: Ints) -> list[Trend]:
     if not varied or np.linalg.matrix_rank(design) < p or num_cells < p + 2:
         return []
     y = np.log(learned / evidence.num_params)
-    own = (cells == np.arange(num_cells)[:, None]).astype(float)  # (cells, n)
+    # Leave-one-cell-out estimates for all cells at once: subtract each cell's part of X'X and X'y, then solve the normal
+    # equations. The small ridge keeps X'X regular where only one cell has a value.
+    of_cell = (cells == np.arange(num_cells)[:, None]).astype(float)  # (cells, n)
     matrix, score = design.T @ design, design.T @ y
-    whole = np.linalg.solve(matrix, score)
-    of_cells = (own @ (design[:, :, None] * design[:, None, :]).reshape(len(y), -1)).reshape(-1, p, p)
-    rest = matrix - of_cells + 1e-9 * np.eye(p)
-    left_out = np.linalg.solve(rest, (score - own @ (design * y[:, None]))[..., None])[..., 0]
+    coefficients = np.linalg.solve(matrix, score)
+    cell_matrices = (of_cell @ (design[:, :, None] * design[:, None, :]).reshape(len(y), -1)).reshape(-1, p, p)
+    rest = matrix - cell_matrices + 1e-9 * np.eye(p)
+    left_out = np.linalg.solve(rest, (score - of_cell @ (design * y[:, None]))[..., None])[..., 0]
     errors = np.sqrt((num_cells - 1) / num_cells * ((left_out - left_out.mean(0)) ** 2).sum(0))
     wide, narrow = (stats.t.ppf(level, num_cells - p) for level in (0.975, 0.95))
     trends = []
-    for place, name in enumerate(varied, start=1):
-        estimate, error = float(whole[place]), float(errors[place])
+    for index, name in enumerate(varied, start=1):
+        estimate, error = float(coefficients[index]), float(errors[index])
         low, high = estimate - wide * error, estimate + wide * error
         constancy = Constancy.UNDECIDED
         if abs(estimate) + narrow * error < MARGIN:
@@ -312,5 +342,5 @@ def _trends(evidence: Evidence, reading: Reading, cells: Ints) -> list[Trend]:
 
 
 def in_order(comparison: Comparison) -> Sequence[Reading]:
-    """Readings by score, the best first."""
+    """Return the readings sorted by score, the best first."""
     return sorted(comparison.scores_bits, key=lambda reading: -comparison.scores_bits[reading])

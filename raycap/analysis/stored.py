@@ -1,4 +1,4 @@
-"""What lies in the storage of a sweep's trials: results, checked before anything is computed from them, and failures."""
+"""Reading of a sweep's results and failures from storage, with checks before anything is computed from them."""
 
 import math
 import re
@@ -14,28 +14,32 @@ from raycap.spec import Kind, RelationStructure, Split, TrialSpec
 from raycap.storage import DamagedError, Storage, failure_path, result_path
 from raycap.storage.checksum import verify_checksum
 
-SURELY_MEASURED = 100
-"""Rows that so many texts are expected of cannot be missing by chance."""
+MIN_CERTAIN_TEXTS = 100
+"""Rows with at least this many expected texts cannot be empty by chance."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What there is of a sweep, by trial_id; trials that are in none of these have not finished."""
+    """Stored outcomes of a sweep's trials by trial_id. A trial that is in none of these has not finished."""
 
     measured: dict[str, Measured]
     failures: dict[str, Failure]
     unreadable: dict[str, str]
-    """Why a result that is there cannot be analysed, and what to do."""
+    """Reasons why stored results cannot be analysed, and what to do about it."""
 
 
 def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
-    """Everything there is, one result after the other: as objects all of them would not fit."""
+    """Read the results and failures of some trials.
+
+    Each result is converted to arrays before the next is read, since thousands of results as Pydantic objects would not
+    fit into memory.
+    """
     stored = Stored({}, {}, {})
     for trial in trials:
         if storage.exists(result_path(trial.trial_id)):
             try:
                 result = read_result(verify_checksum(storage.read(result_path(trial.trial_id))))
-                check_own(result, trial)
+                check_matches_plan(result, trial)
             except DamagedError as error:
                 stored.unreadable[trial.trial_id] = f"{error}; a run sets it aside and trains the trial again"
             except UnreadableResult as error:
@@ -49,74 +53,87 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
 
 
 class UnreadableResult(ValueError):
-    """A result that cannot be analysed; the message says why."""
+    """Raised for a result that cannot be analysed; the message says why."""
 
 
 def read_result(text: str | bytes) -> TrialResult:
-    """A stored result. Raises UnreadableResult for another schema version, missing fields, and numbers that are none."""
+    """Parse and check a stored result.
+
+    Raises:
+        UnreadableResult: if the schema version differs, fields or losses are missing, or a number is NaN or infinite.
+    """
     try:
         result = TrialResult.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
+        path = ".".join(map(str, first["loc"]))
+        prefix = f"{path}: " if path else ""
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UnreadableResult(f"{_format_version(text)}{place}{first['msg'].lower()}{more}") from None
+        raise UnreadableResult(f"{_format_version(text)}{prefix}{first['msg'].lower()}{more}") from None
     if result.schema_version != SCHEMA_VERSION:
         raise UnreadableResult(_format_version(text))
-    check_whole(result)
+    check_complete(result)
     return result
 
 
 def _format_version(text: str | bytes) -> str:
-    """Which schema a result is of, where it is another; a result of another schema usually fails on its fields first."""
-    found = re.search(r'"schema_version"\s*:\s*(\d+)', text if isinstance(text, str) else text.decode(errors="replace"))
-    if not found or int(found[1]) == SCHEMA_VERSION:
+    """Describe the schema version of a result if it is not the current one, else return "".
+
+    It is read from the raw text because a result of another version usually fails the validation of its fields.
+    """
+    match = re.search(r'"schema_version"\s*:\s*(\d+)', text if isinstance(text, str) else text.decode(errors="replace"))
+    if not match or int(match[1]) == SCHEMA_VERSION:
         return ""
-    return f"schema version {found[1]}, but this raycap reads {SCHEMA_VERSION}; "
+    return f"schema version {match[1]}, but this raycap reads {SCHEMA_VERSION}; "
 
 
-def check_own(result: TrialResult, trial: PlannedTrial) -> None:
-    """Raise UnreadableResult if a result is of another trial than the one whose place it lies in."""
+def check_matches_plan(result: TrialResult, trial: PlannedTrial) -> None:
+    """Raise UnreadableResult if a result belongs to another trial than the one whose folder it was read from."""
     if result.trial_id != trial.trial_id:
-        raise UnreadableResult(f"trial_id: it is the result of {result.trial_id}, but lies where {trial.trial_id} does")
+        raise UnreadableResult(f"trial_id: expected {trial.trial_id}, got {result.trial_id}")
     if result.parameters != trial.parameters:
         raise UnreadableResult(
-            f"parameters: {result.parameters.total:,} were trained, but the plan counts {trial.parameters.total:,}"
+            f"parameters: expected {trial.parameters.total:,} as planned, got {result.parameters.total:,}"
         )
 
 
-def check_whole(result: TrialResult) -> None:
-    """Raise UnreadableResult if a result lacks what its spec says must have been measured."""
+def check_complete(result: TrialResult) -> None:
+    """Raise UnreadableResult if a result lacks evaluations or losses that its spec requires."""
     if not result.evaluations:
-        raise UnreadableResult("it holds no evaluation")
+        raise UnreadableResult("evaluations: must not be empty")
     if min(result.parameters.total, result.parameters.non_embedding) <= 0:
-        raise UnreadableResult(f"parameters: must be counted, got {result.parameters.model_dump()}")
+        raise UnreadableResult(f"parameters: must be positive, got {result.parameters.model_dump()}")
     rows = {row.key: row for row in result.final.losses.rows}
     measured = {*rows, *((kind, subject, part, None, number) for kind, subject, part, _, number in rows)}
     for (kind, subject, part, split, number), num_texts in expected_rows(result.spec, result.populations).items():
-        if num_texts >= SURELY_MEASURED and (kind, subject, part, split, number) not in measured:
-            told = f"{kind} losses ({part}{f', {split}' if split else ''}) about {subject} of population {number}"
-            raise UnreadableResult(f"{told} are missing")
+        if num_texts >= MIN_CERTAIN_TEXTS and (kind, subject, part, split, number) not in measured:
+            name = f"{kind} losses ({part}{f', {split}' if split else ''}) about {subject} of population {number}"
+            raise UnreadableResult(f"{name} are missing")
     for kind in result.spec.questions.kinds:
         for number in range(len(result.populations)):
             if not any(row.trained for row in rows.values() if (row.kind, row.population) == (kind, number)):
                 raise UnreadableResult(f"losses of trained {kind} texts about population {number} are missing")
     for evaluation in result.evaluations:
         if [row.key for row in evaluation.losses.rows] != list(rows):
-            raise UnreadableResult(f"step {evaluation.step}: other losses were measured than at the last evaluation")
+            raise UnreadableResult(
+                f"step {evaluation.step}: the rows of losses differ from those of the last evaluation"
+            )
         for row in evaluation.losses.rows:
             if row.num_evaluated < min(2, row.num_texts):
-                told = f"{row.kind} losses about {row.subject}: {row.num_evaluated} of {row.num_texts:,} texts"
-                raise UnreadableResult(f"step {evaluation.step}: {told} were evaluated, which tells no error")
+                count = f"{row.kind} losses about {row.subject}: {row.num_evaluated} of {row.num_texts:,} texts"
+                raise UnreadableResult(
+                    f"step {evaluation.step}: {count} were evaluated; a standard error needs at least 2"
+                )
 
 
 def expected_rows(
     spec: TrialSpec, populations: tuple[PopulationFacts, ...]
 ) -> dict[tuple[Kind, str, Part, Split | None, int], float]:
-    """What must have been measured, and of about how many texts: a few may by chance be in no split of their own.
+    """Return the expected number of texts of every row of losses that must have been measured.
 
-    Single hops are expected in some split (None). Subjects held out of longer questions are drawn, and bipartite relations
-    have no answer for some: of these nothing is expected.
+    The numbers are approximate, because held-out components are drawn at random and a few may select no text. Single
+    hops are expected in any split (None). Nothing is expected of longer questions if whole subjects are held out, since
+    those are drawn, or if relations are bipartite, since some questions then have no answer.
     """
     expected: dict[tuple[Kind, str, Part, Split | None, int], float] = {}
     fractions = spec.questions.held_out.fractions
@@ -125,15 +142,16 @@ def expected_rows(
             subjects = [NAME_SUBJECT] if kind.names_are_measured else []
             subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
             if kind.hops < 2:
-                everybody = SURELY_MEASURED  # each subject of anybody
-                expected |= {(kind, subject, Part.ANSWER, None, number): everybody for subject in subjects}
+                # Every single hop is measured, so its rows must exist however few texts they have.
+                expected |= {(kind, subject, Part.ANSWER, None, number): MIN_CERTAIN_TEXTS for subject in subjects}
                 continue
             if Split.SECOND_SUBJECTS in fractions or population.structure is RelationStructure.BIPARTITE:
                 continue
-            whole = population.num_profiles * len(population.relations) ** (kind.hops - 1)
+            num_questions = population.num_profiles * len(population.relations) ** (kind.hops - 1)
             for split in (Split.TRAIN, *fractions):
+                # A lower bound: it counts only questions all of whose two-hop parts are in this split and in no other.
                 rest = math.prod(1 - share for other, share in fractions.items() if other is not split)
-                num_texts = whole * (fractions.get(split, 1.0) * rest) ** (kind.hops - 1)
+                num_texts = num_questions * (fractions.get(split, 1.0) * rest) ** (kind.hops - 1)
                 for part in (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought else (Part.ANSWER,):
                     expected |= {(kind, subject, part, split, number): num_texts for subject in subjects}
     return expected

@@ -1,4 +1,4 @@
-"""summary.json: every trial, every law and the comparison of readings in plain numbers, null where there is none."""
+"""Contents of summary.json: trials, laws and the comparison of readings as numbers, with null for missing ones."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from raycap.analysis.readings import Reading
 from raycap.analysis.selection import Comparison
 
 LAW_NUMBERS = ("alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "num_trials")
-"""Of a law's entry, those that are also logged as metrics."""
+"""Numbers of a law's entry that are also logged as MLflow metrics."""
 
 
 def summary(analysis: Analysis) -> dict[str, Any]:
-    """summary.json as a tree without NaN or infinity."""
+    """Return the contents of summary.json, without NaN and infinity."""
     trials = trial_entries(analysis)
     train_seconds = sum(trial.get("train_seconds", 0.0) for trial in trials)
     tree = {
@@ -26,12 +26,12 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "wall_seconds": analysis.run.wall_seconds,
         "train_seconds_ideal": train_seconds / analysis.run.slots,
     }
-    told: dict[str, Any] = plain(tree)
-    return told
+    finite: dict[str, Any] = plain(tree)
+    return finite
 
 
 def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
-    """Every planned trial; what was measured of it, where it was."""
+    """Return an entry per planned trial, with measured values if it has finished."""
     finals = {}
     for reading in analysis.laws:
         for row in analysis.totals(reading, final=True).to_dict("records"):
@@ -42,7 +42,7 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
         analysis.training.set_index("trial").to_dict("index"),
     )
     entries = []
-    for place, (planned, row) in enumerate(
+    for index, (planned, row) in enumerate(
         zip(analysis.sweep.trials, analysis.tables.trials.to_dict("records"), strict=True)
     ):
         entry: dict[str, Any] = {
@@ -55,12 +55,12 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
         }
         if planned.trial_id in analysis.measured:
             for column in ("learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"):
-                entry[column] = _by_reading({reading: finals[reading, place][column] for reading in analysis.laws})
-            verdict = training[place]
+                entry[column] = _by_reading({reading: finals[reading, index][column] for reading in analysis.laws})
+            verdict = training[index]
             excluded = analysis.law.excluded.get(planned.trial_id)
             entry |= {
-                **losses[place],
-                **splits.get(place, {}),
+                **losses[index],
+                **splits.get(index, {}),
                 "exposures": row["exposures"],
                 "steps": int(analysis.measured[planned.trial_id].curve.step[-1]),
                 "tokens": row["tokens"],
@@ -77,7 +77,7 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def state(analysis: Analysis, trial_id: str) -> str:
-    """finished, unreadable, failed or missing."""
+    """Return the state of a trial: finished, unreadable, failed or missing."""
     if trial_id in analysis.measured:
         return "finished"
     if trial_id in analysis.unreadable:
@@ -86,7 +86,7 @@ def state(analysis: Analysis, trial_id: str) -> str:
 
 
 def law_entry(law: Law) -> dict[str, Any]:
-    """A law in plain numbers; both laws' confidence intervals are at 95 %."""
+    """Return both laws under a reading as numbers. Intervals are at 95 %."""
     power = law.power
     return {
         "alpha": law.alpha.estimate,
@@ -115,6 +115,7 @@ def law_entry(law: Law) -> dict[str, Any]:
 
 
 def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison of readings as numbers and text."""
     best = comparison.best
     return {
         "best": str(best) if best else None,
@@ -154,7 +155,7 @@ def _comparison_entry(comparison: Comparison) -> dict[str, Any]:
 
 
 def _losses(analysis: Analysis) -> dict[int, dict[str, Any]]:
-    """Mean final losses by trial: of the second population, and of chains, under names of their own."""
+    """Return mean final losses by trial, under names with a prefix for the second population and for chains."""
     found: dict[int, dict[str, Any]] = {}
     table = analysis.tables.losses
     for row in table[table["final"]].to_dict("records"):
@@ -164,7 +165,7 @@ def _losses(analysis: Analysis) -> dict[int, dict[str, Any]]:
 
 
 def _splits(analysis: Analysis) -> dict[int, dict[str, Any]]:
-    """Generalisation matrices by trial, where something is held out."""
+    """Return generalisation matrices by trial, for trials with held-out questions."""
     found: dict[int, dict[str, Any]] = {}
     table = analysis.tables.splits
     if table.empty:
@@ -182,6 +183,7 @@ def _splits(analysis: Analysis) -> dict[int, dict[str, Any]]:
 
 
 def _by_reading(values: Mapping[Reading, Any]) -> dict[str, dict[str, Any]]:
+    """Return values by scheme and selection."""
     tree: dict[str, dict[str, Any]] = {}
     for (scheme, selection), value in values.items():
         tree.setdefault(str(scheme), {})[str(selection)] = value
@@ -189,7 +191,7 @@ def _by_reading(values: Mapping[Reading, Any]) -> dict[str, dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """The same tree with null for NaN and infinity, which JSON has no numbers for."""
+    """Replace NaN and infinity, which JSON cannot represent, by None in a tree."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Measurements as data frames: trials, evaluations, losses, held-out splits, capacities. Figures and tables read these."""
+"""Data frames of trials, evaluations, losses, splits and capacities, which figures, tables and files are made from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,36 +13,37 @@ from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split, TrialSpec
 
 ARMS = ("layers", "optimizer", "precision", "tying", "parametrization")
-"""Covariates of a law, columns of `trials`."""
+"""Covariates of a law; columns of `Tables.trials`."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A sweep in tables. Rows follow the plan's order of trials, then the steps; `trial` is the place in the plan."""
+    """Data frames of a sweep. Rows are sorted by trial and step. `trial` is the index of the trial in the plan."""
 
     trials: pd.DataFrame
-    """One row a planned trial: trial_id, label, cell, sizes, factors, arms; measured columns are missing where it is."""
+    """One row per planned trial: trial_id, label, cell, sizes, factors and arms, and measured columns, which are NaN for
+    trials that have not finished."""
     evaluations: pd.DataFrame
-    """trial, the columns of Curve, lost_share, final."""
+    """One row per evaluation: trial, the fields of `Curve`, lost_share, final."""
     losses: pd.DataFrame
-    """trial, step, exposures, population, kind, part, loss_bits (mean of trained texts), held_out_bits (mean of held-out
-    questions, NaN where there are none), final."""
+    """Mean losses by trial, step, population, kind and part: loss_bits of trained texts, held_out_bits of held-out
+    questions (NaN if there are none), with exposures and final."""
     subjects: pd.DataFrame
-    """Final mean loss by trial, population, kind and subject, and `uniform_bits`, that of knowing the possible answers."""
+    """Final mean losses by trial, population, kind and subject, and uniform_bits, the loss of uniform guesses."""
     splits: pd.DataFrame
-    """Final mean loss by trial, population, part, split and kind: the generalisation matrix."""
+    """Final mean losses by trial, population, part, split and kind: the generalisation matrix."""
     capacities: pd.DataFrame
-    """Totals at every evaluation; subjects and names at the last. See `capacity_frame`."""
+    """Totals at every evaluation, subjects and names at the last one. See `capacity_frame`."""
     histograms: dict[Kind, Ints]
-    """Trained texts of each kind by loss at the last evaluation, (trials, bins)."""
+    """Number of trained texts of each kind by loss at the last evaluation, (trials, bins)."""
 
 
 Block = tuple[pd.DataFrame, Losses]
-"""Evaluations with the place of their trial, and their losses."""
+"""Data frame of evaluations, with the index of their trial, and their losses, in the same order."""
 
 
 def tables(trials: Sequence[PlannedTrial], found: Mapping[int, Measured], analysis: AnalysisSpec) -> Tables:
-    """Everything measured, by place in the plan, as tables."""
+    """Return the tables of a plan and its measured trials, which are keyed by their index in the plan."""
     blocks = joined(found)
     frame = _trials(trials, found)
     evaluations = _evaluations(blocks)
@@ -62,19 +63,19 @@ def _empty(columns: str) -> pd.DataFrame:
 
 
 def joined(found: Mapping[int, Measured]) -> list[Block]:
-    """Evaluations of trials that were asked the same, one after the other."""
+    """Concatenate the evaluations of trials with the same question set, so that capacities are computed in few calls."""
     groups: dict[QuestionSet, list[int]] = {}
-    for place in sorted(found):
-        groups.setdefault(found[place].losses.asked, []).append(place)
+    for index in sorted(found):
+        groups.setdefault(found[index].losses.questions, []).append(index)
     blocks = []
     for members in groups.values():
-        lengths = [len(found[place].curve.step) for place in members]
+        lengths = [len(found[index].curve.step) for index in members]
         columns: dict[str, Any] = {"trial": np.repeat(members, lengths)}
         for name in Curve._fields:
-            columns[name] = np.concatenate([getattr(found[place].curve, name) for place in members])
+            columns[name] = np.concatenate([getattr(found[index].curve, name) for index in members])
         ends = np.cumsum(lengths) - 1
         columns["final"] = np.isin(np.arange(sum(lengths)), ends)
-        blocks.append((pd.DataFrame(columns), Losses.joined([found[place].losses for place in members])))
+        blocks.append((pd.DataFrame(columns), Losses.joined([found[index].losses for index in members])))
     return blocks
 
 
@@ -84,34 +85,34 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _trials(trials: Sequence[PlannedTrial], found: Mapping[int, Measured]) -> pd.DataFrame:
-    numbers = cells(trials)
+    cell_of = cells(trials)
     rows = []
-    for place, trial in enumerate(trials):
+    for index, trial in enumerate(trials):
         row = {
             "trial_id": trial.trial_id,
             "label": trial.label,
-            "cell": numbers[trial.trial_id],
+            "cell": cell_of[trial.trial_id],
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,
             **factors(trial),
             **arms(trial.spec),
         }
-        one = found.get(place)
-        if one:
-            final = {name: getattr(one.curve, name)[-1] for name in ("exposures", "tokens", "train_seconds")}
+        measured = found.get(index)
+        if measured:
+            final = {name: getattr(measured.curve, name)[-1] for name in ("exposures", "tokens", "train_seconds")}
             row |= {
                 "finished": True,
                 **final,
-                "parameter_norm": one.curve.parameter_norm[-1],
-                "device_seconds": final["train_seconds"] * one.num_workers,
-                "stop_reason": str(one.stop_reason),
+                "parameter_norm": measured.curve.parameter_norm[-1],
+                "device_seconds": final["train_seconds"] * measured.num_workers,
+                "stop_reason": str(measured.stop_reason),
             }
         rows.append({"finished": False} | row)
     return pd.DataFrame(rows)
 
 
 def factors(trial: PlannedTrial) -> dict[str, Any]:
-    """What a trial is about, in numbers."""
+    """Return the numbers that sweeps usually vary."""
     questions = trial.spec.questions
     shares = dict(zip(questions.kinds, questions.shares, strict=True))
     assert isinstance(trial.spec.model, ModelByWidth)
@@ -126,7 +127,7 @@ def factors(trial: PlannedTrial) -> dict[str, Any]:
 
 
 def arms(spec: TrialSpec) -> dict[str, str]:
-    """How a trial was made, in words: the covariates of a law."""
+    """Return the covariates of a law as text, keyed by ARMS."""
     model = spec.model
     values = (
         f"{model.num_layers} layers",
@@ -211,20 +212,22 @@ def _splits(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
 
 
 def _histograms(found: Mapping[int, Measured], num_trials: int) -> dict[Kind, Ints]:
-    """Sums over the trained rows of each kind."""
+    """Return histograms (trials, bins), summed over the trained rows of each kind."""
     totals: dict[Kind, Ints] = {}
-    for place, one in found.items():
-        for kind in one.losses.kinds:
-            columns = one.losses.columns(kind, population=None)
-            into = totals.setdefault(kind, np.zeros((num_trials, one.histograms.shape[1]), np.int64))
-            into[place] = one.histograms[columns].sum(0)
+    for index, measured in found.items():
+        for kind in measured.losses.kinds:
+            columns = measured.losses.columns(kind, population=None)
+            total = totals.setdefault(kind, np.zeros((num_trials, measured.histograms.shape[1]), np.int64))
+            total[index] = measured.histograms[columns].sum(0)
     return totals
 
 
 def capacity_frame(blocks: list[Block], trials: pd.DataFrame, analysis: AnalysisSpec) -> pd.DataFrame:
-    """trial, trial_id, step, exposures, kind, scheme, selection, incremental, population, subject, dataset_bits,
+    """Return the capacities of all evaluations as a data frame.
+
+    Columns: trial, trial_id, step, exposures, kind, scheme, selection, incremental, population, subject, dataset_bits,
     baseline_bits, learned_bits, standard_error_bits, num_params, num_non_embedding_params, bits_per_param,
-    bits_per_non_embedding_param, headline (the trial's last kind, read as the analysis says), final.
+    bits_per_non_embedding_param, headline (see `Capacity.is_headline`), final.
     """
     frames = []
     for evaluations, losses in blocks:
@@ -234,19 +237,19 @@ def capacity_frame(blocks: list[Block], trials: pd.DataFrame, analysis: Analysis
     if not frames:
         return _empty("trial trial_id step exposures subject scheme selection headline final num_params learned_bits")
     frame = _in_order(pd.concat(frames, ignore_index=True))
-    place = frame["trial"].to_numpy()
+    trial = frame["trial"].to_numpy()
     for name in ("num_params", "num_non_embedding_params"):
-        frame[name] = trials[name].to_numpy()[place]
+        frame[name] = trials[name].to_numpy()[trial]
     frame["bits_per_param"] = frame["learned_bits"] / frame["num_params"]
     frame["bits_per_non_embedding_param"] = frame["learned_bits"] / frame["num_non_embedding_params"]
-    frame.insert(1, "trial_id", pd.Series(pd.Categorical.from_codes(place, pd.Index(trials["trial_id"]))))
+    frame.insert(1, "trial_id", pd.Series(pd.Categorical.from_codes(trial, pd.Index(trials["trial_id"]))))
     text = ("kind", "scheme", "selection", "subject")
     return frame.astype(dict.fromkeys(text, "category"))
 
 
 def _capacity_rows(capacity: Capacity, rows: pd.DataFrame, analysis: AnalysisSpec, losses: Losses) -> pd.DataFrame:
-    every = len(rows) == len(capacity.learned_bits)
-    chosen = slice(None) if every else rows.index.to_numpy()
+    all_rows = len(rows) == len(capacity.learned_bits)
+    chosen = slice(None) if all_rows else rows.index.to_numpy()
     return pd.DataFrame(
         {
             "trial": rows["trial"].to_numpy(),

@@ -1,6 +1,15 @@
-"""Records of trials and sweeps, and tables of losses in bits."""
+"""Public names of the stored records: specs, results, failures and tables of losses."""
 
-from raycap.results.losses import HISTOGRAM_EDGES_BITS, LossRow, LossTable, Part, Record, is_trained
+from raycap.results.losses import (
+    HISTOGRAM_EDGES_BITS,
+    LossKey,
+    LossRow,
+    LossTable,
+    Part,
+    Record,
+    is_trained,
+    select_keys,
+)
 from raycap.results.records import (
     SCHEMA_VERSION,
     EarlierTrials,
@@ -25,6 +34,7 @@ __all__ = [
     "EarlierTrials",
     "Evaluation",
     "Failure",
+    "LossKey",
     "LossRow",
     "LossTable",
     "ObservedFacts",
@@ -40,5 +50,6 @@ __all__ = [
     "TrialResult",
     "is_trained",
     "read_failure",
+    "select_keys",
     "source_commit",
 ]

@@ -1,6 +1,7 @@
-"""Losses in bits as sums and counts: of one kind, subject, part and split in a row, of everything in a table."""
+"""Records of losses in bits, as sums and counts: a row per kind, subject, part and split, and tables of rows."""
 
 import math
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Self
 
@@ -10,27 +11,60 @@ from raycap.spec import Kind, Split
 
 
 class Record(BaseModel):
-    """Frozen, no unknown fields, no NaN or infinity."""
+    """Base of all stored records: immutable, without unknown fields, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 HISTOGRAM_EDGES_BITS = tuple(2.0 ** (i / 2) for i in range(-12, 13))
-"""Half an octave apart, from 1/64 to 64 bits; the first bin lies below, the last above."""
+"""Edges half an octave apart, from 1/64 to 64 bits. The first bin is below the first edge, the last above the last."""
 
 
 class Part(StrEnum):
-    """Which part of a text was measured."""
+    """Part of a text whose loss is measured."""
 
     ANSWER = "answer"
-    """The answer asked for, end token included; in a text without a question, a value or a name."""
+    """The answer to the question, end token included; in texts without a question, a value or a name."""
     CHAIN = "chain"
-    """The steps that a chain of thought spells before the answer."""
+    """The steps of a chain of thought before the answer."""
+
+
+LossKey = tuple[Kind, str, Part, Split, int]
+"""Kind, subject, part, split and index of the population of a row of losses."""
 
 
 def is_trained(kind: Kind, split: Split) -> bool:
-    """Whether texts of a kind in a split are trained on: single hops always are."""
+    """Whether texts of a kind in a split are trained on. Single hops always are."""
     return split is Split.TRAIN or kind.hops < 2
+
+
+def select_keys(
+    keys: Iterable[LossKey],
+    kind: Kind,
+    *,
+    population: int | None = 0,
+    part: Part = Part.ANSWER,
+    split: Split | None = None,
+    subject: str | None = None,
+) -> list[int]:
+    """Return the indices of the keys of one kind and part.
+
+    Args:
+        keys: keys of rows of losses, see `LossRow.key`.
+        kind: kind of text.
+        population: index of the population, or None for all populations.
+        part: part of the text.
+        split: split of the questions, or None for all texts that are trained on.
+        subject: subject, or None for all subjects.
+    """
+    return [
+        index
+        for index, (key_kind, key_subject, key_part, key_split, key_population) in enumerate(keys)
+        if (key_kind, key_part) == (kind, part)
+        and (is_trained(key_kind, key_split) if split is None else key_split is split)
+        and population in (None, key_population)
+        and subject in (None, key_subject)
+    ]
 
 
 class LossRow(Record):
@@ -38,25 +72,25 @@ class LossRow(Record):
 
     kind: Kind
     subject: str
-    """What the part tells: an attribute, a relation, or "name"."""
+    """Subject of the measured part: an attribute, a relation, or "name"."""
     part: Part = Part.ANSWER
     split: Split = Split.TRAIN
-    """The component that is held out of questions of two or more hops. Single hops are classed by it too, but trained."""
+    """Component that is held out of questions of two or more hops. Single hops are classed by it, but always trained."""
     population: int = 0
-    """0; under fill 1 for the second population."""
+    """Index of the population: 0, and under fill 1 for the second population."""
     sum_bits: float
-    """Sum over the evaluated texts."""
+    """Sum of losses over the evaluated texts."""
     sum_squares_bits2: float
-    """Sum of squares over the evaluated texts."""
+    """Sum of squared losses over the evaluated texts."""
     num_evaluated: int
     num_texts: int
-    """How many such texts there are; larger than num_evaluated where a sample was evaluated."""
+    """Number of such texts; larger than `num_evaluated` where a sample was evaluated."""
     histogram: tuple[int, ...] = ()
-    """Evaluated texts by loss, a count per bin of HISTOGRAM_EDGES_BITS; kept of a trial's last evaluation alone."""
+    """Number of evaluated texts per bin of HISTOGRAM_EDGES_BITS; stored for a trial's last evaluation only."""
 
     @property
-    def key(self) -> tuple[Kind, str, Part, Split, int]:
-        """What tells rows of a table apart."""
+    def key(self) -> LossKey:
+        """Identity of a row within its table."""
         return self.kind, self.subject, self.part, self.split, self.population
 
     @property
@@ -71,12 +105,15 @@ class LossRow(Record):
 
     @property
     def total_bits(self) -> float:
-        """Loss summed over all such texts; a sample is scaled up."""
+        """Loss summed over all such texts in bits; a sample is scaled up."""
         return self.mean_bits * self.num_texts
 
     @property
     def total_variance_bits2(self) -> float:
-        """Variance of total_bits from sampling without replacement; 0 where every text was evaluated."""
+        """Variance of `total_bits` from sampling without replacement; 0 where every text was evaluated.
+
+        See docs/science.md#sampling-error.
+        """
         n = self.num_evaluated
         if n >= self.num_texts:
             return 0.0
@@ -98,23 +135,26 @@ class LossRow(Record):
 
 
 class LossTable(Record):
-    """Rows of disjoint sets of texts. Tables add up; means are taken last."""
+    """Rows of losses of disjoint sets of texts.
+
+    Tables are added row by row, as sums and counts; means are computed from the result.
+    """
 
     rows: tuple[LossRow, ...]
 
     def __add__(self, other: Self) -> Self:
-        mine = {row.key: row for row in self.rows}
+        rows = {row.key: row for row in self.rows}
         for row in other.rows:
-            mine[row.key] = mine[row.key] + row if row.key in mine else row
-        return self.model_copy(update={"rows": tuple(mine.values())})
+            rows[row.key] = rows[row.key] + row if row.key in rows else row
+        return self.model_copy(update={"rows": tuple(rows.values())})
 
     def without_histograms(self) -> Self:
-        """The same sums and counts."""
+        """Return the table with the same sums and counts and without histograms."""
         return self.model_copy(update={"rows": tuple(row.model_copy(update={"histogram": ()}) for row in self.rows)})
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds that were evaluated, the headline last."""
+        """Kinds that were evaluated; the headline kind is the last."""
         return tuple(kind for kind in Kind if any(row.kind is kind for row in self.rows))
 
     def select(
@@ -126,60 +166,55 @@ class LossTable(Record):
         split: Split | None = None,
         subject: str | None = None,
     ) -> "LossTable":
-        """The rows of one kind and part: those trained, or those of one split.
+        """Return the rows of one kind and part. See `select_keys`, which documents the arguments.
 
-        `population` None takes all of them. Raises KeyError where there are none.
+        Raises:
+            KeyError: if there are none.
         """
-        rows = tuple(
-            row
-            for row in self.rows
-            if row.kind == kind
-            and row.part == part
-            and (row.trained if split is None else row.split == split)
-            and population in (None, row.population)
-            and subject in (None, row.subject)
-        )
-        if not rows:
+        keys = (row.key for row in self.rows)
+        indices = select_keys(keys, kind, population=population, part=part, split=split, subject=subject)
+        if not indices:
             raise KeyError(
                 f"no {kind} losses ({part}, {split or 'trained'}); evaluated: {[str(k) for k in self.kinds]}"
             )
-        return LossTable(rows=rows)
+        return LossTable(rows=tuple(self.rows[index] for index in indices))
 
     def by_subject(self) -> dict[str, "LossTable"]:
-        """The rows of each subject, in order."""
+        """Return a table per subject, in order of their first rows."""
         subjects = dict.fromkeys(row.subject for row in self.rows)
         return {subject: LossTable(rows=tuple(r for r in self.rows if r.subject == subject)) for subject in subjects}
 
     @property
     def num_texts(self) -> int:
-        """How many texts the rows stand for."""
+        """Number of texts that the rows stand for."""
         return sum(row.num_texts for row in self.rows)
 
     @property
     def total_bits(self) -> float:
-        """Loss summed over all texts the rows stand for; samples are scaled up."""
+        """Loss in bits summed over all texts that the rows stand for; samples are scaled up."""
         return sum(row.total_bits for row in self.rows)
 
     @property
     def total_standard_error_bits(self) -> float:
-        """Standard error of total_bits from sampled evaluation."""
+        """Standard error of `total_bits` from sampled evaluation."""
         return math.sqrt(sum(row.total_variance_bits2 for row in self.rows))
 
     @property
     def mean_bits(self) -> float:
-        """Mean loss of a text."""
+        """Mean loss of a text in bits."""
         return self.total_bits / self.num_texts
 
     @property
     def standard_error_bits(self) -> float:
-        """Standard error of mean_bits."""
+        """Standard error of `mean_bits`."""
         return self.total_standard_error_bits / self.num_texts
 
     def generalisation(self, population: int = 0, part: Part = Part.ANSWER) -> dict[str, dict[str, float]]:
-        """Mean loss in bits per split and kind: which component is new x how many hops are asked.
+        """Return the mean loss in bits by split and kind: the generalisation matrix (docs/science.md#splits).
 
-        Single hops are all trained; theirs are the losses of the facts that hold the component that is new to the others.
-        A chain of thought is given to its answer in evaluation: whether it is known itself, part CHAIN tells.
+        Single hops are always trained. Their losses in a split are those of the facts with the component that the split
+        holds out of longer questions. The loss of the answer after a chain of thought is conditional on the right
+        chain; the loss of the chain itself is `Part.CHAIN`.
         """
         matrix: dict[str, dict[str, float]] = {}
         for split in Split:

@@ -1,7 +1,7 @@
-"""What a trial leaves behind: evaluations, parameter counts per group, and where it all came from.
+"""Stored records of plans, trials and runs: specs, evaluations, parameter counts, failures and provenance.
 
-Measurements are stored, estimates are derived: every capacity under every scheme is computed from these records
-afterwards, without retraining.
+Only measurements are stored. All estimates, such as capacities under every scheme, are computed from these records
+without retraining.
 """
 
 import importlib.metadata
@@ -19,106 +19,106 @@ SCHEMA_VERSION = 3
 
 
 class ParameterCounts(Record):
-    """Parameters per group; the analysis chooses what it divides by."""
+    """Number of parameters per group."""
 
     embedding: int
     attention: int
     mlp: int
     norms: int
     unembedding: int
-    """0 where the embedding is tied."""
+    """0 if the embeddings are tied."""
 
     @property
     def total(self) -> int:
-        """Every parameter."""
+        """Number of all parameters."""
         return self.embedding + self.attention + self.mlp + self.norms + self.unembedding
 
     @property
     def non_embedding(self) -> int:
-        """Neither input nor output embedding."""
+        """Number of parameters without input and output embeddings."""
         return self.attention + self.mlp + self.norms
 
 
 class ObservedFacts(Record):
-    """What happens to occur in a population: the reference computes its entropies from this."""
+    """Numbers of distinct values that occur in a population, for observed accounting (docs/science.md#observed)."""
 
     num_values: dict[str, int]
-    """Distinct answers by subject."""
+    """Number of distinct answers by subject."""
     num_names: int
-    """Names that can be made of the first, middle and last names that occur."""
+    """Number of names that the first, middle and last names that occur can form."""
     num_answered_names: dict[str, int]
-    """The same of the people that each relation leads to."""
+    """The same number for the people that each relation leads to, by relation."""
 
 
 class PopulationFacts(Record):
-    """What the analysis must know of the population, in numbers."""
+    """Numbers of a population that the analysis needs; see docs/science.md#symbols."""
 
     num_profiles: int
-    """N."""
+    """Number of people N."""
     num_names: int
-    """M, the number of possible full names."""
+    """Number of possible full names M."""
     attribute_entropies_bits: dict[str, float]
-    """Entropy of the distribution each attribute is drawn from, by name."""
+    """Entropy of the distribution that each attribute is drawn from, by attribute."""
     relations: tuple[str, ...]
     structure: RelationStructure = RelationStructure.UNIFORM
-    """How the relations are drawn."""
+    """Distribution of the relations (docs/science.md#relations)."""
     self_relations: bool = True
-    """Whether a uniform relation may lead to oneself."""
+    """Whether a uniform relation may lead to the same person."""
     names_given: bool = False
-    """Names are no information: all that are possible exist (random key -> value pairs)."""
+    """Whether the names carry no information because all possible ones exist, as the keys of random pairs do."""
     observed: ObservedFacts | None = None
-    """None where nobody was drawn: code lengths do not need it."""
+    """None if no population was drawn, as in a plan. Code lengths do not need it."""
 
 
 class StopReason(StrEnum):
-    """Why training ended."""
+    """Reason why training ended."""
 
     LENGTH = "length"
-    """It had its full length."""
+    """The planned length was reached."""
     PLATEAU = "plateau"
-    """The training loss stood still."""
+    """The training loss reached a plateau."""
     EARLY = "early"
-    """The sweep's early stop found that more steps would tell nothing new."""
+    """The sweep's early stopping rule ended the trial."""
 
 
 class Evaluation(Record):
-    """The whole population measured at one step."""
+    """Losses of the whole population at one step, with the state of training."""
 
     step: int
     exposures: float
     tokens: int
     learning_rate: float
     train_loss_bits: float
-    """Mean training loss per text since the evaluation before."""
+    """Mean training loss per text since the previous evaluation."""
     train_seconds: float
-    """Seconds spent in training steps so far, evaluation and checkpoints not counted."""
+    """Seconds spent in training steps so far, without evaluation and checkpoints."""
     phase: int = 0
-    """Curriculum phases that had ended before this step; all of them where there is no curriculum."""
+    """Number of curriculum phases that ended before this step; 0 if there is no curriculum."""
     parameter_norm: float
-    """Root of the sum of all squared parameters, as they are evaluated."""
+    """Euclidean norm of all parameters, as used in evaluation."""
     losses: LossTable
 
     def without_histograms(self) -> "Evaluation":
-        """The same sums and counts."""
+        """Return the evaluation without the histograms of its losses."""
         return self.model_copy(update={"losses": self.losses.without_histograms()})
 
 
 class Provenance(Record):
-    """Which code, which libraries, which machine."""
+    """Code, library versions and machine that produced a result."""
 
     git_commit: str
-    """Commit of the source tree, "+changes" if it was dirty; the package version where there is no source tree."""
+    """Commit of the source tree, with "+changes" if it was dirty, or the package version if there is no source tree."""
     versions: dict[str, str]
     host: str
     device: str
 
 
 def source_commit() -> str:
-    """Commit of the source tree raycap runs from ("+changes" if it is dirty), or the version where no git tells one."""
+    """Return the commit of the source tree ("+changes" appended if dirty), or the package version if git has none."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
-        # Git reads nobody else's tree unless it is told that this one is meant.
+        # Git refuses a tree that another user owns, as in a container, unless it is listed in safe.directory.
         command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -133,17 +133,17 @@ def source_commit() -> str:
 
 
 class TrialResult(Record):
-    """Everything a finished trial leaves behind."""
+    """Result of a finished trial. Stored as result.json."""
 
     schema_version: int = SCHEMA_VERSION
     trial_id: str
     spec: TrialSpec
     populations: tuple[PopulationFacts, ...]
-    """The population; under fill the first and the second."""
+    """The population, or under fill the first and the second population."""
     parameters: ParameterCounts
     vocab_size: int
     num_steps: int
-    """Steps trained; fewer than planned after a plateau."""
+    """Number of steps trained; fewer than planned if training stopped early."""
     stop_reason: StopReason
     num_workers: int
     evaluations: tuple[Evaluation, ...]
@@ -151,65 +151,65 @@ class TrialResult(Record):
 
     @property
     def final(self) -> Evaluation:
-        """The evaluation at the last step."""
+        """Evaluation at the last step."""
         return self.evaluations[-1]
 
 
 class PlannedTrial(Record):
-    """A resolved trial and what is known of it before training; counted and computed, not measured."""
+    """A resolved trial with the numbers that are known before training."""
 
     trial_id: str
     label: str
-    """For people to read; nothing parses it."""
+    """Name for display only; it is never parsed."""
     coordinates: dict[str, Any]
-    """Dotted path -> value along the grid's axes."""
+    """Values of the grid's axes by dotted path."""
     spec: TrialSpec
     populations: tuple[PopulationFacts, ...]
     parameters: ParameterCounts
     dataset_bits: dict[str, float]
-    """Code length of all populations by selection scheme, under the sweep's first encoding scheme, for the headline kind."""
+    """Code length of all populations by selection scheme, for the headline kind under the first encoding scheme."""
     tokens: int
     steps: int
     tokens_exact: bool
-    """False where the token count (and steps, where length is in tokens) is estimated on part of the texts."""
+    """Whether `tokens` is exact. If not, it is estimated from a part of the texts, as are steps if they follow from it."""
     warnings: tuple[str, ...]
 
     def demanded_bits_per_param(self, selection: str) -> float:
-        """Code length over all parameters."""
+        """Return the code length under a selection scheme divided by the number of parameters."""
         return self.dataset_bits[selection] / self.parameters.total
 
 
 class SweepRecord(Record):
-    """What a sweep is: its spec, its question, and its trials in order. Stored as sweep.json."""
+    """Spec, question and planned trials of a sweep. Stored as sweep.json."""
 
     spec: SweepSpec
     question: str
     spec_yaml: str
-    """The sweep file as it was written, overrides not included."""
+    """Text of the sweep file, without overrides."""
     trials: tuple[PlannedTrial, ...]
 
 
 class RunRecord(Record):
-    """How the last run of a sweep that trained something went. Stored as run.json."""
+    """Duration of the last run of a sweep that trained a trial. Stored as run.json."""
 
     wall_seconds: float
     slots: int
-    """Trials that could run at once."""
+    """Number of trials that could run at the same time."""
 
 
 class Failure(Record):
-    """Why the last run of a trial failed. Stored as failure.json beside its checkpoints."""
+    """Failure of the last run of a trial. Stored as failure.json next to its checkpoints."""
 
     trial_id: str
     cause: str
-    """The root exception, type and message in one line."""
+    """Type and message of the root exception, in one line."""
     traceback: str
     step: int | None = None
-    """Steps it had done; None where nobody knows."""
+    """Number of steps done, or None if unknown."""
 
 
 def read_failure(data: bytes, trial_id: str) -> Failure:
-    """The failure of a trial from its failure.json. A damaged one still says that it failed."""
+    """Parse failure.json. If it is damaged, return a failure without details, since the trial failed all the same."""
     try:
         failure = Failure.model_validate_json(data)
     except ValidationError:
@@ -220,7 +220,7 @@ def read_failure(data: bytes, trial_id: str) -> Failure:
 
 
 class EarlierTrials(Record):
-    """Trials that an earlier run of a sweep asked for and the last one does not. Stored as earlier.json."""
+    """Trials of earlier runs of a sweep that the last run does not include. Stored as earlier.json."""
 
     labels: dict[str, str]
-    """By trial_id."""
+    """Labels by trial_id."""

@@ -1,4 +1,4 @@
-"""Two sweeps side by side: what differs, the ratio of their laws, and trials at the same coordinates."""
+"""Tests of the comparison of two sweeps: differing settings, ratios of laws, and trials at the same coordinates."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def other_analysis(record: SweepRecord, **changes: object) -> SweepRecord:
     return record.model_copy(update={"spec": spec})
 
 
-def test_ratios_specs_and_trials_are_set_side_by_side() -> None:
+def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
     one = sweep([12, 14, 16, 20], name="one")
     other = other_analysis(sweep([12, 16, 20, 24]), per_subject=False)
     both = SideBySide(analysed(one, 1.8), analysed(other, 1.5))
@@ -37,29 +37,29 @@ def test_ratios_specs_and_trials_are_set_side_by_side() -> None:
     assert trials[0][0] == one.trials[0].label
 
 
-def test_the_ratio_of_two_laws_has_an_interval_of_both() -> None:
+def test_the_interval_of_a_ratio_combines_those_of_both_laws() -> None:
     rng = np.random.default_rng(0)
     record = sweep([12, 14, 16, 20], seeds=(0, 1))
     noisy = {}
     for trial in record.trials:
         noisy |= {trial.trial_id: results(record, 1.8 * float(np.exp(0.05 * rng.standard_normal())))[trial.trial_id]}
     one, exact = analyse(record, RUN, measured(noisy), {}).law, analysed(record, 1.8).law
-    told = ratio(one, exact)
-    assert told.estimate == pytest.approx(1.8 / one.alpha.estimate)
-    assert np.log(told.high / told.low) == pytest.approx(np.log(one.alpha.high / one.alpha.low), rel=1e-3)
+    quotient = ratio(one, exact)
+    assert quotient.estimate == pytest.approx(1.8 / one.alpha.estimate)
+    assert np.log(quotient.high / quotient.low) == pytest.approx(np.log(one.alpha.high / one.alpha.low), rel=1e-3)
     assert np.isnan(ratio(one, analysed(sweep([12]), 1.8).law).low)
 
 
-def test_sweeps_that_share_nothing_can_be_compared() -> None:
+def test_sweeps_without_common_readings_and_trials_can_be_compared() -> None:
     one = analysed(sweep([12, 14, 16, 20], name="one"), 1.8)
     record = other_analysis(sweep([24]), schemes=(EncodingScheme.TWO_HOP_DOUBLE,), selections=(SelectionScheme.SET,))
     both = SideBySide(one, analyse(record, RUN, {}, {}))
     assert both.readings == []
     assert both.trials() == []
-    assert "0 trials are in both" in compare_html(both)
+    assert "0 trials" in compare_html(both)
 
 
-def test_the_page_is_whole_and_says_what_the_tables_say() -> None:
+def test_the_page_holds_every_table_and_is_self_contained() -> None:
     both = SideBySide(
         analysed(sweep([12, 14, 16, 20], name="<one>"[1:-1]), 1.8), analysed(sweep([12, 16, 20, 24]), 1.5)
     )

@@ -1,4 +1,4 @@
-"""Curves over training: asymptotes recovered or refused, verdicts by their rules, derivatives."""
+"""Tests of training curves: asymptotes that are recovered or refused, verdicts, gains and derivatives."""
 
 import numpy as np
 import pytest
@@ -16,22 +16,22 @@ def approach(end: float, tau: float, exposures: np.ndarray = EXPOSURES) -> np.nd
 
 @given(st.floats(1e3, 1e7), st.floats(5, 60))
 def test_an_exponential_approach_is_recovered(end: float, tau: float) -> None:
-    told = asymptote(EXPOSURES, approach(end, tau))
-    assert told.refused == ""
-    assert told.learned_bits.estimate == pytest.approx(end, rel=5e-3)
-    assert told.learned_bits.low <= end * (1 + 1e-3)
-    assert told.learned_bits.high >= end * (1 - 1e-3)
+    limit = asymptote(EXPOSURES, approach(end, tau))
+    assert limit.refused == ""
+    assert limit.learned_bits.estimate == pytest.approx(end, rel=5e-3)
+    assert limit.learned_bits.low <= end * (1 + 1e-3)
+    assert limit.learned_bits.high >= end * (1 - 1e-3)
 
 
-def test_the_interval_of_a_noisy_curve_holds_its_end_as_often_as_it_says() -> None:
+def test_intervals_of_noisy_curves_cover_the_asymptote_at_their_level() -> None:
     rng = np.random.default_rng(0)
     exposures = np.linspace(5, 100, 20)
-    held = []
+    covered = []
     for _ in range(300):
-        told = asymptote(exposures, approach(1e5, 30.0, exposures) + 1e3 * rng.standard_normal(20))
-        assert not told.refused
-        held.append(told.learned_bits.low <= 1e5 <= told.learned_bits.high)
-    assert 0.92 <= np.mean(held) <= 0.99
+        limit = asymptote(exposures, approach(1e5, 30.0, exposures) + 1e3 * rng.standard_normal(20))
+        assert not limit.refused
+        covered.append(limit.learned_bits.low <= 1e5 <= limit.learned_bits.high)
+    assert 0.92 <= np.mean(covered) <= 0.99
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def test_the_interval_of_a_noisy_curve_holds_its_end_as_often_as_it_says() -> No
         (1e5 + 1e5 * np.exp(-EXPOSURES / 10), "fall"),
     ],
 )
-def test_an_end_that_the_curve_does_not_tell_is_refused(learned: np.ndarray, why: str) -> None:
-    told = asymptote(EXPOSURES, learned)
-    assert why in told.refused
-    assert np.isnan(told.learned_bits.estimate)
+def test_asymptotes_that_the_curve_does_not_determine_are_refused(learned: np.ndarray, why: str) -> None:
+    limit = asymptote(EXPOSURES, learned)
+    assert why in limit.refused
+    assert np.isnan(limit.learned_bits.estimate)
 
 
 LOST = np.linspace(0.9, 0.5, 8)
@@ -64,23 +64,25 @@ LOST = np.linspace(0.9, 0.5, 8)
         (np.full(8, -1.0), np.full(8, 1.0), Convergence.STILL_LEARNING),
     ],
 )
-def test_verdicts_follow_their_rules(learned: np.ndarray, lost: np.ndarray, verdict: Convergence) -> None:
+def test_the_first_rule_that_holds_decides_the_verdict(
+    learned: np.ndarray, lost: np.ndarray, verdict: Convergence
+) -> None:
     assert convergence(EXPOSURES, learned, lost) is verdict
 
 
-def test_one_evaluation_tells_nothing_of_convergence() -> None:
+def test_convergence_is_unknown_without_an_evaluation_at_half_of_the_exposures() -> None:
     one = np.array([100.0])
     assert convergence(one, np.array([1e5]), np.array([0.5])) is Convergence.UNKNOWN
     late = np.array([80.0, 100.0])
     assert convergence(late, np.array([9e4, 1e5]), np.array([0.6, 0.5])) is Convergence.UNKNOWN
 
 
-def test_gain_is_of_the_last_doubling() -> None:
+def test_gain_is_the_share_of_the_last_doubling() -> None:
     exposures = np.array([10.0, 25.0, 100.0])
     learned = np.array([0.0, 40.0, 100.0])  # 70 at 50 exposures, halfway between 25 and 100 on a log scale
     assert gain(exposures, learned) == pytest.approx(0.3)
 
 
-def test_derivatives_are_per_doubling() -> None:
+def test_derivatives_are_per_doubling_of_exposures() -> None:
     loss = 8 - 0.75 * np.log2(EXPOSURES)
     assert derivative(EXPOSURES, loss) == pytest.approx(np.full(7, 0.75))

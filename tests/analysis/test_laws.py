@@ -1,4 +1,4 @@
-"""Laws recover what was planted, with intervals that mean what they say, and say so where there is no number."""
+"""Tests of laws: recovered parameters, coverage of intervals, arms, statuses and the files of the analysis."""
 
 import json
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ def planted(
     data: Sequence[float] = (1e9,),
     sharpness: float = 8.0,
 ) -> list[Point]:
-    """A cell for each size and amount of data; capacities are alpha P at the geometric mean of the sizes."""
-    middle = float(np.exp(np.log(SIZES).mean()))
+    """Points with a cell for each size and amount of data. Capacities are alpha P at the geometric mean of the sizes."""
+    centre = float(np.exp(np.log(SIZES).mean()))
     points = []
     for cell, (size, bits) in enumerate((size, bits) for bits in data for size in SIZES):
         shared = cell_noise * rng.standard_normal()
         for seed in range(seeds):
-            capacity = alpha * middle * (size / middle) ** gamma * np.exp(shared + noise * rng.standard_normal())
+            capacity = alpha * centre * (size / centre) ** gamma * np.exp(shared + noise * rng.standard_normal())
             learned = float((capacity**-sharpness + bits**-sharpness) ** (-1 / sharpness))
             points.append(Point(f"{cell}-{seed}", cell, size, learned, bits, learned < 0.9 * bits))
     return points
@@ -53,7 +53,7 @@ def test_an_exact_law_is_recovered_exactly() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "gamma", "sharpness"), [(2.0, 0.8, 8.0), (1.4, 1.1, 4.0), (3.5, 1.0, 20.0)])
-def test_where_data_run_out_the_law_bends_and_its_numbers_stay(alpha: float, gamma: float, sharpness: float) -> None:
+def test_the_power_law_is_recovered_with_exhausted_data(alpha: float, gamma: float, sharpness: float) -> None:
     rng = np.random.default_rng(0)
     data = (3e4 * alpha, 6e4 * alpha, 1e6 * alpha)
     points = planted(alpha, gamma, rng, noise=1e-4, data=data, sharpness=sharpness)
@@ -63,11 +63,11 @@ def test_where_data_run_out_the_law_bends_and_its_numbers_stay(alpha: float, gam
     assert power.gamma.estimate == pytest.approx(gamma, abs=2e-3)
     assert power.sharpness == pytest.approx(sharpness, rel=0.03)
     assert power.num_trials == len(points)
-    held = power.learned_bits(np.array([1e9]), 1e5)
-    assert held == pytest.approx([1e5])  # no model knows more than there is
+    limited = power.learned_bits(np.array([1e9]), 1e5)
+    assert limited == pytest.approx([1e5])  # learned bits never exceed the data
 
 
-def test_the_numbers_of_a_noisy_law_lie_in_its_intervals() -> None:
+def test_the_true_parameters_of_a_noisy_law_are_in_its_intervals() -> None:
     rng = np.random.default_rng(1)
     power = fit_law(planted(2.0, 0.8, rng, noise=0.02, data=(1e5, 1e9)), {}, rng=rng).power
     assert power.gamma.low < 0.8 < power.gamma.high
@@ -75,9 +75,9 @@ def test_the_numbers_of_a_noisy_law_lie_in_its_intervals() -> None:
     assert power.profile[0] < 0.8 < power.profile[1]
     assert power.noise == pytest.approx(0.02, rel=0.5)
     low, high = power.band(np.array([2e4, 8e4]), 1e9)
-    told = power.learned_bits(np.array([2e4, 8e4]), 1e9)
-    assert (low < told).all()
-    assert (told < high).all()
+    predicted = power.learned_bits(np.array([2e4, 8e4]), 1e9)
+    assert (low < predicted).all()
+    assert (predicted < high).all()
 
 
 def test_an_outlier_hardly_moves_a_law() -> None:
@@ -97,7 +97,7 @@ NOISY = {
 
 
 def coverage(num_sweeps: int, num_resamples: int, rng: np.random.Generator, **noisy: object) -> np.ndarray:
-    """How often, of some sweeps, the intervals of gamma (two ways), of the capacity and of alpha (of P^1) hold the truth."""
+    """Coverage of the intervals of gamma (bootstrap), of C / P0, of alpha and of gamma (profile) over random sweeps."""
     covered = []
     for _ in range(num_sweeps):
         power = fit_law(planted(2.0, 0.95, rng, **noisy), {}, rng=rng, num_resamples=num_resamples).power
@@ -106,12 +106,12 @@ def coverage(num_sweeps: int, num_resamples: int, rng: np.random.Generator, **no
         ).alpha
         truths = ((power.gamma, 0.95), (power.bits_per_param, 2.0), (alpha, 2.0))
         by_profile = power.profile[0] <= 0.95 <= power.profile[1]
-        covered.append([*(told.low <= truth <= told.high for told, truth in truths), by_profile])
+        covered.append([*(interval.low <= truth <= interval.high for interval, truth in truths), by_profile])
     return np.mean(covered, axis=0)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
-    """95 %, give or take three standard errors of 250 sweeps; the slow test is stricter, with more and all resamples."""
+def test_intervals_have_their_nominal_coverage() -> None:
+    """Coverage is 95 % within three standard errors of 250 sweeps. The slow test has more sweeps and all resamples."""
     shares = coverage(250, 400, np.random.default_rng(3), **NOISY["seeds and cells"])
     print(shares)
     assert ((shares >= 0.91) & (shares <= 0.99)).all(), shares
@@ -119,13 +119,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", NOISY)
-def test_intervals_of_4000_resamples_cover_the_truth_as_often_as_they_say(case: str) -> None:
+def test_intervals_of_4000_resamples_have_their_nominal_coverage(case: str) -> None:
     shares = coverage(500, 4_000, np.random.default_rng(4), **NOISY[case])
     print(case, shares)
     assert ((shares >= 0.93) & (shares <= 0.97)).all(), shares
 
 
-def test_arms_are_told_apart_from_one_another_and_from_the_size() -> None:
+def test_ratios_of_arms_are_adjusted_for_each_other_and_for_the_size() -> None:
     rng = np.random.default_rng(0)
     points = []
     for cell, (size, layers, tying) in enumerate(
@@ -144,8 +144,8 @@ def test_arms_are_told_apart_from_one_another_and_from_the_size() -> None:
         assert arm.ratio.high / arm.ratio.low < 1.06
 
 
-def test_arms_that_cannot_be_told_apart_are_not() -> None:
-    """Each size with an optimizer of its own says nothing of either."""
+def test_collinear_arms_have_no_ratio() -> None:
+    """Layers and optimizer vary together, so neither has an identifiable effect."""
     rng = np.random.default_rng(0)
     points = [
         Point(str(i), i, size, 2.0 * size, 1e9, True, {"layers": layers, "optimizer": optimizer})
@@ -156,7 +156,7 @@ def test_arms_that_cannot_be_told_apart_are_not() -> None:
     assert fit_law(points, {}, rng=rng).arms == ()
 
 
-def test_too_few_trials_have_no_interval_and_none_have_no_number() -> None:
+def test_few_trials_have_no_interval_and_no_trials_have_no_estimate() -> None:
     rng = np.random.default_rng(0)
 
     def law(*points: Point) -> Law:
@@ -180,26 +180,26 @@ def test_resamples_draw_cells_and_then_seeds_within_them() -> None:
     weights = cluster_weights(cells, 2_000, rng=np.random.default_rng(0))
     sizes = np.bincount(cells)
     of_cells = np.stack([weights[:, cells == cell].sum(1) for cell in range(3)], axis=1)
-    assert (of_cells % sizes == 0).all()  # a cell comes whole, as often as it is drawn
+    assert (of_cells % sizes == 0).all()  # a cell that is drawn c times contributes c times its number of trials
     assert ((of_cells / sizes).sum(1) == 3).all()
     assert weights.mean(0) == pytest.approx(np.ones(6), abs=0.1)
     assert (weights[:, 0] != weights[:, 2]).any()
 
 
-def test_one_step_refits_of_many_trials_have_the_spread_of_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond some hundred trials a resample is one Newton step; its spread is that of fits that were carried through."""
+def test_one_step_refits_of_many_trials_have_the_spread_of_full_refits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above EXACT_REFITS_UP_TO trials a refit is one Newton step. Its spread agrees with that of converged refits."""
     points = planted(2.0, 0.95, np.random.default_rng(0), noise=0.05, data=tuple(np.geomspace(8e4, 1e9, 30)))
     assert len(points) > fitting.EXACT_REFITS_UP_TO
     widths = []
-    for most in (fitting.EXACT_REFITS_UP_TO, len(points)):
-        monkeypatch.setattr(fitting, "EXACT_REFITS_UP_TO", most)
+    for limit in (fitting.EXACT_REFITS_UP_TO, len(points)):
+        monkeypatch.setattr(fitting, "EXACT_REFITS_UP_TO", limit)
         power = fit_law(points, {}, rng=np.random.default_rng(1), num_resamples=400).power
         widths.append((power.gamma.high - power.gamma.low, power.bits_per_param.high - power.bits_per_param.low))
     assert widths[0] == pytest.approx(widths[1], rel=0.06)
 
 
-def test_a_fit_is_where_its_objective_is_least() -> None:
-    """Gradients against central differences; 1e-5 balances rounding against curvature."""
+def test_a_fit_is_a_minimum_and_its_derivatives_are_right() -> None:
+    """Gradients are compared with central differences; a step of 1e-5 balances rounding and truncation errors."""
     rng = np.random.default_rng(0)
     x, h = rng.standard_normal(12), np.full(12, 11.0)
     arms = np.stack([np.ones(12), rng.integers(2, size=12)], axis=1)
@@ -208,17 +208,17 @@ def test_a_fit_is_where_its_objective_is_least() -> None:
     found = fit(problem)
     assert found.converged
     ones = np.ones(12)
-    for place in range(4):
-        nudge = np.zeros(4)
-        nudge[place] = 1e-5
-        more, less = (problem.objective(found.theta + sign * nudge, ones, found.noise) for sign in (1, -1))
+    for index in range(4):
+        step = np.zeros(4)
+        step[index] = 1e-5
+        more, less = (problem.objective(found.theta + sign * step, ones, found.noise) for sign in (1, -1))
         assert (more - less) / 2e-5 == pytest.approx(0.0, abs=1e-2)
-        slopes = problem.predict(found.theta)[1][:, place]
-        numeric = (problem.predict(found.theta + nudge)[0] - problem.predict(found.theta - nudge)[0]) / 2e-5
+        slopes = problem.predict(found.theta)[1][:, index]
+        numeric = (problem.predict(found.theta + step)[0] - problem.predict(found.theta - step)[0]) / 2e-5
         assert slopes == pytest.approx(numeric, abs=1e-6)
 
 
-def test_a_summary_holds_what_was_planted_and_says_what_is_missing() -> None:
+def test_a_summary_holds_the_planted_law_and_the_state_of_every_trial() -> None:
     record = sweep([12, 14, 16, 20])
     found = results(record, 1.8)
     failed, missing = record.trials[1].trial_id, record.trials[2].trial_id
@@ -244,7 +244,7 @@ def test_a_summary_holds_what_was_planted_and_says_what_is_missing() -> None:
     json.dumps(partial, allow_nan=False)
 
 
-def test_exhausted_trials_are_left_out_with_their_reason() -> None:
+def test_exhausted_trials_are_excluded_from_alpha_with_a_reason() -> None:
     record = sweep([12, 14, 16, 20])
     found = results(record, 1.8)
     big = record.trials[3]
@@ -255,7 +255,7 @@ def test_exhausted_trials_are_left_out_with_their_reason() -> None:
 
 
 @pytest.mark.parametrize("case", ["complete", "one", "none", "exhausted"])
-def test_every_file_is_made_whatever_has_finished(case: str) -> None:
+def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
     record = sweep([12, 14, 16, 20])
     found = results(record, 1.8)
     if case == "one":
@@ -267,12 +267,12 @@ def test_every_file_is_made_whatever_has_finished(case: str) -> None:
         found[big.trial_id] = results(record, big.demanded_bits_per_param("enumerate") * 0.999)[big.trial_id]
     failed = record.trials[1].trial_id
     failure = {failed: Failure(trial_id=failed, cause="Boom: <b>", traceback="")} if case == "one" else {}
-    made = files(analyse(record, RUN, measured(found), failure))
+    contents = files(analyse(record, RUN, measured(found), failure))
     drawn = draw(analyse(record, RUN, measured(found), failure))
     assert {"capacity", "exposures", "subjects"} <= set(drawn)
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
-    assert set(made) == {"summary.json", "capacity.parquet", "capacity.csv", "report.html"} | figures
-    html = made["report.html"].decode()
+    assert set(contents) == {"summary.json", "capacity.parquet", "capacity.csv", "report.html"} | figures
+    html = contents["report.html"].decode()
     assert html.count("data:image/svg+xml;base64,") == len(drawn)
     assert "http://" not in html.replace("http://www.w3.org", "")
     if case == "one":
@@ -281,4 +281,4 @@ def test_every_file_is_made_whatever_has_finished(case: str) -> None:
         assert "1.80 bits per parameter, 95 % interval [1.80, 1.80]" in html
     if case == "exhausted":
         assert "dataset exhausted" in html
-    assert made == files(analyse(record, RUN, measured(found), failure))  # the same records give the same files
+    assert contents == files(analyse(record, RUN, measured(found), failure))  # the same records give the same files

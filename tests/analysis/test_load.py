@@ -1,4 +1,4 @@
-"""raycap.load: a sweep's results in a notebook, without Ray and MLflow."""
+"""Tests of `raycap.load`, which gives notebooks a sweep's results without Ray and MLflow."""
 
 import re
 import shutil
@@ -23,19 +23,19 @@ ROOT = Path(__file__).parents[2]
 WIDTHS = [12, 14, 16]
 
 
-def sweep_at(folder: Path, kept: slice = slice(None)) -> tuple[SweepRecord, list[TrialResult]]:
-    """A sweep of six trials named grid, under runs/ of a folder, of which some results are there."""
+def sweep_at(folder: Path, stored: slice = slice(None)) -> tuple[SweepRecord, list[TrialResult]]:
+    """Store a sweep of six trials named grid, with some of their results, under runs/ of a folder."""
     record = planted.sweep(WIDTHS, seeds=(0, 1), name="grid")
     storage = Storage.at(f"{folder}/runs")
     storage.write("grid/sweep.json", record.model_dump_json())
     storage.write("grid/run.json", planted.RUN.model_dump_json())
-    results = list(planted.results(record, 1.8).values())[kept]
+    results = list(planted.results(record, 1.8).values())[stored]
     for result in results:
         storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json()))
     return record, results
 
 
-def test_the_five_lines_of_the_readme_are_true(tmp_path: Path) -> None:
+def test_the_notebook_example_of_the_readme_runs(tmp_path: Path) -> None:
     sweep_at(tmp_path)
     (lines,) = re.findall(r"```python\n(import raycap\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(list(filter(None, lines.splitlines()))) == 5
@@ -44,16 +44,14 @@ def test_the_five_lines_of_the_readme_are_true(tmp_path: Path) -> None:
         [sys.executable, "-c", f"{lines}{loaded}"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert run.returncode == 0, run.stderr
-    *shown, others = run.stdout.splitlines()
-    assert others == "[]"
+    *shown, heavy_modules = run.stdout.splitlines()
+    assert heavy_modules == "[]"
     rows = [line.split()[:2] for line in shown]
     assert all([str(width), "1.8"] in rows for width in WIDTHS)
     assert (tmp_path / "capacity.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copied_folder_is_a_sweep_of_its_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_at(tmp_path)
     shutil.copytree(tmp_path / "runs/grid", tmp_path / "runs/before [1]")
     (tmp_path / "runs/grid/summary.json").write_text("of grid")
@@ -72,12 +70,12 @@ def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
         sweep_in("foo://a/b")
 
 
-def test_importing_raycap_loads_nothing() -> None:
+def test_importing_raycap_imports_no_heavy_module() -> None:
     code = "import sys, raycap; print([m for m in ('numpy', 'pydantic', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "[]"
 
 
-def test_frames_hold_what_is_stored(tmp_path: Path) -> None:
+def test_frames_hold_the_stored_results(tmp_path: Path) -> None:
     record, results = sweep_at(tmp_path)
     sweep = raycap.load(tmp_path / "runs/grid")
     assert (sweep.name, len(sweep.trials), len(sweep.evaluations), len(sweep.laws)) == ("grid", 18, 36, 3)
@@ -100,23 +98,23 @@ def test_frames_hold_what_is_stored(tmp_path: Path) -> None:
     assert sweep.answer.startswith("1.80 bits per parameter")
 
 
-@pytest.mark.parametrize("there", [0, 1])
-def test_a_sweep_that_has_hardly_begun_can_be_read(tmp_path: Path, there: int) -> None:
-    record, _ = sweep_at(tmp_path, slice(there))
+@pytest.mark.parametrize("num_finished", [0, 1])
+def test_a_sweep_with_few_results_can_be_loaded(tmp_path: Path, num_finished: int) -> None:
+    record, _ = sweep_at(tmp_path, slice(num_finished))
     failed = record.trials[5].trial_id
     failure = Failure(trial_id=failed, cause="OSError: gone", traceback="")
     Storage.at(f"{tmp_path}/runs").write(failure_path(failed), failure.model_dump_json())
     sweep = raycap.load(f"{tmp_path}/runs/grid/")
     states = sweep.trials.drop_duplicates("trial_id")["state"].to_list()
-    assert states == ["finished"] * there + ["missing"] * (5 - there) + ["failed"]
-    assert sweep.trials["learned_bits"].isna().sum() == 3 * (6 - there)
-    assert len(sweep.evaluations) == 3 * 2 * there
+    assert states == ["finished"] * num_finished + ["missing"] * (5 - num_finished) + ["failed"]
+    assert sweep.trials["learned_bits"].isna().sum() == 3 * (6 - num_finished)
+    assert len(sweep.evaluations) == 3 * 2 * num_finished
     assert pd.api.types.is_float_dtype(sweep.trials["learned_bits"])
     assert sweep.figure("capacity").axes
-    assert f"{there} of 6 trials finished" in repr(sweep)
+    assert f"{num_finished} of 6 trials finished" in repr(sweep)
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_loading_names_the_missing_or_invalid_file_and_figure(tmp_path: Path) -> None:
     sweep_at(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"runs: not the folder of a sweep that has run \(it lacks sweep.json\)"
@@ -125,12 +123,10 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder nor a known URI"):
         raycap.load("nowhere://else/grid")
     sweep = raycap.load(tmp_path / "runs/grid")
-    with pytest.raises(ValueError, match="there is no figure 'capacities'; there are capacity, law, "):
+    with pytest.raises(ValueError, match=r"'capacities'.*capacity, law, "):
         sweep.figure("capacities")
-    with pytest.raises(ValueError, match="'phase_map' says nothing about grid"):
+    with pytest.raises(ValueError, match=r"'phase_map'.*grid"):
         sweep.figure("phase_map")
     (tmp_path / "runs/grid/run.json").write_text('{"slots": 1}')
-    with pytest.raises(
-        ValueError, match=r"grid/run.json: wall_seconds: Field required; run the sweep's spec once more"
-    ):
+    with pytest.raises(ValueError, match=r"grid/run.json: wall_seconds: "):
         raycap.load(tmp_path / "runs/grid")

@@ -1,4 +1,4 @@
-"""Arrays of many evaluations say what each evaluation's own table says, whatever trials they are joined with."""
+"""Tests of losses as arrays: they agree with the tables of each evaluation, however trials are joined."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SUBJECTS = ("birth_date", "employer", "parent", "child")
 
 @st.composite
 def rows(draw: st.DrawFn, kind: Kind, subject: str, part: Part, split: Split) -> LossRow:
-    """A row of which everything or a part was evaluated, losses with a mean and a spread."""
+    """Draw a row that was evaluated in full or on a sample, with a mean and a spread of losses."""
     num_texts = draw(st.integers(3, 1000))
     num_evaluated = draw(st.one_of(st.just(num_texts), st.integers(2, num_texts)))
     mean, spread = draw(st.floats(0, 20)), draw(st.floats(0, 5))
@@ -44,12 +44,12 @@ def loss_tables(draw: st.DrawFn) -> LossTable:
 
 
 def evaluation(losses: LossTable, step: int = 1) -> Evaluation:
-    told = dict.fromkeys(("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0)
-    return Evaluation(step=step, tokens=1, losses=losses, **told)
+    numbers = dict.fromkeys(("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0)
+    return Evaluation(step=step, tokens=1, losses=losses, **numbers)
 
 
 @given(loss_tables(), loss_tables())
-def test_columns_means_and_errors_are_those_of_the_tables(one: LossTable, other: LossTable) -> None:
+def test_columns_means_and_errors_agree_with_the_tables(one: LossTable, other: LossTable) -> None:
     other = LossTable(rows=tuple(b.model_copy(update={"num_texts": max(a.num_texts, b.num_evaluated)})
                                  for a, b in zip(one.rows, other.rows, strict=True)))  # fmt: skip
     one = LossTable(rows=tuple(a.model_copy(update={"num_texts": b.num_texts})
@@ -66,39 +66,39 @@ def test_columns_means_and_errors_are_those_of_the_tables(one: LossTable, other:
                     continue
                 means, errors = losses.mean_bits(columns), losses.standard_error_bits(columns)
                 assert means.tolist() == pytest.approx([table.mean_bits for table in selected])
-                told = [table.standard_error_bits for table in selected]
-                assert errors.tolist() == pytest.approx(told, abs=1e-6)
+                expected = [table.standard_error_bits for table in selected]
+                assert errors.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_trials_keep_their_own_numbers_however_they_are_joined() -> None:
-    """Trials with different numbers of evaluations, some missing: every row is of the trial it says."""
+def test_tables_keep_the_numbers_of_every_trial() -> None:
+    """Trials have different numbers of evaluations and one is missing. Every row belongs to its trial."""
     record = sweep([12, 14, 16, 20], seeds=(0, 1))
     found = {}
-    for place, trial in enumerate(record.trials):
-        result = results(record, 1.0 + 0.1 * place)[trial.trial_id]
-        if place % 2:
+    for index, trial in enumerate(record.trials):
+        result = results(record, 1.0 + 0.1 * index)[trial.trial_id]
+        if index % 2:
             result = result.model_copy(update={"evaluations": result.evaluations[1:]})
-        if place != 3:
-            found[place] = Measured.of(result)
-    made = tables(record.trials, found, AnalysisSpec())
+        if index != 3:
+            found[index] = Measured.of(result)
+    frames = tables(record.trials, found, AnalysisSpec())
     (block,) = joined(found)
     assert len(block[0]) == block[1].num_evaluations == sum(len(one.curve.step) for one in found.values())
-    finals = made.capacities.query("final and subject == 'total' and selection == 'enumerate'")
+    finals = frames.capacities.query("final and subject == 'total' and selection == 'enumerate'")
     assert finals["trial"].tolist() == sorted(found)
-    assert finals["bits_per_param"].tolist() == pytest.approx([1.0 + 0.1 * place for place in sorted(found)])
+    assert finals["bits_per_param"].tolist() == pytest.approx([1.0 + 0.1 * index for index in sorted(found)])
     assert [str(trial_id) for trial_id in finals["trial_id"]] == [record.trials[p].trial_id for p in sorted(found)]
-    assert made.trials["finished"].tolist() == [place in found for place in range(8)]
-    steps = {place: rows["step"].tolist() for place, rows in made.evaluations.groupby("trial")}
-    assert steps == {place: [100] if place % 2 else [10, 100] for place in found}
+    assert frames.trials["finished"].tolist() == [index in found for index in range(8)]
+    steps = {index: rows["step"].tolist() for index, rows in frames.evaluations.groupby("trial")}
+    assert steps == {index: [100] if index % 2 else [10, 100] for index in found}
 
 
-def test_cells_hold_all_seeds_and_nothing_else() -> None:
+def test_trials_of_one_cell_differ_only_in_their_seeds() -> None:
     record = sweep([12, 14], seeds=(0, 1, 2))
     of_cell = cells(record.trials)
     assert [of_cell[trial.trial_id] for trial in record.trials] == [0, 0, 0, 1, 1, 1]
 
 
-def test_what_was_measured_is_kept_whole() -> None:
+def test_measured_keeps_all_evaluations() -> None:
     record = sweep([12])
     (result,) = results(record, 1.8).values()
     (one,) = measured({result.trial_id: result}).values()

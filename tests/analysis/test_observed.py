@@ -1,4 +1,4 @@
-"""Observed accounting against results that the reference's own code computed."""
+"""Tests of observed accounting against 120 results that the reference's own code computed."""
 
 import json
 import math
@@ -21,7 +21,7 @@ SELECTIONS = {str(scheme): scheme for scheme in SelectionScheme} | {"optimal": S
 
 
 def population(raw: dict[str, Any]) -> PopulationFacts:
-    """The reference's profiles as a population of ours."""
+    """Convert the reference's profiles to the numbers of a population."""
     parts = list(zip(*(name.split() for name in raw["names"]), strict=True))
     pools = [tuple(dict.fromkeys(column)) for column in parts]
     names = [[pool.index(part) for part in column] for pool, column in zip(pools, parts, strict=True)]
@@ -38,14 +38,14 @@ def population(raw: dict[str, Any]) -> PopulationFacts:
 POPULATIONS = [population(raw) for raw in REFERENCE["profiles"]]
 
 
-def test_there_are_all_of_them() -> None:
+def test_the_data_hold_all_cases() -> None:
     assert len(CASES) == 120
     assert [p.relations for p in POPULATIONS] == [RELATIONS[:4], RELATIONS]
 
 
-@pytest.mark.parametrize("place", range(len(CASES)))
-def test_the_reference_is_met(place: int) -> None:
-    case = CASES[place]
+@pytest.mark.parametrize("index", range(len(CASES)))
+def test_each_case_agrees_with_the_reference(index: int) -> None:
+    case = CASES[index]
     facts = POPULATIONS[case["case"]]
     independent = case["scheme"] == "independent"
     scheme, selection = ENCODINGS[case["scheme"]], SELECTIONS[case["selection"]]
@@ -75,9 +75,9 @@ def test_the_reference_is_met(place: int) -> None:
         assert found == pytest.approx(expected, **close)
 
 
-def test_what_the_reference_cannot_read_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs the loss of each subject"):
+def test_readings_without_the_losses_or_values_they_need_are_refused() -> None:
+    with pytest.raises(ValueError, match="2-hop-double"):
         observed_parts(POPULATIONS[0], {}, 1, EncodingScheme.TWO_HOP_DOUBLE, SelectionScheme.SET, per_subject=False)
     unseen = POPULATIONS[0].model_copy(update={"observed": None})
-    with pytest.raises(ValueError, match="a population that was drawn"):
+    with pytest.raises(ValueError, match="observed accounting"):
         observed_entropies_bits(unseen, independent=False)

@@ -1,4 +1,4 @@
-"""The reference's eight capacity-limited one-hop cells (SCIENCE, T1), fed in as results."""
+"""Test of the accounting on the reference's eight capacity-limited one-hop cells (docs/science.md#reference-mistakes)."""
 
 import math
 
@@ -39,7 +39,7 @@ SET, ENUMERATE, INDEPENDENT = (Reading(EncodingScheme.OPTIMAL, selection) for se
 
 @pytest.fixture(scope="module")
 def record() -> SweepRecord:
-    """Untied, four layers, 3,000 tokens, heads of 16: parameters as the reference counts them."""
+    """A sweep of models with the reference's parameter counts: untied, four layers, 3,000 tokens."""
     spec = SweepSpec(name="reference", analysis=AnalysisSpec(per_subject=False))
     points = [
         GridPoint(
@@ -65,11 +65,11 @@ def embeddings(spec: TrialSpec) -> dict[str, int]:
 
 
 def results(record: SweepRecord) -> dict[str, TrialResult]:
-    """Only the mean loss is published: every subject has it."""
+    """Results in which every subject has the published mean loss; losses by subject are not published."""
     found = {}
     for trial, (_, params, nats) in zip(record.trials, CELLS, strict=True):
         assert trial.parameters.total == params
-        asked = question_set(trial.spec, trial.populations, *planted_keys(trial.spec, trial.populations))
+        questions = question_set(trial.spec, trial.populations, *planted_keys(trial.spec, trial.populations))
         bits = nats / math.log(2)
         rows = tuple(
             LossRow(
@@ -80,9 +80,11 @@ def results(record: SweepRecord) -> dict[str, TrialResult]:
                 num_evaluated=count,
                 num_texts=count,
             )
-            for (kind, subject, *_), count in zip(asked.keys, asked.num_texts, strict=True)
+            for (kind, subject, *_), count in zip(questions.keys, questions.num_texts, strict=True)
         )
-        told = dict.fromkeys(("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0)
+        numbers = dict.fromkeys(
+            ("exposures", "learning_rate", "train_loss_bits", "train_seconds", "parameter_norm"), 1.0
+        )
         found[trial.trial_id] = TrialResult(
             trial_id=trial.trial_id,
             spec=trial.spec,
@@ -92,13 +94,13 @@ def results(record: SweepRecord) -> dict[str, TrialResult]:
             num_steps=1,
             stop_reason=StopReason.LENGTH,
             num_workers=1,
-            evaluations=(Evaluation(step=1, tokens=1, losses=LossTable(rows=rows), **told),),
+            evaluations=(Evaluation(step=1, tokens=1, losses=LossTable(rows=rows), **numbers),),
             provenance=Provenance(git_commit="reference", versions={}, host="", device=""),
         )
     return found
 
 
-def test_the_published_cells_give_the_published_bits_per_parameter(record: SweepRecord) -> None:
+def test_published_losses_give_the_expected_bits_per_parameter(record: SweepRecord) -> None:
     measured = {trial_id: Measured.of(result) for trial_id, result in results(record).items()}
     analysis = analyse(record, RUN, measured, {})
     per_param = {reading: analysis.totals(reading, final=True)["bits_per_param"] for reading in analysis.laws}
@@ -116,5 +118,5 @@ def test_the_published_cells_give_the_published_bits_per_parameter(record: Sweep
         print(pair)
     for trend in comparison.trends:
         print(trend)
-    assert comparison.ahead == ENUMERATE  # ahead, as SCIENCE has it: the evidence of eight cells of one seed is weak
+    assert comparison.ahead == ENUMERATE  # not decided: the evidence of eight cells with one seed is weak
     assert np.isfinite(analysis.laws[ENUMERATE].alpha.low)

@@ -1,4 +1,4 @@
-"""Which reading fits: a planted one is found, an undecidable choice is left undecided, and simulated power says as much."""
+"""Tests of the comparison of readings and of simulated power, on synthetic results with a known true reading."""
 
 import json
 
@@ -43,16 +43,16 @@ from raycap.spec import (
     TrialSpec,
 )
 from raycap.spec.file import GridPoint, LoadedSweep
-from tests.support.planted import RUN
+from tests.support.planted import RUN, measured, results, sweep, table
 
 SET, ENUMERATE, INDEPENDENT = (Reading(EncodingScheme.OPTIMAL, selection) for selection in SelectionScheme)
 
 
-EVERY_NAME_CODE = AnalysisSpec()
+DEFAULT_ANALYSIS = AnalysisSpec()
 
 
 def planned(
-    analysis: AnalysisSpec = EVERY_NAME_CODE,
+    analysis: AnalysisSpec = DEFAULT_ANALYSIS,
     *,
     relations: tuple[int, ...] = (4,),
     people: tuple[int, ...] = (1000, 2000),
@@ -88,19 +88,19 @@ def planned(
     return SweepRecord(spec=spec, question="Which reading is planted?", spec_yaml="", trials=trials)
 
 
-def numbers(trials: tuple[PlannedTrial, ...]) -> np.ndarray:
-    of_cell = cells(trials)
-    return np.array([of_cell[trial.trial_id] for trial in trials])
+def cell_indices(trials: tuple[PlannedTrial, ...]) -> np.ndarray:
+    cell_of = cells(trials)
+    return np.array([cell_of[trial.trial_id] for trial in trials])
 
 
 def analysed(record: SweepRecord, truth: Truth, seed: int = 0) -> Analysis:
     spec = record.spec.analysis
-    found = plant(record.trials, truth, spec, numbers(record.trials), rng=np.random.default_rng(seed))
+    found = plant(record.trials, truth, spec, cell_indices(record.trials), rng=np.random.default_rng(seed))
     return analyse(record, RUN, {result.trial_id: Measured.of(result) for result in found}, {})
 
 
 @pytest.mark.parametrize("truth", [SET, ENUMERATE, INDEPENDENT], ids=str)
-def test_with_mixed_numbers_of_relations_the_true_code_for_names_is_found(truth: Reading) -> None:
+def test_varied_numbers_of_relations_identify_the_true_selection(truth: Reading) -> None:
     record = planned(relations=(0, 1, 4, 17))
     analysis = analysed(record, Truth(truth, 1.8, noise=0.03))
     comparison = analysis.comparison
@@ -115,9 +115,9 @@ def test_with_mixed_numbers_of_relations_the_true_code_for_names_is_found(truth:
 
 
 @pytest.mark.parametrize("truth", list(EncodingScheme))
-def test_the_true_encoding_of_two_hops_is_found(truth: EncodingScheme) -> None:
+def test_the_true_encoding_scheme_of_two_hops_has_the_best_score(truth: EncodingScheme) -> None:
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.ENUMERATE,))
-    # Sizes that each scheme's demand suits: every answer by itself is several times as much as each fact once.
+    # Larger models for the big hash, whose code length is several times that of the other schemes.
     widths = (20, 28, 36) if truth is EncodingScheme.TWO_HOP_BIG_HASH else (14, 18, 24)
     record = planned(analysis, relations=(2, 4, 8), people=(500, 1000), widths=widths, hops=(1, 2))
     comparison = analysed(record, Truth(Reading(truth, SelectionScheme.ENUMERATE), 1.5, noise=0.03)).comparison
@@ -125,7 +125,7 @@ def test_the_true_encoding_of_two_hops_is_found(truth: EncodingScheme) -> None:
     assert comparison.ahead == Reading(truth, SelectionScheme.ENUMERATE)
 
 
-def test_encodings_of_one_hop_questions_are_one_reading() -> None:
+def test_encoding_schemes_are_the_same_reading_for_one_hop_questions() -> None:
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.SET, SelectionScheme.ENUMERATE))
     comparison = analysed(planned(analysis), Truth(ENUMERATE, noise=0.05)).comparison
     assert set(comparison.readings) == {SET, ENUMERATE}
@@ -141,10 +141,8 @@ def test_too_few_cells_decide_nothing() -> None:
     assert comparison.pairs == ()
 
 
-def test_models_that_learned_nothing_decide_nothing() -> None:
-    """What names are worth no loss measured: models that know little else are no evidence for a code of names."""
-    from tests.support.planted import measured, results, sweep, table
-
+def test_ignorant_models_decide_nothing() -> None:
+    """The loss of names is not measured, so models that know little else are no evidence for a selection scheme."""
     record = sweep([12, 14, 16, 20, 24])
     found = {}
     for trial_id, result in results(record, 1.8).items():
@@ -157,9 +155,7 @@ def test_models_that_learned_nothing_decide_nothing() -> None:
     assert analysis.comparison.best is None
 
 
-def test_diverged_trials_enter_no_law_and_do_not_vote() -> None:
-    from tests.support.planted import measured, results, sweep, table
-
+def test_diverged_trials_enter_neither_laws_nor_comparison() -> None:
     record = sweep([12, 14, 16, 20, 24])
     found = results(record, 1.8)
     worst = record.trials[2]
@@ -171,16 +167,16 @@ def test_diverged_trials_enter_no_law_and_do_not_vote() -> None:
     assert analysis.law.num_trials == analysis.law.power.num_trials == analysis.comparison.num_trials == 4
 
 
-def test_exhausted_and_ignorant_trials_do_not_vote() -> None:
+def test_exhausted_and_ignorant_trials_do_not_enter_the_comparison() -> None:
     record = planned(relations=(0, 4, 17), widths=(10, 40))
     comparison = analysed(record, Truth(ENUMERATE, 2.0, noise=0.02)).comparison
     assert 0 < comparison.num_trials < len(record.trials)
 
 
-def test_a_calibration_tells_readings_apart_that_nothing_else_does() -> None:
-    """One population, so the codes of the list differ by a constant factor of bits/param but for their slope."""
+def test_a_calibration_separates_readings_that_differ_by_a_constant_factor() -> None:
+    """With a single population the two readings differ by a nearly constant factor of bits per parameter."""
 
-    def told(calibration: Calibration | None) -> float:
+    def score_difference(calibration: Calibration | None) -> float:
         analysis = AnalysisSpec(
             selections=(SelectionScheme.ENUMERATE, SelectionScheme.INDEPENDENT), calibration=calibration
         )
@@ -188,11 +184,11 @@ def test_a_calibration_tells_readings_apart_that_nothing_else_does() -> None:
         found = analysed(record, Truth(ENUMERATE, 2.0, noise=0.05))
         return found.comparison.scores_bits[ENUMERATE] - found.comparison.scores_bits[INDEPENDENT]
 
-    assert told(Calibration(bits_per_param=2.0, standard_error=0.02)) > told(None) + 1
+    assert score_difference(Calibration(bits_per_param=2.0, standard_error=0.02)) > score_difference(None) + 1
 
 
 def test_scores_are_densities_of_the_loss() -> None:
-    """Over all losses a trial might have had they add up to one, whatever the reading."""
+    """The density integrates to 1 over all losses of a trial, under every reading."""
     (trial,) = planned(people=(1000,), widths=(14,)).trials
     (curve,) = share_curves([trial], AnalysisSpec())
     params = np.append(np.geomspace(1e4, 2e4, 6), trial.parameters.total)
@@ -200,17 +196,17 @@ def test_scores_are_densities_of_the_loss() -> None:
     shares = np.geomspace(1e-3, 4, 4001)
     for reading in (SET, ENUMERATE):
         learned = curve.bits_at(reading, shares)
-        table = np.concatenate([np.tile(others, (len(shares), 1)), learned[:, None]], axis=1)
+        bits = np.concatenate([np.tile(others, (len(shares), 1)), learned[:, None]], axis=1)
         slopes = np.concatenate([np.ones((len(shares), 6)), curve.slope_bits(reading, shares)[:, None]], axis=1)
         data = np.append(others * 3, curve.learned_bits[reading][0])
         groups = np.array([0, 0, 0, 0, 0, 0, 1])
-        found = predictive_bits(table, data, slopes, params, groups, np.ones(table.shape, bool))
+        found = predictive_bits(bits, data, slopes, params, groups, np.ones(bits.shape, bool))
         density = np.exp2(found[:, -1])
         assert np.trapezoid(density, np.log(shares)) == pytest.approx(1.0, abs=0.05)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+def test_holm_does_not_lower_p_values_and_keeps_their_order(p_values: list[float]) -> None:
     p = np.array(p_values)
     corrected = holm(p)
     assert (corrected >= p).all()
@@ -218,23 +214,23 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]
     assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
 
 
-def test_holm_by_hand() -> None:
+def test_holm_agrees_with_a_worked_example() -> None:
     assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
 
 
-def test_a_paired_bootstrap_rejects_as_often_as_it_should() -> None:
+def test_the_paired_bootstrap_has_its_nominal_error_rate_and_coverage() -> None:
     rng = np.random.default_rng(0)
-    nothing = rng.standard_normal((1000, 12))
-    p_values, intervals = paired(nothing, rng=rng, num_resamples=500)
+    no_difference = rng.standard_normal((1000, 12))
+    p_values, intervals = paired(no_difference, rng=rng, num_resamples=500)
     assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.025)
     assert ((intervals[:, 0] < 0) & (intervals[:, 1] > 0)).mean() == pytest.approx(0.95, abs=0.03)
-    clear, _ = paired(nothing + 2.0, rng=rng, num_resamples=500)
+    clear, _ = paired(no_difference + 2.0, rng=rng, num_resamples=500)
     assert (clear < 0.05).mean() > 0.95
     same, _ = paired(np.zeros((1, 12)), rng=rng)
     assert same[0] == 1.0
 
 
-def test_stacking_gives_the_weight_to_what_predicts() -> None:
+def test_stacking_weights_readings_by_how_well_they_predict() -> None:
     rng = np.random.default_rng(0)
     good = rng.standard_normal(40)
     assert stacking(np.stack([good, good - 3])).tolist() == pytest.approx([1, 0], abs=1e-3)
@@ -243,8 +239,8 @@ def test_stacking_gives_the_weight_to_what_predicts() -> None:
 
 
 @pytest.mark.parametrize(("by_size", "verdict"), [(1.0, "better"), (-0.1, "undecided"), (None, "better")])
-def test_a_verdict_needs_whole_sizes_to_agree(by_size: float | None, verdict: str) -> None:
-    """A reading that wins on cells of known sizes, and loses where it must go from one size to another, is undecided."""
+def test_a_verdict_needs_the_same_sign_with_whole_sizes_left_out(by_size: float | None, verdict: str) -> None:
+    """A reading that predicts better for known sizes but worse for a new size is undecided."""
     rng = np.random.default_rng(0)
     by_cell = np.stack([3 + 0.1 * rng.standard_normal(12), np.zeros(12)])
     sizes = np.empty(0) if by_size is None else np.stack([np.full(12, by_size), np.zeros(12)])
@@ -252,48 +248,47 @@ def test_a_verdict_needs_whole_sizes_to_agree(by_size: float | None, verdict: st
     assert pair.p_value < 0.01
     assert pair.difference_bits.low > 0
     assert pair.verdict == verdict
-    (turned,) = judged((ENUMERATE, SET), by_cell[::-1], sizes[::-1], rng=rng)
-    assert turned.verdict == {"better": "worse"}.get(verdict, verdict)
-    assert best_of((pair,)) == best_of((turned,)) == (SET if verdict == "better" else None)
+    (swapped,) = judged((ENUMERATE, SET), by_cell[::-1], sizes[::-1], rng=rng)
+    assert swapped.verdict == {"better": "worse"}.get(verdict, verdict)
+    assert best_of((pair,)) == best_of((swapped,)) == (SET if verdict == "better" else None)
 
 
 def test_constancy_needs_an_interval_within_the_margin() -> None:
-    """An exponent of about 0 that is known badly is undecided, one that is known well is constant, 0.5 varies."""
+    """An exponent near 0 is constant with a narrow interval and undecided with a wide one. An exponent of 0.5 varies."""
 
-    def told(exponent: float, noise: float) -> Constancy:
+    def constancy(exponent: float, noise: float) -> Constancy:
         rng = np.random.default_rng(3)
         params = np.repeat(np.geomspace(1e4, 4e4, 6), 2)
-        bits = (
-            2e4 * (params / 1e4) ** (1 + exponent) * np.exp(noise * np.tile([1.0, -1.0], 6))
-        )  # the exponent comes out
+        # The noise is balanced within each size, so that the estimate is exact.
+        bits = 2e4 * (params / 1e4) ** (1 + exponent) * np.exp(noise * np.tile([1.0, -1.0], 6))
         evidence = Evidence(params, np.arange(12), {}, {SET: bits}, {SET: params * 9}, {SET: params})
         (trend,) = compare(evidence, rng=rng, num_resamples=100).trends
         return trend.constancy
 
-    assert told(0.0, 0.01) is Constancy.CONSTANT
-    assert told(0.0, 0.4) is Constancy.UNDECIDED
-    assert told(0.5, 0.05) is Constancy.VARIES
+    assert constancy(0.0, 0.01) is Constancy.CONSTANT
+    assert constancy(0.0, 0.4) is Constancy.UNDECIDED
+    assert constancy(0.5, 0.05) is Constancy.VARIES
 
 
-def test_readings_that_say_nothing_do_not_vote() -> None:
-    """Independent names of names alone: there is nothing they would be told of."""
+def test_readings_without_code_length_are_not_compared() -> None:
+    """Names alone have no bits if names are independent."""
     bits = {SET: np.array([2.0, 3.0]), ENUMERATE: np.array([3.0, 4.0]), INDEPENDENT: np.zeros(2)}
     distinct, same = distinct_readings(bits, {r: 2 * b for r, b in bits.items()})
     assert (distinct, same) == ([SET, ENUMERATE], {})
 
 
-def test_power_knows_of_a_calibration() -> None:
-    told = []
+def test_a_calibration_increases_power() -> None:
+    decided = []
     for calibration in (None, Calibration(bits_per_param=1.8, standard_error=0.02)):
         record = planned(AnalysisSpec(calibration=calibration))
         arguments = {"noise": 0.1, "bits_per_param": 1.8, "num_sweeps": 40, "rng": np.random.default_rng(0)}
-        told.append(simulate(record.trials, record.spec.analysis, **arguments).decided.sum())
-    assert told[1] > told[0]
+        decided.append(simulate(record.trials, record.spec.analysis, **arguments).decided.sum())
+    assert decided[1] > decided[0]
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
-def test_power_is_what_the_comparison_then_delivers(noise: float) -> None:
-    """Mixed R tells the codes for names apart, R = 4 alone does so less often (SCIENCE, 6)."""
+def test_simulated_power_agrees_with_the_comparison(noise: float) -> None:
+    """Varied R identifies the selection scheme more often than R = 4 alone (docs/science.md#power)."""
     mixed, alone = (planned(relations=relations) for relations in ((0, 1, 4, 17), (4,)))
     both = [
         simulate(
@@ -308,7 +303,7 @@ def test_power_is_what_the_comparison_then_delivers(noise: float) -> None:
     ]
     for power in both:
         assert power.readings == (SET, ENUMERATE, INDEPENDENT)
-        assert power.picked.sum(axis=1) == pytest.approx(np.ones(3))  # no sweep had too little to compare
+        assert power.picked.sum(axis=1) == pytest.approx(np.ones(3))  # every sweep had enough cells
         assert (power.decided <= np.diag(power.picked) + 1e-12).all()
         assert power.misled.max() <= 0.1
     right = [np.diag(power.picked) for power in both]
@@ -320,8 +315,8 @@ def test_power_is_what_the_comparison_then_delivers(noise: float) -> None:
 
 
 @pytest.mark.parametrize("bits_per_param", [0.7, 1.0, 1.2])
-def test_planted_losses_are_those_of_the_planted_bits(bits_per_param: float) -> None:
-    """The generator, read back by the accounting it does not use, gives what was planted, just above chance too."""
+def test_capacities_of_planted_losses_are_the_planted_bits(bits_per_param: float) -> None:
+    """The analysis recovers the bits per parameter from synthetic losses, also just above chance."""
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme))
     record = planned(analysis, relations=(2,), people=(300,), widths=(8, 10, 14), hops=(1, 2))
     for scheme in EncodingScheme:

@@ -1,4 +1,4 @@
-"""What lies in the storage is read or refused with its reason; nothing is dropped silently."""
+"""Tests of reading stored results: each is read, or refused with a reason and reported as an exclusion."""
 
 import json
 from pathlib import Path
@@ -48,20 +48,20 @@ BROKEN = {
     "no parameter counts": (lambda raw: raw.pop("parameters"), "parameters: field required"),
     "no parameters": (
         lambda raw: raw.update(parameters=dict.fromkeys(raw["parameters"], 0)),
-        "parameters: must be counted",
+        "parameters: must be positive",
     ),
     "NaN": (
         lambda raw: raw["evaluations"][1]["losses"]["rows"][0].update(sum_bits=float("nan")),
         "evaluations.1.losses.rows.0.sum_bits: input should be a finite number",
     ),
-    "no evaluation": (lambda raw: raw.update(evaluations=[]), "it holds no evaluation"),
+    "no evaluation": (lambda raw: raw.update(evaluations=[]), "evaluations: "),
     "losses of something else": (without_rows, "one_hop losses (answer) about birth_date of population 0 are missing"),
-    "an evaluation with less": (one_row_less, "step 10: other losses were measured"),
+    "an evaluation with less": (one_row_less, "step 10: "),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_result_is_told_with_its_reason(case: str) -> None:
+def test_a_broken_result_is_refused_with_its_field(case: str) -> None:
     raw = tree(one_result())
     breaks, reason = BROKEN[case]
     breaks(raw)
@@ -70,14 +70,14 @@ def test_a_broken_result_is_told_with_its_reason(case: str) -> None:
     assert reason in str(error.value)
 
 
-def test_text_that_is_no_result_is_told_too() -> None:
+def test_text_that_is_not_a_result_is_refused() -> None:
     for text in ("", "half a resu", "[]", "{}"):
         with pytest.raises(UnreadableResult):
             read_result(text)
 
 
 def two_hop_result(held_out: HeldOut, *, chained: bool) -> TrialResult:
-    """A planted result of one- and two-hop questions, whole."""
+    """A complete synthetic result of one- and two-hop questions."""
     (trial,) = sweep([16]).trials
     questions = QuestionsByShare(hops=(1, 2), held_out=held_out, chain_of_thought=chained)
     planned = trial.model_copy(update={"spec": trial.spec.model_copy(update={"questions": questions})})
@@ -87,7 +87,7 @@ def two_hop_result(held_out: HeldOut, *, chained: bool) -> TrialResult:
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "reason"),
     [
         (lambda row: row.split is Split.TUPLES, "two_hop losses (answer, tuples) about"),
         (lambda row: row.split is Split.FIRST_PEOPLE and row.subject == "child", "first_people) about child"),
@@ -95,8 +95,8 @@ def two_hop_result(held_out: HeldOut, *, chained: bool) -> TrialResult:
         (lambda row: row.kind is Kind.ONE_HOP and row.subject == "parent", "one_hop losses (answer) about parent"),
     ],
 )
-def test_what_a_spec_asks_for_must_have_been_measured(missing: Any, told: str) -> None:
-    result = two_hop_result(HeldOut(tuples=0.1, first_people=0.1), chained="chain" in told)
+def test_a_result_without_losses_that_its_spec_requires_is_refused(missing: Any, reason: str) -> None:
+    result = two_hop_result(HeldOut(tuples=0.1, first_people=0.1), chained="chain" in reason)
     assert read_result(result.model_dump_json()) == result
     evaluations = tuple(
         e.model_copy(update={"losses": LossTable(rows=tuple(row for row in e.losses.rows if not missing(row)))})
@@ -104,19 +104,19 @@ def test_what_a_spec_asks_for_must_have_been_measured(missing: Any, told: str) -
     )
     with pytest.raises(UnreadableResult) as error:
         read_result(result.model_copy(update={"evaluations": evaluations}).model_dump_json())
-    assert told in str(error.value)
+    assert reason in str(error.value)
     assert "missing" in str(error.value)
 
 
 @pytest.mark.parametrize("num_evaluated", [0, 1])
-def test_a_row_that_was_hardly_evaluated_is_told(num_evaluated: int) -> None:
+def test_a_row_with_fewer_than_two_evaluated_texts_is_refused(num_evaluated: int) -> None:
     raw = tree(one_result())
     raw["evaluations"][1]["losses"]["rows"][0]["num_evaluated"] = num_evaluated
-    with pytest.raises(UnreadableResult, match=f"{num_evaluated} of 1,000 texts were evaluated"):
+    with pytest.raises(UnreadableResult, match=f"{num_evaluated} of 1,000 texts"):
         read_result(json.dumps(raw))
 
 
-def test_a_result_in_the_place_of_another_trial_is_not_read_as_that_trials(tmp_path: Path) -> None:
+def test_a_result_of_another_trial_or_size_is_refused(tmp_path: Path) -> None:
     record = sweep([12, 16])
     storage = Storage.at(str(tmp_path))
     first, second = results(record, 1.8).values()
@@ -126,16 +126,18 @@ def test_a_result_in_the_place_of_another_trial_is_not_read_as_that_trials(tmp_p
     storage.write(result_path(second.trial_id), with_checksum(other.model_dump_json()))
     stored = read_stored(record.trials, storage)
     assert stored.measured == {}
-    assert f"it is the result of {second.trial_id}" in stored.unreadable[first.trial_id]
-    assert "but the plan counts" in stored.unreadable[second.trial_id]
+    assert stored.unreadable[first.trial_id].startswith("trial_id: ")
+    assert second.trial_id in stored.unreadable[first.trial_id]
+    assert stored.unreadable[second.trial_id].startswith("parameters: ")
+    assert f"{bigger.total:,}" in stored.unreadable[second.trial_id]
 
 
-def test_a_whole_result_is_read_as_it_was_written() -> None:
+def test_a_complete_result_is_read_unchanged() -> None:
     result = one_result()
     assert read_result(result.model_dump_json()) == result
 
 
-def test_an_unreadable_trial_is_an_exclusion_with_its_reason_wherever_one_looks(tmp_path: Path) -> None:
+def test_an_unreadable_trial_is_excluded_with_its_reason_in_law_summary_and_report(tmp_path: Path) -> None:
     record = sweep([12, 14, 16, 20, 24])
     storage = Storage.at(str(tmp_path))
     ids = [trial.trial_id for trial in record.trials]
@@ -155,9 +157,15 @@ def test_an_unreadable_trial_is_an_exclusion_with_its_reason_wherever_one_looks(
     analysis = analyse(record, RUN, stored.measured, stored.failures, stored.unreadable)
     assert list(analysis.law.excluded) == [ids[0]]
     assert "unreadable: schema version 1" in analysis.law.excluded[ids[0]]
-    told = summary(analysis)
-    assert [trial["state"] for trial in told["trials"]] == ["unreadable", "failed", "finished", "finished", "finished"]
-    assert told["laws"]["optimal"]["enumerate"]["num_trials"] == 3
-    html = report_html(analysis, told["trials"], "")
+    entries = summary(analysis)
+    assert [trial["state"] for trial in entries["trials"]] == [
+        "unreadable",
+        "failed",
+        "finished",
+        "finished",
+        "finished",
+    ]
+    assert entries["laws"]["optimal"]["enumerate"]["num_trials"] == 3
+    html = report_html(analysis, entries["trials"], "")
     assert "schema version 1" in html
     assert record.trials[0].label in html
