@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from raycap.cluster.cloud.document import Fault
 from raycap.cluster.cloud.groups import Cluster
-from raycap.cluster.resources import Machines, format_machines, need, workers_on
+from raycap.cluster.resources import Machines, describe_requirements, format_machines, workers_on
 from raycap.spec import ExecutionSpec, SweepSpec
 
 BUCKETS = ("s3", "gs", "gcs")
@@ -41,7 +41,7 @@ def fit_faults(cluster: Cluster, spec: SweepSpec) -> Iterator[Fault]:
     place = cluster.workers[0].place[:-1] if cluster.workers else ()
     yield cluster.document.fault(
         place,
-        f"must have room for a trial of {spec.name}: {need(spec.execution)}, "
+        f"must have room for a trial of {spec.name}: {describe_requirements(spec.execution)}, "
         f"but there may be {format_machines(machines_of(cluster))}, "
         f"{cluster.max_machines} machines in all: room for {workers:g} workers; take larger or more machines, or lower "
         "execution.num_workers, execution.cpus_per_worker or execution.gpus_per_worker",
