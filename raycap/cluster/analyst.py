@@ -49,6 +49,9 @@ class Analyst:
 
     def __init__(self, sweep_json: str) -> None:
         """Load MLflow, which takes seconds; call `open` before any other method."""
+        from raycap.tracking.environment import configure_mlflow
+
+        configure_mlflow()
         from raycap.tracking import tracker
 
         self._tracking = tracker

@@ -64,7 +64,8 @@ class EarlyStopping(FIFOScheduler):
             plateau = result["trained_share"] >= PLATEAU_MIN_TRAINED_SHARE and _on_plateau(*np.array(curve).T)
             if (exhausted and EarlyStop.EXHAUSTED in self._reasons) or (plateau and EarlyStop.PLATEAU in self._reasons):
                 send_signal(Signal.STOP, result["trial"])
-        return FIFOScheduler.CONTINUE
+        decision: str = FIFOScheduler.CONTINUE
+        return decision
 
 
 def _on_plateau(exposures: Floats, learned_bits: Floats) -> bool:

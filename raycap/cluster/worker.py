@@ -136,7 +136,8 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from raycap.cluster.data_stream import ray_rows
     from raycap.learner.checkpoints import Checkpoints
     from raycap.learner.evaluation import DivergedError
-    from raycap.learner.trial import WorkerContext, run_trials
+    from raycap.learner.replica import WorkerContext
+    from raycap.learner.trial import run_trials
 
     config: WorkerConfig = parameters["config"]
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}

@@ -57,13 +57,12 @@ class ReusingTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **controller_kwargs: Any) -> Result:
         # The original method creates an actor from TrainController and calls run() and get_result() on it. The class itself
-        # is an ordinary one whose run() is a coroutine, so it can run in this process. Two effects are lost: the
-        # environment variables for the controller's process, which this process has already, and the SIGINT handler, which
-        # Ray does not install here anyway because Tune runs the trial outside the main thread.
+        # is an ordinary one whose run() is a coroutine, so it can run in this process. Two steps are not needed then: passing
+        # environment variables to the controller, and the SIGINT handler, which Ray does not install in a Tune trial
+        # anyway, because it does not run in the main thread. The only argument that is replaced is the failure policy.
         controller_kwargs["failure_policy"] = RetryPolicy(self.run_config.failure_config, self._steps_done)
 
         async def run_controller() -> Result:
-            # The constructor needs a running event loop, so it is called in the coroutine.
             controller = _ReusingController(**controller_kwargs)
             await controller.run()
             return controller.get_result()
@@ -104,7 +103,7 @@ class _IdleWorkers:
         if state is None:
             return None
         try:
-            ray.get(state.sync_actor.reset.remote())  # the counter of barriers passed starts at 0 in each trial
+            ray.get(state.sync_actor.reset.remote())  # does nothing to an unused barrier, but fails if it is dead
             ray.get([worker.actor.__ray_ready__.remote() for worker in state.workers])
         except ray.exceptions.RayError:  # a process died while idle, for example because its machine was lost
             state.shutdown()  # the original shutdown: put() is given the original state, not an _IdleState
@@ -140,7 +139,7 @@ class _ReusedWorkers(WorkerGroup):
         builder = builder.with_workers(idle.workers).with_sync_actor(idle.sync_actor)
         for callback in self._callbacks:
             callback.before_worker_group_start(self._worker_group_context)
-        self._init_train_context(idle.workers, idle.sync_actor)  # the TrainContext of the new trial
+        self._init_train_context(idle.workers, idle.sync_actor)  # gives the workers the context of the new trial
         self._worker_group_state = builder.build()
         # Ray Train puts each worker into a replica group of its own. (These groups are unrelated to raycap's replicas.)
         self._replica_groups = [
