@@ -56,10 +56,10 @@ class ReusingTrainer(TorchTrainer):
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unneeded)]
 
     def _initialize_and_run_controller(self, **controller_kwargs: Any) -> Result:
-        # The original method creates an actor from TrainController and calls run() and get_result() on it. The class itself
-        # is an ordinary one whose run() is a coroutine, so it can run in this process. Two steps are not needed then: passing
-        # environment variables to the controller, and the SIGINT handler, which Ray does not install in a Tune trial
-        # anyway, because it does not run in the main thread. The only argument that is replaced is the failure policy.
+        # The original method creates an actor from TrainController and calls run() and get_result() on it. The class is an
+        # ordinary one whose run() is a coroutine, so it can also run in this process. Two steps of the original are not
+        # needed then: passing environment variables to the controller, and the SIGINT handler, which Ray does not install
+        # in a Tune trial anyway, because it does not run in the main thread. Only the failure policy is replaced.
         controller_kwargs["failure_policy"] = RetryPolicy(self.run_config.failure_config, self._steps_done)
 
         async def run_controller() -> Result:
