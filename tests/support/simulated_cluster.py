@@ -67,7 +67,7 @@ def autoscaling_cluster(*, max_workers: int, idle_minutes: float = 0.2) -> Itera
     """Start a head without CPUs and an autoscaler for machines with one CPU and one GPU each.
 
     Yields the environment of a process that starts sweeps on the head. Its home directory contains the configuration of the
-    cluster, as on a cluster of `ray up`, and an authentication token that the head requires. Unlike `start` and `shutdown` of
+    cluster, as on a cluster of `ray up`, and an authentication token that the head requires. Unlike the methods of
     `AutoscalingCluster`, this does not affect other Ray instances on this machine.
     """
     machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 200 * 2**20}, "node_config": {}}
