@@ -47,14 +47,14 @@ RAY_ENVIRONMENT = {
     # Number of idle worker processes that Ray keeps, so that the read task of the next trial finds one.
     "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
 }
-"""Environment variables of Ray, in the process that calls ray.init."""
+"""Environment variables of Ray and MLflow in the process that calls ray.init."""
 WORKER_ENVIRONMENT = RAY_ENVIRONMENT | {
     # Interval at which Ray Train's controller polls its workers (2 s by default); reports are delivered at polls.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Workers keep the working directory of the command, to which relative paths in a spec refer.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Environment variables of Ray's worker processes."""
+"""Environment variables in Ray's worker processes, which include the drivers of trials and the analyst."""
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,16 @@ class _IdleState(WorkerGroupState):
     """State of a worker group that has ended and whose processes are kept."""
 
     def shutdown(self) -> None:
-        """Do nothing, where the original kills the workers and the barrier and removes the placement group."""
+        """Do nothing. The original method kills the workers and the barrier, and removes the placement group."""
 
 
 class _IdleWorkers:
     """Holds the workers of the driver's last trial until the next trial takes them or `IDLE_TIMEOUT_S` is over.
 
     Idle workers keep their CPUs and GPUs reserved. They are released after the timeout so that other trials can be
-    scheduled, for example one that has lost its machine. All methods are thread-safe, because the timeout is a timer thread.
+    scheduled, for example one that has lost its machine. If the driver's process ends first, Ray kills the workers, because
+    the driver owns these actors, and `free_placement_groups` removes their placement group. All methods are thread-safe,
+    because the timeout runs in a timer thread.
     """
 
     def __init__(self) -> None:
