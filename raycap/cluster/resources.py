@@ -53,7 +53,7 @@ def concurrent_slots(execution: ExecutionSpec, paths: set[tuple[str, str]]) -> i
                 f"{name} {path} is a folder of one machine, but the cluster has or may start several; use file:///... for "
                 "a folder that all of them share" + ("" if name.endswith("profiles.path") else ", s3://... or gs://...")
             )
-    # Each worker must fit on one machine. The task that reads its rows is not counted, because it uses a part of the worker's
+    # Each worker must fit on one machine. The task that reads its rows is not counted, because it uses part of the worker's
     # CPUs (see READER_CPUS); Ray may place it on any machine.
     workers = max(workers_on(alive, execution), workers_on(possible, execution))
     slots = workers // execution.num_workers if math.isfinite(workers) else UNKNOWN_SLOTS
