@@ -13,7 +13,7 @@ from raycap.results import PlannedTrial
 from raycap.storage.progress import Event, TrialProgress
 from raycap.terminal.progress_table import RUNNING, WAITING, Line, render_progress
 
-REFRESH_INTERVAL_S = 0.5
+EVENT_POLL_INTERVAL_S = 0.5
 
 
 class ProgressDisplay:
@@ -55,7 +55,7 @@ class ProgressDisplay:
                 self._show(event)
             if last_round:
                 return
-            self._stopping.wait(REFRESH_INTERVAL_S)
+            self._stopping.wait(EVENT_POLL_INTERVAL_S)
 
     def _show(self, event: Event) -> None:
         line = self._lines.get(event.trial_id)
