@@ -57,7 +57,7 @@ def test_a_trial_pauses_when_the_budget_is_spent_and_resumes_later(
 @pytest.mark.slow
 def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The duration of the first trial predicts that the others take more than the remaining budget."""
-    three = ("trial.training.length={steps: 9000}", "grid.training.seed=[0, 1, 2]")  # training takes longer than starting
+    three = ("trial.training.length={steps: 9000}", "grid.training.seed=[0, 1, 2]")  # longer than their start
     began = time.monotonic()
     assert run(*three, "grid.training.seed=[7]") == 0
     alone = time.monotonic() - began
