@@ -44,12 +44,14 @@ def run(
     only_failed: bool = False,
     only: str | None = None,
     budget: Budget = UNBOUNDED,
+    cpu_only: bool = False,
     announce: Callable[[SweepRecord, Storage], None] = lambda sweep, storage: None,
 ) -> int:
     """Load, plan, run what is missing, analyse. `began` is when the command started, by time.monotonic().
 
     `only_failed` runs only trials whose last run failed, `only` those that such a list names. `announce` is called with
-    the planned sweep before anything is written. Returns the exit code; SpecError passes through.
+    the planned sweep before anything is written. `cpu_only` trains on the CPU even where the spec reserves GPUs, to check
+    the placement of trials without GPUs. Returns the exit code; SpecError passes through.
     """
     sweep, storage = prepare(spec, overrides)
     announce(sweep, storage)
@@ -70,7 +72,7 @@ def run(
         except OSError as error:
             raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
         num_finished = sum(state.what is TrialState.FINISHED for state in found.states.values())
-        job = Job(sweep, missing, num_finished, began, budget)
+        job = Job(sweep, missing, num_finished, began, budget, cpu_only)
         try:
             outcome = run_sweep(job, console)
         except CannotRunError as error:

@@ -1,4 +1,4 @@
-"""One Ray instance for the whole session; specs small enough to train in a second."""
+"""Environment variables and fixtures that all tests share, among them one Ray instance for the whole session."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each on two cores are many times slower
+from raycap.tracking.environment import configure_mlflow
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each are many times slower on two cores
 os.environ["HF_HUB_OFFLINE"] = "1"
+configure_mlflow()  # before any test module imports mlflow
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -26,5 +29,5 @@ def ray_instance() -> Iterator[None]:
 def shared_profiles() -> Path:
     path = SHARED_DATA / "profiles_1000_uniform_r17.parquet"
     if not path.exists():
-        pytest.skip("no test material beside the project")
+        pytest.skip(f"there is no test data at {path}")
     return path

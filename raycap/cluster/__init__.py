@@ -1,1 +1,1 @@
-"""Where it runs: the only code that imports ray."""
+"""Runs the trials of a sweep on Ray. No other package imports ray."""

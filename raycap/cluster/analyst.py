@@ -1,8 +1,9 @@
-"""The capacity-analysis actor: takes measurements as they are made, keeps the capacity table, refits, redraws, logs.
+"""The analyst, a Ray actor that collects results while trials run, refits the laws, redraws figures and logs to MLflow.
 
-What it writes is `analysis` applied to the stored results, so that `raycap report` gives the same files without Ray.
-Nobody waits for MLflow: what it is to be told goes through an outbox. Nobody waits for drawing either, which has its thread.
-The session imports this module before anything else runs, so what only the analyst needs is imported in it.
+The files it writes are the output of `raycap.analysis` for the stored results, so `raycap report` writes the same files
+without Ray. Calls from trials never block on MLflow, because records go through an outbox with a delivery thread, nor on
+figures, which are drawn in another thread. The session imports this module before it does anything else; modules that only
+the actor needs are therefore imported inside its methods.
 """
 
 import math
@@ -21,28 +22,36 @@ if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
 
 DRAWING_SHARE = 0.03
-"""At most this share of the time goes into redrawing while trials still run."""
-CLUSTER_TIMEOUT_S, INTERRUPTED_TIMEOUT_S, STALL_S = 10.0, 2.0, 20.0
-"""How long the end of a sweep waits for MLflow, and of one that was interrupted; how long `sync` waits for one answer."""
+"""Maximal share of the time spent on redrawing while trials run."""
+DELIVERY_TIMEOUT_S, INTERRUPTED_DELIVERY_TIMEOUT_S = 10.0, 2.0
+"""Time that the end of a sweep, and of an interrupted sweep, waits for MLflow."""
+STALL_TIMEOUT_S = 20.0
+"""Time that the end of a sweep and `sync` wait for the delivery of one record."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What has become of all that MLflow was to be told."""
+    """State of the records for MLflow at the end of a sweep."""
 
     num_points: int
-    """Metric points logged."""
+    """Number of metric points logged."""
     undelivered: int
-    """Operations that wait in the outbox's file."""
+    """Number of operations left in the outbox."""
     problems: tuple[str, ...]
-    """What could not be delivered, written or read, and what to do, a line each; for people."""
+    """Messages for the user: what could not be delivered, written or read, and what to do. One line each."""
 
 
 class Analyst:
-    """One per sweep; a Ray actor (AnalystActor) while trials run, a plain object where none has to."""
+    """Collects, analyses and logs the results of one sweep.
+
+    It is a Ray actor (`AnalystActor`) while trials run, and a plain object where no trial has to run.
+    """
 
     def __init__(self, sweep_json: str) -> None:
-        """`open` comes next. Loading MLflow takes seconds, in which the session goes on."""
+        """Load MLflow, which takes seconds; call `open` before any other method."""
+        from raycap.tracking.environment import configure_mlflow
+
+        configure_mlflow()
         from raycap.tracking import tracker
 
         self._tracking = tracker
@@ -56,22 +65,26 @@ class Analyst:
         self._undelivered, self._unwritten = 0, ""
 
     def open(self, slots: int) -> None:
-        """Read what finished or failed before, and make or find MLflow's experiment and runs, before trials begin, `slots`
-        at once. What MLflow lacks of it follows in the background.
+        """Read the results and failures of earlier runs, and find or create MLflow's experiment and runs.
 
-        Raises TrackingError if MLflow cannot be used. (Not done on construction: an actor that fails there dies without
-        saying why.)
+        `slots` is the number of trials that run at once. Records of earlier runs that MLflow lacks are delivered in the
+        background. This is not part of the constructor, because Ray does not report the cause when a constructor raises.
+
+        Raises:
+            TrackingError: MLflow cannot be used.
         """
         from raycap.analysis.stored import read_stored
         from raycap.tracking.outbox import Outbox
 
         self._slots = slots
-        self._progress.close()  # one of a run that was killed
+        self._progress.close()  # remove the file that a killed run left behind
         self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
         self._outbox = Outbox(self._storage, f"{self._sweep.spec.name}/outbox.json", self._tracker, self._planned)
-        if not self._storage.exists(f"{self._sweep.spec.name}/run.json"):  # whatever happens, `raycap report` works
+        if not self._storage.exists(
+            f"{self._sweep.spec.name}/run.json"
+        ):  # `raycap report` needs it, even after a crash
             self._write("run.json", self._run_so_far().model_dump_json())
         for trial_id in self._stored.measured:
             if known[trial_id] != "FINISHED":
@@ -82,18 +95,18 @@ class Analyst:
                 self._outbox.add("fail_trial", when_ms, trial_id=trial_id, cause=failure.cause)
 
     def start_trial(self, trial_id: str, afresh: bool) -> None:
-        """A trial is placed; `afresh` if there is no checkpoint that it goes on from."""
+        """Record that the workers of a trial run; `afresh` if it has no checkpoint to resume from."""
         self._outbox.add("start_trial", trial_id=trial_id, afresh=afresh)
         self._stored.failures.pop(trial_id, None)
-        self._tell(Event(trial_id, "started", time.time()))
+        self._add_event(Event(trial_id, "started", time.time()))
 
     def events(self, since: int) -> list[Event]:
-        """What has happened after the first `since` events. Asked often, which is when progress.json is written too."""
-        self._progress.flush()
+        """Return the events after the first `since` ones."""
+        self._progress.flush()  # callers poll this method, so progress.json is written regularly
         return self._events[since:]
 
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
-        """A trial was evaluated: log its losses and capacities."""
+        """Log the losses and capacities of one evaluation of a trial."""
         from raycap.analysis.measurements import Curve, Losses
         from raycap.tracking.metrics import trial_metrics
 
@@ -105,25 +118,27 @@ class Analyst:
         bits, speed = metrics["capacity/bits_per_param"], metrics["train/tokens_per_s"]
         loss = metrics[f"loss/{losses.kinds[-1]}_bits"]
         step, exposures = evaluation.step, evaluation.exposures
-        self._tell(Event(trial_id, "evaluated", time.time(), step, exposures, loss, bits, speed))
+        self._add_event(Event(trial_id, "evaluated", time.time(), step, exposures, loss, bits, speed))
 
     def record_result(self, result_json: str) -> None:
-        """A trial finished, and its result is stored: log it."""
+        """Log that a trial finished; its result is already stored."""
         from raycap.analysis.measurements import Measured
 
         measured = Measured.of(TrialResult.model_validate_json(result_json))
         self._stored.measured[measured.trial_id] = measured
         when_ms = self._written_ms(result_path(measured.trial_id))
         self._outbox.add("finish_trial", when_ms, trial_id=measured.trial_id)
-        self._tell(Event(measured.trial_id, "finished", time.time()))
+        self._add_event(Event(measured.trial_id, "finished", time.time()))
 
     def refresh(self) -> None:
-        """Refit the laws and redraw in the background, unless that was done a moment ago, or will be when the sweep is
-        concluded.
+        """Refit the laws and redraw the report in a background thread.
+
+        Does nothing while a drawing is in progress or took place recently (see `DRAWING_SHARE`), or once every trial has
+        ended, because `conclude` then draws the report.
         """
         stored = self._stored
-        over = len(stored.measured) + len(stored.failures) + len(stored.unreadable) == len(self._planned)
-        if over or self._drawing.is_alive() or time.monotonic() < self._next_drawing:
+        all_ended = len(stored.measured) + len(stored.failures) + len(stored.unreadable) == len(self._planned)
+        if all_ended or self._drawing.is_alive() or time.monotonic() < self._next_drawing:
             return
 
         def draw(run: RunRecord) -> None:
@@ -138,15 +153,16 @@ class Analyst:
         return RunRecord(wall_seconds=time.monotonic() - self._began, slots=self._slots)
 
     def record_failure(self, failure_json: str) -> None:
-        """A trial failed."""
+        """Log the failure of a trial."""
         failure = Failure.model_validate_json(failure_json)
         self._stored.failures[failure.trial_id] = failure
         self._outbox.add("fail_trial", trial_id=failure.trial_id, cause=failure.cause)
-        self._tell(Event(failure.trial_id, "failed", time.time()))
+        self._add_event(Event(failure.trial_id, "failed", time.time()))
 
-    def conclude(self, run_json: str, status: str, patience_s: float = CLUSTER_TIMEOUT_S) -> str:
-        """The sweep is over: write everything once more, and wait for MLflow at most `patience_s`. Returns the law as a
-        sentence.
+    def conclude(self, run_json: str, status: str, patience_s: float = DELIVERY_TIMEOUT_S) -> str:
+        """Write all files of the sweep for the last time and close MLflow's runs; return the law as a sentence.
+
+        `status` is the status of MLflow's parent run. Waits for MLflow for at most `patience_s` seconds.
         """
         from raycap.analysis.report import answer
 
@@ -159,43 +175,43 @@ class Analyst:
         return answer(analysis)
 
     def interrupt(self, run_json: str) -> None:
-        """The sweep is broken off: mark what was running KILLED, and draw nothing."""
+        """Close MLflow's runs of an interrupted sweep: running trials become KILLED. Draws no figures."""
         self._unwritten = ""
         self._write("run.json", run_json)
-        self._close("KILLED", INTERRUPTED_TIMEOUT_S)
+        self._close("KILLED", INTERRUPTED_DELIVERY_TIMEOUT_S)
 
     def status(self) -> str:
-        """MLflow's word for how far the sweep has come, by what is stored."""
+        """Return MLflow's run status for the sweep, given the stored results."""
         done = len(self._stored.measured) + len(self._stored.unreadable)
         if done + len(self._stored.failures) < len(self._planned):
             return "KILLED"
         return "FINISHED" if done == len(self._planned) else "FAILED"
 
     def delivery(self) -> Delivery:
-        """What has become of all that MLflow was to be told, after the end."""
+        """Return which records reached MLflow. Call it after `conclude` or `interrupt`."""
         outbox, folder = self._outbox, f"{self._sweep.spec.storage}/{self._sweep.spec.name}"
         problems = [self._unwritten, outbox.unread, outbox.unsaved]
         if self._undelivered:
-            what = "could not be kept" if outbox.unsaved else f"wait in {folder}/outbox.json"
-            why = f" ({outbox.trouble})" if outbox.trouble else ""
+            fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/outbox.json"
+            cause = f" ({outbox.trouble})" if outbox.trouble else ""
             problems.append(
-                f"{self._undelivered:,} records for MLflow {what}{why}. To deliver what is stored: raycap sync {folder}"
+                f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver them: raycap sync {folder}"
             )
         if outbox.refused:
             problems.append(
                 f"MLflow refused {len(outbox.refused):,} records, the first: {outbox.refused[0]}. "
-                f"To log what is stored once more: raycap sync {folder}"
+                f"To log the stored results again: raycap sync {folder}"
             )
         return Delivery(self._tracker.num_points, self._undelivered, tuple(filter(None, problems)))
 
-    def _tell(self, event: Event) -> None:
+    def _add_event(self, event: Event) -> None:
         self._events.append(event)
         self._progress.add(event)
 
     def _close(self, status: str, patience_s: float) -> None:
         self._progress.close()
         self._outbox.add("close", status=status)
-        self._undelivered = self._outbox.close(patience_s, STALL_S)
+        self._undelivered = self._outbox.close(patience_s, STALL_TIMEOUT_S)
 
     def _publish(self, run: RunRecord) -> "Analysis":
         from raycap.analysis.analyse import analyse
@@ -203,7 +219,8 @@ class Analyst:
         from raycap.tracking.metrics import description, law_metrics
 
         stored = self._stored
-        measured, failures = dict(stored.measured), dict(stored.failures)  # trials go on while this is drawn
+        # Copies: other calls may add results while this thread draws.
+        measured, failures = dict(stored.measured), dict(stored.failures)
         analysis = analyse(self._sweep, run, measured, failures, stored.unreadable)
         written = [name for name, content in files(analysis).items() if self._write(name, content)]
         self._outbox.add(
@@ -216,7 +233,7 @@ class Analyst:
         return analysis
 
     def _write(self, name: str, content: str | bytes) -> bool:
-        """Write a file of the sweep's folder, if the storage takes it. If it does not, that is told at the end."""
+        """Write a file into the sweep's folder; return whether the storage accepted it. `delivery` reports failures."""
         try:
             self._storage.write(f"{self._sweep.spec.name}/{name}", content)
         except OSError as error:
@@ -225,15 +242,19 @@ class Analyst:
         return True
 
     def _written_ms(self, path: str) -> int:
-        """When a file was written, in ms since the epoch: whoever asks, and how often, it is the same."""
+        """Return the modification time of a file, in ms since the epoch.
+
+        Records get this time, which does not depend on when they are logged, so logging them again creates no duplicates.
+        """
         info = self._storage.filesystem.get_file_info(self._storage.path(path))
         return (info.mtime_ns or time.time_ns()) // 1_000_000
 
 
 def sync(sweep: SweepRecord) -> Delivery:
-    """Tell MLflow what it lacks of a sweep that has run: all that is stored, and what waits in its outbox. Without Ray.
+    """Deliver to MLflow the stored results that it lacks and the contents of the outbox. Needs no Ray.
 
-    Raises TrackingError if MLflow cannot be used.
+    Raises:
+        TrackingError: MLflow cannot be used.
     """
     analyst = Analyst(sweep.model_dump_json())
     run_json = Storage.at(sweep.spec.storage).read_text(f"{sweep.spec.name}/run.json")
@@ -242,5 +263,5 @@ def sync(sweep: SweepRecord) -> Delivery:
     return analyst.delivery()
 
 
-# On the head, where a sqlite database is, and where nobody preempts it.
+# The actor runs on the head node: an SQLite database is a file of that node, and the head is not preempted.
 AnalystActor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(Analyst)

@@ -1,9 +1,9 @@
-"""Ray Data: the streams of training rows of one worker, seeded and resumable at any step.
+"""Streams the training rows of one worker through Ray Data, seeded and resumable at any step.
 
-Each worker reads streams of its own, one for each replica it trains, made in one long read task beside it: rank, world
-size and first step are arguments of the sources, so that a restart goes on exactly where the checkpoint was taken, and
-any number of workers sees the same texts. A row of the dataset is a whole step, with a column for each source, so Ray Data
-may cut and join blocks as it likes; they are large, since what costs time is handing blocks over.
+Each worker has its own dataset, which one long read task produces for all replicas that the worker trains. Rank, world size
+and first step are arguments of the sources. A restart therefore resumes exactly where the checkpoint was taken, and any
+number of workers sees the same texts. One row of the dataset is one training step, with two columns per source, so Ray Data
+may split and merge blocks without changing the batches. Blocks are large, because the cost is per block handed over.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,35 +19,37 @@ from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, chunks, deduplicate
 
 BLOCK_BYTES = 8 * 2**20
-BLOCKS_AHEAD = 2
+PREFETCHED_BLOCKS = 2
 
 
 class RowStream(Datasource):
-    """All rows of some sources from `start_step` to the end, in order."""
+    """Datasource of the rows of several sources, from `start_step` to the last step, in order."""
 
     def __init__(self, sources: tuple[RowSource, ...], start_step: int) -> None:
         super().__init__()
         self.sources, self.steps = sources, range(start_step, sources[0].num_steps)
 
     def estimate_inmemory_data_size(self) -> None:
-        """Unknown: given a size, Ray Data would cut the blocks of a single task into more and smaller ones."""
+        """Return None (unknown): given a size, Ray Data would split the blocks of the task into smaller ones."""
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        """One task, whatever the parallelism asked for: the order of the rows is part of the experiment."""
-        steps, shared = self.steps, ray.put(self.sources)  # populations are too large to travel inside the task
-        block_bytes = BLOCK_BYTES
+        """Return one task for any `parallelism`, because the order of the rows is part of the experiment."""
+        # Sources contain whole populations, which are too large to be pickled into the task.
+        steps, sources_ref = self.steps, ray.put(self.sources)
+        block_bytes = BLOCK_BYTES  # read here, since the task runs in another process
 
         def read() -> Iterable[Block]:
-            sources: tuple[RowSource, ...] = ray.get(shared)
+            sources: tuple[RowSource, ...] = ray.get(sources_ref)
             step_bytes = sum(source.rows(steps[:1]).cells.nbytes for source in sources)
             for chunk in chunks(steps, max(1, block_bytes // step_bytes)):
                 columns: dict[str, NDArray[np.integer]] = {}
-                for place, source in enumerate(sources):
+                for index, source in enumerate(sources):
                     rows, shape = source.rows(chunk), (len(chunk), source.rows_per_step)
-                    columns[f"cells {place}"] = rows.cells.view(np.uint8).reshape(*shape, -1)  # Arrow knows no cells
-                    columns[f"corpus {place}"] = rows.corpus.reshape(shape)
+                    # Arrow has no type for cells, a NumPy structured dtype, so they travel as bytes.
+                    columns[f"cells {index}"] = rows.cells.view(np.uint8).reshape(*shape, -1)
+                    columns[f"corpus {index}"] = rows.corpus.reshape(shape)
                 yield BlockAccessor.batch_to_arrow_block(columns)
 
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
@@ -55,7 +57,10 @@ class RowStream(Datasource):
 
 
 def ray_rows(sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float) -> Iterator[list[Rows]]:
-    """Each step's rows of every source, as rows_of gives them, but read ahead by a task of `num_cpus`."""
+    """Yield the rows of every source, step by step, as `raycap.tokens.rows.rows_of` does, from a Ray Data read task.
+
+    The task reserves `num_cpus` CPUs and reads ahead. Equal sources are read once and share their rows.
+    """
     if start_step >= sources[0].num_steps:
         return
     context = DataContext.get_current()
@@ -63,18 +68,18 @@ def ray_rows(sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float
     context.execution_options.preserve_order = True
     context.print_on_execution_start = False
     context.target_max_block_size = 4 * BLOCK_BYTES
-    read, place_of = deduplicate(sources)
+    distinct, index_of = deduplicate(sources)
     dataset = ray.data.read_datasource(
-        RowStream(read, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
+        RowStream(distinct, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
     )
     step = start_step
-    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=BLOCKS_AHEAD):
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=PREFETCHED_BLOCKS):
         columns = [
-            (block[f"cells {place}"].view(source.composers[0].dtype), block[f"corpus {place}"])
-            for place, source in enumerate(read)
+            (block[f"cells {index}"].view(source.composers[0].dtype), block[f"corpus {index}"])
+            for index, source in enumerate(distinct)
         ]
-        for number in range(len(columns[0][0])):
-            rows = [Rows(cells[number], corpus[number]) for cells, corpus in columns]
-            yield [rows[place] for place in place_of]
+        for offset in range(len(columns[0][0])):
+            rows = [Rows(cells[offset], corpus[offset]) for cells, corpus in columns]
+            yield [rows[index] for index in index_of]
             step += 1
-    assert step == sources[0].num_steps, f"the stream ended in step {step} of {sources[0].num_steps}"
+    assert step == sources[0].num_steps, f"the stream ended after step {step} of {sources[0].num_steps}"

@@ -1,8 +1,8 @@
-"""Early stop across trials: a Tune scheduler that ends trials which can no longer matter.
+"""A Ray Tune scheduler that ends trials early once more training cannot change their result.
 
-Workers report what every evaluation says, through Ray Train and the driver, to this scheduler; it lets every trial go on,
-but wishes the END of those that are done. Such a trial measures where it is, and leaves a result like any other, with its
-reason: nothing that it has learned is thrown away, as it would be if Tune killed it.
+Workers report the metrics of every evaluation through Ray Train and the driver to this scheduler. The scheduler never asks
+Tune to stop a trial, because Tune would kill it and its result would be lost. It sends `Signal.STOP` instead: the trial then
+evaluates, stores a result like any other, and records that it was stopped early.
 """
 
 from collections import defaultdict
@@ -20,16 +20,16 @@ from raycap.learner.signals import Signal
 from raycap.results import Evaluation, PlannedTrial
 from raycap.spec import AnalysisSpec, EarlyStop
 
-EXHAUSTED_BELOW = 0.01
-"""A trial that loses less than this share of its answers' entropy has learned its data."""
-PLATEAU_BELOW = 0.01
-"""A trial whose learned bits grew by less than this share while its exposures doubled has arrived."""
-PLATEAU_FROM = 0.25
-"""But not before this share of its length: many stand still for a while before they find out how facts are stored."""
+EXHAUSTED_LOST_SHARE = 0.01
+"""A trial is exhausted if its loss is below this share of the entropy of its answers: it has learned its data."""
+PLATEAU_GAIN = 0.01
+"""A trial is on a plateau if its learned bits grew by less than this share while its exposures doubled."""
+PLATEAU_MIN_TRAINED_SHARE = 0.25
+"""A plateau counts only after this share of the training: many trials pass through an early plateau."""
 
 
 def evaluation_metrics(planned: PlannedTrial, analysis: AnalysisSpec, evaluation: Evaluation) -> dict[str, Any]:
-    """What the scheduler must know of an evaluation."""
+    """Return the metrics of one evaluation that the scheduler needs."""
     losses = Losses.of(planned.spec, planned.populations, [evaluation])
     (learned,) = (
         capacity.learned_bits[0]
@@ -48,7 +48,7 @@ def evaluation_metrics(planned: PlannedTrial, analysis: AnalysisSpec, evaluation
 
 
 class EarlyStopping(FIFOScheduler):
-    """Ends trials for the reasons that are asked for."""
+    """FIFO scheduler that sends `Signal.STOP` to trials for the given reasons."""
 
     def __init__(self, reasons: tuple[EarlyStop, ...]) -> None:
         super().__init__()
@@ -56,17 +56,21 @@ class EarlyStopping(FIFOScheduler):
         self._curves: dict[str, list[tuple[float, float]]] = defaultdict(list)  # exposures, learned bits
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Note an evaluation; always CONTINUE, since trials end by themselves."""
+        """Record an evaluation. Always returns CONTINUE, since a signalled trial ends by itself."""
         if "learned_bits" in result:
             curve = self._curves[result["trial"]]
             curve.append((result["exposures"], result["learned_bits"]))
-            exhausted = result["lost_share"] < EXHAUSTED_BELOW
-            arrived = result["trained_share"] >= PLATEAU_FROM and _stands_still(*np.array(curve).T)
-            if (exhausted and EarlyStop.EXHAUSTED in self._reasons) or (arrived and EarlyStop.PLATEAU in self._reasons):
+            exhausted = result["lost_share"] < EXHAUSTED_LOST_SHARE
+            plateau = result["trained_share"] >= PLATEAU_MIN_TRAINED_SHARE and _on_plateau(*np.array(curve).T)
+            if (exhausted and EarlyStop.EXHAUSTED in self._reasons) or (plateau and EarlyStop.PLATEAU in self._reasons):
                 send_signal(Signal.STOP, result["trial"])
-        return FIFOScheduler.CONTINUE
+        decision: str = FIFOScheduler.CONTINUE
+        return decision
 
 
-def _stands_still(exposures: Floats, learned_bits: Floats) -> bool:
-    """Whether a doubling of exposures brought next to nothing, (E,) each; never where no doubling was seen."""
-    return bool(exposures[0] <= exposures[-1] / 2 and gain(exposures, learned_bits) < PLATEAU_BELOW)
+def _on_plateau(exposures: Floats, learned_bits: Floats) -> bool:
+    """Whether the last doubling of the exposures added almost no learned bits.
+
+    Both arrays have shape (E,), one element per evaluation. False if the evaluations do not span a doubling.
+    """
+    return bool(exposures[0] <= exposures[-1] / 2 and gain(exposures, learned_bits) < PLATEAU_GAIN)

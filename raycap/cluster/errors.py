@@ -1,17 +1,17 @@
-"""What it was that failed in a trial, below all wrappers."""
+"""Finds the original exception of a failed trial below the wrappers of Ray."""
 
 from collections.abc import Iterator
 
 
 class TrialError(RuntimeError):
-    """A trial that failed for a reason of its own and would fail again."""
+    """Raised for a trial that failed with an error that would occur again if the trial were retried."""
 
     after_step: int | None = None
     """Number of completed training steps, if training had started."""
 
     @classmethod
     def of(cls, error: str, after_step: int | None, traceback: str) -> "TrialError":
-        """As a worker tells of it: the cause, how far the trial was, and where in the code."""
+        """Build the error from a worker's record: its message, the last completed step, and its traceback as text."""
         self = cls(error)
         self.after_step = after_step
         self.add_note(traceback)
@@ -33,7 +33,7 @@ class TrainingError(Exception):
 
 
 def root_error(error: BaseException) -> BaseException:
-    """The exception that started it, below the wrappers of Ray Train and Ray."""
+    """Return the original exception below the wrappers of Ray Train and Ray."""
     *_, root = _causes(error)
     return root
 
@@ -60,11 +60,11 @@ def _is_runtime_error(error: BaseException) -> bool:
 
 
 def root_cause(error: BaseException) -> str:
-    """The same in one line: type and message."""
+    """Return the type and message of the original exception in one line."""
     root = root_error(error)
     if isinstance(root, TrialError):
         return str(root)
-    first, *others = f"{type(root).__name__}: {root}".splitlines() or [type(root).__name__]
-    # Ray says of every dead process that it is dead, and further below why.
-    why = [line.strip() for line in others if " because " in line]
-    return " ".join([first, *why[:1]])
+    first, *rest = f"{type(root).__name__}: {root}".splitlines() or [type(root).__name__]
+    # The first line of Ray's error for a dead process says only that it is dead; a later line contains the reason.
+    reasons = [line.strip() for line in rest if " because " in line]
+    return " ".join([first, *reasons[:1]])

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while trials run: a live table, or one line per event without a terminal."""
+"""Shows the progress of running trials: a live table on a terminal, one line per event elsewhere."""
 
 import threading
 import time
@@ -13,31 +13,31 @@ from raycap.results import PlannedTrial
 from raycap.storage.progress import Event, TrialProgress
 from raycap.terminal.progress_table import RUNNING, WAITING, Line, render_progress
 
-POLL_INTERVAL_S = 0.5
+EVENT_POLL_INTERVAL_S = 0.5
 
 
-class Progress:
-    """Follows the trials through the analyst, who hears of everything; `start` and `stop` it around the run."""
+class ProgressDisplay:
+    """Polls the analyst for events and displays them; call `start` before the trials run and `stop` after."""
 
     def __init__(self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle, console: Console) -> None:
-        """The trials that this run trains, and how many were finished before."""
+        """`trials` are those that this run trains; `num_finished` is the number that finished in earlier runs."""
         self._lines = {trial.trial_id: Line(trial, WAITING) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
         self._live = (
-            Live(console=console, refresh_per_second=2, get_renderable=self._board) if console.is_terminal else None
+            Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
         )
         self._num_seen = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="raycap-progress", daemon=True)
 
     def start(self) -> None:
-        """Begin to show."""
+        """Start the display and its polling thread."""
         if self._live:
             self._live.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Show what is still to be shown, and leave it standing."""
+        """Show the remaining events and stop. The last state stays on the terminal."""
         self._stopping.set()
         self._thread.join()
         if self._live:
@@ -45,38 +45,38 @@ class Progress:
 
     def _follow(self) -> None:
         while True:
-            last_round = self._stopping.is_set()
+            last_round = self._stopping.is_set()  # read before the events, so that none is missed
             try:
                 events: list[Event] = ray.get(self._analyst.events.remote(self._num_seen))
-            except ray.exceptions.RayError:  # without an analyst there is nothing to show; the session says why
+            except ray.exceptions.RayError:  # the analyst is dead; the session reports the cause
                 return
             self._num_seen += len(events)
             for event in events:
-                self._take(event)
+                self._show(event)
             if last_round:
                 return
-            self._stopping.wait(POLL_INTERVAL_S)
+            self._stopping.wait(EVENT_POLL_INTERVAL_S)
 
-    def _take(self, event: Event) -> None:
+    def _show(self, event: Event) -> None:
         line = self._lines.get(event.trial_id)
         if line is None:
             return
         progress = line.progress or TrialProgress(began=event.at)
         match event.what:
             case "started":
-                line, said = replace(line, state=RUNNING, progress=TrialProgress(began=event.at)), "started"
+                line, message = replace(line, state=RUNNING, progress=TrialProgress(began=event.at)), "started"
             case "evaluated":
                 line = replace(line, progress=progress.after(event))
-                said = (
+                message = (
                     f"{event.exposures:,.1f} exposures, loss {event.loss_bits:.2f} bits, "
                     f"{event.bits_per_param:.2f} bits/param, {event.tokens_per_s:,.0f} tokens/s"
                 )
             case _:
                 line = replace(line, state=event.what)
-                said = f"{event.what} after {max(0.0, event.at - progress.began):.0f} s"
+                message = f"{event.what} after {max(0.0, event.at - progress.began):.0f} s"
         self._lines[event.trial_id] = line
         if not self._live:
-            self._console.print(f"{event.trial_id} {line.trial.label}: {said}", soft_wrap=True)
+            self._console.print(f"{event.trial_id} {line.trial.label}: {message}", soft_wrap=True)
 
-    def _board(self) -> Group:
+    def _table(self) -> Group:
         return render_progress(list(self._lines.values()), time.time(), self._num_finished_before)

@@ -1,4 +1,4 @@
-"""What a trial needs against what the cluster has, or may ever have: refused with the arithmetic before anything waits."""
+"""Compares the resources of a trial with those of the cluster, and refuses trials that can never be scheduled."""
 
 import math
 import os
@@ -15,18 +15,19 @@ from raycap.errors import ResourceError
 from raycap.spec import ExecutionSpec
 
 CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
-"""`ray up` leaves its configuration in this file on the head of the clusters that it starts."""
-KUBERAY = "KUBERAY_GEN_RAY_START_CMD"
-"""Set in every container that KubeRay starts."""
-CLUSTER_TIMEOUT_S = 3.0
-"""How long a cluster may take to answer."""
+"""File in which `ray up` leaves the cluster's configuration on the head node."""
+KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
+"""Environment variable that is set in every container that KubeRay starts."""
+CONNECT_TIMEOUT_S = 3.0
+"""Time to wait for a connection to a cluster."""
 UNKNOWN_SLOTS = 32
-"""Trials at once where nobody knows how large the cluster may become; each that waits for room has a driver on the head."""
+"""Number of concurrent trials if the maximal size of the cluster is unknown. It is bounded because each trial, even while it
+waits for resources, has a driver process on the head node."""
 
 
 @dataclass(frozen=True)
 class Machines:
-    """So many machines alike."""
+    """A number of identical machines."""
 
     count: float
     cpus: float
@@ -36,27 +37,30 @@ class Machines:
         return f"{self.count:g} x {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
-def concurrent_slots(execution: ExecutionSpec, places: set[tuple[str, str]]) -> int:
-    """How many trials the connected cluster, as large as its autoscaler may make it, holds at once.
+def concurrent_slots(execution: ExecutionSpec, paths: set[tuple[str, str]]) -> int:
+    """Return how many trials run at once on the connected cluster, at the maximal size that its autoscaler allows.
 
-    `places` is what trials read and write, with the names of fields. Raises ResourceError, with the arithmetic, if one
-    trial can never fit, or if several machines would look for a place in folders of their own.
+    `paths` contains (field name, path or URI) of everything that trials read or write.
+
+    Raises:
+        ResourceError: No trial can ever be scheduled, or a path is a local folder although the cluster has several machines.
     """
     alive, possible = _machines_alive(), _machines_possible()
-    several = sum(machines.count for machines in alive) > 1 or possible
-    for name, place in sorted(places):
-        if "://" not in place and several:
+    several_machines = sum(machines.count for machines in alive) > 1 or possible
+    for name, path in sorted(paths):
+        if "://" not in path and several_machines:
             raise ResourceError(
-                f"{name} {place} is a folder of one machine, but the cluster has or may have several; use file:///... for "
-                "one that all of them share" + ("" if name.endswith("profiles.path") else ", s3://... or gs://...")
+                f"{name} {path} is a folder of one machine, but the cluster has or may start several; use file:///... for "
+                "a folder that all of them share" + ("" if name.endswith("profiles.path") else ", s3://... or gs://...")
             )
-    # A worker is on one machine; the reader of its rows takes a part of its CPUs and may be on any.
+    # Each worker must fit on one machine. The task that reads its rows is not counted, because it uses part of the worker's
+    # CPUs (see READER_CPUS); Ray may place it on any machine.
     workers = max(workers_on(alive, execution), workers_on(possible, execution))
     slots = workers // execution.num_workers if math.isfinite(workers) else UNKNOWN_SLOTS
     if slots < 1:
         raise ResourceError(
-            f"{need(execution)}, but the cluster has {format_machines(alive)}"
-            + (f", and may have {format_machines(possible)}" if possible else "")
+            f"{describe_requirements(execution)}, but the cluster has {format_machines(alive)}"
+            + (f", and may start {format_machines(possible)}" if possible else "")
             + f": room for {workers:g} workers; lower execution.num_workers, execution.cpus_per_worker or "
             "execution.gpus_per_worker"
         )
@@ -65,35 +69,35 @@ def concurrent_slots(execution: ExecutionSpec, places: set[tuple[str, str]]) -> 
 
 def _machines_alive() -> list[Machines]:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Machines(1, mine.get("CPU", 0.0), mine.get("GPU", 0.0)) for mine in resources]
+    return [Machines(1, node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in resources]
 
 
 def _machines_possible() -> list[Machines]:
-    """What an autoscaler may start; empty where there is none.
+    """Return the machines that an autoscaler may start; an empty list without an autoscaler.
 
-    Ray itself does not tell: on a cluster of `ray up` its configuration lies on the head. On Kubernetes all that is
-    known is that somebody scales; then nothing is refused, and a trial that never finds room waits.
+    Ray has no interface for this. On a cluster of `ray up`, the limits are read from its configuration on the head node. On
+    Kubernetes they are unknown and treated as infinite: no trial is refused, and one that cannot be scheduled waits.
     """
     if CLUSTER_HEAD_MARKER.expanduser().exists():
         config = YAML(typ="safe", pure=True).load(CLUSTER_HEAD_MARKER.expanduser().read_text(encoding="utf-8"))
         types = {
             name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]
         }
-        most = config.get("max_workers", math.inf)
+        limit = config.get("max_workers", math.inf)
         return [
             Machines(
-                min(kind.get("max_workers", most), most),
+                min(kind.get("max_workers", limit), limit),
                 *(kind.get("resources", {}).get(name, 0) for name in ("CPU", "GPU")),
             )
             for kind in types.values()
         ]
-    if KUBERAY in os.environ:
+    if KUBERAY_VARIABLE in os.environ:
         return [Machines(math.inf, math.inf, math.inf)]
     return []
 
 
-def need(execution: ExecutionSpec) -> str:
-    """What one trial takes, in words."""
+def describe_requirements(execution: ExecutionSpec) -> str:
+    """Return a sentence about the resources that one trial reserves."""
     workers, cpus, gpus = execution.num_workers, execution.cpus_per_worker, execution.gpus_per_worker
     return (
         f"one trial needs {workers} workers, each with {cpus:g} CPUs and {gpus:g} GPUs of one machine "
@@ -102,31 +106,34 @@ def need(execution: ExecutionSpec) -> str:
 
 
 def workers_on(machines: list[Machines], execution: ExecutionSpec) -> float:
-    """How many workers some machines hold."""
-    each = [(mine.count, execution.workers_on(mine.cpus, mine.gpus)) for mine in machines]
-    return sum(count * workers for count, workers in each if workers)  # an infinite number of none is none
+    """Return how many workers fit on the machines; `inf` if the number of machines is unknown."""
+    fits = [(group.count, execution.workers_on(group.cpus, group.gpus)) for group in machines]
+    return sum(count * workers for count, workers in fits if workers)  # without 0, since inf * 0 is NaN
 
 
 def format_machines(machines: list[Machines]) -> str:
-    """Machines in words, those alike together."""
-    alike: dict[tuple[float, float], float] = {}
-    for mine in machines:
-        alike[mine.cpus, mine.gpus] = alike.get((mine.cpus, mine.gpus), 0.0) + mine.count
-    return ", ".join(str(Machines(count, *sizes)) for sizes, count in alike.items()) or "no machines"
+    """Return a list of the machines as text, in which identical machines are counted together."""
+    count_of: dict[tuple[float, float], float] = {}
+    for group in machines:
+        count_of[group.cpus, group.gpus] = count_of.get((group.cpus, group.gpus), 0.0) + group.count
+    return ", ".join(str(Machines(count, *size)) for size, count in count_of.items()) or "no machines"
 
 
 def where_trials_run(environment: Mapping[str, str]) -> str:
-    """Where a sweep would run: on Ray of its own, or on a cluster. Raises OSError if that does not answer."""
+    """Return a description of the Ray instance that a sweep would use. Raises OSError if its cluster does not answer.
+
+    `environment` holds the environment variables of the sweep. The choice is that of `raycap.cluster.session.ray_session`.
+    """
     address = environment.get("RAY_ADDRESS", "")
     if address == "local" or not (address or CLUSTER_HEAD_MARKER.expanduser().exists()):
         return "this machine: a run starts Ray of its own"
     if address in ("", "auto"):
-        found = services.find_gcs_addresses()
-        if not found:
+        addresses = services.find_gcs_addresses()
+        if not addresses:
             raise OSError("no Ray runs on this machine")
-        address = sorted(found)[0]
+        address = sorted(addresses)[0]
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise OSError(f"{address!r} is not of the form host:port")
-    socket.create_connection((host, int(port)), CLUSTER_TIMEOUT_S).close()
+    socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
     return f"the cluster at {address}, which answers"

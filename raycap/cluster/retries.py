@@ -1,4 +1,4 @@
-"""When a trial is tried again after an error: not for ever, and not if it would only fail again."""
+"""Decides whether a trial is retried after an error."""
 
 import re
 from collections.abc import Callable
@@ -13,29 +13,36 @@ from raycap.cluster.errors import root_cause, root_error
 
 
 class RetryPolicy(DefaultFailurePolicy):
-    """Ray Train's policy, except that the same error twice at the same place ends it, and progress clears the count.
+    """Ray Train's default failure policy with three changes.
 
-    `steps_done` tells how far the checkpoints are: a trial that moves on between two errors may meet as many preemptions
-    as a week brings. One that finds no room waits for it: that it may ever have some was seen before it started.
+    - A trial that fails twice in a row with the same error at the same step is not retried.
+    - The failures are counted from 0 again whenever the checkpoints have advanced since the last failure, so any number of
+      preemptions is allowed as long as the trial makes progress.
+    - A timeout while the trial waits for resources does not count: `concurrent_slots` has checked that the cluster can
+      provide them.
+
+    `steps_done` returns the step of the last checkpoint (summed over the trials of a stack).
     """
 
     def __init__(self, failure_config: FailureConfig, steps_done: Callable[[], int]) -> None:
         super().__init__(failure_config)
         self._steps_done = steps_done
-        self._before: tuple[int, str] | None = None
+        self._last_failure: tuple[int, str] | None = None  # steps done, and the error
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """RETRY or RAISE."""
+        """Return RETRY or RAISE for one error."""
         if isinstance(getattr(training_failed_error, "controller_failure", None), WorkerGroupStartupTimeoutError):
-            return FailureDecision.RETRY  # there is no room yet: machines are on their way, or others still have it
-        steps, before = self._steps_done(), self._before
-        told = re.sub(r"0x[0-9a-f]+|\d+", "#", root_cause(training_failed_error))
-        self._before = (steps, told)
-        if before is not None and steps > before[0]:
-            self._worker_group_failures = 0
-        lost = isinstance(
-            root_error(training_failed_error), ActorDiedError
-        )  # whatever took it may leave the next alone
-        if isinstance(training_failed_error, WorkerGroupError) and not lost and self._before == before:
+            return FailureDecision.RETRY  # resources are still in use, or the autoscaler is starting machines
+        previous = self._last_failure
+        steps = self._steps_done()
+        # Numbers and addresses differ between two occurrences of the same error.
+        message = re.sub(r"0x[0-9a-f]+|\d+", "#", root_cause(training_failed_error))
+        self._last_failure = (steps, message)
+        if previous is not None and steps > previous[0]:
+            self._worker_group_failures = 0  # the count of DefaultFailurePolicy
+        # A dead process (preempted, killed, out of memory) is no error of the trial, so only the count limits it.
+        process_died = isinstance(root_error(training_failed_error), ActorDiedError)
+        repeated = self._last_failure == previous
+        if isinstance(training_failed_error, WorkerGroupError) and repeated and not process_died:
             return FailureDecision.RAISE
         return super().make_decision(training_failed_error)

@@ -1,4 +1,4 @@
-"""A sweep on Ray: start or join a cluster, run the missing trials under the analyst's eyes, and leave it in order."""
+"""Runs a sweep on Ray: starts or joins a cluster, runs the missing trials, and closes the sweep."""
 
 import logging
 import os
@@ -28,76 +28,87 @@ if TYPE_CHECKING:
     from raycap.cluster.trial_queue import TrialQueue
 
 
-EXIT_INTERRUPTED = 130
-QUIET = {
+SECOND_SIGNAL_EXIT_CODE = 130
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Nobody goes on from Tune's own notes, and all that it notes of a trial stays in memory.
+    # Tune writes a snapshot of its state once in 1e9 s, that is, never: raycap does not resume from it, and Tune keeps what
+    # it writes of each trial in memory.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # Ctrl-C is the session's: trials save before they go.
+    # The session handles Ctrl-C itself, so that trials save a checkpoint.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A trial is a dozen small processes; on two cores Ray would warn of each new one.
+    # Each trial has about a dozen small processes. With the default, the number of CPUs, Ray warns of each new one on
+    # small machines.
     "RAY_worker_maximum_startup_concurrency": "16",
-    # Ray remembers 100,000 tasks by default, dozens of every trial, in more memory than all else takes.
+    # Ray stores 100,000 task records by default, dozens per trial, which would be the largest part of the head's memory.
     "RAY_task_events_max_num_task_in_gcs": "5000",
-    # As many processes may stay though they are idle: the reader of the next trial's rows needs no start then.
+    # Number of idle worker processes that Ray keeps, so that the read task of the next trial finds one.
     "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
 }
-WORKER_ENVIRONMENT = QUIET | {
-    # Ray Train's controller looks at its workers this often; reports wait for it (2 s by default).
+"""Environment variables of Ray and MLflow in the process that calls ray.init."""
+WORKER_ENVIRONMENT = RAY_ENVIRONMENT | {
+    # Interval at which Ray Train's controller polls its workers (2 s by default); reports are delivered at polls.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Relative paths in a spec are relative to where the sweep was started.
+    # Workers keep the working directory of the command, to which relative paths in a spec refer.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+"""Environment variables in Ray's worker processes, which include the drivers of trials and the analyst."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A sweep, how far it has come, and what this run of it may spend."""
+    """One run of a sweep: the trials to run, the number already finished, and the budget."""
 
     sweep: SweepRecord
     missing: list[PlannedTrial]
     num_finished: int
     began: float
-    """When the command started, by time.monotonic(): the time of day may jump."""
+    """Start time of the command, from time.monotonic(), since the system clock may jump."""
     budget: Budget = UNBOUNDED
+    cpu_only: bool = False
+    """See `WorkerConfig.cpu_only`."""
 
     def run_until_now(self, slots: int) -> RunRecord:
-        """The record of this run, as if it ended here."""
+        """Return the record of this run up to now."""
         return RunRecord(wall_seconds=time.monotonic() - self.began, slots=slots)
 
 
 class Ending(StrEnum):
-    """How a run ended."""
+    """Reason for which a run ended."""
 
     OVER = "over"
-    """There was nothing left to do."""
+    """All trials finished or failed."""
     INTERRUPTED = "interrupted"
     BUDGET = "budget"
-    """It was spent."""
+    """The budget was spent."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run."""
+    """Outcome of a run."""
 
     law: str | None
-    """The law as a sentence; None if nobody could conclude, or nobody was asked to."""
+    """The law as a sentence; None after an interruption or if the analyst died."""
     ending: Ending = Ending.OVER
     problems: tuple[str, ...] = ()
-    """What MLflow or the storage lacks, and what to do, a line each."""
+    """Messages for the user: what MLflow or the storage lacks, and what to do. One line each."""
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray, quiet: the cluster RAY_ADDRESS names or whose head this is, else one of our own for as long as we run.
-    Raises CannotRunError if there is no such cluster.
+    """Connect to Ray for the duration of the context.
 
-    A session that is there already (tests, notebooks) is used and left alone.
+    Uses the first of these that exists: the connection that this process already has (as in tests and notebooks), which
+    stays open; the cluster at RAY_ADDRESS; the cluster of `ray up` if this machine is its head; a new local instance, which
+    ends with the context.
+
+    Raises:
+        CannotRunError: The cluster cannot be reached or used.
     """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    # Set before the import, because Ray reads some of these variables when it is imported.
+    os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if key not in os.environ})
     import ray
 
     from raycap.cluster.resources import CLUSTER_HEAD_MARKER
@@ -107,33 +118,37 @@ def ray_session() -> Iterator[None]:
         return
     on_head = CLUSTER_HEAD_MARKER.expanduser().exists()
     address = os.environ.get("RAY_ADDRESS") or ("auto" if on_head else "local")
-    # Without the dashboard's agent, trials that are killed leave their placement groups behind and retries hang.
-    own: dict[str, Any] = {"include_dashboard": True} if address == "local" else {}
-    # One machine is not preempted in parts; elsewhere the watcher of each trial is worth its process.
-    watcher = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"} if address == "local" else {}
-    if address == "local":  # inherited by every process: one that Ray has started in advance serves any purpose
-        os.environ.update(WORKER_ENVIRONMENT | watcher)
+    options: dict[str, Any]
+    if address == "local":
+        # All processes of a local instance inherit this process's environment. A runtime_env would do the same, but Ray
+        # could then not use the workers that it starts in advance. The preemption watcher, one process per trial, serves
+        # no purpose on a single machine.
+        os.environ.update(WORKER_ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"})
+        # Without the dashboard's agent, killed trials leave their placement groups behind and retries hang.
+        options = {"include_dashboard": True}
     else:
-        own["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
-        _use_token_where_asked(address)
+        options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+        _use_token_if_required(address)
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **own)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
     except ConnectionError as error:
         raise CannotRunError(
-            f"RAY_ADDRESS {address}: no Ray cluster can be reached there: {root_cause(error)}"
+            f"RAY_ADDRESS {address}: no Ray cluster can be reached at this address: {root_cause(error)}"
         ) from error
-    except (RuntimeError, ValueError) as error:  # as one of another Ray or another Python
-        told = " ".join(str(error).split())
-        raise CannotRunError(f"RAY_ADDRESS {address}: the Ray cluster there cannot be used: {told}") from error
+    except (RuntimeError, ValueError) as error:  # for example another version of Ray or Python
+        message = " ".join(str(error).split())
+        raise CannotRunError(f"RAY_ADDRESS {address}: the Ray cluster cannot be used: {message}") from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _use_token_where_asked(address: str) -> None:
-    """`ray start` asks for a token wherever its user has one, but `ray.init` of the same user does not show it by itself;
-    and a cluster without tokens cannot speak with one who uses them.
+def _use_token_if_required(address: str) -> None:
+    """Enable Ray's token authentication if the cluster requires it.
+
+    A cluster started by `ray start` requires a token if its user has one, but `ray.init` of the same user does not send it
+    by default. It cannot be enabled always: a cluster without authentication rejects connections that use a token.
     """
     import ray
     from ray._private.authentication import authentication_token_setup as authentication
@@ -144,14 +159,16 @@ def _use_token_where_asked(address: str) -> None:
     except ray.exceptions.AuthenticationError:
         authentication.logger.setLevel(logging.ERROR)
         authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    except Exception:  # that nobody is there is told by who connects
+    except Exception:  # ray.init connects to the same address and reports the error
         return
 
 
 def run_sweep(job: Job, console: Console) -> Outcome:
-    """Run the missing trials and bring the sweep's folder and MLflow up to date.
+    """Run the missing trials, then update the sweep's folder and MLflow. Ray is used only if trials are missing.
 
-    Raises TrackingError or ResourceError before any trial starts.
+    Raises:
+        TrackingError: MLflow cannot be used. Raised before any trial starts.
+        ResourceError: No trial can ever be scheduled. Raised before any trial starts.
     """
     if job.missing:
         with ray_session():
@@ -165,20 +182,20 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     return Outcome(law, problems=analyst.delivery().problems)
 
 
-def _places_read(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
-    """Files and folders that trials read, each with the name of the field that names it."""
-    found = set()
+def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
+    """Return (field name, path) of the files and folders that trials read."""
+    paths = set()
     for trial in trials:
         fill = trial.spec.fill
-        for name, part in (
+        for name, profiles in (
             ("profiles.path", trial.spec.profiles),
             ("fill.profiles.path", fill.profiles if fill else None),
         ):
-            if isinstance(part, ProfilesFromDisk):
-                found.add((name, part.path))
+            if isinstance(profiles, ProfilesFromDisk):
+                paths.add((name, profiles.path))
         if fill and isinstance(fill.parent, ParentModel):
-            found.add(("fill.parent.path", fill.parent.path))
-    return found
+            paths.add(("fill.parent.path", fill.parent.path))
+    return paths
 
 
 def _run_on_ray(job: Job, console: Console) -> Outcome:
@@ -186,40 +203,41 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
 
     from raycap.cluster.analyst import AnalystActor
 
-    sweep, place = job.sweep, job.sweep.spec.storage
-    analyst = AnalystActor.remote(sweep.model_dump_json())  # loads MLflow while we load Ray Tune
+    sweep, storage_uri = job.sweep, job.sweep.spec.storage
+    # The actor imports MLflow while this process imports Ray Tune; each takes seconds.
+    analyst = AnalystActor.remote(sweep.model_dump_json())
 
-    from raycap.cluster.progress import Progress
+    from raycap.cluster.progress import ProgressDisplay
     from raycap.cluster.resources import concurrent_slots
     from raycap.cluster.signals import clear_signals
     from raycap.cluster.trial_queue import TrialQueue, work_of
-    from raycap.cluster.tuner import record_failure, run_trials
+    from raycap.cluster.tuner import record_failure, run_queue
     from raycap.cluster.worker import WorkerConfig
 
-    storage, execution = Storage.at(place), sweep.spec.execution
-    slots = concurrent_slots(execution, {("storage", place)} | _places_read(job.missing))
+    storage, execution = Storage.at(storage_uri), sweep.spec.execution
+    slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
     opened = analyst.open.remote(slots)
-    config = WorkerConfig(execution, place, source_commit(), analyst, sweep.spec.analysis)
-    _unwrapped(opened)
-    # The longest first, so that no slot stands empty while the last one runs.
+    config = WorkerConfig(execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, cpu_only=job.cpu_only)
+    _get(opened)
+    # Longest trials first, so that fewer slots are idle while the last trial runs.
     ordered = sorted(job.missing, key=lambda trial: -work_of((trial,)))
-    found = {trial_id: checkpoint_steps(names) for trial_id, names in storage.folders("trials").items()}
-    done = {trial_id: steps[-1] for trial_id, steps in found.items() if steps}
+    checkpoints = {trial_id: checkpoint_steps(names) for trial_id, names in storage.folders("trials").items()}
+    steps_done = {trial_id: steps[-1] for trial_id, steps in checkpoints.items() if steps}
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
-    groups = replica_groups(ordered, execution.replicas, done)
+    groups = replica_groups(ordered, execution.replicas, steps_done)
     queue = TrialQueue(groups, spending)
-    progress = Progress(job.missing, job.num_finished, analyst, console)
+    progress = ProgressDisplay(job.missing, job.num_finished, analyst, console)
     progress.start()
     clear_signals()
-    with _signals_to(queue, console):
+    with _signal_handlers(queue, console):
         try:
-            causes = run_trials(queue, config, slots=slots)
+            causes = run_queue(queue, config, slots=slots)
         finally:
             progress.stop()
             clear_signals()
         left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
         for trial_id in left & set(causes):
-            if not storage.exists(failure_path(trial_id)):  # its driver could not tell any more
+            if not storage.exists(failure_path(trial_id)):  # the driver died before it could write it
                 record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)
         ending = Ending.OVER
         if left - set(causes):
@@ -230,7 +248,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
 
 
 def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
-    """Have the analyst write everything once more, and say what could not be written."""
+    """Let the analyst close the sweep, and return the outcome."""
     import ray
 
     try:
@@ -244,19 +262,19 @@ def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome
 
 
 @contextmanager
-def _signals_to(queue: "TrialQueue", console: Console) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM has trials save and leave; the second ends everything at once."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's alone
+def _signal_handlers(queue: "TrialQueue", console: Console) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM: the first one stops the queue, so that trials save; the second kills all processes."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
 
-    def heed(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         if queue.was_stopped:
-            _end_at_once()
+            _kill_all()
         queue.stop()
-        console.print("Stopping: trials save where they are. Once more ends everything at once.", style="yellow")
+        console.print("Stopping: trials save a checkpoint. Press Ctrl-C again to stop at once.", style="yellow")
 
-    previous = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -264,16 +282,16 @@ def _signals_to(queue: "TrialQueue", console: Console) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end_at_once() -> None:
-    """Leave without a word, and leave no process behind."""
+def _kill_all() -> None:
+    """Kill all child processes, and exit at once without cleaning up."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             child.kill()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(SECOND_SIGNAL_EXIT_CODE)
 
 
-def _unwrapped(reference: Any) -> Any:
-    """The value of a reference; a call that failed raises its own exception instead of Ray's wrapper."""
+def _get(reference: Any) -> Any:
+    """Return the value of a reference. If the call failed, raise its own exception instead of Ray's wrapper."""
     import ray
 
     try:
@@ -283,7 +301,7 @@ def _unwrapped(reference: Any) -> Any:
 
 
 def _last_run(sweep: SweepRecord) -> RunRecord | None:
-    """How the last run that trained something went; one that finds nothing to train leaves it standing."""
+    """Return the stored record of the last run that trained something, if any."""
     storage = Storage.at(sweep.spec.storage)
     path = f"{sweep.spec.name}/run.json"
     return RunRecord.model_validate_json(storage.read_text(path)) if storage.exists(path) else None

@@ -1,4 +1,4 @@
-"""Which group of trials Ray Tune runs next, and when it is over: at the end, on a signal, or when the budget is spent."""
+"""The queue of trial groups that Ray Tune runs, which ends when it is empty, stopped, or out of budget."""
 
 import time
 from collections import deque
@@ -13,99 +13,109 @@ from raycap.learner.signals import Signal
 from raycap.results import PlannedTrial
 
 GRACE_PERIOD_S = 5.0
-"""How long trials may take to save where they are; those that take longer go on from where they last saved."""
+"""Time that running trials have to save a checkpoint; slower ones are killed and resume from their previous checkpoint."""
 
 PLACED = "placed"
-"""What a Tune trial reports once its workers run."""
+"""Key that a Tune trial reports once its workers run."""
 
 TrialGroup = tuple[PlannedTrial, ...]
 
 
 def work_of(group: TrialGroup) -> float:
-    """What a group has to compute, about: parameters times tokens."""
+    """Return the approximate amount of computation of a group: parameters times tokens."""
     return sum(float(trial.parameters.total) * trial.tokens for trial in group)
 
 
 class TrialQueue(Searcher):
-    """Gives Tune one group after the other, as long as the budget allows and nobody asked to stop."""
+    """Search algorithm that suggests one group of trials after the other to Tune.
+
+    It stops suggesting when the budget is spent or `stop` has been called. All methods but `stop` run in Tune's event loop.
+    """
 
     def __init__(self, groups: list[TrialGroup], spending: Spending) -> None:
         super().__init__()
         self._waiting, self._spending = deque(groups), spending
         self._running: dict[str, TrialGroup] = {}
-        self._stop_asked = False
+        self._stop_requested = False
         self._paused_at: float | None = None
         self.stopped_by_budget = False
 
-    # --- what the session asks ---
+    # --- called by the session ---
 
     def stop(self) -> None:
-        """Have everybody save and leave. May be called in a signal handler: it only leaves word."""
-        self._stop_asked = True
+        """Request that all trials save a checkpoint and pause. Safe in a signal handler, since it only sets a flag."""
+        self._stop_requested = True
 
     @property
     def was_stopped(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._stop_asked
+        """Whether `stop` has been called."""
+        return self._stop_requested
 
-    # --- what Tune asks ---
+    # --- called by Tune ---
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Tune's own space of trials is empty: there is nothing to take from it."""
+        """Accept Tune's search space, which is empty and unused."""
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        """The first group that the budget allows; None to wait for one under way to tell how long they take."""
+        """Return the first waiting group that fits the budget, or FINISHED.
+
+        Returns None, which makes Tune ask again, while groups run: when one ends, the prediction of what fits may change.
+        """
         if self._paused_at is None:
             for group in self._waiting:
                 if self._spending.allows(work_of(group), time.monotonic()):
                     self._waiting.remove(group)
                     self._running[trial_id] = group
                     self._spending.wait(trial_id, work_of(group))
-                    return {"trials": [trial.model_dump_json() for trial in group]}  # what a Tune trial is given
+                    return {"trials": [trial.model_dump_json() for trial in group]}
             self.stopped_by_budget |= bool(self._waiting)
         return None if self._running else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A group tells of itself: that it has room, or, to the scheduler, of an evaluation."""
+        """Start the accounting of a group whose workers run. Reports of evaluations concern the scheduler only."""
         if PLACED in result:
             self._spending.start(trial_id, time.monotonic())
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A group is over, one way or another."""
+        """End the accounting of a group that finished, paused or failed."""
         self._running.pop(trial_id, None)
         done = not error and result is not None and bool(result.get("all_finished"))
         self._spending.finish(trial_id, time.monotonic(), done=done)
 
     def is_over(self) -> bool:
-        """Whether Tune is to stop whatever still runs. Tune asks ten times a second, so this is also where time is kept."""
+        """Whether Tune has to stop all trials.
+
+        Tune calls this about ten times per second, so the budget and the grace period are checked here. Trials are first
+        signalled to pause, and Tune kills those that still run after `GRACE_PERIOD_S`.
+        """
         now = time.monotonic()
         if self._paused_at is None:
             spent = self._spending.is_spent(now)
             self.stopped_by_budget |= spent
-            if not (spent or self._stop_asked):
+            if not (spent or self._stop_requested):
                 return False
             self._paused_at = now
             send_signal(Signal.PAUSE)
         return not self._running or now - self._paused_at > GRACE_PERIOD_S
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: what is finished is told by the storage."""
+        """Do nothing: the storage shows which trials are finished."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class StopWhenDone(Stopper):
-    """Stops everything once the queue is over."""
+    """Tune stopper that ends the run when the queue is over."""
 
     def __init__(self, queue: TrialQueue) -> None:
         self._queue = queue
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No trial is stopped alone."""
+        """Return False: no trial is stopped individually."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether everything stops."""
+        """Whether the whole run stops."""
         return self._queue.is_over()

@@ -1,6 +1,4 @@
-"""Ray Tune: one Tune trial per TrialSpec, or per stack of them, as many at once as the cluster holds, and only those that
-are not finished yet.
-"""
+"""Runs the unfinished trials with Ray Tune, one Tune trial per group of trials that train together."""
 
 import contextlib
 import io
@@ -17,7 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from raycap.cluster.errors import TrialError, completed_steps, root_cause
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import StopWhenDone, TrialQueue
-from raycap.cluster.worker import WorkerConfig, fit
+from raycap.cluster.worker import WorkerConfig, train_group
 from raycap.cluster.worker_reuse import free_placement_groups
 from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
@@ -26,15 +24,18 @@ from raycap.storage import Storage, failure_path, forget_checkpoints, result_pat
 from raycap.storage.checksum import verify_checksum, with_checksum
 
 
-def run_trials(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[str, str]:
-    """Run the groups of the queue, each trial to its result.json or failure.json, as long as the queue goes on.
+def run_queue(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[str, str]:
+    """Run the groups of the queue, at most `slots` at once, until the queue is over.
 
-    Returns causes of failure by trial_id, whether or not they could be written to a failure.json.
+    Each trial ends with a result.json or a failure.json, unless it was paused. Returns the causes of failure by trial_id,
+    including those that could not be written to a failure.json.
 
-    Drivers hold no CPU: with one each they could fill a small cluster and wait for ever for their own workers. One that
-    dies is started again up to max_failures times, and its trials go on from their checkpoints.
+    Drivers reserve no CPU. If each had one, the drivers could occupy all CPUs of a small cluster and wait for their own
+    workers for ever. A driver that dies is restarted up to `max_failures` times, and its trials resume from their
+    checkpoints.
     """
-    with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:  # Tune's own notes; relaunching never reads them
+    # Tune requires a folder for its state, which raycap never reads.
+    with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(
                 ray.tune.with_parameters(_drive_trials, config=config), {"node:__internal_head__": 0.001}
@@ -56,14 +57,13 @@ def run_trials(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[s
                 failure_config=ray.tune.FailureConfig(max_failures=config.execution.max_failures),
             ),
         )
-        logging.getLogger("ray.tune").setLevel(
-            logging.CRITICAL
-        )  # it logs every driver that dies; failures are told at the end
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune talks whatever its verbosity; Progress says it better
+        # Tune logs every driver that dies; the sweep lists failures at its end.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints even with verbose=0
             try:
                 grid = tuner.fit()
             finally:
-                free_placement_groups(of_the_dead=False)
+                free_placement_groups(dead_drivers_only=False)
         causes: dict[str, str] = {}
         for outcome in grid:
             if outcome.error is not None:
@@ -77,23 +77,28 @@ def run_trials(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[s
 def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:
     if not execution.early_stop:
         return FIFOScheduler()
-    from raycap.cluster.early_stopping import EarlyStopping  # loads what reads losses
+    from raycap.cluster.early_stopping import EarlyStopping  # imports raycap.analysis
 
     return EarlyStopping(execution.early_stop)
 
 
 def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str, Any]:
-    """The Tune trial: train, then write every result.json last. What fails is told, not raised: it would not help to try
-    again what Ray Train has tried often enough.
+    """Train a group of trials and store their results; the function of a Tune trial.
+
+    A result.json is the last file that is written for a trial. Failures are recorded, not raised: Ray Train has already
+    retried them (see `RetryPolicy`), so Tune must not retry them once more.
+
+    Returns:
+        `causes`, the failures by trial_id, and `all_finished`, whether every trial of the group has a result.
     """
     storage, analyst = Storage.at(config.storage), config.analyst
     causes: dict[str, str] = {}
-    asked = tuple(map(PlannedTrial.model_validate_json, parameters["trials"]))
-    # A driver before this one may have been killed between its results.
-    done = {trial.trial_id for trial in asked if storage.exists(result_path(trial.trial_id))}
+    group = tuple(map(PlannedTrial.model_validate_json, parameters["trials"]))
+    # An earlier driver of the group may have been killed after it wrote some of the results.
+    done = {trial.trial_id for trial in group if storage.exists(result_path(trial.trial_id))}
     for trial_id in done:
         analyst.record_result.remote(verify_checksum(storage.read(result_path(trial_id))))
-    trials = tuple(trial for trial in asked if trial.trial_id not in done)
+    trials = tuple(trial for trial in group if trial.trial_id not in done)
     if not trials:
         return {"causes": causes, "all_finished": True}
 
@@ -105,7 +110,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-        outcomes = fit(trials, config)
+        outcomes = train_group(trials, config)
     except Exception as error:
         for trial in trials:
             fail(trial.trial_id, error)
@@ -117,9 +122,8 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
         try:
             storage.write(result_path(trial_id), with_checksum(outcome.model_dump_json(indent=1)))
             forget_checkpoints(storage, trial_id)
-        except (
-            OSError
-        ) as error:  # a full disk: the checkpoint of the last step stays, and has all that the result needs
+        except OSError as error:
+            # For example a full disk. The checkpoint of the last step remains, from which a later run writes the result.
             fail(trial_id, error)
             continue
         analyst.record_result.remote(outcome.model_dump_json())
@@ -128,7 +132,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
 
 
 def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle) -> Failure:
-    """Write a trial's failure.json, if the storage still takes it, and tell the analyst."""
+    """Write a trial's failure.json, if the storage can still be written, and report the failure to the analyst."""
     failure = Failure(
         trial_id=trial_id,
         cause=root_cause(error),
@@ -137,6 +141,6 @@ def record_failure(storage: Storage, trial_id: str, error: BaseException, analys
     )
     with contextlib.suppress(OSError):
         storage.write(failure_path(trial_id), failure.model_dump_json(indent=1))
-    with contextlib.suppress(ray.exceptions.RayError):  # without an analyst the others go on all the same
+    with contextlib.suppress(ray.exceptions.RayError):  # other trials continue if the analyst is dead
         ray.get(analyst.record_failure.remote(failure.model_dump_json()))
     return failure

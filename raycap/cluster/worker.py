@@ -1,9 +1,8 @@
-"""Ray Train: the TorchTrainer of one trial, or of a group of them, and what each of its workers does.
+"""Trains one trial, or a group of trials as one stack, on Ray Train workers.
 
-The driver and the controller of every trial import this module too, so what only a worker needs is imported in it.
+The drivers of all trials import this module too, so modules that only a worker needs are imported inside its function.
 """
 
-import os
 import platform
 import traceback
 from collections.abc import Callable
@@ -28,63 +27,72 @@ from raycap.spec import AnalysisSpec, ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
 
 CONTROLLER_FAILURE_LIMIT = 10
-PRETEND_GPUS = "RAYCAP_PRETEND_GPUS"
-"""Where this is set in the environment, GPUs are Ray's word alone, and trials that take them train on the CPU: to rehearse
-where a cluster would place them."""
+"""Number of errors in starting the workers of a trial before it fails (see `ray.train.FailureConfig`)."""
 READER_CPUS = 0.25
-"""CPUs reserved for the Ray Data read task of a worker, out of the worker's own share."""
+"""CPUs reserved for the Ray Data read task of a worker. They are part of the worker's `cpus_per_worker`."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """All that a driver and its workers must know beside the trials."""
+    """Configuration that the driver of a trial and its workers share. It is the same for all trials of a sweep."""
 
     execution: ExecutionSpec
     storage: str
     source_commit: str
     analyst: ActorHandle
     analysis: AnalysisSpec
-    """What early stop reads losses by."""
+    """Analysis that `execution.early_stop` evaluates the losses with."""
+    cpu_only: bool = False
+    """Train on the CPU even if `execution` reserves GPUs. The GPUs are then only a resource that Ray schedules by, so tests
+    can check the placement of workers on machines without GPUs."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether workers train on a GPU."""
+        return self.execution.gpus_per_worker > 0 and not self.cpu_only
 
 
-class _Placed(WorkerGroupCallback):
-    """Says when there is room for the workers of a trial, at once or after hours; again after every failure."""
+class _ReportPlacement(WorkerGroupCallback):
+    """Reports to Tune and to the analyst that the workers of a trial have started, also after every restart."""
 
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
+    def __init__(self, report_start: Callable[[], None]) -> None:
+        self._report_start = report_start
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """The workers run."""
+        """Called by Ray Train once the workers run."""
         ray.tune.report({PLACED: True})
-        self._tell()
+        self._report_start()
 
 
-class _ToTune(UserCallback):
-    """Hands what workers report to the scheduler of Tune: the controller runs in the driver, which is a Tune trial."""
+class _ForwardToTune(UserCallback):
+    """Forwards the workers' reports to Tune, which works because the controller runs in the process of the Tune trial."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """All workers have reported; the first one's numbers are those of all."""
+        """Called by Ray Train once all workers have reported. Only the metrics of rank 0 are used."""
         ray.tune.report(metrics[0])
 
 
-def fit(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[str, TrialResult | TrialError]:
-    """Train trials together on their workers, each from its last checkpoint if there is one.
+def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[str, TrialResult | TrialError]:
+    """Train a group of trials together, each from its last checkpoint if it has one.
 
-    Returns results by trial_id; of trials that failed and would fail again, why; nothing of those that were asked to pause
-    before their end.
-    Raises Ray Train's TrainingFailedError after too many other failures (see retries.py).
+    Returns:
+        By trial_id, the result of a trial, or the error of a trial that would fail again if it were retried. Trials that
+        were paused before their end are missing.
+
+    Raises:
+        ray.train.v2.api.exceptions.TrainingFailedError: `RetryPolicy` gave up after other failures.
     """
     execution, storage = config.execution, Storage.at(config.storage)
-    on_gpu = execution.gpus_per_worker > 0
+    reserves_gpus = execution.gpus_per_worker > 0
     resources = {"CPU": execution.cpus_per_worker - READER_CPUS}
-    if on_gpu:
+    if reserves_gpus:
         resources["GPU"] = execution.gpus_per_worker
 
     def steps_done() -> int:
         names = [storage.names(trial_folder(trial.trial_id)) for trial in trials]
-        return sum(max(checkpoint_steps(mine), default=0) for mine in names)
+        return sum(max(checkpoint_steps(names_of_trial), default=0) for names_of_trial in names)
 
-    def tell_start() -> None:
+    def report_start() -> None:
         for trial in trials:
             afresh = not checkpoint_steps(storage.names(trial_folder(trial.trial_id)))
             config.analyst.start_trial.remote(trial.trial_id, afresh)
@@ -92,38 +100,44 @@ def fit(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[str, Tri
     trainer = ReusingTrainer(
         _train_worker,
         train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "config": config},
-        torch_config=TorchConfig(backend="nccl" if on_gpu and PRETEND_GPUS not in os.environ else "gloo"),
-        scaling_config=ScalingConfig(num_workers=execution.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=execution.num_workers, use_gpu=reserves_gpus, resources_per_worker=resources
+        ),
         run_config=RunConfig(
             name=trials[0].trial_id,
             storage_path=storage.path("trials"),
             storage_filesystem=storage.filesystem,
-            callbacks=[_Placed(tell_start), *([_ToTune()] if execution.early_stop else [])],
+            callbacks=[_ReportPlacement(report_start), *([_ForwardToTune()] if execution.early_stop else [])],
             failure_config=FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),
         ),
         steps_done=steps_done,
     )
-    outcomes: dict[str, dict[str, Any]] = trainer.fit().return_value
+    records: dict[str, dict[str, Any]] = trainer.fit().return_value
     return {
-        trial_id: TrialError.of(**told) if "error" in told else TrialResult.model_validate_json(told["result"])
-        for trial_id, told in outcomes.items()
+        trial_id: TrialError.of(**record) if "error" in record else TrialResult.model_validate_json(record["result"])
+        for trial_id, record in records.items()
     }
 
 
 def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What every worker runs. Returns by trial_id {"result": JSON}, or {"error": why, ...} where trying again would not
-    help; nothing of trials that were asked to pause.
+    """Train the trials of a group; the function that every worker runs.
 
-    Ray Train is told of no checkpoint: trials keep their own, whichever trained together.
+    Ray Train is given no checkpoints. Each trial stores its own, so that it can resume in a different group.
+
+    Returns:
+        By trial_id, {"result": JSON}, or the record of an error that would occur again. Trials are missing if they were
+        paused or not started before the pause. Ray Train uses the return value of rank 0, which alone returns results.
     """
     import torch
 
     from raycap.cluster.data_stream import ray_rows
     from raycap.learner.checkpoints import Checkpoints
     from raycap.learner.evaluation import DivergedError
-    from raycap.learner.trial import WorkerContext, run_trials
+    from raycap.learner.replica import WorkerContext
+    from raycap.learner.trial import run_trials
 
     config: WorkerConfig = parameters["config"]
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
@@ -131,11 +145,11 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
-    # ray.train.torch.get_device() names a GPU even where there is none, so the device follows from the spec.
+    # ray.train.torch.get_device() returns a GPU even if CUDA is not available, so the device follows from the configuration.
     device = torch.device("cpu")
-    if execution.gpus_per_worker and PRETEND_GPUS not in os.environ:
+    if config.on_gpu:
         if not torch.cuda.is_available():
-            error = f"Ray gave it a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA there"
+            error = f"Ray assigned a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA device there"
             return {trial_id: _error_record(RuntimeError(error)) for trial_id in planned}
         device = torch.device("cuda", torch.cuda.current_device())
 
@@ -145,7 +159,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if execution.early_stop:
             from raycap.cluster.early_stopping import evaluation_metrics
 
-            # Every worker must report, or Ray Train waits for it.
+            # Every worker must report, because Ray Train waits for all of them.
             ray.train.report(evaluation_metrics(planned[trial_id], config.analysis, evaluation) if rank == 0 else {})
 
     step: int | None = None
@@ -156,7 +170,8 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
     checkpoints = Checkpoints(storage)
     results: dict[str, dict[str, Any]] = {}
-    for trial_ids in checkpoints.resumable_groups(list(planned)):  # one group unless a trial diverged before a crash
+    # There is one stack unless a replica diverged before a restart: its last checkpoint is then older than the others'.
+    for trial_ids in checkpoints.resumable_groups(list(planned)):
         specs = tuple(planned[trial_id].spec for trial_id in trial_ids)
         step = None
         try:
@@ -175,7 +190,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
             )
         except PausedError:
             break
-        except (DivergedError, ValueError) as error:  # the same numbers, or the same data, would come out again
+        except (DivergedError, ValueError) as error:  # deterministic errors
             results |= {trial_id: _error_record(error, step) for trial_id in trial_ids}
             continue
         except Exception as error:
@@ -192,6 +207,9 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _error_record(error: Exception, after_step: int | None = None) -> dict[str, Any]:
-    """What a worker says of an error that would come again."""
-    told = "".join(traceback.format_exception(error))
-    return {"error": f"{type(error).__name__}: {error}", "after_step": after_step, "traceback": told}
+    """Return the record of an error that would occur again: the arguments of `TrialError.of`."""
+    return {
+        "error": f"{type(error).__name__}: {error}",
+        "after_step": after_step,
+        "traceback": "".join(traceback.format_exception(error)),
+    }

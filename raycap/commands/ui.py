@@ -40,6 +40,9 @@ def ui(
 
       raycap ui runs/grid --port 5001 --no-open
     """
+    from raycap.tracking.environment import configure_mlflow
+
+    configure_mlflow()
     from raycap.tracking.tracker import find_pages
 
     spec = _spec_of(sweep, tuple(overrides or ()))

@@ -13,19 +13,12 @@ Restarts and lost responses leave neither duplicates nor gaps. This relies on th
 Methods of a Tracker are not thread-safe: after construction, only the thread of the outbox calls them.
 """
 
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# The outbox retries. MLflow's own retries would block the outbox's thread for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow.entities import Metric, Param, Run
 

@@ -1,4 +1,6 @@
-"""What a run may spend, and what it has spent."""
+"""Budgets of runs and the accounting against them."""
+
+import re
 
 import pytest
 from hypothesis import given
@@ -16,13 +18,13 @@ from raycap.cluster.budget import Budget, Spending
         ("20gpuh", Budget(gpu_seconds=72000)),
     ],
 )
-def test_budgets_are_read(text: str, budget: Budget) -> None:
+def test_valid_budgets_are_parsed(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-1h", "0h", "2 h", "1e3s", "2H", "nanh", "20gpu", "2h\n"])
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="a budget is a time such as 30m, 2h or 1d, or GPU hours"):
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
         Budget.parse(text)
 
 
@@ -31,27 +33,27 @@ def start(spending: Spending, group: str, *, work: float, now: float) -> None:
     spending.start(group, now)
 
 
-def test_who_waits_for_room_takes_no_gpu_but_will() -> None:
+def test_waiting_groups_take_no_gpu_time_until_they_start() -> None:
     spending = Spending(Budget(gpu_seconds=100), gpus_per_group=1, began=0)
     start(spending, "a", work=10, now=0)
-    spending.finish("a", now=10, done=True)  # a second each
+    spending.finish("a", now=10, done=True)  # 1 s per unit of work
     spending.wait("b", 50)
     assert not spending.is_spent(1e6)
     assert spending.allows(40, 1e6)
     assert not spending.allows(41, 1e6)
     spending.start("b", 1e6)
-    spending.start("b", 1e6 + 50)  # again, after a failure: it is not younger by that
+    spending.start("b", 1e6 + 50)  # its workers restart after a failure, which does not reset its start time
     assert spending.is_spent(1e6 + 90)
     spending.wait("c", 10)
     spending.finish("c", now=1e6, done=False)
     assert not spending.is_spent(1e6 + 89)
 
 
-def test_nothing_starts_that_would_not_end_in_time() -> None:
+def test_a_group_that_would_exceed_the_time_is_not_allowed() -> None:
     spending = Spending(Budget(seconds=100), gpus_per_group=0, began=1000)
-    assert spending.allows(1e9, 1000)  # nobody knows yet how long work takes
+    assert spending.allows(1e9, 1000)  # the speed is still unknown
     start(spending, "a", work=10, now=1000)
-    spending.finish("a", now=1020, done=True)  # two seconds each
+    spending.finish("a", now=1020, done=True)  # 2 s per unit of work
     assert spending.allows(40, 1020)
     assert not spending.allows(41, 1020)
     assert not spending.is_spent(1099)
@@ -59,24 +61,24 @@ def test_nothing_starts_that_would_not_end_in_time() -> None:
     assert not spending.allows(0, 1100)
 
 
-def test_gpu_hours_are_those_of_all_that_run_at_once() -> None:
+def test_gpu_time_adds_up_over_concurrent_groups() -> None:
     spending = Spending(Budget(gpu_seconds=100), gpus_per_group=2, began=0)
     start(spending, "a", work=10, now=0)
     start(spending, "b", work=10, now=0)
     assert not spending.is_spent(24.9)
     assert spending.is_spent(25)
-    spending.finish("a", now=10, done=True)  # a second each; 20 spent, and b has spent as much
+    spending.finish("a", now=10, done=True)  # 1 s per unit of work; a has spent 20, and so has b
     assert not spending.is_spent(39.9)
     assert spending.is_spent(40)
     spending.finish("b", now=10, done=True)
     assert spending.allows(30, 10)
     assert not spending.allows(31, 10)
     start(spending, "c", work=20, now=10)
-    assert spending.allows(10, 10)  # 40 spent, 40 to come, 20 asked
+    assert spending.allows(10, 10)  # 40 spent, 40 for c, 20 for the new group
     assert not spending.allows(11, 10)
 
 
-def test_what_failed_tells_nothing_of_how_long_work_takes() -> None:
+def test_failed_groups_do_not_enter_the_estimated_speed() -> None:
     spending = Spending(Budget(seconds=100), gpus_per_group=0, began=0)
     start(spending, "a", work=10, now=0)
     spending.finish("a", now=90, done=False)
@@ -88,19 +90,21 @@ def test_what_failed_tells_nothing_of_how_long_work_takes() -> None:
     st.floats(1, 500),
     st.floats(0.25, 8),
 )
-def test_what_is_spent_only_grows(groups: list[tuple[float, float, float]], bound: float, gpus: float) -> None:
-    """Groups that start at a time and last a while: GPU seconds are the sum of theirs, whenever one looks."""
+def test_spending_is_the_sum_over_groups_and_never_decreases(
+    groups: list[tuple[float, float, float]], bound: float, gpus: float
+) -> None:
+    """`groups` holds (start time, duration, work) of each group."""
     spending = Spending(Budget(gpu_seconds=bound), gpus_per_group=gpus, began=0)
-    moments = sorted(
-        [(start, "start", number) for number, (start, _, _) in enumerate(groups)]
-        + [(start + length, "finish", number) for number, (start, length, _) in enumerate(groups)]
+    events = sorted(
+        [(start, "start", index) for index, (start, _, _) in enumerate(groups)]
+        + [(start + length, "finish", index) for index, (start, length, _) in enumerate(groups)]
     )
     spent_before = False
-    for now, what, number in moments:
-        if what == "start":
-            start(spending, str(number), work=groups[number][2], now=now)
+    for now, event, index in events:
+        if event == "start":
+            start(spending, str(index), work=groups[index][2], now=now)
         else:
-            spending.finish(str(number), now, done=True)
+            spending.finish(str(index), now, done=True)
         spent = sum(gpus * max(0.0, min(now - start, length)) for start, length, _ in groups)
         if abs(spent - bound) > 1e-6 * bound:
             assert spending.is_spent(now) == (spent >= bound)

@@ -1,4 +1,4 @@
-"""cluster.yaml is the template, and one that `ray up` and EC2 take once a person has decided what is marked."""
+"""cluster.yaml equals the rendered template, and Ray and EC2 accept it once its placeholders are filled in."""
 
 import os
 import socket
@@ -22,15 +22,15 @@ def read() -> dict:
     return yaml.safe_load(decided(CLUSTER_YAML.read_text()))
 
 
-def test_it_is_what_the_command_prints() -> None:
+def test_the_file_equals_the_output_of_the_command() -> None:
     assert CLUSTER_YAML.read_text() == render(Template.AWS, TESTED)
 
 
-def test_ray_accepts_it() -> None:
+def test_ray_accepts_the_file() -> None:
     validate_config(prepare_config(read()))
 
 
-def test_the_head_trains_nothing_and_workers_come_and_go() -> None:
+def test_the_head_has_no_cpus_and_workers_are_autoscaled_spot_machines() -> None:
     config = read()
     types = config["available_node_types"]
     assert types[config["head_node_type"]]["resources"]["CPU"] == 0
@@ -39,11 +39,11 @@ def test_the_head_trains_nothing_and_workers_come_and_go() -> None:
     assert all("ImageId" in kind["node_config"] for kind in types.values())
 
 
-def test_ray_and_python_are_pinned_to_what_is_tested() -> None:
+def test_ray_and_python_are_pinned_to_the_tested_versions() -> None:
     assert read()["docker"]["image"] == f"rayproject/ray:{TESTED.ray}-py311-gpu"
 
 
-def test_node_configs_are_what_ec2_takes() -> None:
+def test_ec2_accepts_the_node_configs() -> None:
     pytest.importorskip("botocore")
     from raycap.cluster.cloud.ec2 import run_instances_faults
 
@@ -53,13 +53,13 @@ def test_node_configs_are_what_ec2_takes() -> None:
 
 @pytest.mark.parametrize("template", [Template.AWS, Template.GCP])
 def test_mlflow_is_started_on_the_head_unless_it_runs(template: Template, tmp_path: Path) -> None:
-    """As Ray runs a command there: within shells that have the whole of it in their own command lines."""
+    """The command runs as Ray runs it, within shells whose command lines contain its text."""
     config = yaml.safe_load(decided(render(template, TESTED)))
     (command,) = [line for line in config["head_start_ray_commands"] if "mlflow server" in line]
     started = tmp_path / "started"
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
         command = command.replace("/5000", f"/{port}").replace(
             "setsid mlflow server", f"touch {started}; : mlflow server"
         )
@@ -73,6 +73,6 @@ def test_mlflow_is_started_on_the_head_unless_it_runs(template: Template, tmp_pa
         start()
         assert started.exists()
         started.unlink()
-        one.listen()
+        listener.listen()
         start()
         assert not started.exists()

@@ -1,5 +1,6 @@
-"""What clusters do to sweeps, done on purpose: nothing is lost, nothing is trained twice, no number changes."""
+"""Fault injection: after each fault no result is lost, no trial is trained twice, and no number changes."""
 
+import re
 import sys
 import threading
 import time
@@ -27,15 +28,15 @@ from tests.support.faults import (
     resize,
     results_in,
     small_disk,
-    timeless,
     wait_until,
+    without_timing,
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
 SPEC = """\
-# What survives?
-name: hurt
+# Does a sweep survive faults?
+name: faults
 trial:
   profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
   model: {num_layers: 1, hidden_size: 8, tie_embeddings: true, heads: {num_heads: 1}}
@@ -56,51 +57,48 @@ def run(*overrides: str, **options: Any) -> int:
 
 
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
-    """The driver is the train controller too: see cluster/worker_reuse.py."""
+    """The driver is also the controller of Ray Train (see cluster/worker_reuse.py)."""
     storage, killed = folder / "runs", []
 
-    def do_harm() -> None:
+    def inject_faults() -> None:
         for kind in (WORKER, DRIVER):
             before = last_step(storage)
             wait_until(lambda before=before: last_step(storage) > before + 100)
             killed.append((kind, last_step(storage), kill(kind)))
-            lost, step = time.monotonic(), last_step(storage)
+            killed_at, step = time.monotonic(), last_step(storage)
             wait_until(lambda step=step: last_step(storage) > step)
-            print(f"{kind}: further than before {time.monotonic() - lost:.1f} s after it was killed")
+            print(f"{kind}: the next checkpoint came {time.monotonic() - killed_at:.1f} s after it was killed")
 
-    harm = threading.Thread(target=do_harm)
-    harm.start()
+    faults = threading.Thread(target=inject_faults)
+    faults.start()
     code = run()
-    harm.join()
+    faults.join()
     assert code == 0
     assert [(kind, number) for kind, _, number in killed] == [(WORKER, 1), (DRIVER, 1)]
     assert 0 < killed[0][1] < killed[1][1] < 3000
     ((trial_id, result),) = results_in(storage).items()
     undisturbed = run_trial(result.spec, source_commit="test").result
-    assert timeless(result) == timeless(undisturbed)
+    assert without_timing(result) == without_timing(undisturbed)
     assert not list((storage / "trials" / trial_id).glob("checkpoint-*"))
 
 
 @pytest.mark.slow
-def test_an_error_that_comes_again_is_not_tried_for_ever(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A relative path that the workers, in another directory, do not find: not today, and not tomorrow."""
+def test_a_repeated_error_is_not_retried_forever(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A relative path does not exist in the workers' directory, so opening it fails each time."""
     to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
-    began = time.monotonic()
     missing = "grid.profiles=[{num_profiles: 60, num_relations: 2}, {source: disk, path: people.parquet}]"
     assert run(missing, "trial.profiles={}", "trial.training.length={steps: 60}", "execution.max_failures=1000") == 1
-    assert time.monotonic() - began < 120  # a thousand tries would take an hour
     output = capsys.readouterr().out
+    assert output.count(": started") <= 3  # one trial once, the other twice
     assert "1 of 2 trials failed" in output
-    assert "FileNotFoundError: profiles.path: there is no file or folder people.parquet" in output
+    assert re.search(r"FileNotFoundError: profiles\.path: .*people\.parquet", output)
     assert "--only-failed" in output
     assert len(results_in(folder / "runs")) == 1
 
 
 @pytest.mark.slow
-def test_a_full_disk_fails_what_needs_it_and_keeps_what_is_there(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One trial's checkpoints fill the disk, the other's are small."""
+def test_a_full_disk_fails_only_the_trial_that_needs_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoints of one trial do not fit on the disk; those of the other do."""
     sizes = ("grid.model.hidden_size=[8, 64]", "trial.training.length={steps: 2000}", "execution.max_concurrent_trials=1",
              f"storage={folder}/disk")  # fmt: skip
     with small_disk(folder / "disk", 2000) as disk:
@@ -116,12 +114,14 @@ def test_a_full_disk_fails_what_needs_it_and_keeps_what_is_there(
         assert run(*sizes, only_failed=True) == 0
         by_width = {result.spec.model.hidden_size: result for result in results_in(disk).values()}
         assert by_width[8] == small
-    assert timeless(by_width[64]) == timeless(run_trial(by_width[64].spec, source_commit="test").result)
+    assert without_timing(by_width[64]) == without_timing(run_trial(by_width[64].spec, source_commit="test").result)
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The checkpoint of the last step fits, the model and the result do not; then they do."""
+def test_a_disk_that_is_full_when_the_result_is_written_loses_no_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At first only the checkpoint of the last step fits; the model and the result fit after the disk has grown."""
     once = (
         f"storage={folder}/disk",
         "trial.training={num_evaluations: 1, length: {steps: 500}}",
@@ -133,15 +133,15 @@ def test_a_disk_that_is_full_at_the_result_loses_no_training(folder: Path, capsy
         assert last_step(disk) == 500
         resize(disk, 30_000)
         assert run(*once) == 0
-        assert "exposures" not in capsys.readouterr().out  # it had only its result to write
+        assert "exposures" not in capsys.readouterr().out  # no evaluation: only the result was written
         (result,) = results_in(disk).values()
         assert result.num_steps == 500
-    assert timeless(result) == timeless(run_trial(result.spec, source_commit="test").result)
+    assert without_timing(result) == without_timing(run_trial(result.spec, source_commit="test").result)
 
 
 def test_a_storage_that_cannot_be_written_is_refused_before_anything_starts(folder: Path) -> None:
     (folder / "file").write_text("not a folder")
-    with pytest.raises(pipeline.SpecError, match=r"storage .*/file/runs/hurt cannot be written"):
+    with pytest.raises(pipeline.SpecError, match=r"storage .*/file/runs/faults"):
         run("storage=file/runs")
 
 
@@ -149,7 +149,7 @@ def test_a_storage_that_cannot_be_written_is_refused_before_anything_starts(fold
 def test_a_trial_that_needs_more_memory_than_there_is_fails_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Half a terabyte of weights: refused by the system, not only by a limit of ours; tried twice, not for ever."""
+    """The operating system refuses to allocate half a terabyte of weights. The trial is retried once."""
     sizes = ("grid.model.hidden_size=[8, 65536]", "trial.training.length={steps: 100}", "execution.max_failures=1000")
     assert run(*sizes) == 1
     output = capsys.readouterr().out
@@ -160,30 +160,30 @@ def test_a_trial_that_needs_more_memory_than_there_is_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_stack_in_which_one_diverged_goes_on_where_it_was_when_its_worker_is_killed(
+def test_a_stack_with_a_diverged_replica_resumes_after_its_worker_is_killed(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage = folder / "runs"
-    wild = ("grid.training.optimizer.lr=[0.02, 1e30]", "trial.training.optimizer.grad_clip=1e30", "execution.replicas=2",
-            "trial.training.length={steps: 6000}")  # fmt: skip
+    diverging = ("grid.training.optimizer.lr=[0.02, 1e30]", "trial.training.optimizer.grad_clip=1e30",
+                 "execution.replicas=2", "trial.training.length={steps: 6000}")  # fmt: skip
 
-    def do_harm() -> None:
+    def inject_fault() -> None:
         wait_until(lambda: last_step(storage) > 2000)
         kill(WORKER)
 
-    harm = threading.Thread(target=do_harm, daemon=True)
-    harm.start()
-    assert run(*wild) == 1
-    harm.join()
+    fault = threading.Thread(target=inject_fault, daemon=True)
+    fault.start()
+    assert run(*diverging) == 1
+    fault.join()
     output = capsys.readouterr().out
-    assert output.count(": started") == 4  # both, twice
+    assert output.count(": started") == 4  # two trials, twice each
     assert output.count("133.3 exposures") == 1  # step 1500 was not trained again
-    (calm,) = results_in(storage).values()
-    assert (calm.num_steps, calm.spec.training.optimizer.lr) == (6000, 0.02)
+    (finished,) = results_in(storage).values()
+    assert (finished.num_steps, finished.spec.training.optimizer.lr) == (6000, 0.02)
 
 
-def test_a_driver_that_is_started_again_keeps_the_results_of_the_one_before(folder: Path) -> None:
-    """One that was killed between the results of a stack: what is finished is never trained again."""
+def test_a_restarted_driver_keeps_the_results_of_the_previous_one(folder: Path) -> None:
+    """A driver may be killed between the results of a stack; its successor must not train the finished trials again."""
     short = ("trial.training.length={steps: 60}",)
     assert run(*short) == 0
     record, storage = pipeline.prepare("spec.yaml", short)
@@ -192,8 +192,8 @@ def test_a_driver_that_is_started_again_keeps_the_results_of_the_one_before(fold
     analyst = AnalystActor.remote(record.model_dump_json())
     ray.get(analyst.open.remote(1))
     spec = record.spec
-    setting = WorkerConfig(spec.execution, spec.storage, "test", analyst, spec.analysis)
-    assert _drive_trials({"trials": [planned.model_dump_json()]}, setting) == {"causes": {}, "all_finished": True}
+    config = WorkerConfig(spec.execution, spec.storage, "test", analyst, spec.analysis)
+    assert _drive_trials({"trials": [planned.model_dump_json()]}, config) == {"causes": {}, "all_finished": True}
     assert [event.what for event in ray.get(analyst.events.remote(0))] == ["finished"]
     assert Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns == written
     ray.kill(analyst)

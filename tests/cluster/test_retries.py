@@ -1,4 +1,4 @@
-"""When a trial is tried again: after preemptions as often as it moves on, after its own error never twice."""
+"""The retry policy: retries after preemptions as long as a trial advances, but not after a repeated error."""
 
 from ray.exceptions import ActorDiedError
 from ray.train import FailureConfig
@@ -16,7 +16,7 @@ def failed(error: Exception) -> WorkerGroupError:
 
 
 def decisions(history: list[tuple[int, Exception]], max_failures: int = 3) -> list[FailureDecision]:
-    """What is decided of errors, each at a step that checkpoints have come to."""
+    """Return the decisions about a history of (step of the last checkpoint, error)."""
     steps = iter([step for step, _ in history])
     policy = RetryPolicy(FailureConfig(max_failures=max_failures), lambda: next(steps))
     return [policy.make_decision(failed(error)) for _, error in history]
@@ -26,28 +26,28 @@ def out_of_memory(num_bytes: int) -> MemoryError:
     return MemoryError(f"Unable to allocate {num_bytes} bytes at 0x7f{num_bytes:x}")
 
 
-def test_the_same_error_at_the_same_place_is_not_tried_a_third_time() -> None:
+def test_the_same_error_at_the_same_step_is_retried_once() -> None:
     assert decisions([(100, out_of_memory(1)), (100, out_of_memory(2))], max_failures=1000) == [RETRY, RAISE]
     assert decisions([(100, OSError("a")), (100, OSError("b")), (100, OSError("b"))]) == [RETRY, RETRY, RAISE]
 
 
-def test_an_error_further_on_is_another() -> None:
+def test_the_same_error_at_a_later_step_is_retried() -> None:
     assert decisions([(step, OSError("gone")) for step in range(100)]) == [RETRY] * 100
 
 
-def test_lost_workers_are_replaced_until_none_gets_anywhere() -> None:
+def test_dead_workers_are_replaced_while_the_trial_advances() -> None:
     assert decisions([(100, ActorDiedError())] * 4) == [RETRY, RETRY, RETRY, RAISE]
-    moving = [(step, ActorDiedError()) for step in range(20)]
-    assert decisions(moving) == [RETRY] * 20
+    advancing = [(step, ActorDiedError()) for step in range(20)]
+    assert decisions(advancing) == [RETRY] * 20
 
 
-def test_a_trial_waits_for_room_as_long_as_it_takes() -> None:
+def test_a_trial_waits_for_resources_without_limit() -> None:
     policy = RetryPolicy(FailureConfig(max_failures=0, controller_failure_limit=3), lambda: 0)
-    no_room = ControllerError(WorkerGroupStartupTimeoutError(num_workers=1))
-    assert [policy.make_decision(no_room) for _ in range(100)] == [RETRY] * 100
+    no_resources = ControllerError(WorkerGroupStartupTimeoutError(num_workers=1))
+    assert [policy.make_decision(no_resources) for _ in range(100)] == [RETRY] * 100
     broken = ControllerError(WorkerGroupStartupFailedError("it does not start"))
     assert [policy.make_decision(broken) for _ in range(4)] == [RETRY, RETRY, RETRY, RAISE]
 
 
-def test_nothing_is_tried_again_where_nothing_may_be() -> None:
+def test_max_failures_of_zero_means_no_retry() -> None:
     assert decisions([(0, ActorDiedError())], max_failures=0) == [RAISE]

@@ -1,4 +1,4 @@
-"""A sweep is stopped by its budget, or ends trials that can no longer matter, and loses nothing by it."""
+"""Sweeps that end by their budget, and trials that are stopped early."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ from tests.support.faults import last_step, results_in
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
 
 SPEC = """\
-# How far does it get?
+# How far do trials get?
 name: steered
 trial:
   profiles: {num_profiles: 60, num_relations: 2, names: {first: 8, middle: 8, last: 8}}
@@ -40,10 +40,12 @@ def run(*overrides: str, budget: Budget = UNBOUNDED) -> int:
 
 
 @pytest.mark.slow
-def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_pauses_when_the_budget_is_spent_and_resumes_later(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     long = "trial.training.length={steps: 6000}"
     assert run(long, budget=Budget(seconds=10)) == pipeline.EXIT_BUDGET
-    assert "The budget is spent: 1 of 1 trials are left. To go on:" in capsys.readouterr().out
+    assert "The budget is spent: 1 of 1 trials" in capsys.readouterr().out
     assert 0 < last_step(folder / "runs") < 6000
     assert run(long) == 0
     assert "resumable at" in capsys.readouterr().out
@@ -54,8 +56,8 @@ def test_a_trial_is_stopped_at_the_bound_and_goes_on_later(folder: Path, capsys:
 
 @pytest.mark.slow
 def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first tells how long the others would take: more than is left."""
-    three = ("trial.training.length={steps: 9000}", "grid.training.seed=[0, 1, 2]")  # far longer than their start
+    """The duration of the first trial predicts that the others take more than the remaining budget."""
+    three = ("trial.training.length={steps: 9000}", "grid.training.seed=[0, 1, 2]")  # longer than their start
     began = time.monotonic()
     assert run(*three, "grid.training.seed=[7]") == 0
     alone = time.monotonic() - began
@@ -63,18 +65,18 @@ def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pyte
     assert run(*three, budget=Budget(seconds=1.4 * alone)) == pipeline.EXIT_BUDGET
     output = capsys.readouterr().out
     assert output.count(": started") == output.count(": finished") == 1
-    assert "The budget is spent: 2 of 3 trials are left" in output
+    assert "The budget is spent: 2 of 3 trials" in output
     assert not list((folder / "runs").rglob("checkpoint-*"))
 
 
 def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
-    with pytest.raises(pipeline.SpecError, match="take no GPU"):
+    with pytest.raises(pipeline.SpecError, match="--budget"):
         run(budget=Budget(gpu_seconds=3600))
 
 
 @pytest.mark.slow
 def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Through Tune's scheduler, with the dashboard on; nobody leaves a placement group behind."""
+    """Tune's scheduler stops them, and all placement groups are removed afterwards."""
     early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",
              "trial.profiles.num_profiles=20")  # fmt: skip
     assert run(*early) == 0

@@ -1,4 +1,4 @@
-"""Templates of cluster files with every decision made."""
+"""Fills in the placeholders of the cluster file templates."""
 
 import re
 
@@ -12,7 +12,7 @@ DECISIONS = {
 
 
 def decided(text: str) -> str:
-    """A template as a person leaves it who has made every decision."""
+    """Return a template with every placeholder filled in."""
     text = re.sub(r" *# FILL.*", "", text)
     for placeholder, decision in DECISIONS.items():
         text = text.replace(placeholder, decision)

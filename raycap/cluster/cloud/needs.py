@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from raycap.cluster.cloud.document import Fault
 from raycap.cluster.cloud.groups import Cluster
 from raycap.cluster.cloud.kuberay import is_kuberay
-from raycap.cluster.resources import Machines, format_machines, need, workers_on
+from raycap.cluster.resources import Machines, describe_requirements, format_machines, workers_on
 from raycap.spec import ExecutionSpec, SweepSpec
 
 BUCKETS = ("s3", "gs", "gcs")
@@ -45,7 +45,7 @@ def fit_faults(cluster: Cluster, spec: SweepSpec) -> Iterator[Fault]:
     path = cluster.workers[0].path[:-1] if cluster.workers else ()
     yield cluster.document.fault(
         path,
-        f"must have room for a trial of {spec.name}: {need(spec.execution)}, "
+        f"must have room for a trial of {spec.name}: {describe_requirements(spec.execution)}, "
         f"but the cluster has at most {format_machines(machines_of(cluster))}, "
         f"{cluster.max_machines} machines in all, with room for {workers:g} workers; use larger or more machines, or lower "
         "execution.num_workers, execution.cpus_per_worker or execution.gpus_per_worker",
