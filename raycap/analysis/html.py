@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing but itself."""
+"""Building blocks of self-contained HTML pages: page, table, figure, note."""
 
 import base64
 from html import escape
@@ -21,7 +21,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; 
 
 
 def page(title: str, subtitle: str, body: str) -> str:
-    """A whole page; title and subtitle are text, the body is HTML."""
+    """Return a complete page. `title` and `subtitle` are plain text and are escaped; `body` is HTML."""
     name = escape(title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>raycap: {name}</title><style>{CSS}</style></head><body>
@@ -32,18 +32,18 @@ def page(title: str, subtitle: str, body: str) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table; the header is text, cells are HTML."""
+    """Return a table. The cells of `header` are plain text and are escaped; those of `rows` are HTML."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def figure(svg: bytes, name: str, *, wide: bool = False) -> str:
-    """A drawing, inside the page."""
+    """Return a figure with the SVG embedded as a data URI; `name` is its alternative text."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     return f'<figure class="{"wide" if wide else "column"}"><img alt="{escape(name)}" src="{source}"></figure>'
 
 
 def note(text: str) -> str:
-    """A paragraph of explanation."""
+    """Return a paragraph of explanation; `text` is plain text and is escaped."""
     return f'<p class="note">{escape(text)}</p>'
