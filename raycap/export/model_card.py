@@ -19,7 +19,7 @@ EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(Sel
 ENDED = {
     StopReason.LENGTH: "after its full length",
     StopReason.PLATEAU: "at a plateau of the loss",
-    StopReason.EARLY: "early, because further steps would not have changed the verdict",
+    StopReason.EARLY: "early, by the early-stopping rule of the sweep",
 }
 
 
