@@ -7,6 +7,7 @@ CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 .question { color: #555; font-size: 1.1rem; margin: 0; }
 .answer { font-size: 1.15rem; background: #eef5fa; border-left: 4px solid #0072b2; padding: .8rem 1rem; margin: 1.2rem 0; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 1.6rem; align-items: flex-start; }

@@ -41,39 +41,33 @@ def _format_interval(interval: Interval) -> str:
 def _laws(analysis: Analysis) -> str:
     proportional, power = [], []
     for reading, law in analysis.laws.items():
-        power_law = law.power
         name = escape(str(reading))
-        trials = f"{law.num_trials} in {law.num_cells}"
-        proportional.append([name, _format_interval(law.alpha), f"{100 * law.noise:.1f} %", trials, str(law.status)])
-        profile = f"[{power_law.profile[0]:.3f}, {power_law.profile[1]:.3f}]".replace("nan", "–")
-        capacity, trials = (
-            _format_interval(power_law.bits_per_param),
-            f"{power_law.num_trials} in {power_law.num_cells}",
-        )
-        power.append([name, _format_interval(power_law.gamma), profile, capacity, trials, str(power_law.status)])
-    header = [
-        "proportional law: reading",
-        "α (bits/param) [95 %]",
-        "noise (log residuals)",
-        "trials in cells",
-        "status",
-    ]
-    body = "<h2>Laws</h2>" + table(header, proportional)
+        counts = [str(law.num_trials), str(law.num_cells)]
+        proportional.append([name, _format_interval(law.alpha), f"{100 * law.noise:.1f} %", *counts, str(law.status)])
+        low, high = law.power.profile
+        profile = f"[{low:.3f}, {high:.3f}]".replace("nan", "–")
+        intervals = [_format_interval(law.power.gamma), profile, _format_interval(law.power.bits_per_param)]
+        counts = [str(law.power.num_trials), str(law.power.num_cells)]
+        power.append([name, *intervals, *counts, str(law.power.status)])
+    header = ["reading", "α (bits/param) [95 %]", "noise", "trials", "cells", "status"]
+    body = "<h2>Laws</h2><h3>Proportional law: learned bits = α P</h3>" + table(header, proportional)
     reference = analysis.law.power.reference_params
     at = f" at P₀ = {reference:,.0f}" if math.isfinite(reference) else ""
     header = [
-        "power law: reading",
+        "reading",
         "γ [95 %]",
         "γ, profile likelihood [95 %]",
         f"bits/param{at} [95 %]",
-        "trials in cells",
+        "trials",
+        "cells",
+        "status",
     ]
-    body += table([*header, "status"], power)
+    body += "<h3>Power law: learned bits = smooth-min(C (P/P₀)^γ, H)</h3>" + table(header, power)
     body += note(
-        "Proportional law: learned bits = α P, fitted to the capacity-limited trials. Power law: learned bits = "
-        "smooth-min(C (P/P₀)^γ, H), fitted to all trials that learned something; P is the number of parameters and H the "
-        "bits of the data. Brackets are 95 % intervals from 4,000 bootstrap resamples of cells and of the seeds within "
-        "them, scaled to the width of the jackknife over cells. Noise is the robust standard deviation of log residuals."
+        "P is the number of parameters and H the bits of the data. The proportional law is fitted to the capacity-limited "
+        "trials, the power law to all trials that learned something. Brackets are 95 % intervals from 4,000 bootstrap "
+        "resamples of cells and of the seeds within them, scaled to the width of the jackknife over cells. Noise is the "
+        "robust standard deviation of log residuals."
     )
     if analysis.law.arms:
         arms = [

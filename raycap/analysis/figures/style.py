@@ -16,6 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
@@ -29,6 +30,7 @@ Bools = NDArray[np.bool_]
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0
 CAPTION_POINTS = 6.5
+MAX_LEGEND_COLUMNS = 5
 MAX_VECTORS = 2_000
 """Points and lines of a figure with more elements than this are rasterised, which keeps the SVG small."""
 MAX_LINES = 250
@@ -139,36 +141,40 @@ def finish(figure: Figure, title: str, caption: str) -> Figure:
     """
     width, height = figure.get_size_inches()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    room = 0.97 * width * figure.dpi
+    max_width = 0.97 * width * figure.dpi  # pixels
     heading = figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
-    _wrap(heading, room, renderer)
+    _wrap(heading, max_width, renderer)
     text = figure.text(0.012, 0.01, caption, fontsize=CAPTION_POINTS, color=GREY, va="bottom", linespacing=1.25)
-    lines = _wrap(text, room, renderer)
+    lines = _wrap(text, max_width, renderer)
     caption_inches = text.get_window_extent(renderer).height / figure.dpi + 0.05 if lines else 0.0
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    legend_inches = 0.0
-    if handles:
-        for columns in range(min(len(handles), 5), 0, -1):  # the most columns that fit into the width
-            legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
-            extent = legend.get_window_extent(renderer)
-            if extent.width <= figure.bbox.width or columns == 1:
-                break
-            legend.remove()
-        legend_inches = extent.height / figure.dpi + 0.03
+    legend = _add_legend(figure, renderer)
+    legend_inches = legend.get_window_extent(renderer).height / figure.dpi + 0.03 if legend else 0.0
     extra = caption_inches + legend_inches
     title_inches = 0.12 * (1 + heading.get_text().count("\n"))
     total = height + extra + title_inches
     figure.set_size_inches(width, total)
+    # From bottom to top: caption, legend, then the rectangle that the constrained layout fills with axes and title.
     text.set_y(0.03 / total)
-    if handles:
+    if legend:
         legend.set_bbox_to_anchor((0.5, caption_inches / total), transform=figure.transFigure)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.008, extra / total, 0.984, 1.0 - extra / total))
     _settle(figure)
     return figure
+
+
+def _add_legend(figure: Figure, renderer: Any) -> Legend | None:
+    """Add one legend of all axes, each label once, in the most columns that fit into the width."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    for columns in range(min(len(handles), MAX_LEGEND_COLUMNS), 0, -1):
+        legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return legend
+        legend.remove()
+    return None
 
 
 def _settle(figure: Figure) -> None:
@@ -181,18 +187,18 @@ def _settle(figure: Figure) -> None:
         axes.set_in_layout(True)
 
 
-def _wrap(text: Text, room: float, renderer: Any) -> int:
-    """Break a text into lines of at most `room` pixels; return the number of lines."""
+def _wrap(text: Text, max_width: float, renderer: Any) -> int:
+    """Break a text into lines of at most `max_width` pixels; return the number of lines."""
     font = text.get_fontproperties()
 
     def width(word: str) -> float:
         return float(renderer.get_text_width_height_descent(word, font, False)[0])
 
     lines: list[str] = []
-    used, space = 0.0, width("n n") - width("nn")
+    used, space = 0.0, width("n n") - width("nn")  # a space between two letters
     for word in text.get_text().split():
         advance = width(word)
-        if lines and used + space + advance <= room:
+        if lines and used + space + advance <= max_width:
             lines[-1] += f" {word}"
             used += space + advance
         else:
@@ -224,6 +230,7 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
     elif decades < 0.35:
         axis.set_major_locator(MaxNLocator(4))
     else:
+        # The longer the axis, the fewer ticks per decade.
         subs = (
             (1,) if decades > 2.5 else (1, 3) if decades > 1.3 else (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 5, 7)
         )
