@@ -10,6 +10,7 @@ from pyarrow import csv, parquet
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.all import draw
+from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, image
 from raycap.analysis.html import figure, page
 from raycap.analysis.laws import FitStatus
@@ -43,19 +44,19 @@ def answer(analysis: Analysis) -> str:
     alpha, gamma = law.alpha, law.power.gamma
     match law.status:
         case FitStatus.NO_TRIALS:
-            return f"No capacity-limited trial has finished, so there is no law yet ({_encoding(analysis)})."
+            return f"No capacity-limited trial has finished, so there is no law yet ({describe_reading(reading)})."
         case FitStatus.NOT_CONVERGED:
-            return f"The fit of bits per parameter did not converge, so there is no law ({_encoding(analysis)})."
+            return f"The fit of bits per parameter did not converge, so there is no law ({describe_reading(reading)})."
         case FitStatus.OK:
             sentence = (
                 f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
-                f"({_encoding(analysis)}), from {law.num_trials} capacity-limited trials"
+                f"({describe_reading(reading)}), from {law.num_trials} capacity-limited trials"
             )
             if law.power.status is FitStatus.OK:
                 sentence += f"; bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
         case _:
             sentence = (
-                f"{alpha.estimate:.2f} bits per parameter ({_encoding(analysis)}), from {law.num_trials} trial(s): "
+                f"{alpha.estimate:.2f} bits per parameter ({describe_reading(reading)}), from {law.num_trials} trial(s): "
                 "too few for an interval"
             )
     comparison = analysis.comparison
@@ -65,11 +66,6 @@ def answer(analysis: Analysis) -> str:
     if best is None:
         return f"{sentence}. Which reading fits is undecided."
     return f"{sentence}. The reading that fits is {best}{'' if best == reading else ', which is not the headline reading'}."
-
-
-def _encoding(analysis: Analysis) -> str:
-    scheme, selection = analysis.headline
-    return f"{scheme} encoding, {selection} names"
 
 
 def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) -> str:

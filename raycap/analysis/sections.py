@@ -8,6 +8,7 @@ from typing import Any
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import Convergence
+from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.selection import Verdict, in_order
@@ -189,7 +190,9 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
         "verdict",
         "excluded",
     ]
-    text = f"Learned bits are counted under {scheme}, {selection} names. Losses are means per kind of question."
+    text = (
+        f"Learned bits are counted under {describe_reading(analysis.headline)}. Losses are means per kind of question."
+    )
     if len(entries) > TRIALS_SHOWN:
         text += f" The first {TRIALS_SHOWN} of {len(entries):,} trials are shown; summary.json has all of them."
     return "<h2>Trials</h2>" + table(header, rows) + note(text)

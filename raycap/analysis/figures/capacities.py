@@ -9,7 +9,14 @@ from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import exclusions, final_points, totals_of, with_counts
+from raycap.analysis.figures.points import (
+    describe_reading,
+    exclusions,
+    final_points,
+    points_sentence,
+    totals_of,
+    with_counts,
+)
 from raycap.analysis.figures.style import (
     BLUE,
     GREY,
@@ -59,7 +66,7 @@ def capacity(analysis: Analysis) -> Figure:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, analysis.tables.trials["num_params"])
     log_ticks(axes.yaxis)
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}."
+    caption = f"{points_sentence(analysis)}."
     if len(selections) > 1:
         caption += " Faint points: the same losses under the other selections."
     caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law)))
@@ -88,8 +95,8 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
         axes.set(title=f"N = {number:,.0f}", xlim=span)
     _finish_small_multiples(grid, analysis)
     dropped = f"{len(shown)} of the {len(numbers)} values of N are shown." if len(shown) < len(numbers) else ""
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}."
-    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law, " of all panels together")))
+    caption = f"{points_sentence(analysis)}."
+    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law, ", the same in all panels")))
     return finish(
         figure,
         "Capacity, by number of people or strings N",
@@ -117,7 +124,7 @@ def capacity_by_scheme(analysis: Analysis) -> Figure | None:
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
     caption = "Each point is one trial at the end of training under one reading; lines: fitted law α P of each reading."
-    left_out = exclusions(analysis, f"the law of their reading (counts for {analysis.headline})")
+    left_out = exclusions(analysis, f"the law of their reading (counts: {describe_reading(analysis.headline)})")
     return finish(
         figure,
         "Capacity, by encoding scheme",
@@ -149,7 +156,7 @@ def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, points["num_profiles"])
     log_ticks(axes.yaxis)
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}; lines: means of one size."
+    caption = f"{points_sentence(analysis)}; lines: means per size."
     return finish(
         figure, "Capacity against the amount of data", _joined(with_counts(analysis, caption), exclusions(analysis))
     )
@@ -174,7 +181,7 @@ def capacity_vs_norm(analysis: Analysis) -> Figure | None:
     axes.set_yscale("log")
     log_ticks(axes.xaxis)
     log_ticks(axes.yaxis)
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}."
+    caption = f"{points_sentence(analysis)}."
     return finish(
         figure, "Capacity against parameter norm", _joined(with_counts(analysis, caption), exclusions(analysis))
     )
@@ -205,8 +212,8 @@ def hops(analysis: Analysis) -> Figure | None:
         xlabel=f"bits per parameter, {KIND_TEXTS[Kind.TWO_HOP]}",
         ylabel=f"bits per parameter,\n{KIND_TEXTS[Kind.ONE_HOP]}",
     )
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}. The bits of each kind of "
-    caption += "question are computed separately; both include the names."
+    caption = f"{points_sentence(analysis)}. The bits of each "
+    caption += "kind of question are computed separately; both include the names."
     return finish(figure, "One-hop and two-hop capacity", with_counts(analysis, caption))
 
 
@@ -247,11 +254,11 @@ def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE) -> None:
     axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label)
 
 
-def _law_sentence(law: Law, fitted_to: str = "") -> str:
+def _law_sentence(law: Law, remark: str = "") -> str:
     """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
     if not np.isfinite(law.alpha.estimate):
         return ""
-    return f"Line: fitted law α P{fitted_to}{'; band: its 95 % interval' if np.isfinite(law.alpha.low) else ''}."
+    return f"Line: fitted law α P{remark}{'; band: its 95 % interval' if np.isfinite(law.alpha.low) else ''}."
 
 
 def _hidden_sentence(hidden: int) -> str:

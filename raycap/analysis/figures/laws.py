@@ -7,7 +7,16 @@ from matplotlib.ticker import MaxNLocator
 
 from raycap.analysis.analyse import Analysis, ExclusionReason
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import exclusions, final_points, lost_shares, totals_of, trials, with_counts
+from raycap.analysis.figures.points import (
+    describe_reading,
+    exclusions,
+    final_points,
+    lost_shares,
+    points_sentence,
+    totals_of,
+    trials,
+    with_counts,
+)
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
@@ -59,8 +68,10 @@ def law(analysis: Analysis) -> Figure | None:
             low, high = power.band(span, group.middle)
             above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0)
         in_law, others = group.members & ~left_out, group.members & left_out
-        scatter(above, sizes[in_law], points["learned_bits"][in_law], look, dense=dense, label=group.label)
-        scatter(above, sizes[others], points["learned_bits"][others], look, dense=dense, filled=False)
+        for filled, chosen in ((True, in_law), (False, others)):
+            label = {"label": group.label} if filled or not in_law.any() else {}
+            bits = points["learned_bits"][chosen]
+            scatter(above, sizes[chosen], bits, look, dense=dense, filled=filled, **label)
         scatter(below, sizes[in_law], percent[in_law], look, dense=dense, s=9)
     below.axhline(0, color=GREY, linewidth=0.8)
     above.set(ylabel="learned bits")
@@ -73,7 +84,7 @@ def law(analysis: Analysis) -> Figure | None:
     below.set_ylim(min(low, -MIN_PERCENT), max(high, MIN_PERCENT))
     below.yaxis.set_major_locator(MaxNLocator(4))
     band = "; bands: its 95 % interval" if power.resamples else ""
-    caption = f"Each point is one trial at the end of training, under {analysis.headline}. Lines: fitted power law, "
+    caption = f"{points_sentence(analysis)}. Lines: fitted power law, "
     caption += f"saturating at the bits of the data{band}."
     if several:
         caption += " Each line is at the geometric mean of the data of its group."
@@ -153,5 +164,6 @@ def phase_map(analysis: Analysis) -> Figure | None:
     bar.set_label("share of answer entropy lost,\none hop − two hops")
     bar.outline.set_linewidth(0.4)
     caption = "Each mark is one cell at the end of training: the mean over its seeds. Dashed line: share of one-hop "
-    caption += f"questions at which the two-hop trap is predicted to end. Bits of the facts: {analysis.headline}."
+    caption += "questions at which the two-hop trap is predicted to end. Bits of the "
+    caption += f"facts: {describe_reading(analysis.headline)}."
     return finish(figure, "Two-hop trap", with_counts(analysis, caption))

@@ -6,7 +6,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import final_points, loss_curves, trials, with_counts
+from raycap.analysis.figures.points import describe_reading, final_points, loss_curves, trials, with_counts
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
@@ -113,7 +113,7 @@ def loss_vs_content(analysis: Analysis) -> Figure | None:
     axes.set(xlabel="dataset bits per parameter", ylabel="loss per question (bits)")
     axes.set_ylim(bottom=min(0.0, points["loss"].min()) - 0.03 * axes.get_ylim()[1])
     log_ticks(axes.xaxis)
-    caption = f"Each point is one trial at the end of training; dataset bits under {analysis.headline}."
+    caption = f"Each point is one trial at the end of training; dataset bits: {describe_reading(analysis.headline)}."
     return finish(
         figure, f"Final loss against dataset bits, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption)
     )

@@ -74,6 +74,16 @@ def with_counts(analysis: Analysis, text: str) -> str:
     return f"{text} {num_trials}{missing}, {num_seeds} per cell.".strip()
 
 
+def describe_reading(reading: Reading) -> str:
+    """Return a reading as captions and sentences name it, such as "optimal encoding, enumerate names"."""
+    return f"{reading.scheme} encoding, {reading.selection} names"
+
+
+def points_sentence(analysis: Analysis) -> str:
+    """Return the caption's statement on points that are trials under the headline reading, without a full stop."""
+    return f"Each point is one trial at the end of training ({describe_reading(analysis.headline)})"
+
+
 def exclusions(analysis: Analysis, law: str = "the law", *, ignored: ExclusionReason | None = None) -> str:
     """Return caption sentences that count the open and the missing points of the headline law by reason, or "".
 

@@ -44,10 +44,10 @@ def schemes(analysis: Analysis) -> Figure | None:
     grid[0].set_ylim(len(order) - 0.4, -0.6)
     for axes in grid:
         axes.grid(axis="y", visible=False)
-    best = f"best: {comparison.best}" if comparison.best else "undecided"
+    verdict = f"{comparison.best} is best" if comparison.best else "undecided"
     notes = [
         f"Left: leave-one-cell-out log score over {comparison.num_cells} cells of {comparison.num_sizes} sizes, minus that "
-        "of the leading reading; bars: 95 % interval of the paired bootstrap; filled: significant at 5 % after Holm's "
+        "of the leading reading; lines: 95 % interval of the paired bootstrap; filled: significant at 5 % after Holm's "
         "correction. Middle: weight in the mixture that predicts best."
     ]
     if quantities:
@@ -63,7 +63,7 @@ def schemes(analysis: Analysis) -> Figure | None:
     caption = with_counts(analysis, " ".join(notes))
     caption += f" {comparison.num_trials:,} of them are compared; exhausted and diverged trials and those that learned "
     caption += "nothing are not."
-    return finish(figure, f"Comparison of readings by predictive score: {best}", caption)
+    return finish(figure, f"Comparison of readings: {verdict}", caption)
 
 
 def _scores(axes: Axes, comparison: Comparison, order: Sequence[Reading]) -> None:

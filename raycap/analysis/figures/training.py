@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import derivative
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import loss_curves, with_counts
+from raycap.analysis.figures.points import describe_reading, loss_curves, with_counts
 from raycap.analysis.figures.style import (
     GREY,
     INK,
@@ -75,7 +75,9 @@ def exposures(analysis: Analysis) -> Figure:
     else:
         axes.set(xlim=(1, 1000), ylim=(0, 1.1 * REFERENCE_BITS_PER_PARAM))
     log_ticks(axes.xaxis)
-    return finish(figure, f"Learning curves, {analysis.headline}", with_counts(analysis, " ".join(notes)))
+    return finish(
+        figure, f"Learning curves, {describe_reading(analysis.headline)}", with_counts(analysis, " ".join(notes))
+    )
 
 
 def _asymptotes(analysis: Analysis) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.capacities import draw_law, draw_points
-from raycap.analysis.figures.points import final_points
+from raycap.analysis.figures.points import describe_reading, final_points
 from raycap.analysis.figures.style import INK, LOOKS, REFERENCE_BITS_PER_PARAM, STYLE, finish, log_ticks, panels
 
 
@@ -25,7 +25,7 @@ def two_sweeps(one: Analysis, other: Analysis) -> Figure:
             draw_points(axes, points, look, label=name)
             draw_law(axes, analysis.law, span, look.colour)
             caption.append(
-                f"{name}: {len(points)} trials under {analysis.headline}, "
+                f"{name}: {len(points)} trials ({describe_reading(analysis.headline)}), "
                 f"{len(analysis.law.excluded)} of them not in its law."
             )
         axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
