@@ -253,7 +253,7 @@ def test_the_hops_figure_shows_one_hop_against_two_hop_bits() -> None:
     table = table[chosen & (table["scheme"] == "optimal") & (table["selection"] == "enumerate")]
     one, two = (table[table["kind"] == kind].set_index("trial")["bits_per_param"] for kind in ("one_hop", "two_hop"))
     assert offsets(axes) == pytest.approx(sorted_points(two, one.reindex(two.index)))
-    x, y = line(axes, "together")
+    x, y = line(axes, "sum of")
     assert x + y == pytest.approx([2.0, 2.0])
 
 
