@@ -1,4 +1,4 @@
-"""Two sweeps side by side: how their specs differ, their laws and the ratio of these, and trials at the same coordinates."""
+"""Comparison of two sweeps: differences of their specs, laws and their ratio, and trials at the same coordinates."""
 
 import json
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Two analyses and what can be said of them together."""
+    """A comparison of two analyses. Rows of its tables are lists of formatted cells; `headings` has their headers."""
 
     one: Analysis
     other: Analysis
 
     @property
     def readings(self) -> list[Reading]:
-        """Readings that both have."""
+        """The readings that both sweeps declare."""
         return [reading for reading in self.one.laws if reading in self.other.laws]
 
     @property
     def shared(self) -> int:
-        """Trials that are in both sweeps: trained once."""
+        """Number of finished trials that are in both sweeps; these were trained once."""
         return len(self.one.measured.keys() & self.other.measured.keys())
 
     def differences(self) -> Rows:
-        """What the specs say differently: dotted path, here, there."""
-        here, there = _leaves(self.one.sweep), _leaves(self.other.sweep)
-        paths = [path for path in {**here, **there} if here.get(path) != there.get(path)]
-        return [[path, here.get(path, "-"), there.get(path, "-")] for path in sorted(paths)]
+        """Return the values in which the specs differ: dotted path, value in `one`, value in `other`."""
+        one, other = _leaves(self.one.sweep), _leaves(self.other.sweep)
+        paths = [path for path in {**one, **other} if one.get(path) != other.get(path)]
+        return [[path, one.get(path, "-"), other.get(path, "-")] for path in sorted(paths)]
 
     def laws(self) -> Rows:
-        """For each reading: bits per parameter here and there, the ratio there / here, the exponents here and there."""
+        """Return for each reading: alpha of `one` and of `other`, their ratio other / one, and both exponents gamma."""
         rows = []
         for reading in self.readings:
             a, b = self.one.laws[reading], self.other.laws[reading]
@@ -53,39 +53,43 @@ class SideBySide:
         return rows
 
     def verdicts(self) -> Rows:
-        """Which reading fits, here and there."""
-        told = [str(analysis.comparison.best or "undecided") for analysis in (self.one, self.other)]
-        return [["the reading that fits", *told]]
+        """Return the reading that fits in each sweep, or "undecided"."""
+        fits = [str(analysis.comparison.best or "undecided") for analysis in (self.one, self.other)]
+        return [["reading that fits", *fits]]
 
     def trials(self) -> Rows:
-        """Trials at the same coordinates: bits per parameter here and there (the headline of the first), and the ratio."""
-        here, there = (_by_coordinates(analysis, self.one.headline) for analysis in (self.one, self.other))
+        """Return the trials at the same coordinates: label, bits per parameter in `one` and `other`, ratio other / one.
+
+        Both are counted under the headline reading of `one`.
+        """
+        one, other = (_by_coordinates(analysis, self.one.headline) for analysis in (self.one, self.other))
         return [
-            [label, f"{bits:.3f}", f"{there[key][1]:.3f}", f"{there[key][1] / bits:.3f}" if bits > 0 else "-"]
-            for key, (label, bits) in here.items()
-            if key in there
+            [label, f"{bits:.3f}", f"{other[key][1]:.3f}", f"{other[key][1] / bits:.3f}" if bits > 0 else "-"]
+            for key, (label, bits) in one.items()
+            if key in other
         ]
 
 
 def ratio(one: Law, other: Law) -> Interval:
-    """Bits per parameter of the other law over those of the one, the two taken to be independent; NaN where one has none.
+    """Return bits per parameter of `other` / `one` with a 95 % interval, or NaN if either law has no interval.
 
-    Their intervals are combined on the log scale: trials that are in both sweeps make this one too wide.
+    The half-widths of both intervals are added in quadrature on the log scale, which assumes independent sweeps. Trials
+    that are in both sweeps make the interval wider than necessary.
     """
     if one.status is not FitStatus.OK or other.status is not FitStatus.OK:
         return NOTHING
     z = stats.norm.ppf(TAILS[1])
     errors = [np.log(law.alpha.high / law.alpha.low) / (2 * z) for law in (one, other)]
-    middle, reach = np.log(other.alpha.estimate / one.alpha.estimate), z * np.hypot(*errors)
-    return Interval(*(float(np.exp(middle + shift)) for shift in (0.0, -reach, reach)))
+    log_ratio, half_width = np.log(other.alpha.estimate / one.alpha.estimate), z * np.hypot(*errors)
+    return Interval(*(float(np.exp(log_ratio + shift)) for shift in (0.0, -half_width, half_width)))
 
 
 def compare_html(both: SideBySide) -> str:
-    """A self-contained page."""
+    """Return the comparison as a self-contained HTML page."""
     one, other = both.one.sweep.spec.name, both.other.sweep.spec.name
     headers = headings(both)
-    drawing = image(two_sweeps(both.one, both.other), "svg")
-    body = [f'<div class="figures">{figure(drawing, f"{one} and {other}")}</div>']
+    svg = image(two_sweeps(both.one, both.other), "svg")
+    body = [f'<div class="figures">{figure(svg, f"{one} and {other}")}</div>']
     for title, rows in sections(both).items():
         if rows:
             body.append(f"<h2>{title}</h2>" + table(headers[title], [[escape(cell) for cell in row] for row in rows]))
@@ -95,7 +99,7 @@ def compare_html(both: SideBySide) -> str:
 
 
 def sections(both: SideBySide) -> dict[str, Rows]:
-    """All tables by title."""
+    """Return the rows of all tables by title. The titles are also keys of `raycap compare --json`."""
     return {
         "What differs": both.differences(),
         "Laws": both.laws(),
@@ -105,11 +109,11 @@ def sections(both: SideBySide) -> dict[str, Rows]:
 
 
 def headings(both: SideBySide) -> dict[str, list[str]]:
-    """Headers of the tables by title."""
+    """Return the headers of all tables by title."""
     one, other = both.one.sweep.spec.name, both.other.sweep.spec.name
     ratio_of = f"{other} / {one}"
     return {
-        "What differs": ["", one, other],
+        "What differs": ["field", one, other],
         "Laws": ["reading", f"α, {one}", f"α, {other}", ratio_of, f"γ, {one}", f"γ, {other}"],
         "Readings": ["", one, other],
         "Trials at the same coordinates": ["trial", f"bits/param, {one}", f"bits/param, {other}", ratio_of],
@@ -125,29 +129,29 @@ def _format_interval(number: Interval) -> str:
 
 
 def _leaves(sweep: SweepRecord) -> dict[str, str]:
-    """Every value of a spec by its dotted path, but for its name and where it runs."""
-    found: dict[str, str] = {}
+    """Return the values of `trial`, `grid` and `analysis` of a spec as JSON, by dotted path; a grid axis is one value."""
+    leaves: dict[str, str] = {}
 
     def walk(path: str, value: Any) -> None:
         if isinstance(value, dict) and value and path != "grid":
             for key, inner in value.items():
                 walk(f"{path}.{key}" if path else key, inner)
         elif path == "grid":
-            found.update({f"grid.{axis}": json.dumps(values) for axis, values in value.items()})
+            leaves.update({f"grid.{axis}": json.dumps(values) for axis, values in value.items()})
         else:
-            found[path] = json.dumps(value)
+            leaves[path] = json.dumps(value)
 
     walk("", sweep.spec.model_dump(mode="json", include={"trial", "grid", "analysis"}))
-    return found
+    return leaves
 
 
 def _by_coordinates(analysis: Analysis, reading: Reading) -> dict[str, tuple[str, float]]:
-    """Label and bits per parameter of every finished trial, by its coordinates along the grid."""
+    """Return label and bits per parameter of every finished trial by its coordinates along the grid, as JSON."""
     if reading not in analysis.laws:
         return {}
     finals = analysis.totals(reading, final=True)
     trials = analysis.sweep.trials
     return {
-        json.dumps(trials[place].coordinates, sort_keys=True): (trials[place].label, bits)
-        for place, bits in zip(finals["trial"], finals["bits_per_param"], strict=True)
+        json.dumps(trials[index].coordinates, sort_keys=True): (trials[index].label, bits)
+        for index, bits in zip(finals["trial"], finals["bits_per_param"], strict=True)
     }

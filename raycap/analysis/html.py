@@ -1,4 +1,4 @@
-"""A page of HTML that needs nothing but itself."""
+"""Building blocks of self-contained HTML pages: page, table, figure, note."""
 
 import base64
 from html import escape
@@ -7,6 +7,7 @@ CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 .question { color: #555; font-size: 1.1rem; margin: 0; }
 .answer { font-size: 1.15rem; background: #eef5fa; border-left: 4px solid #0072b2; padding: .8rem 1rem; margin: 1.2rem 0; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 1.6rem; align-items: flex-start; }
@@ -14,6 +15,7 @@ figure { margin: 0; flex: 0 1 29rem; } figure.wide { flex-basis: 60rem; } figure
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #e2e2e2; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 .failed { color: #b3261e; } .note { color: #666; font-size: .9rem; }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; }
@@ -21,7 +23,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .82rem; 
 
 
 def page(title: str, subtitle: str, body: str) -> str:
-    """A whole page; title and subtitle are text, the body is HTML."""
+    """Return a complete page. `title` and `subtitle` are plain text and are escaped; `body` is HTML."""
     name = escape(title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>raycap: {name}</title><style>{CSS}</style></head><body>
@@ -32,18 +34,18 @@ def page(title: str, subtitle: str, body: str) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table; the header is text, cells are HTML."""
+    """Return a table. The cells of `header` are plain text and are escaped; those of `rows` are HTML."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def figure(svg: bytes, name: str, *, wide: bool = False) -> str:
-    """A drawing, inside the page."""
+    """Return a figure with the SVG embedded as a data URI; `name` is its alternative text."""
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     return f'<figure class="{"wide" if wide else "column"}"><img alt="{escape(name)}" src="{source}"></figure>'
 
 
 def note(text: str) -> str:
-    """A paragraph of explanation."""
+    """Return a paragraph of explanation; `text` is plain text and is escaped."""
     return f'<p class="note">{escape(text)}</p>'

@@ -1,4 +1,4 @@
-"""The sections of a sweep's report, as HTML: laws, comparison, training, trials, what was left out, where it came from."""
+"""The sections of report.html: laws, comparison of readings, training, trials, exclusions, failures, method, provenance."""
 
 import json
 import math
@@ -8,17 +8,18 @@ from typing import Any
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import Convergence
+from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.selection import Verdict, in_order
 from raycap.analysis.summary import state
 
 TRIALS_SHOWN = 300
-"""Trials in the table; capacity.parquet and summary.json hold all of them."""
+"""The most trials in the table of the report; capacity.parquet and summary.json have all of them."""
 
 
 def sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
-    """All of them, those with nothing to say left out; `trials` are those of the summary."""
+    """Return all sections that are not empty as HTML. `trials` are the entries of `summary`."""
     return "".join(
         [
             _laws(analysis),
@@ -34,39 +35,48 @@ def sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
     )
 
 
-def _interval(told: Interval, digits: int = 3) -> str:
-    return f"{told.estimate:.{digits}f} [{told.low:.{digits}f}, {told.high:.{digits}f}]"
+def _format_interval(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _laws(analysis: Analysis) -> str:
     proportional, power = [], []
     for reading, law in analysis.laws.items():
-        bent = law.power
         name = escape(str(reading))
-        trials = f"{law.num_trials} in {law.num_cells}"
-        proportional.append([name, _interval(law.alpha), f"{100 * law.noise:.1f} %", trials, str(law.status)])
-        profile = f"[{bent.profile[0]:.3f}, {bent.profile[1]:.3f}]".replace("nan", "–")
-        capacity, trials = _interval(bent.bits_per_param), f"{bent.num_trials} in {bent.num_cells}"
-        power.append([name, _interval(bent.gamma), profile, capacity, trials, str(bent.status)])
-    header = ["learned bits = α P", "α (bits/param)", "noise", "trials, cells", "status"]
-    made = "<h2>Laws</h2>" + table(header, proportional)
+        counts = [str(law.num_trials), str(law.num_cells)]
+        proportional.append([name, _format_interval(law.alpha), f"{100 * law.noise:.1f} %", *counts, str(law.status)])
+        low, high = law.power.profile
+        profile = f"[{low:.3f}, {high:.3f}]".replace("nan", "–")
+        intervals = [_format_interval(law.power.gamma), profile, _format_interval(law.power.bits_per_param)]
+        counts = [str(law.power.num_trials), str(law.power.num_cells)]
+        power.append([name, *intervals, *counts, str(law.power.status)])
+    header = ["reading", "α (bits/param) [95 %]", "noise", "trials", "cells", "status"]
+    body = "<h2>Laws</h2><h3>Proportional law: learned bits = α P</h3>" + table(header, proportional)
     reference = analysis.law.power.reference_params
     at = f" at P₀ = {reference:,.0f}" if math.isfinite(reference) else ""
-    header = ["smooth-min(C (P/P₀)^γ, H)", "γ", "by profile likelihood", f"bits/param{at}", "trials, cells", "status"]
-    made += table(header, power)
-    made += note(
-        "α: learned bits = α P over capacity-limited trials. γ: learned bits = smooth-min(C (P/P₀)^γ, H) over all trials "
-        "that learned something, H the bits of the data. Intervals are at 95 %, from 4,000 resamples of cells and of the "
-        "seeds within them, brought to the width of the jackknife over cells; noise is the robust standard deviation of "
-        "log residuals."
+    header = [
+        "reading",
+        "γ [95 %]",
+        "γ, profile likelihood [95 %]",
+        f"bits/param{at} [95 %]",
+        "trials",
+        "cells",
+        "status",
+    ]
+    body += "<h3>Power law: learned bits = smooth-min(C (P/P₀)^γ, H)</h3>" + table(header, power)
+    body += note(
+        "P is the number of parameters and H the bits of the data. The proportional law is fitted to the capacity-limited "
+        "trials, the power law to all trials that learned something. Brackets are 95 % intervals from 4,000 bootstrap "
+        "resamples of cells and of the seeds within them, scaled to the width of the jackknife over cells. Noise is the "
+        "robust standard deviation of log residuals."
     )
     if analysis.law.arms:
         arms = [
-            [escape(f"{arm.name}: {arm.value}"), escape(arm.baseline), _interval(arm.ratio), str(arm.num_trials)]
+            [escape(f"{arm.name}: {arm.value}"), escape(arm.baseline), _format_interval(arm.ratio), str(arm.num_trials)]
             for arm in analysis.law.arms
         ]
-        made += "<h2>What arms change</h2>" + table(["arm", "against", "ratio of capacities", "trials"], arms)
-    return made
+        body += "<h2>Effects of arms</h2>" + table(["arm", "baseline", "capacity ratio [95 %]", "trials"], arms)
+    return body
 
 
 def _comparison(analysis: Analysis) -> str:
@@ -74,8 +84,11 @@ def _comparison(analysis: Analysis) -> str:
     if len(comparison.readings) < 2:
         return ""
     if not comparison.pairs:
-        told = f"{comparison.num_cells} cells that are neither exhausted nor ignorant are too few to compare readings."
-        return "<h2>Which reading fits</h2>" + note(told)
+        text = (
+            f"The readings cannot be compared: there are only {comparison.num_cells} cells whose trials learned something "
+            "and did not exhaust their dataset."
+        )
+        return "<h2>Comparison of readings</h2>" + note(text)
     scores = [
         [
             escape(str(reading)),
@@ -88,7 +101,7 @@ def _comparison(analysis: Analysis) -> str:
     pairs = [
         [
             f"{escape(str(pair.one))} against {escape(str(pair.other))}",
-            _interval(pair.difference_bits),
+            _format_interval(pair.difference_bits),
             f"{pair.difference_by_size_bits:.3f}",
             f"{pair.p_value:.4f}",
             f"<b>{pair.verdict}</b>" if pair.verdict is not Verdict.UNDECIDED else str(pair.verdict),
@@ -96,31 +109,33 @@ def _comparison(analysis: Analysis) -> str:
         for pair in comparison.pairs
     ]
     trends = [
-        [escape(str(trend.reading)), escape(trend.quantity), _interval(trend.exponent), str(trend.constancy)]
+        [escape(str(trend.reading)), escape(trend.quantity), _format_interval(trend.exponent), str(trend.constancy)]
         for trend in comparison.trends
     ]
-    made = "<h2>Which reading fits</h2>"
-    made += table(["reading", "score by cell (bits)", "score by size (bits)", "stacking weight"], scores)
-    made += table(["pair", "difference (bits a cell)", "by size", "p, Holm-corrected", "the first is"], pairs)
+    body = "<h2>Comparison of readings</h2>"
+    body += table(["reading", "score by cell (bits)", "score by size (bits)", "stacking weight"], scores)
+    header = ["pair", "score difference by cell (bits) [95 %]", "score difference by size (bits)", "p (Holm)"]
+    body += table([*header, "verdict on the first"], pairs)
     if trends:
-        made += table(["reading", "quantity", "exponent of bits/param", "bits/param are"], trends)
-    notes = [f"{one} says the same as {other}." for one, other in comparison.same.items()]
-    mute = [reading for reading in analysis.laws if reading not in (*comparison.readings, *comparison.same)]
-    notes += [f"{reading} says nothing: under it some data hold no bits." for reading in mute]
+        body += table(["reading", "quantity", "exponent of bits/param [95 %]", "bits/param"], trends)
+    notes = [f"{one} is equal to {other} on these data." for one, other in comparison.same.items()]
+    not_compared = [reading for reading in analysis.laws if reading not in (*comparison.readings, *comparison.same)]
+    notes += [f"{reading} is not compared: some data have no bits under it." for reading in not_compared]
     without = [
         reading for reading in comparison.readings if all(trend.reading != reading for trend in comparison.trends)
     ]
     if without:
         notes.append(
-            f"No exponents for {'; '.join(map(str, without))}: some bits are not positive, cells are too few, or P, N and R "
-            "do not vary independently."
+            f"No exponents for {'; '.join(map(str, without))}: some learned bits are not positive, there are too few "
+            "cells, or P, N and R do not vary independently."
         )
-    return made + note(
-        "Each reading predicts the losses of a cell (or of all models of a size) from the others; scores are mean log2 "
-        f"densities of {comparison.num_trials} trials in {comparison.num_cells} cells of {comparison.num_sizes} sizes. A "
-        "pair is decided if the difference is significant at 5 % after Holm's correction (paired bootstrap over cells) and "
-        "has the same sign when sizes are left out. The right reading keeps bits per parameter constant: exponents within "
-        f"±0.1 by two one-sided tests at 5 %. {' '.join(notes)}"
+    return body + note(
+        "Each reading predicts the losses of one cell (or of all cells of one size) from the other cells. Scores are mean "
+        f"log2 predictive densities per cell, over {comparison.num_trials} trials in {comparison.num_cells} cells of "
+        f"{comparison.num_sizes} sizes. A pair is decided if the difference by cell is significant at 5 % after Holm's "
+        "correction (paired bootstrap over cells) and the difference by size has the same sign. Under the correct reading "
+        "bits per parameter are constant: their exponents lie within ±0.1 by two one-sided tests at 5 %. "
+        f"{' '.join(notes)}"
     )
 
 
@@ -130,14 +145,14 @@ def _training(analysis: Analysis) -> str:
         return ""
     rows = [[escape(name), str(count)] for name, count in counts.most_common()]
     learning = counts[str(Convergence.STILL_LEARNING)]
-    caution = " The law is that of this length of training, not of its end." if learning else ""
+    caution = " Some trials are still learning, so the laws hold for this length of training only." if learning else ""
     return (
         "<h2>Training</h2>"
-        + table(["trials are", "number"], rows)
+        + table(["verdict", "trials"], rows)
         + note(
-            "Dataset exhausted: less than a tenth of the answers' entropy is lost. Diverged: 5 % of it more is lost than "
-            "at an earlier evaluation. Still learning: learned bits grew by more than 5 % over the last doubling of "
-            f"exposures. Converged: by less.{caution}"
+            "Dataset exhausted: the final loss is less than 10 % of the entropy of the answers. Diverged: the final loss "
+            "exceeds that of an earlier evaluation by 5 % of this entropy. Still learning: learned bits grew by more than "
+            f"5 % over the last doubling of exposures. Converged: they grew by less.{caution}"
         )
     )
 
@@ -149,9 +164,15 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
         cells = [escape(trial["label"]), f"{trial['num_params']:,}", f"{trial['num_non_embedding_params']:,}"]
         if trial["state"] == "finished":
             columns = ("learned_bits", "bits_per_param", "bits_per_non_embedding_param")
-            bits, total, rest = (trial[column][str(scheme)][str(selection)] for column in columns)
+            bits, per_param, per_non_embedding = (trial[column][str(scheme)][str(selection)] for column in columns)
             loss = " / ".join(f"{value:.2f}" for value in trial["loss_bits"].values())
-            cells += [f"{trial['exposures']:,.0f}", loss, f"{bits:,.0f}", f"{total:.3f}", f"{rest:.3f}"]
+            cells += [
+                f"{trial['exposures']:,.0f}",
+                loss,
+                f"{bits:,.0f}",
+                f"{per_param:.3f}",
+                f"{per_non_embedding:.3f}",
+            ]
             cells += [f"{trial['train_seconds']:,.0f}", trial["convergence"], escape(trial["excluded"] or "")]
         else:
             cells += ["", "", "", "", "", "", "", f'<span class="failed">{trial["state"]}</span>']
@@ -159,20 +180,22 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
     header = [
         "trial",
         "parameters",
-        "non-embedding",
+        "non-embedding parameters",
         "exposures",
-        "loss (bits)",
+        "loss per question (bits)",
         "learned bits",
         "bits/param",
-        "bits/non-emb.",
-        "seconds",
-        "training",
+        "bits/non-embedding param",
+        "training (s)",
+        "verdict",
         "excluded",
     ]
-    shown = (
-        f"The first {TRIALS_SHOWN} of {len(entries):,}; summary.json has all." if len(entries) > TRIALS_SHOWN else ""
+    text = (
+        f"Learned bits are counted under {describe_reading(analysis.headline)}. Losses are means per kind of question."
     )
-    return "<h2>Trials</h2>" + table(header, rows) + (note(shown) if shown else "")
+    if len(entries) > TRIALS_SHOWN:
+        text += f" The first {TRIALS_SHOWN} of {len(entries):,} trials are shown; summary.json has all of them."
+    return "<h2>Trials</h2>" + table(header, rows) + note(text)
 
 
 def _exclusions(analysis: Analysis) -> str:
@@ -184,13 +207,13 @@ def _exclusions(analysis: Analysis) -> str:
     for trial_id, reason in excluded.items():
         by_reason.setdefault(reason, []).append(labels[trial_id])
     rows = [
-        [escape(reason), str(len(of_reason)), escape(", ".join(of_reason[:20]) + (" …" if len(of_reason) > 20 else ""))]
-        for reason, of_reason in by_reason.items()
+        [escape(reason), str(len(names)), escape(", ".join(names[:20]) + (" …" if len(names) > 20 else ""))]
+        for reason, names in by_reason.items()
     ]
     return (
-        "<h2>Left out of the proportional law</h2>"
-        + table(["reason", "trials", "which"], rows)
-        + note("Trials whose data are exhausted stay in the power law, which bends where data run out.")
+        "<h2>Trials excluded from the proportional law</h2>"
+        + table(["reason", "number", "trials"], rows)
+        + note("Trials with an exhausted dataset remain in the power law, which saturates at the bits of the data.")
     )
 
 
@@ -204,21 +227,21 @@ def _failures(analysis: Analysis) -> str:
 
 def _method(analysis: Analysis) -> str:
     sampled = any((one.losses.num_evaluated < one.losses.asked.num_texts).any() for one in analysis.measured.values())
-    coverage = "a sample of the longer and all of the one-hop questions" if sampled else "the whole population"
+    coverage = "all one-hop questions and a sample of those of more hops" if sampled else "all texts"
     spec = analysis.sweep.spec.analysis
-    told = (
-        f"Losses are measured on {coverage}, in bits per answer, end token included; learned bits are the code length "
-        f"of the data minus the lost bits. Entropies are {spec.accounting}; "
-        f"{'each subject is read by its own loss' if spec.per_subject else 'only the mean loss over all subjects counts'}"
-        f"{'; one-hop bits are counted beside those of longer questions' if spec.incremental else ''}."
+    text = (
+        f"Losses are measured on {coverage}, in bits per answer including the end token. Learned bits are the code length "
+        f"of the data minus the bits that are still lost. Entropies are {spec.accounting}. "
+        f"{'Bits are computed per subject' if spec.per_subject else 'Bits are computed from the mean over all subjects'}"
+        f"{'; the bits of one-hop questions are added to those of questions of more hops' if spec.incremental else ''}."
     )
     latent = analysis.kind.hops > 1 and not analysis.sweep.trials[0].spec.questions.chain_of_thought
     if latent:
-        told += (
-            " What one hop loses is inferred from longer questions, subject by subject; near chance that is steep, and a "
-            "little known of two hops reads as much more of one."
+        text += (
+            " The loss of one hop is inferred from the loss of questions of more hops, separately for each subject. Near "
+            "chance the inverse is steep: a small gain in two-hop questions counts as a much larger gain in one hop."
         )
-    return "<h2>How it was measured</h2>" + note(told)
+    return "<h2>Method</h2>" + note(text)
 
 
 def _provenance(analysis: Analysis) -> str:
@@ -238,12 +261,12 @@ def _provenance(analysis: Analysis) -> str:
     ]
     finished = sum(state(analysis, trial.trial_id) == "finished" for trial in analysis.sweep.trials)
     device = f"{trials['device_seconds'].sum() / 3600:,.2f}" if "device_seconds" in trials else "0.00"
-    told = (
-        f"{finished} of {len(analysis.sweep.trials)} trials finished. The last run took {analysis.run.wall_seconds:,.0f} s "
-        f"of wall time, up to {analysis.run.slots} trials at once; all training steps together {device} device hours. "
-        "A commit with “+changes” had uncommitted changes in raycap."
+    text = (
+        f"{finished} of {len(analysis.sweep.trials)} trials have finished. The last run took "
+        f"{analysis.run.wall_seconds:,.0f} s of wall time with at most {analysis.run.slots} trials at the same time. All "
+        f"training steps together took {device} device hours. “+changes” marks a commit with uncommitted changes in raycap."
     )
-    return "<h2>Provenance</h2>" + table(["code", "versions", "machine", "trials"], rows) + note(told)
+    return "<h2>Provenance</h2>" + table(["commit", "versions", "machine", "trials"], rows) + note(text)
 
 
 def _rerun(analysis: Analysis) -> str:
@@ -251,10 +274,11 @@ def _rerun(analysis: Analysis) -> str:
     written = analysis.sweep.spec_yaml or json.dumps(spec.model_dump(mode="json"), indent=2)
     resolved = json.dumps(spec.model_dump(mode="json", include={"analysis", "grid", "trial"}), indent=1)
     return (
-        "<h2>To run it again</h2>"
+        "<h2>How to repeat the sweep</h2>"
         + note(
-            f"Save this as {spec.name}.yaml, check out the commit above, and run: python -m raycap.sweep {spec.name}.yaml"
+            f"Save this spec as {spec.name}.yaml, check out the commit above, and run: "
+            f"python -m raycap.sweep {spec.name}.yaml"
         )
-        + f"<pre>{escape(written)}</pre><details><summary>The spec as it ran, overrides included</summary>"
+        + f"<pre>{escape(written)}</pre><details><summary>The spec with all overrides applied</summary>"
         + f"<pre>{escape(resolved)}</pre></details>"
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from raycap import pipeline
 from raycap.commands.arguments import Overrides, planned_trial
-from raycap.export.hub import CARD_FILE, HubError, check_hub, check_place, placed, push
+from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, check_target, push
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.file import SpecError
@@ -67,7 +67,7 @@ def export(
             raise SpecError([rule])
     with _error_as_message(f"--to {to}"):
         if to is not None:
-            check_place(to, force=force)
+            check_target(to, force=force)
     with _error_as_message(f"--push {repo}"):
         if repo is not None:
             check_hub(repo)
@@ -98,7 +98,7 @@ def _export_model(
 
     with ExitStack() as stack, _error_as_message(what):
         target = to or Path(stack.enter_context(TemporaryDirectory(prefix="raycap-"))) / "model"
-        with placed(target, force=force) as folder:
+        with atomic_export(target, force=force) as folder:
             folder.mkdir()
             exported = export_model(result, place, folder)
             card = model_card(

@@ -1,1 +1,1 @@
-"""Trained models and populations in folders and on the Hugging Face hub, each with its card."""
+"""Export of trained models and populations, with cards, to folders and the Hugging Face hub."""

@@ -1,4 +1,7 @@
-"""Populations as datasets in the hosted schema (facts/hosted.py): files, folders and the Hugging Face hub."""
+"""Writing of populations as datasets: to Parquet files, to folders and to the Hugging Face hub.
+
+`raycap/facts/hosted.py` defines the schema and reads these datasets.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +12,7 @@ import pyarrow as pa
 
 from raycap.export import hub
 from raycap.export.dataset_card import card
-from raycap.export.hub import CARD_FILE, placed
+from raycap.export.hub import CARD_FILE, atomic_export
 from raycap.facts.hosted import ATTRIBUTES, fingerprint, hide_progress, name_parts
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NO_PERSON
@@ -18,21 +21,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HUB_FILE = "data/train-00000-of-00001.parquet"
-"""Where the hub's loaders look for the split "train"."""
+"""The path at which the loaders of the hub expect the split "train"."""
 
 
 def to_dataset(profiles: Profiles) -> "Dataset":
-    """The population as a dataset in the hosted schema.
+    """Return the population as a dataset in the hosted schema.
 
-    Raises ValueError for random data, which have no people in them, and for names that could not be read back.
+    Raises ValueError for random data, which do not consist of people, and for names that could not be split again into
+    first, middle and last name.
     """
     from datasets import Dataset, Features, Value
 
     schema = profiles.schema
-    if (had := tuple(attribute.name for attribute in schema.attributes)) != ATTRIBUTES:
-        raise ValueError(f"only people with {', '.join(ATTRIBUTES)} fit the hosted schema; these have {had}")
+    attributes = tuple(attribute.name for attribute in schema.attributes)
+    if attributes != ATTRIBUTES:
+        raise ValueError(f"the hosted schema requires the attributes {', '.join(ATTRIBUTES)}; got {attributes}")
     names = pa.array([profiles.full_name(person) for person in range(profiles.num_profiles)], pa.string())
-    name_parts(names.to_pylist())
+    name_parts(names.to_pylist())  # raises ValueError for names that cannot be split
     columns = {"name": names, "index": pa.array(np.arange(len(names), dtype=np.int32))}
     for attribute, indices in zip(schema.attributes, profiles.attributes.T, strict=True):
         values = [attribute.values[index] for index in indices]
@@ -40,10 +45,10 @@ def to_dataset(profiles: Profiles) -> "Dataset":
             np.array(values, "datetime64[s]") if attribute.name == "birth_date" else values
         )
     for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
-        nobody = targets == NO_PERSON
-        index = pa.array(targets, mask=nobody)
+        is_null = targets == NO_PERSON
+        index = pa.array(targets, mask=is_null)
         columns[relation] = pa.StructArray.from_arrays(
-            [names.take(index), index], ["name", "index"], mask=pa.array(nobody)
+            [names.take(index), index], ["name", "index"], mask=pa.array(is_null)
         )
     if profiles.bios is not None:
         columns["bio"] = pa.array(profiles.bios, pa.string())
@@ -55,33 +60,35 @@ def to_dataset(profiles: Profiles) -> "Dataset":
 
 
 def save(profiles: Profiles, target: str, *, description: str, force: bool = False) -> None:
-    """Save a population whole or not at all: `NAME.parquet` is a file, all else a folder with a card on which
-    `description` says how it was made.
+    """Save a population atomically.
 
-    Raises ValueError for data that do not fit the schema, FileExistsError if there is a file or folder already; `force`
-    replaces it if it was saved so.
+    A target `NAME.parquet` is written as a file, any other as a folder with a card; `description` is the section of the
+    card on how the population was made. `force` replaces an earlier export.
+
+    Raises ValueError for data that do not fit the schema, and FileExistsError if the target exists.
     """
     hide_progress()
-    with placed(Path(target), force=force) as place:
+    with atomic_export(Path(target), force=force) as path:
         dataset = to_dataset(profiles)
-        if place.suffix == ".parquet":
-            dataset.to_parquet(place)
+        if path.suffix == ".parquet":
+            dataset.to_parquet(path)
         else:
-            dataset.save_to_disk(place)
-            (place / CARD_FILE).write_text(_card(profiles, "disk", target, description), encoding="utf-8")
+            dataset.save_to_disk(path)
+            (path / CARD_FILE).write_text(_card(profiles, "disk", target, description), encoding="utf-8")
 
 
 def push(profiles: Profiles, repo: str, *, description: str, private: bool = False) -> str:
-    """Commit a population and its card to the dataset `owner/name` on the hub, in the place of data it may have had.
+    """Commit a population and its card to the dataset `owner/name` on the hub and return its URL.
 
-    Returns its URL. Raises ValueError for data that do not fit the schema, HubError where the hub does not take them.
+    Existing data of the dataset are replaced. Raises ValueError for data that do not fit the schema, and HubError if the
+    upload fails.
     """
     hide_progress()
     with TemporaryDirectory(prefix="raycap-") as folder:
         (Path(folder) / HUB_FILE).parent.mkdir()
         to_dataset(profiles).to_parquet(Path(folder) / HUB_FILE)
         (Path(folder) / CARD_FILE).write_text(_card(profiles, "hub", repo, description), encoding="utf-8")
-        # One commit for data and card, where Dataset.push_to_hub would make several.
+        # Dataset.push_to_hub would make several commits; this makes one for data and card.
         return hub.push(Path(folder), repo, "dataset", private=private, message="People from raycap", replaced="data/*")
 
 

@@ -1,4 +1,4 @@
-"""The card of a saved population: what it is and how many bits it holds, as Hugging Face datasets show it."""
+"""The dataset card (README.md) of a saved population: schema, code length in bits, and how to load it."""
 
 import json
 
@@ -10,14 +10,17 @@ SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6:
 
 
 def card(profiles: Profiles, *, source: str, path: str, fingerprint: str, description: str) -> str:
-    """The README.md of a dataset that `profiles: {source: ..., path: ...}` loads; `description` says how it was made."""
+    """Return the README.md of a dataset.
+
+    `source` and `path` are the fields of `profiles` in a spec that load it; `description` says how it was made.
+    """
     schema, num_profiles = profiles.schema, profiles.num_profiles
     size = next((name for bound, name in SIZE_CATEGORIES.items() if num_profiles < bound), "n>10M")
     pools = " x ".join(f"{len(pool):,}" for pool in schema.name_pools)
     bio = "\n| `bio` | string | a text about the person |" if profiles.bios is not None else ""
     relations = ", ".join(f"`{relation}`" for relation in schema.relations)
-    people = (
-        f"\n| {relations} | struct of name and index | the person it leads to; null for nobody |" if relations else ""
+    relation_rows = (
+        f"\n| {relations} | struct of name and index | the related person; null if there is none |" if relations else ""
     )
     return f"""---
 license: mit
@@ -33,17 +36,17 @@ tags:
 ---
 # {num_profiles:,} synthetic people
 
-Random facts of known code length, for measuring how many bits a language model stores. People and facts are invented.
+Random facts of known code length, for measuring how many bits a language model stores. All people and facts are synthetic.
 
-- **N = {num_profiles:,}** people, each with a full name of their own: first, middle and last from pools of {pools}.
+- **N = {num_profiles:,}** people with distinct full names: first, middle and last names from pools of {pools}.
 - **R = {len(schema.relations)}** relations, {_how_drawn(schema.structure, schema.self_relations)}.
 
-| column | type | |
+| column | type | content |
 |---|---|---|
 | `name` | string | first, middle and last name |
-| `index` | int32 | the row |
-| `birth_date` | timestamp[s] | a day in 1900-01-01 .. 2099-12-30, uniformly, its day of the month cut to 28 |
-| `birth_city`, `university`, `employer` | string | each drawn uniformly |{people}{bio}
+| `index` | int32 | row number, from 0 |
+| `birth_date` | timestamp[s] | uniform over the days from 1900-01-01 to 2099-12-30; days of the month above 28 become 28 |
+| `birth_city`, `university`, `employer` | string | each drawn uniformly |{relation_rows}{bio}
 
 ## Code length
 
@@ -71,7 +74,7 @@ profiles:
 
 
 def _pools(schema: Schema) -> str:
-    """The line that names the pools, where they are the beginnings of the census lists and not the whole."""
+    """Return the line `names: {...}` of the spec if the pools are prefixes of the census lists, else ""."""
     first, middle, last = map(len, schema.name_pools)
     pools = NamePools(first=first, middle=middle, last=last)
     if pools == NamePools() or census_schema(pools, 0).name_pools != schema.name_pools:
@@ -80,17 +83,17 @@ def _pools(schema: Schema) -> str:
 
 
 def _how_drawn(structure: RelationStructure, self_relations: bool) -> str:
-    uniform = f"an independent uniform draw over all people, oneself {'included' if self_relations else 'excluded'}"
+    uniform = f"an independent uniform draw over all {'people' if self_relations else 'other people'}"
     if structure is RelationStructure.UNIFORM:
         return f"each {uniform}"
     return (
         f"bipartite: parent and child are inverse bijections between two halves of the people, best_friend and "
-        f"worst_enemy perfect matchings, any other {uniform}"
+        f"worst_enemy are perfect matchings, every other relation is {uniform}"
     )
 
 
 def _code_length(profiles: Profiles) -> str:
-    """A table: bits of the names under two readings, of each subject, and of everything."""
+    """Return a table of the bits of the names (as a set and as a list), of each subject, and of the whole dataset."""
     names = {selection: name_set_bits(profiles.facts, selection) for selection in SelectionScheme}
     as_set, as_list = names[SelectionScheme.SET], names[SelectionScheme.ENUMERATE]
     subjects = fact_bits(profiles.facts, SelectionScheme.SET)
@@ -99,7 +102,7 @@ def _code_length(profiles: Profiles) -> str:
         "names as a set, log2 C(M, N)": as_set,
         "names as a list, N log2 M": as_list,
         **{f"`{subject}`": bits for subject, bits in subjects.items()},
-        "everything once, names as a set": as_set + facts,
-        "everything once, names as a list": as_list + facts,
+        "total, names as a set": as_set + facts,
+        "total, names as a list": as_list + facts,
     }
-    return "\n".join(["| | bits |", "|---|---:|", *(f"| {what} | {bits:,.1f} |" for what, bits in rows.items())])
+    return "\n".join(["| part | bits |", "|---|---:|", *(f"| {part} | {bits:,.1f} |" for part, bits in rows.items())])

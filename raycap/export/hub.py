@@ -1,4 +1,4 @@
-"""What leaves raycap: files and folders that come to their place whole or not at all, and the Hugging Face hub."""
+"""Atomic writes of exported files and folders, and uploads to the Hugging Face hub."""
 
 import os
 from collections.abc import Iterator
@@ -9,44 +9,48 @@ from typing import Literal
 
 CARD_FILE = "README.md"
 CARD_TAG = "\n- raycap\n"
-"""On every card that raycap writes: what is known by it may be replaced."""
+"""Part of every card that raycap writes. Only folders with such a card may be replaced."""
 
 
 class HubError(RuntimeError):
-    """The hub cannot be reached, or refuses; the message says why and what to do."""
+    """The hub cannot be reached or refuses a request. The message gives the reason and what to do."""
 
 
-def check_place(place: Path, *, force: bool = False) -> None:
-    """Raise FileExistsError where there is more than an empty folder; with `force`, more than an earlier export."""
-    if not os.path.lexists(place) or (place.is_dir() and not any(place.iterdir())):
+def check_target(target: Path, *, force: bool = False) -> None:
+    """Raise FileExistsError if there is something other than an empty folder at `target`.
+
+    With `force`, an earlier export is accepted too: a Parquet file, or a folder with a card that raycap wrote.
+    """
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return
     if not force:
-        raise FileExistsError(f"there is something at {place} already; take another place, or --force to replace it")
-    card = place / CARD_FILE
-    is_table = place.is_file() and place.suffix == ".parquet"
+        raise FileExistsError(f"{target} exists already; choose another path, or add --force to replace it")
+    card = target / CARD_FILE
+    is_table = target.is_file() and target.suffix == ".parquet"
     if not is_table and not (card.is_file() and CARD_TAG in card.read_text(encoding="utf-8", errors="replace")):
-        raise FileExistsError(f"what is at {place} is no earlier export, so it is not replaced; take another place")
+        raise FileExistsError(f"{target} is not an earlier export, so --force does not replace it; choose another path")
 
 
 @contextmanager
-def placed(place: Path, *, force: bool = False) -> Iterator[Path]:
-    """A path beside a place, to write a file or folder to; it moves to the place if nothing was raised.
+def atomic_export(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary path for a file or folder, which is moved to `target` on exit unless an exception was raised.
 
-    Raises FileExistsError as `check_place` does, before anything is written.
+    Raises FileExistsError under the conditions of `check_target`, before anything is written.
     """
-    place = place.resolve()
-    check_place(place, force=force)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as scratch:
-        unfinished = Path(scratch) / place.name
+    target = target.resolve()
+    check_target(target, force=force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary folder is in the target's parent, so that the move is a rename within one file system.
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        unfinished = Path(scratch) / target.name
         yield unfinished
-        if place.is_dir() and any(place.iterdir()):
-            place.rename(Path(scratch) / "before")  # a folder cannot be written over, only made way for
-        unfinished.replace(place)
+        if target.is_dir() and any(target.iterdir()):
+            target.rename(Path(scratch) / "before")  # a rename cannot replace a folder that is not empty
+        unfinished.replace(target)
 
 
 def check_hub(repo: str) -> None:
-    """Raise HubError unless `owner/name` could be a repository, the hub may be asked, and there is a token."""
+    """Raise HubError unless `repo` has the form owner/name, the hub is not switched off, and a token is configured."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import validate_repo_id
 
@@ -57,9 +61,9 @@ def check_hub(repo: str) -> None:
     if "/" not in repo:
         raise HubError(f"must have the form USER/NAME, got {repo!r}")
     if constants.HF_HUB_OFFLINE:
-        raise HubError("the hub must not be asked, since HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it")
+        raise HubError("the hub cannot be used: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it")
     if not get_token():
-        raise HubError("there is no token for the Hugging Face hub: log in with `hf auth login`, or set HF_TOKEN")
+        raise HubError("no token for the Hugging Face hub was found: log in with `hf auth login`, or set HF_TOKEN")
 
 
 def push(
@@ -71,10 +75,12 @@ def push(
     message: str,
     replaced: str | None = None,
 ) -> str:
-    """Commit every file of a folder to the repository `owner/name` on the hub, made if it is not there; returns its URL.
+    """Commit all files of a folder to the repository `owner/name` on the hub and return its URL.
 
-    Files of the repository that match the pattern `replaced` go where the folder has none of their name. Raises HubError;
-    a public repository takes nothing that should be `private`.
+    The repository is created if it does not exist. Existing files that match the pattern `replaced` are deleted unless
+    the folder has a file of the same name.
+
+    Raises HubError if the hub refuses the upload, or if `private` is set and the repository exists and is public.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
@@ -84,11 +90,11 @@ def push(
     try:
         url = api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True)
         if private and not api.repo_info(repo, repo_type=kind).private:
-            raise HubError(f"{url} is public already, but --private was asked for; take another name")
+            raise HubError(f"{url} exists and is public, but --private was given; choose another name")
         api.upload_folder(
             repo_id=repo, folder_path=folder, repo_type=kind, commit_message=message, delete_patterns=replaced
         )
     except (HTTPError, OSError, ValueError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise HubError(f"the hub at {api.endpoint} did not take {repo}: {told}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HubError(f"the upload of {repo} to the hub at {api.endpoint} failed: {reason}") from error
     return str(url)

@@ -1,4 +1,4 @@
-"""A trial's model as a folder for anybody: files, settings of generate(), and how near transformers comes to raycap."""
+"""Export of a trial's model in the format of transformers, with a check that transformers computes the same logits."""
 
 import json
 from pathlib import Path
@@ -23,97 +23,97 @@ from raycap.tokens.tokenizers import END_ID, load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 TOLERANCE = 1e-3
-"""Logits may differ by so much; a loss of one token then differs by at most 0.003 bits."""
+"""Largest accepted difference of a logit. The loss of one token then differs by at most 2 TOLERANCE / ln 2 = 0.003 bits."""
 NUM_TEXTS = 256
-"""Trained texts of each corpus on which logits are compared, drawn at random."""
-TEXTS_AT_ONCE = 16
-"""transformers computes logits of every token: 16 texts of 30 tokens over 262,144 words take 0.5 GB."""
+"""Number of randomly drawn training texts of each corpus on which logits are compared."""
+BATCH_SIZE = 16
+"""Texts per forward pass. transformers computes the logits of all tokens: 16 x 30 tokens x 262,144 words take 0.5 GB."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-class Compared(NamedTuple):
-    """What raycap's own model and the exported one made of some texts of one corpus."""
+class Agreement(NamedTuple):
+    """Comparison of raycap's model with the exported one on some training texts of one corpus."""
 
     kind: Kind
     population: int
     num_texts: int
     num_right: int
-    """Texts of which the exported model finds every measured token the likeliest; greedy answers are right just there."""
+    """Texts in which every measured token has the largest logit, so that greedy decoding gives the correct answer."""
     max_difference: float
-    """Of logits at measured tokens, in absolute value."""
+    """Largest absolute difference of a logit at a measured token."""
 
 
 class Exported(NamedTuple):
-    """A model as it was exported."""
+    """The results of `export_model` for the model card."""
 
-    compared: tuple[Compared, ...]
+    agreements: tuple[Agreement, ...]
     prompt: str
-    """What stands before the first measured token of a text it was trained on, here of the last kind."""
+    """A training text of the last kind of question, up to its first measured token."""
     answer: str
-    """How that text goes on, without the end token."""
+    """The rest of that text without the end token."""
     transformers_version: str
 
     @property
     def max_difference(self) -> float:
-        """Of all logits that were compared; NaN if one was."""
-        return float(np.max([compared.max_difference for compared in self.compared]))
+        """Largest absolute difference of a logit over all texts; NaN if any logit is NaN."""
+        return float(np.max([agreement.max_difference for agreement in self.agreements]))
 
 
 def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exported:
     """Write a trial's model and tokenizer into an empty folder, load them with transformers, and compare the logits.
 
-    Raises ValueError where there is no model or a damaged one, where its population cannot be had again, and where
-    transformers comes to other tokens, or to logits that differ by more than TOLERANCE.
+    Raises ValueError if the stored model is missing or damaged, if its population cannot be generated or loaded again,
+    if transformers tokenizes texts differently, or if logits differ by more than TOLERANCE.
     """
-    _copy(result.trial_id, storage, folder)
+    _copy_model(result.trial_id, storage, folder)
     try:
         populations = populations_of(result.spec)
     except (ValueError, OSError) as error:
-        raise ValueError(f"the people that the model was trained on cannot be asked about: {error}") from error
+        raise ValueError(f"the population that the model was trained on cannot be loaded: {error}") from error
     if tuple(profiles.facts for profiles in populations) != result.populations:
         commit = result.provenance.git_commit
-        raise ValueError(f"its spec no longer gives the people it was trained on; export it with raycap at {commit}")
-    material = TrainingData.of(result.spec, populations, load_tokenizer(folder))
-    _write_settings(folder, max(composer.row_length for composer in material.composers))
+        raise ValueError(f"its spec gives another population than it was trained on; export it with raycap at {commit}")
+    data = TrainingData.of(result.spec, populations, load_tokenizer(folder))
+    _write_settings(folder, max(composer.row_length for composer in data.composers))
 
     assert isinstance(result.spec.model, ModelByWidth)
-    ours = pretrained.load(result.spec.model, folder)
+    model = pretrained.load(result.spec.model, folder)
     transformers.utils.logging.disable_progress_bar()
-    theirs = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    asked = [
+    corpora = [
         (composer, population)
-        for composer, population in zip(material.composers, material.population_of, strict=True)
+        for composer, population in zip(data.composers, data.population_of, strict=True)
         if len(composer.trained)
     ]
-    compared = tuple(_compare(ours, theirs, tokenizer, *each) for each in asked)
-    prompt, answer = _example(asked[-1][0], tokenizer)
-    exported = Exported(compared, prompt, answer, transformers.__version__)
-    if not exported.max_difference <= TOLERANCE:  # NaN is not either
+    agreements = tuple(_compare(model, hf_model, tokenizer, *corpus) for corpus in corpora)
+    prompt, answer = _example(corpora[-1][0], tokenizer)
+    exported = Exported(agreements, prompt, answer, transformers.__version__)
+    if not exported.max_difference <= TOLERANCE:  # `not <=` also refuses NaN
         raise ValueError(
-            f"the exported model's logits differ by up to {exported.max_difference:.2g} from raycap's own, more than "
-            f"{TOLERANCE:g}; it is not exported"
+            f"the logits of the exported model differ by up to {exported.max_difference:.2g} from raycap's own, more than "
+            f"{TOLERANCE:g}; the model is not exported"
         )
     return exported
 
 
-def _copy(trial_id: str, storage: Storage, folder: Path) -> None:
-    """The files of the stored model, as they were saved."""
+def _copy_model(trial_id: str, storage: Storage, folder: Path) -> None:
+    """Copy the files of the stored model and verify their digest. The digest itself is not exported."""
     stored = model_folder(trial_id)
     if missing := {*MODEL_FILES, TOKENIZER_CONFIG, DIGEST_FILE} - set(storage.names(stored)):
-        raise ValueError(f"its model is not at {storage.path(stored)}, which lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"there is no complete model at {storage.path(stored)}: {', '.join(sorted(missing))} missing")
     storage.read_folder(stored, folder)
-    noted = (folder / DIGEST_FILE).read_bytes()
+    digest = (folder / DIGEST_FILE).read_bytes()
     (folder / DIGEST_FILE).unlink()
-    if noted != sha256_of(folder).encode():
+    if digest != sha256_of(folder).encode():
         raise ValueError(
-            f"the model at {storage.path(stored)} is damaged: it is not as it was saved; delete the result.json beside "
-            "it, and its sweep trains it again"
+            f"the model at {storage.path(stored)} is damaged: its SHA-256 digest does not match; delete the result.json "
+            "in the folder above and run the sweep again to retrain it"
         )
 
 
 def _write_settings(folder: Path, max_new_tokens: int) -> None:
-    """generate() ends at the end token, and takes prompts of unequal lengths together."""
+    """Write settings with which generate() stops at the end token and left-pads batches of prompts."""
     generation = {
         "do_sample": False,
         "eos_token_id": END_ID,
@@ -126,29 +126,35 @@ def _write_settings(folder: Path, max_new_tokens: int) -> None:
 
 
 @torch.no_grad()
-def _compare(ours: Llama, theirs: Any, tokenizer: Any, composer: Composer, population: int) -> Compared:
+def _compare(model: Llama, hf_model: Any, tokenizer: Any, composer: Composer, population: int) -> Agreement:
+    """Compare tokens and logits on at most NUM_TEXTS training texts of a corpus.
+
+    Raises ValueError if the tokens differ.
+    """
     trained = composer.trained
-    places = np.random.default_rng(0).choice(len(trained), min(len(trained), NUM_TEXTS), replace=False)
+    indices = np.random.default_rng(0).choice(len(trained), min(len(trained), NUM_TEXTS), replace=False)
     differences, num_right = [], 0
-    for begin in range(0, len(places), TEXTS_AT_ONCE):
-        ids = trained[places[begin : begin + TEXTS_AT_ONCE]]
+    for begin in range(0, len(indices), BATCH_SIZE):
+        ids = trained[indices[begin : begin + BATCH_SIZE]]
         rows = composer.compose(ids, composer.row_length)
-        told = tokenizer(render(composer.corpus, ids))["input_ids"]
-        if told != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
-            raise ValueError(f"transformers cuts {composer.corpus.kind} texts into other tokens than raycap trained on")
-        batch = Batch.of([rows], ours.vocab_size, CPU)
-        text, before = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
-        own = (ours(batch) @ ours.unembedding.mT)[0]  # (A, V)
-        found = theirs(torch.from_numpy(rows.input_ids.astype(np.int64))).logits[text, before]
-        differences.append(float((own - found).abs().max()))
+        tokens = tokenizer(render(composer.corpus, ids))["input_ids"]
+        if tokens != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
+            raise ValueError(f"transformers tokenizes {composer.corpus.kind} texts differently from raycap")
+        batch = Batch.of([rows], model.vocab_size, CPU)
+        # raycap computes logits only at the A positions after which a measured token is predicted. `text` and `position`
+        # are the indices of these positions in the (texts, T, V) logits of transformers.
+        text, position = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
+        logits = (model(batch) @ model.unembedding.mT)[0]  # (A, V)
+        hf_logits = hf_model(torch.from_numpy(rows.input_ids.astype(np.int64))).logits[text, position]
+        differences.append(float((logits - hf_logits).abs().max()))
         wrong = torch.zeros(len(ids), dtype=torch.bool)
-        wrong[text[found.argmax(dim=1) != batch.targets[0]]] = True
+        wrong[text[hf_logits.argmax(dim=1) != batch.targets[0]]] = True
         num_right += int((~wrong).sum())
-    return Compared(composer.corpus.kind, population, len(places), num_right, float(np.max(differences)))
+    return Agreement(composer.corpus.kind, population, len(indices), num_right, float(np.max(differences)))
 
 
 def _example(composer: Composer, tokenizer: Any) -> tuple[str, str]:
-    """Prompt and answer of the first trained text."""
+    """Return the prompt and the answer of the first training text."""
     rows = composer.compose(composer.trained[np.arange(1)], composer.row_length)
     tokens = rows.input_ids[0, : rows.lengths[0]].tolist()
     first = int((rows.labels[0] > 0).argmax())

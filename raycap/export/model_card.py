@@ -1,4 +1,4 @@
-"""The card of an exported model: what it was asked, what it knows in bits, and that it is the model that was measured."""
+"""The model card (README.md) of an exported model: usage, learned bits, losses, training, and agreement of logits."""
 
 import io
 import json
@@ -17,26 +17,27 @@ from raycap.spec import AnalysisSpec, BpeTokenizer, EncodingScheme, ProfilesFrom
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 ENDED = {
-    StopReason.LENGTH: "at its full length",
+    StopReason.LENGTH: "after its full length",
     StopReason.PLATEAU: "at a plateau of the loss",
-    StopReason.EARLY: "early, since more steps would have told nothing new",
+    StopReason.EARLY: "early, by the early-stopping rule of the sweep",
 }
 
 
 def model_card(
     result: TrialResult, exported: Exported, *, name: str, questions: Mapping[str, str], dataset: str | None = None
 ) -> str:
-    """The README.md beside an exported model, as the Hugging Face hub shows it.
+    """Return the README.md of an exported model in the format of the Hugging Face hub.
 
-    `name` is what from_pretrained finds it by, `questions` what sweeps ask of its trial, by their names, and `dataset`
-    where on the hub its people are; a population that was loaded from there is known.
+    `name` is the argument of from_pretrained that loads the model. `questions` are the research questions of the sweeps
+    that contain its trial, by name of the sweep. `dataset` is the repository of its population on the hub; the default is
+    the repository that the population was loaded from, if any.
     """
-    people = sum(population.num_profiles for population in result.populations)
+    num_people = sum(population.num_profiles for population in result.populations)
     if dataset is None and isinstance(result.spec.profiles, ProfilesFromHub):
         dataset = result.spec.profiles.path
-    what = {"pairs": "random pairs", "strings": "random strings"}.get(result.spec.profiles.source, "synthetic people")
+    data = {"pairs": "random pairs", "strings": "random strings"}.get(result.spec.profiles.source, "synthetic people")
     datasets = f"datasets:\n- {json.dumps(dataset)}\n" if dataset else ""
-    asked = "".join(f"> {question}\n> (sweep `{sweep}`)\n\n" for sweep, question in questions.items() if question)
+    quotes = "".join(f"> {question}\n> (sweep `{sweep}`)\n\n" for sweep, question in questions.items() if question)
     return f"""---
 license: mit
 language:
@@ -47,25 +48,25 @@ pipeline_tag: text-generation
 - synthetic
 - raycap
 ---
-# {people:,} {what} in {result.parameters.total:,} parameters
+# {num_people:,} {data} in {result.parameters.total:,} parameters
 
-A small model trained from scratch by raycap, trial `{result.trial_id}`, on random facts of known code length: how many bits
-does a language model store per parameter? All it knows of is invented.
+A small model trained from scratch by raycap (trial `{result.trial_id}`) on random facts of known code length, to measure how
+many bits a language model stores per parameter. All of its facts are synthetic.
 
-{asked}{_how_to_ask(exported, name)}
+{quotes}{_usage(exported, name)}
 
-{_its_words(result)}
-## Bits it has learned
+{_tokenizer_note(result)}
+## Learned bits
 
-The code length of its data minus what it lost on all of them. How long that code is depends on the reading: how facts are
-taken to be stored, and how the list of names; readings that come to the same are one line.
+The code length of the training data minus the bits that the model still loses on them. The code length depends on the
+reading: an encoding scheme of the facts and a selection scheme of the names. Readings with equal numbers share a row.
 
 {_readings(result)}
 
 ## Losses
 
-In bits, summed over the tokens of an answer, its end included; uniform is knowing which answers are possible and no
-more.
+Mean loss per text in bits, summed over the tokens of the answer including the end token. “Uniform” is the loss of a uniform
+guess among the possible answers.
 
 {_losses(result)}
 
@@ -75,17 +76,17 @@ more.
 
 ## Training
 
-{_course(result)}
+{_training(result)}
 
-## The same model
+## Agreement with raycap
 
-{_parity(exported)}
+{_agreement(exported)}
 
-## Where it comes from
+## Provenance
 
 {_provenance(result, exported)}
 
-Its whole measurement is `result.json`. A spec of this trial alone, for `raycap run`:
+The full measurement is in `result.json`. This spec trains the same model with `raycap run`:
 
 ```yaml
 {_spec(result)}```
@@ -93,49 +94,55 @@ Its whole measurement is `result.json`. A spec of this trial alone, for `raycap 
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of Markdown, its first column to the left and all others to the right."""
+    """Return a Markdown table whose first column is aligned left and whose other columns are aligned right."""
     first, *others = header
     lines = [[first, *others], ["---", *("---:" for _ in others)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _how_to_ask(exported: Exported, name: str) -> str:
+def _usage(exported: Exported, name: str) -> str:
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({json.dumps(name)})
 model = AutoModelForCausalLM.from_pretrained({json.dumps(name)})
 prompt = tokenizer({json.dumps(exported.prompt, ensure_ascii=False)}, return_tensors="pt")
-told = model.generate(**prompt)[0, prompt.input_ids.shape[1] :]
-print(tokenizer.decode(told, skip_special_tokens=True).strip())
+output = model.generate(**prompt)[0, prompt.input_ids.shape[1] :]
+print(tokenizer.decode(output, skip_special_tokens=True).strip())
 ```
 
-What it was trained to answer: {exported.answer}"""
+The answer in its training data: {exported.answer}"""
 
 
-def _its_words(result: TrialResult) -> str:
+def _tokenizer_note(result: TrialResult) -> str:
     if isinstance(result.spec.tokenizer, BpeTokenizer):
         return ""
     return (
-        "Its tokenizer has whole words, all that these texts may have; any other, such as another name, is an error.\n"
+        "The tokens are whole words, and the vocabulary has only words that can occur in its training data. Any other word, "
+        "such as another name, is an error.\n"
     )
 
 
 def _totals(result: TrialResult) -> tuple[Losses, list[Capacity]]:
-    """The losses of every evaluation, and the capacities of all that was learned under every reading."""
+    """Return the losses of all evaluations and the headline totals of learned bits under every reading."""
     losses = Losses.of(result.spec, result.populations, result.evaluations)
-    found = capacities(losses, EVERY_READING)
-    return losses, [part for part in found if part.subject == TOTAL and part.is_headline(losses, EVERY_READING)]
+    totals = [
+        capacity
+        for capacity in capacities(losses, EVERY_READING)
+        if capacity.subject == TOTAL and capacity.is_headline(losses, EVERY_READING)
+    ]
+    return losses, totals
 
 
 def _readings(result: TrialResult) -> str:
     counts = result.parameters
-    rows, told = [], set()
+    rows, seen = [], set()
     for total in _totals(result)[1]:
-        alike = total.reading.selection, total.dataset_bits, float(total.learned_bits[-1])
-        if alike in told:  # schemes differ in what they make of questions of several hops alone
+        # Encoding schemes differ only for questions of several hops; readings with equal numbers share a row.
+        key = total.reading.selection, total.dataset_bits, float(total.learned_bits[-1])
+        if key in seen:
             continue
-        told.add(alike)
+        seen.add(key)
         learned, error = float(total.learned_bits[-1]), float(total.standard_error_bits[-1])
         rows.append(
             [
@@ -146,79 +153,79 @@ def _readings(result: TrialResult) -> str:
                 f"{learned / counts.non_embedding:.3f}",
             ]
         )
-    header = ["reading", "bits of the data", "bits learned", "per parameter", "per non-embedding parameter"]
+    header = ["reading", "dataset bits", "learned bits", "bits/param", "bits/non-embedding param"]
     return _table(header, rows)
 
 
 def _losses(result: TrialResult) -> str:
-    """By kind, subject and part; and, where questions were held out, by split."""
-    table, rows = result.final.losses, []
+    """Return tables of the final losses by kind, subject and part, and by split if questions are held out."""
+    losses, rows = result.final.losses, []
     for number, population in enumerate(result.populations):
         uniform = uniform_bits(population)
-        of = f", population {number + 1}" if len(result.populations) > 1 else ""
-        for kind, part in ((kind, part) for kind in table.kinds for part in Part):
+        population_note = f", population {number + 1}" if len(result.populations) > 1 else ""
+        for kind, part in ((kind, part) for kind in losses.kinds for part in Part):
             try:
-                found = table.select(kind, population=number, part=part).by_subject()
-            except KeyError:  # nothing of the kind was asked
+                by_subject = losses.select(kind, population=number, part=part).by_subject()
+            except KeyError:  # there are no texts of this kind and part
                 continue
-            for subject, losses in found.items():
+            for subject, row in by_subject.items():
                 chance = f"{uniform[subject]:.3f}" if part is Part.ANSWER else ""
-                what = f"{kind}: {subject}{of}" + (" (steps before it)" if part is Part.CHAIN else "")
-                rows.append([what, f"{losses.mean_bits:.3f}", chance, f"{losses.num_texts:,}"])
-    told = _table(["trained texts", "loss", "uniform", "texts"], rows)
+                label = f"{kind}: {subject}{population_note}" + (" (chain of thought)" if part is Part.CHAIN else "")
+                rows.append([label, f"{row.mean_bits:.3f}", chance, f"{row.num_texts:,}"])
+    tables = [_table(["trained texts", "loss (bits)", "uniform (bits)", "texts"], rows)]
     for number in range(len(result.populations)):
-        matrix = table.generalisation(number)
+        matrix = losses.generalisation(number)
         if len(matrix) > 1:
             kinds = list(dict.fromkeys(kind for row in matrix.values() for kind in row))
             lines = [
                 [split, *(f"{row[kind]:.3f}" if kind in row else "" for kind in kinds)] for split, row in matrix.items()
             ]
-            told += "\n\n" + _table(["what is new in a question", *kinds], lines)
-    return told
+            tables.append(_table(["held-out component", *(f"{kind} loss (bits)" for kind in kinds)], lines))
+    return "\n\n".join(tables)
 
 
 def _parameters(result: TrialResult) -> str:
     counts = result.parameters
-    groups = {**counts.model_dump(), "all": counts.total, "all but embeddings": counts.non_embedding}
+    groups = {**counts.model_dump(), "all": counts.total, "non-embedding": counts.non_embedding}
     return _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
 
 
-def _course(result: TrialResult) -> str:
+def _training(result: TrialResult) -> str:
     losses, totals = _totals(result)
     curve, final = Curve.of(result.evaluations), result.final
-    (shown,) = (total for total in totals if total.reading == headline(EVERY_READING))
-    verdict = convergence(curve.exposures, shown.learned_bits, lost_share(losses))
+    (headline_total,) = (total for total in totals if total.reading == headline(EVERY_READING))
+    verdict = convergence(curve.exposures, headline_total.learned_bits, lost_share(losses))
     kind = losses.kinds[-1]
     means = " → ".join(f"{evaluation.losses.select(kind).mean_bits:.3f}" for evaluation in result.evaluations)
-    seen = ", ".join(f"{evaluation.exposures:,.1f}" for evaluation in result.evaluations)
+    exposures = ", ".join(f"{evaluation.exposures:,.1f}" for evaluation in result.evaluations)
     return (
-        f"{final.step:,} steps, {final.exposures:,.1f} exposures of every fact, {final.tokens:,} tokens in "
-        f"{final.train_seconds:,.0f} s; {kind} loss {means} bits after {seen} exposures; ended "
-        f"{ENDED[result.stop_reason]}; verdict: {verdict}."
+        f"{final.step:,} steps, {final.exposures:,.1f} exposures per fact, {final.tokens:,} tokens in "
+        f"{final.train_seconds:,.0f} s. Mean {kind} loss: {means} bits after {exposures} exposures. Training ended "
+        f"{ENDED[result.stop_reason]}. Verdict: {verdict}."
     )
 
 
-def _parity(exported: Exported) -> str:
+def _agreement(exported: Exported) -> str:
     rows = [
         [
-            f"{compared.kind}" + (f", population {compared.population + 1}" if compared.population else ""),
-            f"{compared.num_texts:,}",
-            f"{compared.max_difference:.1e}",
-            f"{compared.num_right / compared.num_texts:.1%}",
+            f"{agreement.kind}" + (f", population {agreement.population + 1}" if agreement.population else ""),
+            f"{agreement.num_texts:,}",
+            f"{agreement.max_difference:.1e}",
+            f"{agreement.num_right / agreement.num_texts:.1%}",
         ]
-        for compared in exported.compared
+        for agreement in exported.agreements
     ]
-    table = _table(["texts", "number", "largest difference of a logit", "told right, token by token"], rows)
+    table = _table(["kind", "texts", "largest difference of a logit", "all tokens correct (greedy)"], rows)
     return (
-        "Weights are those of a plain Llama: what raycap's parametrisation multiplies is folded into them. On texts of the "
-        f"training data, drawn at random, logits of transformers {exported.transformers_version} differ from raycap's own "
-        f"by at most **{exported.max_difference:.1e}**, measured when this was exported; more than {TOLERANCE:g} would "
-        f"not have been exported.\n\n{table}"
+        "The weights are those of a standard Llama; the multipliers of raycap's parametrisation are folded into them. On "
+        f"random training texts the logits of transformers {exported.transformers_version} differ from raycap's own by at "
+        f"most **{exported.max_difference:.1e}**, measured at export. raycap does not export models for which the "
+        f"difference exceeds {TOLERANCE:g}.\n\n{table}"
     )
 
 
 def _provenance(result: TrialResult, exported: Exported) -> str:
-    """Code and libraries; which machine it was is nobody's business."""
+    """Return commit, versions and device. The host name is left out, because cards are public."""
     provenance = result.provenance
     versions = ", ".join(f"{library} {version}" for library, version in provenance.versions.items())
     return (

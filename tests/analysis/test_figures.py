@@ -1,4 +1,4 @@
-"""Figures draw what the tables hold, exist where they have something to say, and are the same bytes every time."""
+"""Figures show the numbers of the tables, are omitted if they would be empty, and are reproducible to the byte."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,18 +59,19 @@ def planted(name: str, bits_per_param: float = 2.0) -> tuple[SweepRecord, dict[s
     trials = tuple(expand(loaded))
     record = SweepRecord(spec=loaded.spec, question=loaded.question, spec_yaml=loaded.text, trials=trials)
     numbers = cells(trials)
-    own = np.array([numbers[trial.trial_id] for trial in trials])
+    cell_of = np.array([numbers[trial.trial_id] for trial in trials])
     truth = Truth(reading=headline(loaded.spec.analysis), bits_per_param=bits_per_param)
-    found = plant(trials, truth, loaded.spec.analysis, own, rng=np.random.default_rng(0))
-    return record, {result.trial_id: Measured.of(result) for result in found}
+    results = plant(trials, truth, loaded.spec.analysis, cell_of, rng=np.random.default_rng(0))
+    return record, {result.trial_id: Measured.of(result) for result in results}
 
 
 @cache
 def analysed(name: str, bits_per_param: float = 2.0, num: int | None = None, unreadable: int = 0) -> Analysis:
-    record, found = planted(name, bits_per_param)
-    places = list(found)
-    kept = {trial_id: found[trial_id] for trial_id in places[: len(places) if num is None else num]}
-    broken = dict.fromkeys(places[len(places) - unreadable :], "it holds no evaluation")
+    """Analyse the first `num` results (default: all); the last `unreadable` trials have unreadable results."""
+    record, measured = planted(name, bits_per_param)
+    trial_ids = list(measured)
+    kept = {trial_id: measured[trial_id] for trial_id in trial_ids[:num]}
+    broken = dict.fromkeys(trial_ids[len(trial_ids) - unreadable :], "it has no evaluation")
     return analyse(record, RunRecord(wall_seconds=1.0, slots=1), kept, {}, broken)
 
 
@@ -88,20 +89,20 @@ def labels(figure: Figure) -> set[str]:
 
 
 def offsets(axes: Any, label: str | None = None) -> np.ndarray:
-    """Points of all scatters in axes, sorted."""
-    found = [c for c in axes.collections if isinstance(c, PathCollection) and label in (None, c.get_label())]
-    points = np.concatenate([np.asarray(c.get_offsets()) for c in found])
+    """Return the points of all scatters in the axes, or of those with a label, sorted."""
+    scatters = [c for c in axes.collections if isinstance(c, PathCollection) and label in (None, c.get_label())]
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in scatters])
     return points[np.lexsort(points.T)]
 
 
-def in_order(x: Any, y: Any) -> np.ndarray:
+def sorted_points(x: Any, y: Any) -> np.ndarray:
     points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
     return points[np.lexsort(points.T)]
 
 
 def line(axes: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
-    (found,) = [each for each in axes.lines if each.get_label().startswith(label)]
-    return np.asarray(found.get_xdata(), dtype=float), np.asarray(found.get_ydata(), dtype=float)
+    (matching,) = [line for line in axes.lines if line.get_label().startswith(label)]
+    return np.asarray(matching.get_xdata(), dtype=float), np.asarray(matching.get_ydata(), dtype=float)
 
 
 @pytest.mark.parametrize(
@@ -118,73 +119,73 @@ def line(axes: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
         ("chain", {"hops", "generalisation", "generalisation_gap"}),
     ],
 )
-def test_a_sweep_has_the_figures_that_say_something_about_it(name: str, more: set[str]) -> None:
+def test_a_sweep_has_the_figures_of_what_it_varies(name: str, more: set[str]) -> None:
     assert set(drawn(name)) == MEASURED | more
-    assert list(drawn(name)) == [figure for figure in FIGURES if figure in drawn(name)]  # in the reader's order
+    assert list(drawn(name)) == [figure for figure in FIGURES if figure in drawn(name)]  # in the order of the report
 
 
 @pytest.mark.parametrize("name", ["people", "hops", "chain", "rates"])
-def test_nothing_is_cut_off_and_nothing_lies_on_anything(name: str) -> None:
+def test_texts_and_axes_are_not_clipped_and_do_not_overlap(name: str) -> None:
     for figure_name, figure in drawn(name).items():
-        with rc_context(STYLE):  # ticks are made when they are needed
+        with rc_context(STYLE):  # ticks are created lazily
             renderer = FigureCanvasAgg(figure).get_renderer()
             boxes = [text.get_window_extent(renderer) for text in figure.texts]
             boxes += [legend.get_window_extent(renderer) for legend in figure.legends]
             boxes += [axes.get_tightbbox(renderer) for axes in figure.axes]
         assert COLUMN_INCHES <= figure.get_size_inches()[0] <= PAGE_INCHES
-        for place, one in enumerate(boxes):
+        for index, one in enumerate(boxes):
             assert min(one.x0, one.y0) >= -1, figure_name
             assert one.x1 <= figure.bbox.width + 1, figure_name
             assert one.y1 <= figure.bbox.height + 1, figure_name
-            for other in boxes[place + 1 :]:
+            for other in boxes[index + 1 :]:
                 apart = max(one.x0 - other.x1, other.x0 - one.x1, one.y0 - other.y1, other.y0 - one.y1)
                 assert apart >= -2, (figure_name, one, other)
 
 
 @pytest.mark.parametrize("num", [0, 1, 2])
-def test_figures_are_drawn_however_little_has_finished(num: int) -> None:
-    found = draw(analysed("widths", num=num))
-    assert set(found) >= ALWAYS
+def test_figures_are_drawn_with_few_or_no_finished_trials(num: int) -> None:
+    figures = draw(analysed("widths", num=num))
+    assert set(figures) >= ALWAYS
     if num == 0:
-        assert set(found) == ALWAYS
-        assert all("No trial has finished yet (4 planned)." in caption(figure) for figure in found.values())
+        assert set(figures) == ALWAYS
+        assert all("(4 planned)" in caption(figure) for figure in figures.values())
     else:
-        assert f"{num} trial{'s' * (num > 1)} of 4 planned, 1 seed a cell." in caption(found["capacity"])
-    assert ("law" in found) == (num == 2)  # of one size there is no exponent
-    for figure in found.values():
+        assert f"{num} trial{'s' * (num > 1)} of 4 planned, 1 seed per cell." in caption(figures["capacity"])
+    assert ("law" in figures) == (num == 2)  # a single size gives no exponent
+    for figure in figures.values():
         assert image(figure, "svg")
 
 
-def test_a_law_that_is_nowhere_is_not_drawn() -> None:
+def test_no_law_is_drawn_without_capacity_limited_trials() -> None:
     exhausted = analysed("widths", 50.0)
     assert exhausted.law.status is FitStatus.NO_TRIALS
-    found = draw(exhausted)
-    assert not any(label.startswith("law") for label in labels(found["capacity"]))
-    assert "Open, left out of the law: dataset exhausted (4)." in caption(found["capacity"])
-    assert "Exhausted trials (4) are in this law." in caption(found["law"])
+    figures = draw(exhausted)
+    assert not any(label.startswith("law") for label in labels(figures["capacity"]))
+    assert "not in the law: dataset exhausted (4)." in caption(figures["capacity"])
+    assert "exhausted dataset (4)" in caption(figures["law"])
     ignorant = draw(analysed("widths", 0.5))
     assert "law" not in ignorant
     assert "nothing learned (4)" in caption(ignorant["capacity"])
 
 
-def test_capacities_are_those_of_the_table() -> None:
+def test_the_capacity_figure_shows_the_totals_of_the_table() -> None:
     analysis = analysed("people")
     figure = capacities.capacity(analysis)
     (axes,) = figure.axes
     for selection in analysis.sweep.spec.analysis.selections:
         points = final_points(analysis, Reading(EncodingScheme.OPTIMAL, selection))
         points = points[points["learned_bits"] > 0]
-        every = offsets(axes)
-        wanted = in_order(points["num_params"], points["learned_bits"])
-        assert all((np.isclose(every, point, rtol=1e-12).all(1)).any() for point in wanted)
+        drawn_points = offsets(axes)
+        expected = sorted_points(points["num_params"], points["learned_bits"])
+        assert all((np.isclose(drawn_points, point, rtol=1e-12).all(1)).any() for point in expected)
     x, y = line(axes, "law")
     assert y == pytest.approx(analysis.law.alpha.estimate * x)
     x, y = line(axes, "2 bits/param")
     assert y == pytest.approx(2 * x)
-    assert not any("all data" in label for label in labels(figure))  # of three populations there is no one level
+    assert not any("all data" in label for label in labels(figure))  # three populations have no common level
 
 
-def test_a_single_population_has_levels() -> None:
+def test_a_single_population_has_lines_for_its_data_and_names() -> None:
     analysis = analysed("widths")
     figure = capacities.capacity(analysis)
     _, bits = line(figure.axes[0], "all data")
@@ -193,20 +194,20 @@ def test_a_single_population_has_levels() -> None:
     assert names == pytest.approx([analysis.totals(final=True)["baseline_bits"].iloc[0]] * 2)
 
 
-def test_captions_count_trials_and_seeds_and_say_who_is_left_out() -> None:
+def test_captions_count_trials_seeds_and_exclusions() -> None:
     analysis = analysed("people", num=23, unreadable=1)
-    told = caption(capacities.capacity(analysis))
-    assert "23 trials of 24 planned, 1–2 seeds a cell." in told
+    text = caption(capacities.capacity(analysis))
+    assert "23 trials of 24 planned, 1–2 seeds per cell." in text
     reasons = list(analysis.law.excluded.values())
     for reason in (ExclusionReason.EXHAUSTED, ExclusionReason.NOTHING_LEARNED):
         count = reasons.count(str(reason))
         assert count > 0
-        assert f"{reason} ({count})" in told
-    assert "Not drawn: unreadable (1)." in told
-    assert "24 trials, 2 seeds a cell." in caption(drawn("people")["exposures"])
+        assert f"{reason} ({count})" in text
+    assert "unreadable (1)" in text
+    assert "24 trials, 2 seeds per cell." in caption(drawn("people")["exposures"])
 
 
-def test_excluded_trials_are_open() -> None:
+def test_excluded_trials_have_open_markers() -> None:
     analysis = analysed("people")
     points = final_points(analysis)
     (axes,) = capacities.capacity(analysis).axes
@@ -217,13 +218,13 @@ def test_excluded_trials_are_open() -> None:
     assert sum(len(c.get_offsets()) for c in filled) == (points["excluded"] == "").sum() > 0
 
 
-def test_panels_split_the_trials() -> None:
+def test_each_panel_shows_the_trials_of_its_value() -> None:
     analysis = analysed("people")
     figure = drawn("people")["capacity_by_profiles"]
     points = final_points(analysis)
     for axes, (number, members) in zip(figure.axes, points.groupby("num_profiles"), strict=True):
         assert axes.get_title(loc="left") == f"N = {number:,.0f}"
-        assert offsets(axes) == pytest.approx(in_order(members["num_params"], members["learned_bits"]))
+        assert offsets(axes) == pytest.approx(sorted_points(members["num_params"], members["learned_bits"]))
     hops = analysed("hops")
     for axes, scheme in zip(drawn("hops")["capacity_by_scheme"].axes, hops.sweep.spec.analysis.schemes, strict=True):
         assert axes.get_title(loc="left") == str(scheme)
@@ -232,7 +233,7 @@ def test_panels_split_the_trials() -> None:
         assert len(offsets(axes)) == sum((total["learned_bits"] > 0).sum() for total in totals)
 
 
-def test_the_data_and_the_norms_are_those_of_the_tables() -> None:
+def test_dataset_bits_and_norms_are_those_of_the_tables() -> None:
     analysis = analysed("people")
     (axes,) = drawn("people")["capacity_vs_profiles"].axes
     people, bits = line(axes, "all data")
@@ -241,40 +242,40 @@ def test_the_data_and_the_norms_are_those_of_the_tables() -> None:
     assert (people, bits) == (pytest.approx(data.index.to_numpy(dtype=float)), pytest.approx(data.to_numpy()))
     (axes,) = drawn("people")["capacity_vs_norm"].axes
     norms = analysis.tables.trials["parameter_norm"].to_numpy()[totals["trial"]]
-    assert offsets(axes) == pytest.approx(in_order(norms, totals["learned_bits"]))
+    assert offsets(axes) == pytest.approx(sorted_points(norms, totals["learned_bits"]))
 
 
-def test_hops_are_set_against_each_other() -> None:
+def test_the_hops_figure_shows_one_hop_against_two_hop_bits() -> None:
     analysis = analysed("hops")
     (axes,) = drawn("hops")["hops"].axes
     table = analysis.tables.capacities
     chosen = table["final"] & (table["subject"] == "total") & ~table["incremental"]
     table = table[chosen & (table["scheme"] == "optimal") & (table["selection"] == "enumerate")]
     one, two = (table[table["kind"] == kind].set_index("trial")["bits_per_param"] for kind in ("one_hop", "two_hop"))
-    assert offsets(axes) == pytest.approx(in_order(two, one.reindex(two.index)))
-    x, y = line(axes, "together")
+    assert offsets(axes) == pytest.approx(sorted_points(two, one.reindex(two.index)))
+    x, y = line(axes, "sum of")
     assert x + y == pytest.approx([2.0, 2.0])
 
 
 def segments(axes: Any) -> np.ndarray:
-    found = [c for c in axes.collections if isinstance(c, LineCollection)]
-    return np.concatenate([np.asarray(path) for c in found for path in c.get_segments()])
+    collections = [c for c in axes.collections if isinstance(c, LineCollection)]
+    return np.concatenate([np.asarray(path) for c in collections for path in c.get_segments()])
 
 
-def test_curves_are_those_of_the_evaluations() -> None:
+def test_training_curves_show_every_evaluation() -> None:
     analysis = analysed("hops")
     totals = analysis.totals()
     drawn_points = segments(drawn("hops")["exposures"].axes[0])
-    assert in_order(*drawn_points.T) == pytest.approx(in_order(totals["exposures"], totals["bits_per_param"]))
-    told = analysis.training["refused"] == ""
-    assert 0 < told.sum() <= len(told)
-    assert f"asymptotes, of {told.sum()} trials" in caption(drawn("hops")["exposures"])
+    assert sorted_points(*drawn_points.T) == pytest.approx(sorted_points(totals["exposures"], totals["bits_per_param"]))
+    estimated = analysis.training["refused"] == ""
+    assert 0 < estimated.sum() <= len(estimated)
+    assert f"asymptotes of {estimated.sum()} trials" in caption(drawn("hops")["exposures"])
 
     rows = analysis.tables.losses
     rows = rows[(rows["kind"] == "two_hop") & (rows["part"] == "answer")]
     gaps = rows["held_out_bits"] - rows["loss_bits"]
     drawn_points = segments(drawn("hops")["generalisation_gap"].axes[0])
-    assert in_order(*drawn_points.T) == pytest.approx(in_order(rows["exposures"], gaps))
+    assert sorted_points(*drawn_points.T) == pytest.approx(sorted_points(rows["exposures"], gaps))
     largest = gaps.groupby(rows["trial"]).max().mean()
     assert f"mean {largest:.2f} bits" in caption(drawn("hops")["generalisation_gap"])
 
@@ -285,7 +286,7 @@ def test_curves_are_those_of_the_evaluations() -> None:
     assert len(drawn_points) == len(rows) - len(analysis.measured)
 
 
-def test_losses_are_those_of_the_tables() -> None:
+def test_loss_figures_show_the_losses_of_the_tables() -> None:
     analysis = analysed("hops")
     table = analysis.tables.subjects
     table = table[table["kind"] == "two_hop"]
@@ -301,11 +302,11 @@ def test_losses_are_those_of_the_tables() -> None:
     rows = analysis.tables.losses
     rows = rows[rows["final"] & (rows["kind"] == "two_hop")].set_index("trial")
     (axes,) = drawn("hops")["loss_vs_content"].axes
-    demanded = totals["dataset_bits"] / totals["num_params"]
-    assert offsets(axes) == pytest.approx(in_order(demanded, rows["loss_bits"].reindex(totals.index)))
+    bits_per_param = totals["dataset_bits"] / totals["num_params"]
+    assert offsets(axes) == pytest.approx(sorted_points(bits_per_param, rows["loss_bits"].reindex(totals.index)))
 
 
-def test_histograms_are_shares() -> None:
+def test_histograms_are_percentages_per_size() -> None:
     analysis = analysed("hops")
     figure = drawn("hops")["histograms"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one-hop questions", "two-hop questions"]
@@ -317,7 +318,7 @@ def test_histograms_are_shares() -> None:
             assert values == pytest.approx(100 * of_size / of_size.sum())
 
 
-def test_generalisation_keeps_chains_apart() -> None:
+def test_generalisation_separates_chains_from_answers() -> None:
     figure = drawn("chain")["generalisation"]
     assert labels(figure) >= {"two-hop questions", "two-hop questions, given the chain"}
     assert "two-hop questions, the chain itself" in labels(figure)
@@ -325,13 +326,13 @@ def test_generalisation_keeps_chains_apart() -> None:
     table = analysis.tables.splits
     chained = [planned.spec.questions.chain_of_thought for planned in analysis.sweep.trials]
     rows = table[np.array(chained)[table["trial"]] & (table["part"] == "answer") & (table["kind"] == "two_hop")]
-    wanted = rows.groupby("split")["loss_bits"].mean().reindex(["train", "tuples"])
+    expected = rows.groupby("split")["loss_bits"].mean().reindex(["train", "tuples"])
     assert np.sort(offsets(figure.axes[0], "two-hop questions, given the chain")[:, 0]) == pytest.approx(
-        np.sort(wanted)
+        np.sort(expected)
     )
 
 
-def test_the_law_bends_where_the_data_end() -> None:
+def test_the_law_saturates_at_the_bits_of_the_data() -> None:
     analysis = analysed("people")
     power = analysis.law.power
     above, below = drawn("people")["law"].axes
@@ -345,7 +346,7 @@ def test_the_law_bends_where_the_data_end() -> None:
     assert f"P^{power.gamma.estimate:.2f} [{power.gamma.low:.2f}, {power.gamma.high:.2f}]" in caption(above.figure)
 
 
-def test_the_phase_map_marks_where_answers_are_memorised() -> None:
+def test_the_phase_map_shows_the_excess_one_hop_loss_of_each_cell() -> None:
     analysis = analysed("hops")
     axes = drawn("hops")["phase_map"].axes[0]
     _, share = line(axes, "predicted end")
@@ -363,7 +364,7 @@ def test_the_phase_map_marks_where_answers_are_memorised() -> None:
     assert np.sort(offsets(axes)[:, 0]) == pytest.approx(room)
 
 
-def test_schemes_are_told_against_the_one_ahead() -> None:
+def test_the_schemes_figure_compares_readings_with_the_leading_one() -> None:
     analysis = analysed("hops")
     comparison = analysis.comparison
     scores, weights, *trends = drawn("hops")["schemes"].axes
@@ -378,8 +379,8 @@ def test_schemes_are_told_against_the_one_ahead() -> None:
     for reading, verdict in zip(
         sorted(comparison.readings, key=lambda r: -comparison.scores_bits[r]), verdicts, strict=True
     ):
-        told = "ahead" if reading == ahead else str(schemes.against(comparison, reading, ahead)[1])
-        assert verdict == told
+        expected = "leading" if reading == ahead else str(schemes.against(comparison, reading, ahead)[1])
+        assert verdict == expected
     assert sorted(bar.get_width() for bar in weights.patches) == pytest.approx(sorted(comparison.weights.values()))
     for axes in trends:
         estimates = [trend.exponent.estimate for trend in comparison.trends]
@@ -394,10 +395,10 @@ def test_the_best_learning_rate_is_ringed() -> None:
     finals = analysis.tables.losses[analysis.tables.losses["final"]].set_index("trial")["loss_bits"]
     trials = analysis.tables.trials.assign(loss=finals)
     best = trials.loc[trials.groupby("hidden_size")["loss"].idxmin()]
-    assert offsets(axes) == pytest.approx(in_order(best["learning_rate"], best["loss"]))
+    assert offsets(axes) == pytest.approx(sorted_points(best["learning_rate"], best["loss"]))
 
 
-def test_the_same_analysis_gives_the_same_bytes() -> None:
+def test_drawing_an_analysis_again_gives_the_same_bytes() -> None:
     again = draw(analysed("hops"))
     for name, figure in drawn("hops").items():
         assert image(figure, "svg") == image(again[name], "svg"), name
@@ -405,25 +406,25 @@ def test_the_same_analysis_gives_the_same_bytes() -> None:
         assert image(again[name], "png") == image(again[name], "png") == image(drawn("hops")[name], "png"), name
 
 
-def test_early_evaluations_far_below_nothing_are_cut_off() -> None:
+def test_early_evaluations_far_below_zero_bits_are_cut_off() -> None:
     analysis = analysed("widths")
     table = analysis.tables.capacities
     early = table["exposures"] < 5
-    sunk = table.assign(bits_per_param=np.where(early, -20.0, table["bits_per_param"]))
-    figure = training.exposures(replace(analysis, tables=replace(analysis.tables, capacities=sunk)))
-    assert "Earlier evaluations are not shown" in caption(figure)
+    negative = table.assign(bits_per_param=np.where(early, -20.0, table["bits_per_param"]))
+    figure = training.exposures(replace(analysis, tables=replace(analysis.tables, capacities=negative)))
+    assert "Evaluations below -0.5" in caption(figure)
     assert figure.axes[0].get_ylim()[0] > -1
     assert figure.axes[0].get_xlim()[0] > table["exposures"][early].max() / 1.3
-    assert "Earlier evaluations" not in caption(drawn("widths")["exposures"])
+    assert "Evaluations below" not in caption(drawn("widths")["exposures"])
 
 
-def test_no_global_style_is_touched() -> None:
+def test_drawing_does_not_change_the_global_style() -> None:
     before = dict(rcParams)
     image(capacities.capacity(analysed("widths")), "png")
     assert dict(rcParams) == before
 
 
-def test_many_lines_become_pixels_with_medians_on_top() -> None:
+def test_dense_lines_are_rasterised_and_have_medians_on_top() -> None:
     figure, ((axes,),) = training.panels()
     num = MAX_VECTORS
     trial = np.repeat(np.arange(num), 2)
@@ -432,11 +433,11 @@ def test_many_lines_become_pixels_with_medians_on_top() -> None:
     (lines,) = [c for c in axes.collections if isinstance(c, LineCollection)]
     assert lines.get_rasterized()
     assert len(lines.get_segments()) <= 250
-    assert offsets(axes) == pytest.approx(in_order([1.0, 2.0], [np.median(y[::2]), np.median(y[1::2])]))
+    assert offsets(axes) == pytest.approx(sorted_points([1.0, 2.0], [np.median(y[::2]), np.median(y[1::2])]))
     assert len(image(figure, "svg")) < 300_000
 
 
-def test_groups_are_of_neighbours() -> None:
+def test_groups_consist_of_neighbouring_values() -> None:
     groups = grouped(np.arange(1, 21) * 1000, "params")
     assert len(groups) == 6
     assert np.sum([group.members for group in groups], axis=0).tolist() == [1] * 20
@@ -452,7 +453,7 @@ def test_groups_are_of_neighbours() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0125, "0.0125"), (12, "12"), (999_600, "1M"), (1_170_000, "1.17M"), (890_320, "890k")]
 )
-def test_numbers_are_short(value: float, text: str) -> None:
+def test_short_formats_three_digits_with_a_suffix(value: float, text: str) -> None:
     assert short(value) == text
 
 
@@ -465,5 +466,5 @@ EMPTY: list[Callable[[Analysis], Figure | None]] = [
 
 
 @pytest.mark.parametrize("make", EMPTY)
-def test_what_says_nothing_is_none(make: Callable[[Analysis], Figure | None]) -> None:
+def test_figures_without_data_are_none(make: Callable[[Analysis], Figure | None]) -> None:
     assert make(analysed("widths", num=0)) is None

@@ -121,7 +121,7 @@ def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
         pushed = ["export", "--profiles", trial, "--push", "me/people"]
         refused = raycap(*pushed, "--private", environment=environment)
         assert refused.returncode == 2
-        assert "datasets/me/people is public already, but --private was asked for" in refused.stderr
+        assert "datasets/me/people exists and is public" in refused.stderr
         assert repository.files == old
         folder = tmp_path / "people"
         output = raycap(*pushed, "--to", str(folder), environment=environment)
@@ -147,10 +147,10 @@ def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
     [
         (
             {"HF_TOKEN": "", "HF_HOME": "/nowhere"},
-            "there is no token for .*: log in with `hf auth login`, or set HF_TOKEN",
+            "no token for .*: log in with `hf auth login`, or set HF_TOKEN",
         ),
-        ({"HF_TOKEN": "hf_wrong"}, "did not take me/told: .*401"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub at http://127.0.0.1:9 did not take me/told: .*refused"),
+        ({"HF_TOKEN": "hf_wrong"}, "upload of me/told .* failed: .*401"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "me/told to the hub at http://127.0.0.1:9 failed: .*refused"),
     ],
 )
 def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_is: str, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_
     [
         ("<id>", {}, "say where to: --to DIR, --push USER/NAME, or both"),
         ("<id>", {"to": "new", "private": True}, "--private is about a repository on the hub"),
-        ("<id>", {"to": "full"}, r"--to .*full: there is something at .*full already; .* --force to replace it"),
-        ("<id>", {"to": "full", "force": True}, "what is at .*full is no earlier export, so it is not replaced"),
+        ("<id>", {"to": "full"}, r"--to .*full: .*full exists already; .* --force to replace it"),
+        ("<id>", {"to": "full", "force": True}, ".*full is not an earlier export"),
         ("<id>", {"repo": "told"}, "--push told: must have the form USER/NAME, got 'told'"),
         ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*Give it as USER/NAME"),
         ("<id>", {"repo": "me/told"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),

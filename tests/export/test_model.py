@@ -1,4 +1,4 @@
-"""An exported model is the one that was measured, under every parametrisation, and its card says how it was measured."""
+"""Exported models: equal logits under every parametrisation, and cards with the numbers of the result."""
 
 import contextlib
 import io
@@ -40,10 +40,10 @@ def stored(trial: TrainedTrial, folder: Path) -> tuple[TrialResult, Storage]:
 
 
 def exported(trial: TrainedTrial, folder: Path) -> tuple[Any, str]:
-    """The model in folder/out, and its card."""
+    """Export the model to folder/out; return the outcome and the card."""
     (folder / "out").mkdir()
-    found = export_model(*stored(trial, folder), folder / "out")
-    return found, model_card(trial.result, found, name=str(folder / "out"), questions={"grid": "Does it?"})
+    outcome = export_model(*stored(trial, folder), folder / "out")
+    return outcome, model_card(trial.result, outcome, name=str(folder / "out"), questions={"grid": "How many bits?"})
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -62,41 +62,41 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("arm", VARIANTS)
-def test_logits_are_the_same_and_every_card_is_whole(arm: str, tmp_path: Path) -> None:
+def test_logits_agree_and_cards_are_complete(arm: str, tmp_path: Path) -> None:
     raw = {
         "profiles": PEOPLE.model_dump(mode="json"),
         "model": {"hidden_size": 16, "num_layers": 1},
         "training": SHORT.model_dump(mode="json"),
     }
     trial = trained(TrialSpec.model_validate_json(json.dumps(raw | VARIANTS[arm])))
-    found, card = exported(trial, tmp_path)
-    assert found.max_difference < 1e-5
-    assert [each.kind for each in found.compared] == list(trial.result.spec.questions.kinds)
-    check_card(card, trial.result, found)
+    outcome, card = exported(trial, tmp_path)
+    assert outcome.max_difference < 1e-5
+    assert [each.kind for each in outcome.agreements] == list(trial.result.spec.questions.kinds)
+    check_card(card, trial.result, outcome)
 
 
-def test_a_filled_model_is_asked_about_both_populations(tmp_path: Path) -> None:
+def test_a_fill_model_is_compared_on_both_populations(tmp_path: Path) -> None:
     parent, storage = stored(told(), tmp_path)
     second = PEOPLE.model_copy(update={"num_profiles": 10, "seed": 1})
     fill = Fill(parent=ParentTrial(trial_id=parent.trial_id), profiles=second)
     trial = trained(TOLD.model_copy(update={"training": SHORT, "fill": fill}), storage=storage)
-    found, card = exported(trial, tmp_path)
-    assert found.max_difference < 1e-4
-    assert [(each.population, each.num_texts) for each in found.compared] == [(0, 120), (1, 60)]
+    outcome, card = exported(trial, tmp_path)
+    assert outcome.max_difference < 1e-4
+    assert [(each.population, each.num_texts) for each in outcome.agreements] == [(0, 120), (1, 60)]
     assert "# 30 synthetic people in 53,696 parameters" in card
-    check_card(card, trial.result, found)
+    check_card(card, trial.result, outcome)
 
 
-def check_card(card: str, result: TrialResult, found: Any) -> None:
-    """Its front matter is the hub's, and its numbers are those of the result."""
+def check_card(card: str, result: TrialResult, outcome: Any) -> None:
+    """Check the front matter of the card, and its numbers against the result."""
     data = ModelCard(card).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "transformers", "text-generation")
     assert "raycap" in data.tags
-    assert f"at most **{found.max_difference:.1e}**" in card
-    assert "> Does it?" in card
+    assert f"at most **{outcome.max_difference:.1e}**" in card
+    assert "> How many bits?" in card
     losses = Losses.of(result.spec, result.populations, result.evaluations)
-    found_totals = [each for each in capacities(losses, EVERY_READING) if each.subject == "total"]
-    totals = [each for each in found_totals if each.is_headline(losses, EVERY_READING)]
+    all_totals = [each for each in capacities(losses, EVERY_READING) if each.subject == "total"]
+    totals = [each for each in all_totals if each.is_headline(losses, EVERY_READING)]
     assert len(totals) == 9
     different = {(each.reading.selection, each.dataset_bits, each.learned_bits[-1]): each for each in reversed(totals)}
     assert len(re.findall(r"^\| .* names \|", card, re.MULTILINE)) == len(different) >= 3
@@ -114,43 +114,41 @@ def check_card(card: str, result: TrialResult, found: Any) -> None:
     assert TrialSpec.model_validate_json(json.dumps(spec["trial"])).trial_id == result.trial_id
 
 
-def test_the_code_on_the_card_asks_the_model(tmp_path: Path) -> None:
-    found, card = exported(told(), tmp_path)
-    assert found.max_difference < 1e-4
-    assert found.compared[0].num_texts == found.compared[0].num_right == 120
-    check_card(card, told().result, found)
+def test_the_usage_code_of_the_card_gives_the_answer(tmp_path: Path) -> None:
+    outcome, card = exported(told(), tmp_path)
+    assert outcome.max_difference < 1e-4
+    assert outcome.agreements[0].num_texts == outcome.agreements[0].num_right == 120
+    check_card(card, told().result, outcome)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(card.split("```python\n")[1].split("```")[0], {})
-    assert output.getvalue() == f"{found.answer}\n"
-    assert re.fullmatch(r"Question: What was \w+ \w+ \w+'s birth date\? Answer:", found.prompt)
+    assert output.getvalue() == f"{outcome.answer}\n"
+    assert re.fullmatch(r"Question: What was \w+ \w+ \w+'s birth date\? Answer:", outcome.prompt)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
 
 
-def test_a_model_that_transformers_computes_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> None:
     result, storage = stored(told(), tmp_path)
     model = Path(storage.path(model_folder(result.trial_id)))
     config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap reads weights as they are
+    (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap ignores this field
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="is damaged: it is not as it was saved"):
+    with pytest.raises(ValueError, match="is damaged"):
         export_model(result, storage, tmp_path / "out")
     (model / DIGEST_FILE).write_text(sha256_of(model))
-    with pytest.raises(ValueError, match=r"logits differ by up to \S+ from raycap's own, more than 0\.001"):
+    with pytest.raises(ValueError, match=r"differ by up to \S+ .*more than 0\.001"):
         export_model(result, storage, tmp_path / "out")
 
 
-def test_a_model_without_its_people_or_files_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_its_population_or_files_is_refused(tmp_path: Path) -> None:
     result, storage = stored(told(), tmp_path)
     (tmp_path / "out").mkdir()
     (other,) = result.populations
     others = result.model_copy(update={"populations": (other.model_copy(update={"num_names": 7}),)})
-    with pytest.raises(
-        ValueError, match="its spec no longer gives the people it was trained on; export it with raycap"
-    ):
+    with pytest.raises(ValueError, match="another population than it was trained on; export it with raycap"):
         export_model(others, storage, tmp_path / "out")
     storage.delete(f"{model_folder(result.trial_id)}/tokenizer.json")
-    with pytest.raises(ValueError, match=r"its model is not at .*, which lacks tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json missing"):
         export_model(result, storage, tmp_path / "out")

@@ -1,1 +1,1 @@
-"""Analysis -> Figure: nothing is saved here, and no global style is touched."""
+"""The figures of a report: functions from an analysis to a matplotlib Figure. None of them writes files."""

@@ -1,4 +1,4 @@
-"""Every figure of a sweep, by file name, in the order a reader wants them."""
+"""The registry of figures, in the order in which the report shows them."""
 
 from collections.abc import Callable
 
@@ -37,10 +37,10 @@ FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
     "learning_rates": learning_rates,
     "capacity_vs_norm": capacity_vs_norm,
 }
-"""By file name; a figure that says nothing about a sweep is None."""
+"""Figure functions by file name. A function returns None if the sweep has nothing to show in that figure."""
 
 
 def draw(analysis: Analysis) -> dict[str, Figure]:
-    """The figures that say something about a sweep."""
+    """Return the figures that the sweep has data for, by file name."""
     drawn = {name: make(analysis) for name, make in FIGURES.items()}
     return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -1,4 +1,4 @@
-"""Learned bits at the end of training against parameters, people, norms, and hops."""
+"""Figures of final learned bits against parameters, dataset size, encoding scheme, parameter norm, and hops."""
 
 from typing import Any
 
@@ -9,7 +9,14 @@ from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import about, exclusions, final_points, totals_of
+from raycap.analysis.figures.points import (
+    describe_reading,
+    exclusions,
+    final_points,
+    points_sentence,
+    totals_of,
+    with_counts,
+)
 from raycap.analysis.figures.style import (
     BLUE,
     GREY,
@@ -37,19 +44,21 @@ MAX_PANELS = 6
 
 @styled
 def capacity(analysis: Analysis) -> Figure:
-    """Learned bits against parameters: how many bits a parameter holds. The headline reading with its law, other
-    selections fainter. Drawn always.
+    """Draw learned bits against parameters: the headline reading with its law, and the other selections fainter.
+
+    This figure is always drawn, also before the first trial has finished.
     """
     scheme, selection = analysis.headline
     figure, ((axes,),) = panels()
     span = _span(analysis)
     hidden = 0
-    for other in sorted(analysis.sweep.spec.analysis.selections, key=lambda other: other is not selection):
-        first = other is selection
+    selections = analysis.sweep.spec.analysis.selections
+    for other in sorted(selections, key=lambda other: other is not selection):
+        is_headline = other is selection
         points = final_points(analysis, Reading(scheme, other))
-        label = f"{other} names" if first else f"{other}"
-        unseen = draw_points(axes, points, SELECTION_LOOKS[other], label=label, faint=not first)
-        hidden = unseen if first else hidden
+        label = f"{other} names" if is_headline else f"{other}"
+        without_bits = draw_points(axes, points, SELECTION_LOOKS[other], label=label, faint=not is_headline)
+        hidden = without_bits if is_headline else hidden
     draw_law(axes, analysis.law, span, SELECTION_LOOKS[selection].colour)
     axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
     _levels(axes, final_points(analysis))
@@ -57,16 +66,18 @@ def capacity(analysis: Analysis) -> Figure:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, analysis.tables.trials["num_params"])
     log_ticks(axes.yaxis)
-    caption = f"A point a trial; line: the law{_band(analysis.law)}."
-    unseen_text = f"Not on the axes: {hidden} with no bits learned." if hidden else ""
+    caption = f"{points_sentence(analysis)}."
+    if len(selections) > 1:
+        caption += " Faint points: the same losses under the other selections."
+    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law)))
     return finish(
-        figure, f"Capacity, {scheme} encoding", _joined(about(analysis, caption), exclusions(analysis), unseen_text)
+        figure, f"Capacity, {scheme} encoding", _joined(caption, exclusions(analysis), _hidden_sentence(hidden))
     )
 
 
 @styled
 def capacity_by_profiles(analysis: Analysis) -> Figure | None:
-    """Learned bits against parameters, a panel per number of people: where data run out. None if it is not varied."""
+    """Draw learned bits against parameters with one panel per number of people, or return None if it is not varied."""
     points = final_points(analysis)
     numbers = np.unique(points["num_profiles"])
     if len(numbers) < 2:
@@ -76,15 +87,16 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
     dense = len(points) > MAX_VECTORS
     span, look = _span(analysis), SELECTION_LOOKS[analysis.headline.selection]
     for axes, number in zip(grid, shown, strict=True):
-        of_number = points[points["num_profiles"] == number]
-        draw_points(axes, of_number, look, label=str(analysis.headline), dense=dense)
+        members = points[points["num_profiles"] == number]
+        draw_points(axes, members, look, label=str(analysis.headline), dense=dense)
         draw_law(axes, analysis.law, span, look.colour)
-        for bits in np.unique(of_number["dataset_bits"])[:1]:
+        for bits in np.unique(members["dataset_bits"])[:1]:
             axes.axhline(bits, color=GREY, linestyle=":", label="all data")
         axes.set(title=f"N = {number:,.0f}", xlim=span)
     _finish_small_multiples(grid, analysis)
-    dropped = f"{len(shown)} of {len(numbers)} values of N." if len(shown) < len(numbers) else ""
-    caption = about(analysis, f"A point a trial; the law is the same in all panels{_band(analysis.law)}.")
+    dropped = f"{len(shown)} of the {len(numbers)} values of N are shown." if len(shown) < len(numbers) else ""
+    caption = f"{points_sentence(analysis)}."
+    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law, ", the same in all panels")))
     return finish(
         figure,
         "Capacity, by number of people or strings N",
@@ -94,7 +106,7 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
 
 @styled
 def capacity_by_scheme(analysis: Analysis) -> Figure | None:
-    """Learned bits against parameters, a panel per encoding scheme: under which they are in proportion. None for one."""
+    """Draw learned bits against parameters with one panel per encoding scheme, or return None if only one is declared."""
     schemes: tuple[EncodingScheme, ...] = tuple(analysis.sweep.spec.analysis.schemes)
     if len(schemes) < 2 or not analysis.measured:
         return None
@@ -111,15 +123,21 @@ def capacity_by_scheme(analysis: Analysis) -> Figure | None:
         axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle=(0, (1, 1)), label="2 bits/param")
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
-    caption = about(analysis, "A point a trial; lines: the law of each reading.")
-    unseen = f"Not on the axes: {hidden} with no bits learned." if hidden else ""
-    return finish(figure, "Capacity, by encoding scheme", _joined(caption, exclusions(analysis), unseen))
+    caption = "Each point is one trial at the end of training under one reading; lines: fitted law α P of each reading."
+    left_out = exclusions(analysis, f"the law of their reading (counts: {describe_reading(analysis.headline)})")
+    return finish(
+        figure,
+        "Capacity, by encoding scheme",
+        _joined(with_counts(analysis, caption), left_out, _hidden_sentence(hidden)),
+    )
 
 
 @styled
 def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
-    """Learned bits against the number of people, a line per size, with all the data's: models follow the data until they
-    are full. None if it is not varied.
+    """Draw learned bits against the number of people with one line per model size, or return None if it is not varied.
+
+    Small datasets are learned completely, so their points follow the bits of the data; beyond that a size stays at its
+    capacity.
     """
     points = final_points(analysis)
     points = points[points["learned_bits"] > 0]
@@ -138,13 +156,15 @@ def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
     axes.set_yscale("log")
     log_ticks(axes.xaxis, points["num_profiles"])
     log_ticks(axes.yaxis)
-    caption = about(analysis, f"A point a trial, lines through means; {analysis.headline}.")
-    return finish(figure, "Capacity against the amount of data", _joined(caption, exclusions(analysis)))
+    caption = f"{points_sentence(analysis)}; lines: means per size."
+    return finish(
+        figure, "Capacity against the amount of data", _joined(with_counts(analysis, caption), exclusions(analysis))
+    )
 
 
 @styled
 def capacity_vs_norm(analysis: Analysis) -> Figure | None:
-    """Learned bits against the norm of all parameters: whether what is known shows in it. None if norms are all alike."""
+    """Draw learned bits against the L2 norm of all parameters, or return None if all norms are equal."""
     points = final_points(analysis)
     norms = analysis.tables.trials.get("parameter_norm", pd.Series(dtype=float))
     points = points.assign(norm=norms.reindex(points["trial"]).to_numpy())
@@ -157,17 +177,22 @@ def capacity_vs_norm(analysis: Analysis) -> Figure | None:
         _open_and_filled(
             axes, members, "norm", "learned_bits", group.look, group.label, dense=len(points) > MAX_VECTORS
         )
-    axes.set(xlabel="norm of all parameters (root of summed squares)", ylabel="learned bits")
+    axes.set(xlabel="L2 norm of all parameters", ylabel="learned bits")
     axes.set_yscale("log")
     log_ticks(axes.xaxis)
     log_ticks(axes.yaxis)
-    caption = about(analysis, f"A point a trial, at the end of training; {analysis.headline}.")
-    return finish(figure, "Capacity against parameter norm", _joined(caption, exclusions(analysis)))
+    caption = f"{points_sentence(analysis)}."
+    return finish(
+        figure, "Capacity against parameter norm", _joined(with_counts(analysis, caption), exclusions(analysis))
+    )
 
 
 @styled
 def hops(analysis: Analysis) -> Figure | None:
-    """One-hop against two-hop bits per parameter: whether the two share 2 bits. None unless both were evaluated."""
+    """Draw one-hop against two-hop bits per parameter, or return None unless both kinds were evaluated.
+
+    The dashed line is a total of 2 bits per parameter over both kinds.
+    """
     tables = [totals_of(analysis, kind) for kind in (Kind.ONE_HOP, Kind.TWO_HOP)]
     if any(table.empty for table in tables):
         return None
@@ -182,19 +207,23 @@ def hops(analysis: Analysis) -> Figure | None:
         dense = len(points) > MAX_VECTORS
         scatter(axes, members["two"], members["one"], group.look, dense=dense, label=group.label, alpha=0.85)
     ends = np.array([min(0.0, points["two"].min()), max(REFERENCE_BITS_PER_PARAM, points["two"].max())])
-    axes.plot(ends, REFERENCE_BITS_PER_PARAM - ends, color=INK, linestyle="--", label="together 2 bits/param")
+    axes.plot(ends, REFERENCE_BITS_PER_PARAM - ends, color=INK, linestyle="--", label="sum of 2 bits/param")
     axes.set(
         xlabel=f"bits per parameter, {KIND_TEXTS[Kind.TWO_HOP]}",
         ylabel=f"bits per parameter,\n{KIND_TEXTS[Kind.ONE_HOP]}",
     )
-    caption = f"A point a trial; each kind of question read by itself, names included; {analysis.headline}."
-    return finish(figure, "One hop and two hops", about(analysis, caption))
+    caption = f"{points_sentence(analysis)}. The bits of each "
+    caption += "kind of question are computed separately; both include the names."
+    return finish(figure, "One-hop and two-hop capacity", with_counts(analysis, caption))
 
 
 def draw_points(
     axes: Axes, points: pd.DataFrame, look: LineStyle, *, label: str, faint: bool = False, dense: bool = False
 ) -> int:
-    """Trials, those in no law open; how many cannot be drawn because they learned no bits."""
+    """Draw trials, with open markers if they are not in the law; return how many are not drawn for want of learned bits.
+
+    Trials with learned bits <= 0 cannot be drawn on a logarithmic axis.
+    """
     known = points[points["learned_bits"] > 0]
     options: dict[str, Any] = {"alpha": 0.4, "s": 9} if faint else {"s": 16, "zorder": 4}
     _open_and_filled(
@@ -206,15 +235,15 @@ def draw_points(
 def _open_and_filled(
     axes: Axes, points: pd.DataFrame, x: str, y: str, look: LineStyle, label: str, dense: bool, **options: Any
 ) -> None:
-    """Filled where a law has them, open otherwise; one label for both."""
-    enters = (points["excluded"] == "").to_numpy(dtype=bool)
-    for filled, chosen in ((True, points[enters]), (False, points[~enters])):
-        own = options | ({"label": label} if filled or not enters.any() else {})
-        scatter(axes, chosen[x], chosen[y], look, dense=dense, filled=filled, **own)
+    """Draw trials of the law with filled and all others with open markers, under one label in the legend."""
+    in_law = (points["excluded"] == "").to_numpy(dtype=bool)
+    for filled, chosen in ((True, points[in_law]), (False, points[~in_law])):
+        labelled = options | ({"label": label} if filled or not in_law.any() else {})
+        scatter(axes, chosen[x], chosen[y], look, dense=dense, filled=filled, **labelled)
 
 
 def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE) -> None:
-    """learned bits = alpha P with its 95 % band, as far as there are numbers."""
+    """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit."""
     estimate, low, high = law.alpha
     if not np.isfinite(estimate):
         return
@@ -225,18 +254,25 @@ def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE) -> None:
     axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label)
 
 
-def _band(law: Law) -> str:
-    return "; band: its 95 % interval" if np.isfinite(law.alpha.low) else ""
+def _law_sentence(law: Law, remark: str = "") -> str:
+    """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
+    if not np.isfinite(law.alpha.estimate):
+        return ""
+    return f"Line: fitted law α P{remark}{'; band: its 95 % interval' if np.isfinite(law.alpha.low) else ''}."
+
+
+def _hidden_sentence(hidden: int) -> str:
+    return f"Not drawn: points with no learned bits ({hidden})." if hidden else ""
 
 
 def _span(analysis: Analysis) -> Floats:
-    """A little beyond all sizes that are planned."""
+    """Return the range of planned model sizes with a margin of 20 %."""
     sizes = analysis.tables.trials["num_params"]
     return np.array([sizes.min() / 1.2, sizes.max() * 1.2])
 
 
 def _levels(axes: Axes, points: pd.DataFrame) -> None:
-    """What there is to learn, and what knowing the names alone is worth, where it is the same for all trials."""
+    """Draw the bits of the data and the bits of the names alone, where they are the same for all trials."""
     data, names = np.unique(points["dataset_bits"]), np.unique(points["baseline_bits"])
     if len(data) == 1:
         axes.axhline(data[0], color=GREY, linestyle=":", label=f"all data: {short(data[0])} bits")
@@ -246,25 +282,26 @@ def _levels(axes: Axes, points: pd.DataFrame) -> None:
 
 def _level_note(points: pd.DataFrame) -> str:
     several = points.groupby("num_profiles")["dataset_bits"].nunique().max() > 1
-    return "Of several amounts of data in a panel the smallest is drawn." if several else ""
+    return "Where the trials of a panel differ in dataset bits, the smallest value is drawn." if several else ""
 
 
 def _small_multiples(number: int) -> tuple[Figure, list[Axes]]:
-    """At most three panels in a row, on the same axes."""
+    """Return a figure of `number` panels with shared axes, at most three in a row."""
     columns = min(number, 3)
     rows = -(-number // columns)
     figure, grid = panels(
         rows, columns, width=min(PAGE_INCHES, 0.4 + 2.2 * columns), height=1.9 * rows, sharex=True, sharey=True
     )
-    every = list(grid.flat)
-    for axes in every[number:]:
+    all_axes = list(grid.flat)
+    for axes in all_axes[number:]:
         axes.remove()
-    for place, axes in enumerate(every[:number]):
-        axes.set_ylabel("learned bits" if place % columns == 0 else "")
-        lowest = place + columns >= number
+    for index, axes in enumerate(all_axes[:number]):
+        axes.set_ylabel("learned bits" if index % columns == 0 else "")
+        # The last panel of a column has the labels, also if that column ends a row earlier than others.
+        lowest = index + columns >= number
         axes.set_xlabel("parameters" if lowest else "")
-        axes.tick_params(labelbottom=lowest)  # also where the row below ends earlier
-    return figure, every[:number]
+        axes.tick_params(labelbottom=lowest)
+    return figure, all_axes[:number]
 
 
 def _finish_small_multiples(grid: list[Axes], analysis: Analysis) -> None:

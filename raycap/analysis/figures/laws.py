@@ -1,4 +1,4 @@
-"""The power law with its residuals, and where the trap of too few one-hop questions begins."""
+"""Figures of the power law with its residuals, and of the two-hop trap."""
 
 import matplotlib
 import numpy as np
@@ -7,7 +7,16 @@ from matplotlib.ticker import MaxNLocator
 
 from raycap.analysis.analyse import Analysis, ExclusionReason
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import about, exclusions, final_points, lost_shares, totals_of, trials
+from raycap.analysis.figures.points import (
+    describe_reading,
+    exclusions,
+    final_points,
+    lost_shares,
+    points_sentence,
+    totals_of,
+    trials,
+    with_counts,
+)
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
@@ -26,15 +35,16 @@ from raycap.spec import Kind
 MAX_DATA_SIZES = 4
 MAX_PANELS = 3
 MIN_PERCENT = 1.0
-"""Shown around the law at least: what is left over of a perfect one is rounding."""
+"""The residual axis spans at least this on both sides, so that rounding errors of a perfect fit stay invisible."""
 NOTICEABLE = 0.01
-"""Of the entropy of answers; less is noise."""
+"""Share of the answer entropy below which a difference of losses is drawn as noise."""
 
 
 @styled
 def law(analysis: Analysis) -> Figure | None:
-    """Learned bits with smooth-min(C P^gamma, H), a line for each amount of data H, and what is left over below: how well
-    one law describes all trials. None where there is no power law.
+    """Draw learned bits with the fitted smooth-min(C P^gamma, H), one line per amount of data H, and the residuals below.
+
+    Returns None if there is no power law. The law is defined in `docs/science.md#two-laws`.
     """
     power = analysis.law.power
     points = final_points(analysis)
@@ -45,9 +55,9 @@ def law(analysis: Analysis) -> Figure | None:
     above, below = grid[:, 0]
     sizes = points["num_params"].to_numpy(dtype=float)
     span = np.geomspace(sizes.min() / 1.15, sizes.max() * 1.15, 80)
-    # Exhausted trials are in this law: data bend it.
+    # Exhausted trials are in this law, because it saturates at the bits of the data.
     left_out = ~points["excluded"].isin(["", str(ExclusionReason.EXHAUSTED)]).to_numpy(dtype=bool)
-    off = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
+    percent = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
     dense = len(points) > MAX_VECTORS
     groups = grouped(points["dataset_bits"], "bits of data", most=MAX_DATA_SIZES)
     several = any(np.ptp(points["dataset_bits"][group.members]) > 0 for group in groups)
@@ -57,13 +67,15 @@ def law(analysis: Analysis) -> Figure | None:
         if power.resamples:
             low, high = power.band(span, group.middle)
             above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0)
-        enters, others = group.members & ~left_out, group.members & left_out
-        scatter(above, sizes[enters], points["learned_bits"][enters], look, dense=dense, label=group.label)
-        scatter(above, sizes[others], points["learned_bits"][others], look, dense=dense, filled=False)
-        scatter(below, sizes[enters], off[enters], look, dense=dense, s=9)
+        in_law, others = group.members & ~left_out, group.members & left_out
+        for filled, chosen in ((True, in_law), (False, others)):
+            label = {"label": group.label} if filled or not in_law.any() else {}
+            bits = points["learned_bits"][chosen]
+            scatter(above, sizes[chosen], bits, look, dense=dense, filled=filled, **label)
+        scatter(below, sizes[in_law], percent[in_law], look, dense=dense, s=9)
     below.axhline(0, color=GREY, linewidth=0.8)
     above.set(ylabel="learned bits")
-    below.set(xlabel="parameters, embeddings included", ylabel="off the\nlaw (%)")
+    below.set(xlabel="parameters, embeddings included", ylabel="residual\n(%)")
     above.set_yscale("log")
     above.set_xlim(span[0], span[-1])
     log_ticks(below.xaxis, sizes)
@@ -71,14 +83,17 @@ def law(analysis: Analysis) -> Figure | None:
     low, high = below.get_ylim()
     below.set_ylim(min(low, -MIN_PERCENT), max(high, MIN_PERCENT))
     below.yaxis.set_major_locator(MaxNLocator(4))
-    drawn = "line and band: power law bent by the data, 95 %" if power.resamples else "line: power law bent by the data"
-    caption = about(analysis, f"A point a trial; {drawn}; {analysis.headline}.")
-    reasons = exclusions(analysis, but=ExclusionReason.EXHAUSTED)
-    bent = int((points["excluded"] == str(ExclusionReason.EXHAUSTED)).sum())
-    bends = f"Exhausted trials ({bent}) are in this law." if bent else ""
+    band = "; bands: its 95 % interval" if power.resamples else ""
+    caption = f"{points_sentence(analysis)}. Lines: fitted power law, "
+    caption += f"saturating at the bits of the data{band}."
     if several:
-        bends = f"Lines are at the middle of each group. {bends}".strip()
-    return finish(figure, f"Law: {_gamma(analysis)}", " ".join(filter(None, (caption, bends, reasons))))
+        caption += " Each line is at the geometric mean of the data of its group."
+    num_exhausted = int((points["excluded"] == str(ExclusionReason.EXHAUSTED)).sum())
+    exhausted = f"Trials with an exhausted dataset ({num_exhausted}) are in this law." if num_exhausted else ""
+    reasons = exclusions(analysis, ignored=ExclusionReason.EXHAUSTED)
+    return finish(
+        figure, f"Law: {_gamma(analysis)}", " ".join(filter(None, (with_counts(analysis, caption), exhausted, reasons)))
+    )
 
 
 def _gamma(analysis: Analysis) -> str:
@@ -91,9 +106,12 @@ def _gamma(analysis: Analysis) -> str:
 
 @styled
 def phase_map(analysis: Analysis) -> Figure | None:
-    """Share of one-hop questions against parameters per bit of the facts, coloured by how much more of the facts is lost
-    when they are asked for in one hop than in two: where models memorise answers. The line is the share 1 / (1 + R) at
-    which the trap is predicted to end. None unless the share is varied and both kinds are evaluated.
+    """Draw the share of one-hop questions against parameters per bit of the facts, coloured by the excess one-hop loss.
+
+    The excess is the share of the answer entropy lost in one-hop questions minus that lost in two-hop questions. It is
+    positive where models memorise two-hop answers instead of facts (the two-hop trap); the dashed line is the share
+    1 / (1 + R) at which the trap is predicted to end. Returns None unless the share is varied and both kinds are
+    evaluated.
     """
     totals, lost = totals_of(analysis, Kind.ONE_HOP), lost_shares(analysis)
     if totals.empty or not {str(Kind.ONE_HOP), str(Kind.TWO_HOP)} <= set(lost.columns):
@@ -112,10 +130,10 @@ def phase_map(analysis: Analysis) -> Figure | None:
     reach = max(0.1, float(cells["excess"].abs().max()))
     scale = matplotlib.colors.Normalize(-reach, reach)
     for axes, number in zip(row, relations, strict=True):
-        of_number = cells[cells["num_relations"] == number]
+        members = cells[cells["num_relations"] == number]
         for marker, label, chosen in (
-            ("^", "more is lost in one hop", of_number[of_number["excess"] > NOTICEABLE]),
-            ("v", "no more is lost in one hop", of_number[of_number["excess"] <= NOTICEABLE]),
+            ("^", "larger loss in one hop", members[members["excess"] > NOTICEABLE]),
+            ("v", "no larger loss in one hop", members[members["excess"] <= NOTICEABLE]),
         ):
             if len(chosen):
                 axes.scatter(
@@ -132,8 +150,10 @@ def phase_map(analysis: Analysis) -> Figure | None:
                     label=label,
                     rasterized=len(cells) > MAX_VECTORS,
                 )
-        axes.axhline(1 / (1 + number), color=INK, linestyle="--", label="predicted end, 1 / (1 + R)")
-        axes.set(xlabel="parameters per bit of the facts", title=f"R = {number:.0f}, predicted {1 / (1 + number):.3f}")
+        axes.axhline(1 / (1 + number), color=INK, linestyle="--", label="predicted end: 1 / (1 + R)")
+        axes.set(
+            xlabel="parameters per bit of the facts", title=f"R = {number:.0f}, predicted end {1 / (1 + number):.3f}"
+        )
         axes.set_yscale("log")
         axes.margins(x=0.15)
         log_ticks(axes.xaxis)
@@ -141,7 +161,9 @@ def phase_map(analysis: Analysis) -> Figure | None:
     row[0].set_ylabel("share of one-hop questions")
     mappable = matplotlib.cm.ScalarMappable(scale, "PuOr_r")
     bar = figure.colorbar(mappable, ax=list(row), aspect=25, pad=0.02)
-    bar.set_label("share of entropy lost,\none hop − two hops")
+    bar.set_label("share of answer entropy lost,\none hop − two hops")
     bar.outline.set_linewidth(0.4)
-    caption = about(analysis, "A mark a cell, the mean over its seeds.")
-    return finish(figure, "Where the two-hop trap lies", caption)
+    caption = "Each mark is one cell at the end of training: the mean over its seeds. Dashed line: share of one-hop "
+    caption += "questions at which the two-hop trap is predicted to end. Bits of the "
+    caption += f"facts: {describe_reading(analysis.headline)}."
+    return finish(figure, "Two-hop trap", with_counts(analysis, caption))

@@ -1,4 +1,4 @@
-"""What is lost in the end: per subject, per text, on what is new, and at each learning rate."""
+"""Figures of final losses: by subject, by text, by held-out component, by dataset bits, and by learning rate."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -6,7 +6,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import about, final_points, loss_curves, trials
+from raycap.analysis.figures.points import describe_reading, final_points, loss_curves, trials, with_counts
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
@@ -36,25 +36,27 @@ COMPARABLE_AXES = {
     "training.seed",
     "training.order_seed",
 }
-"""Losses are drawn against the learning rate where trials differ in nothing else."""
+"""Losses are drawn against the learning rate only if the grid has no other axes than these."""
 SPLIT_TEXTS = {
-    Split.TRAIN: "nothing (trained)",
+    Split.TRAIN: "none (trained)",
     Split.FIRST_PEOPLE: "first person",
     Split.RELATIONS: "relation",
     Split.FIRST_PAIRS: "first person and relation",
     Split.SECOND_PEOPLE: "second person",
     Split.SECOND_SUBJECTS: "second subject",
     Split.SECOND_PAIRS: "second person and subject",
-    Split.TUPLES: "only the combination",
-    Split.SEVERAL: "several of these",
+    Split.TUPLES: "combination only",
+    Split.SEVERAL: "several",
 }
 ROW_INCHES = 0.2
+UNIFORM_LABEL = "uniform over the possible answers"
 
 
 @styled
 def subjects(analysis: Analysis) -> Figure:
-    """Final loss per question of each subject against that of knowing just which answers are possible: what is left to
-    learn. Drawn always.
+    """Draw the final loss per question of each subject next to the loss of a uniform guess among the possible answers.
+
+    This figure is always drawn.
     """
     table = analysis.tables.subjects
     if len(table):
@@ -62,32 +64,33 @@ def subjects(analysis: Analysis) -> Figure:
     names = list(dict.fromkeys(table["subject"])) if len(table) else []
     figure, ((axes,),) = panels(height=max(1.2, 0.5 + ROW_INCHES * len(names)))
     if names:
-        places = np.arange(len(names))
-        uniform = table.groupby("subject")["uniform_bits"].max().reindex(names)  # where trials differ, the largest
-        axes.barh(places, uniform, color=PALE, label="knowing the possible answers only")
+        rows = np.arange(len(names))
+        uniform = table.groupby("subject")["uniform_bits"].max().reindex(names)  # the largest, where trials differ
+        axes.barh(rows, uniform, color=PALE, label=UNIFORM_LABEL)
         sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"].to_numpy(dtype=int)]
         groups = grouped(sizes, "params")
         for number, group in enumerate(groups):
             of_size = table[group.members].groupby("subject")["loss_bits"].agg(["mean", "min", "max"]).reindex(names)
-            height = places + 0.6 * ((number + 0.5) / len(groups) - 0.5)
+            height = rows + 0.6 * ((number + 0.5) / len(groups) - 0.5)
             axes.hlines(height, of_size["min"], of_size["max"], color=group.look.colour, linewidth=0.8)
             scatter(axes, of_size["mean"], height, group.look, s=10, label=group.label)
-        axes.set_yticks(places, [name.replace("_", " ") for name in names])
+        axes.set_yticks(rows, [name.replace("_", " ") for name in names])
         axes.grid(axis="y", visible=False)
         axes.set_ylim(len(names) - 0.45, -0.55)
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     else:
         axes.set_yticks([])
     axes.set(xlabel="loss per question (bits)")
-    caption = about(analysis, "Marks: means over trials of about one size; lines: from the least to the most.")
-    return finish(figure, f"What is left to learn, {KIND_TEXTS[analysis.kind]}", caption)
+    caption = (
+        "Marks: mean loss at the end of training over the trials of one size; lines: minimum to maximum. Bars: loss "
+    )
+    caption += "of a uniform guess among the possible answers."
+    return finish(figure, f"Final loss by subject, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption))
 
 
 @styled
 def loss_vs_content(analysis: Analysis) -> Figure | None:
-    """Final loss per question against the bits per parameter that the data demand: where models run out of room. None
-    while no trial has finished.
-    """
+    """Draw the final loss per question against dataset bits per parameter, or return None while no trial has finished."""
     points, losses = final_points(analysis), loss_curves(analysis)
     if points.empty or losses.empty:
         return None
@@ -103,31 +106,34 @@ def loss_vs_content(analysis: Analysis) -> Figure | None:
     table = analysis.tables.subjects
     table = table[(table["kind"] == str(analysis.kind)) & (table["population"] == 0)]
     uniform = table.groupby("trial")["uniform_bits"].mean()
-    axes.axhline(uniform.max(), color=GREY, linestyle=":", label="knowing the possible answers only")
+    axes.axhline(uniform.max(), color=GREY, linestyle=":", label=UNIFORM_LABEL)
     if uniform.max() - uniform.min() > 1e-3:
         axes.axhspan(uniform.min(), uniform.max(), color=PALE, linewidth=0)
-    axes.axvline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param demanded")
-    axes.set(xlabel="bits of data per parameter", ylabel="loss per question (bits)")
+    axes.axvline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
+    axes.set(xlabel="dataset bits per parameter", ylabel="loss per question (bits)")
     axes.set_ylim(bottom=min(0.0, points["loss"].min()) - 0.03 * axes.get_ylim()[1])
     log_ticks(axes.xaxis)
-    caption = about(analysis, f"A point a trial; data bits: {analysis.headline}.")
-    return finish(figure, f"Loss against content, {KIND_TEXTS[analysis.kind]}", caption)
+    caption = f"Each point is one trial at the end of training; dataset bits: {describe_reading(analysis.headline)}."
+    return finish(
+        figure, f"Final loss against dataset bits, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption)
+    )
 
 
 @styled
 def histograms(analysis: Analysis) -> Figure | None:
-    """Share of trained texts by their final loss, a line per size, a panel per kind: known or unknown, or all half known.
-    None where no histogram was kept.
+    """Draw the distribution of the final losses of trained texts: one line per size, one panel per kind of question.
+
+    Returns None if the results have no histograms.
     """
-    kept = {kind: counts for kind, counts in sorted(analysis.tables.histograms.items()) if counts.any()}
-    if not kept:
+    histograms = {kind: counts for kind, counts in sorted(analysis.tables.histograms.items()) if counts.any()}
+    if not histograms:
         return None
-    kinds = [kind for kind in Kind if kind in kept]
+    kinds = [kind for kind in Kind if kind in histograms]
     width = COLUMN_INCHES if len(kinds) == 1 else min(PAGE_INCHES, 0.6 + 2.3 * len(kinds))
     figure, (row,) = panels(1, len(kinds), width=width, height=2.0, sharey=True)
     edges = np.array([HISTOGRAM_EDGES_BITS[0] / 2**0.5, *HISTOGRAM_EDGES_BITS, HISTOGRAM_EDGES_BITS[-1] * 2**0.5])
     for axes, kind in zip(row, kinds, strict=True):
-        counts = kept[kind]
+        counts = histograms[kind]
         for group in grouped(analysis.tables.trials["num_params"], "params"):
             total = counts[group.members].sum(0)
             if total.any():
@@ -139,19 +145,20 @@ def histograms(analysis: Analysis) -> Figure | None:
         axes.xaxis.set_major_locator(FixedLocator([1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: short(bits) if bits >= 1 else f"1/{1 / bits:.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set(xlabel="loss of a text (bits)", xlim=(edges[0] / 1.2, edges[-1] * 1.2))
+        axes.set(xlabel="loss per text (bits)", xlim=(edges[0] / 1.2, edges[-1] * 1.2))
         axes.set_title(KIND_TEXTS[kind])
         axes.set_ylim(bottom=0)
     row[0].set_ylabel("trained texts (%)")
-    caption = "All trials of about one size together, at the end; the outermost bins hold all that lies beyond."
-    return finish(figure, "Losses of single texts", about(analysis, caption))
+    caption = (
+        "Each line is the histogram of the final losses of all trained texts over all trials of one size. The first "
+    )
+    caption += "and the last bin include everything beyond them."
+    return finish(figure, "Losses of single texts", with_counts(analysis, caption))
 
 
 @styled
 def generalisation(analysis: Analysis) -> Figure | None:
-    """Mean final loss by the component of a question that is new, and by hops: what generalises. None where nothing is
-    held out.
-    """
+    """Draw the mean final loss by the held-out component of a question and by kind, or return None if none is held out."""
     table = analysis.tables.splits
     if table.empty or table["split"].nunique() < 2:
         return None
@@ -159,15 +166,15 @@ def generalisation(analysis: Analysis) -> Figure | None:
     chained = np.array([planned.spec.questions.chain_of_thought for planned in analysis.sweep.trials])
     table = table.assign(chained=chained[table["trial"].to_numpy(dtype=int)])
     single = table["kind"].isin([str(kind) for kind in Kind if kind.hops < 2])
-    table.loc[single, "chained"] = False  # chains are spelled in longer questions alone
+    table.loc[single, "chained"] = False  # one-hop answers have no chain of thought
     splits = [split for split in Split if str(split) in set(table["split"])]
     series = []
     for kind in Kind:
         for chain in (False, True):
-            for part, what in ((Part.ANSWER, ", given the chain"), (Part.CHAIN, ", the chain itself")):
+            for part, suffix in ((Part.ANSWER, ", given the chain"), (Part.CHAIN, ", the chain itself")):
                 chosen = (table["kind"] == str(kind)) & (table["part"] == str(part)) & (table["chained"] == chain)
                 if chosen.any():
-                    series.append((KIND_TEXTS[kind] + what * chain, table[chosen]))
+                    series.append((KIND_TEXTS[kind] + suffix * chain, table[chosen]))
     figure, ((axes,),) = panels(height=0.5 + (0.1 + 0.06 * len(series)) * len(splits))
     for number, (label, rows) in enumerate(series):
         look = LOOKS[number % len(LOOKS)]
@@ -177,25 +184,28 @@ def generalisation(analysis: Analysis) -> Figure | None:
         scatter(axes, bits["mean"], height, look, s=16, label=label)
     table = analysis.tables.subjects
     uniform = table[table["kind"] == str(analysis.kind)]["uniform_bits"].mean()
-    axes.axvline(uniform, color=GREY, linestyle=":", label="knowing the possible answers only")
+    axes.axvline(uniform, color=GREY, linestyle=":", label=UNIFORM_LABEL)
     axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
     axes.invert_yaxis()
-    axes.set(xlabel="loss (bits per question)", ylabel="what is new")
+    axes.set(xlabel="final loss per question (bits)", ylabel="held out")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    caption = about(analysis, "Marks: means over trials; lines: from the least to the most.")
-    return finish(figure, "What is new in a question, and what is lost", caption)
+    caption = "Marks: mean loss at the end of training over all trials; lines: minimum to maximum."
+    return finish(figure, "Final loss by held-out component", with_counts(analysis, caption))
 
 
 @styled
 def learning_rates(analysis: Analysis) -> Figure | None:
-    """Final loss against learning rate, a line per width, a panel per parametrisation: whether the best rate stays where
-    it is as models widen. None where more or less is varied.
+    """Draw the final loss against the learning rate: one line per width, one panel per parametrisation.
+
+    Returns None unless the learning rate is varied and the grid has no axes but COMPARABLE_AXES.
     """
     table = analysis.tables.losses
     if table.empty or not set(analysis.sweep.spec.grid) <= COMPARABLE_AXES:
         return None
     finals = table[table["final"].astype(bool) & (table["part"] == str(Part.ANSWER)) & (table["population"] == 0)]
-    finals = finals.drop_duplicates("trial", keep="last").merge(trials(analysis), on="trial")  # each trial's last kind
+    finals = finals.drop_duplicates("trial", keep="last").merge(
+        trials(analysis), on="trial"
+    )  # the last kind of each trial
     if finals["learning_rate"].nunique() < 2:
         return None
     kinds = sorted(finals["parametrization"].unique(), reverse=True)
@@ -216,5 +226,5 @@ def learning_rates(analysis: Analysis) -> Figure | None:
         axes.set_xlim(rates.min() / 1.4, rates.max() * 1.4)
         log_ticks(axes.xaxis, rates)
     row[0].set_ylabel("final loss per question (bits)")
-    caption = about(analysis, "Means over seeds; the best rate of each width is ringed.")
-    return finish(figure, f"Loss against learning rate, {KIND_TEXTS[analysis.kind]}", caption)
+    caption = "Each point is the mean final loss over the seeds of one cell; a ring marks the best rate of each width."
+    return finish(figure, f"Loss against learning rate, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption))

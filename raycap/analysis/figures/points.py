@@ -1,4 +1,4 @@
-"""What figures draw, in tables, and what their captions say of it."""
+"""Tables of the points that figures draw, and the sentences that captions share."""
 
 import pandas as pd
 
@@ -13,7 +13,10 @@ TRIAL_COLUMNS += ["parametrization"]
 
 
 def final_points(analysis: Analysis, reading: Reading | None = None) -> pd.DataFrame:
-    """Headline totals at the last evaluation with what was varied; `excluded` says why a trial is in no law, or is ""."""
+    """Return one row per finished trial: totals at the last evaluation under a reading, and the varied quantities.
+
+    The default reading is the headline. `excluded` is the reason why the trial is not in the proportional law, or "".
+    """
     totals = analysis.totals(reading, final=True)
     if totals.empty:
         columns = ["trial_id", "num_params", "learned_bits", "bits_per_param", "dataset_bits", "baseline_bits"]
@@ -24,12 +27,12 @@ def final_points(analysis: Analysis, reading: Reading | None = None) -> pd.DataF
 
 
 def trials(analysis: Analysis) -> pd.DataFrame:
-    """What was varied, a row a planned trial, with its place in the plan."""
+    """Return one row per planned trial: its index in the plan (`trial`) and TRIAL_COLUMNS."""
     return analysis.tables.trials.rename_axis("trial").reset_index()[TRIAL_COLUMNS]
 
 
 def loss_curves(analysis: Analysis) -> pd.DataFrame:
-    """Loss of answers of the headline kind at every evaluation, of the first population, with the size of the model."""
+    """Return the answer losses of the headline kind at every evaluation, for the first population, with `num_params`."""
     table = analysis.tables.losses
     if table.empty:
         return table.assign(num_params=[], held_out_bits=[], loss_bits=[])
@@ -39,7 +42,7 @@ def loss_curves(analysis: Analysis) -> pd.DataFrame:
 
 
 def totals_of(analysis: Analysis, kind: Kind) -> pd.DataFrame:
-    """Final totals of one kind of question under the headline reading, those of shorter ones not counted in."""
+    """Return the final totals of one kind of question under the headline reading, without bits of shorter questions."""
     table = analysis.tables.capacities
     if table.empty:
         return table
@@ -49,7 +52,7 @@ def totals_of(analysis: Analysis, kind: Kind) -> pd.DataFrame:
 
 
 def lost_shares(analysis: Analysis) -> pd.DataFrame:
-    """Share of the entropy of answers that is lost in the end by trial, a column a kind."""
+    """Return final loss / answer entropy of the first population: one row per trial, one column per kind of question."""
     table = analysis.tables.subjects
     if table.empty:
         return pd.DataFrame()
@@ -57,28 +60,42 @@ def lost_shares(analysis: Analysis) -> pd.DataFrame:
     return (sums["loss_bits"] / sums["uniform_bits"]).unstack("kind")
 
 
-def about(analysis: Analysis, text: str) -> str:
-    """A caption: what is drawn, then how many trials there are, and seeds of each cell."""
-    counted = analysis.tables.trials
-    finished = counted[counted["finished"]]
+def with_counts(analysis: Analysis, text: str) -> str:
+    """Return a caption: the text, then the number of finished and planned trials and of seeds per cell."""
+    planned = analysis.tables.trials
+    finished = planned[planned["finished"]]
     if finished.empty:
-        return f"{text} No trial has finished yet ({len(counted)} planned).".strip()
+        return f"{text} No trial has finished yet ({len(planned)} planned).".strip()
     seeds = finished.groupby("cell").size()
     low, high = int(seeds.min()), int(seeds.max())
-    many = f"{low} seed{'s' * (low > 1)}" if low == high else f"{low}–{high} seeds"
-    trials = f"{len(finished):,} trial{'s' * (len(finished) > 1)}"
-    missing = f" of {len(counted):,} planned" if len(finished) < len(counted) else ""
-    return f"{text} {trials}{missing}, {many} a cell.".strip()
+    num_seeds = f"{low} seed{'s' * (low > 1)}" if low == high else f"{low}–{high} seeds"
+    num_trials = f"{len(finished):,} trial{'s' * (len(finished) > 1)}"
+    missing = f" of {len(planned):,} planned" if len(finished) < len(planned) else ""
+    return f"{text} {num_trials}{missing}, {num_seeds} per cell.".strip()
 
 
-def exclusions(analysis: Analysis, reading: Reading | None = None, *, but: ExclusionReason | None = None) -> str:
-    """Which trials are drawn open, or not at all, with reasons and counts; empty where there are none.
+def describe_reading(reading: Reading) -> str:
+    """Return a reading as captions and sentences name it, such as "optimal encoding, enumerate names"."""
+    return f"{reading.scheme} encoding, {reading.selection} names"
 
-    `but` is a reason for which a trial is not left out of what is drawn.
+
+def points_sentence(analysis: Analysis) -> str:
+    """Return the caption's statement on points that are trials under the headline reading, without a full stop."""
+    return f"Each point is one trial at the end of training ({describe_reading(analysis.headline)})"
+
+
+def exclusions(analysis: Analysis, law: str = "the law", *, ignored: ExclusionReason | None = None) -> str:
+    """Return caption sentences that count the open and the missing points of the headline law by reason, or "".
+
+    `law` is the name of the law in the sentence. Trials excluded for the reason `ignored` are not counted: the power law
+    includes exhausted trials, for example.
     """
-    reasons = list(analysis.laws[reading or analysis.headline].excluded.values())
-    counts = {reason: sum(text.startswith(reason) for text in reasons) for reason in ExclusionReason if reason != but}
+    reasons = list(analysis.law.excluded.values())
+    # The reason of an unreadable trial is followed by details, hence startswith.
+    counts = {
+        reason: sum(text.startswith(reason) for text in reasons) for reason in ExclusionReason if reason != ignored
+    }
     drawn = [f"{reason} ({n})" for reason, n in counts.items() if n and reason is not ExclusionReason.UNREADABLE]
-    sentences = ["Open, left out of the law: " + ", ".join(drawn) + "."] if drawn else []
-    unread = counts[ExclusionReason.UNREADABLE]
-    return " ".join([*sentences, *([f"Not drawn: unreadable ({unread})."] if unread else [])])
+    sentences = [f"Open markers are not in {law}: {', '.join(drawn)}."] if drawn else []
+    unreadable = counts[ExclusionReason.UNREADABLE]
+    return " ".join([*sentences, *([f"Not drawn: unreadable ({unreadable})."] if unreadable else [])])

@@ -1,4 +1,4 @@
-"""Which reading fits: predictive scores, stacking weights, and whether bits per parameter are constant."""
+"""The figure that compares readings: predictive scores, stacking weights, and exponents of bits per parameter."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.points import about
+from raycap.analysis.figures.points import with_counts
 from raycap.analysis.figures.style import BLUE, GREY, INK, LOOKS, PAGE_INCHES, PALE, finish, panels, scatter, styled
 from raycap.analysis.intervals import Interval
 from raycap.analysis.readings import Reading
@@ -20,8 +20,9 @@ WIDE_BITS = 20.0
 
 @styled
 def schemes(analysis: Analysis) -> Figure | None:
-    """Readings by how well they predict losses left out, the weight of each in the mixture that predicts best, and the
-    exponents of its bits per parameter: which reading the models use. None where fewer than two can be scored.
+    """Draw, for each reading, the predictive score, the stacking weight, and the exponents of its bits per parameter.
+
+    Returns None if fewer than two readings have a score. The method is in `docs/science.md#comparison`.
     """
     comparison = analysis.comparison
     order = in_order(comparison)
@@ -36,59 +37,69 @@ def schemes(analysis: Analysis) -> Figure | None:
     _scores(grid[0], comparison, order)
     weights = [comparison.weights.get(reading, 0.0) for reading in order]
     grid[1].barh(range(len(order)), weights, height=0.5, color=BLUE)
-    grid[1].set(xlabel="weight in\nbest mixture", xlim=(0, 1.05))
+    grid[1].set(xlabel="stacking\nweight", xlim=(0, 1.05))
     if quantities:
         _trends(grid[2], comparison, order, quantities)
     grid[0].set_yticks(range(len(order)), [str(reading) for reading in order])
     grid[0].set_ylim(len(order) - 0.4, -0.6)
     for axes in grid:
         axes.grid(axis="y", visible=False)
-    best = f"best: {comparison.best}" if comparison.best else "undecided"
+    verdict = f"{comparison.best} is best" if comparison.best else "undecided"
     notes = [
-        f"Scores: mean over {comparison.num_cells} cells, each predicted without it; 95 % intervals of the paired "
-        f"difference to the reading ahead; verdicts at 5 % after Holm's correction, over {comparison.num_sizes} sizes."
+        f"Left: leave-one-cell-out log score over {comparison.num_cells} cells of {comparison.num_sizes} sizes, minus that "
+        "of the leading reading; lines: 95 % interval of the paired bootstrap; filled: significant at 5 % after Holm's "
+        "correction. Middle: weight in the mixture that predicts best."
     ]
     if quantities:
-        notes.append(f"Exponents with 95 % intervals; shaded: constant within ±{MARGIN}; open: undecided.")
+        notes.append(
+            f"Right: exponents with 95 % intervals; shaded: margin of ±{MARGIN} within which bits per parameter count as "
+            "constant; open: undecided."
+        )
         if len({trend.reading for trend in comparison.trends}) < len(order):
-            notes.append("No exponent: too few cells, or bits below 0.")
+            notes.append("“No exponent”: too few cells, or learned bits of 0 or less.")
     same = len(comparison.same)
     if same:
-        notes.append(f"{same} reading{'s' * (same > 1)} not shown: the same as an earlier one on these data.")
-    notes.append(f"{comparison.num_trials:,} trials are compared, exhausted, diverged and ignorant ones are not.")
-    return finish(figure, f"Which reading predicts the losses: {best}", about(analysis, " ".join(notes) + " In all"))
+        notes.append(f"{same} reading{'s' * (same > 1)} not shown: equal to an earlier one on these data.")
+    caption = with_counts(analysis, " ".join(notes))
+    caption += f" {comparison.num_trials:,} of them are compared; exhausted and diverged trials and those that learned "
+    caption += "nothing are not."
+    return finish(figure, f"Comparison of readings: {verdict}", caption)
 
 
 def _scores(axes: Axes, comparison: Comparison, order: Sequence[Reading]) -> None:
-    """Differences to the reading ahead; its own is 0."""
+    """Draw the score of each reading minus that of the leading reading, which is at 0."""
     ahead = order[0]
     axes.axvline(0, color=GREY, linewidth=0.8)
     scatter(axes, [0.0], [0], LOOKS[0], s=13)
-    _beside(axes, 0, "ahead")
-    for place, reading in enumerate(order[1:], start=1):
+    _row_label(axes, 0, "leading")
+    for row, reading in enumerate(order[1:], start=1):
         difference, verdict = against(comparison, reading, ahead)
-        axes.hlines(place, difference.low, difference.high, color=INK, linewidth=1.0)
-        scatter(axes, [difference.estimate], [place], LOOKS[0], s=13, filled=verdict is not Verdict.UNDECIDED)
-        _beside(axes, place, str(verdict))
+        axes.hlines(row, difference.low, difference.high, color=INK, linewidth=1.0)
+        scatter(axes, [difference.estimate], [row], LOOKS[0], s=13, filled=verdict is not Verdict.UNDECIDED)
+        _row_label(axes, row, str(verdict))
     lowest = min(against(comparison, reading, ahead)[0].low for reading in order[1:])
     if lowest < -WIDE_BITS:
-        step = 1 if lowest > -100 else 2 if lowest > -10_000 else 3  # powers of ten, as many as there is room for
+        step = 1 if lowest > -100 else 2 if lowest > -10_000 else 3  # every step-th power of ten, so that labels fit
         axes.set_xscale("symlog", linthresh=1.0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda bits, _: f"{bits:g}".replace("-", "−")))
         axes.xaxis.set_major_locator(FixedLocator([-(10.0**power) for power in range(0, 12, step)] + [0.0]))
         axes.set_xlim(3 * lowest, 2.0)
-    axes.set_xlabel("score against the\nreading ahead (bits per cell)")
+    axes.set_xlabel("score minus that of the\nleading reading (bits per cell)")
 
 
 def against(comparison: Comparison, reading: Reading, other: Reading) -> tuple[Interval, Verdict]:
-    """Score of one reading less that of another, and the verdict on the first."""
-    turned = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER, Verdict.UNDECIDED: Verdict.UNDECIDED}
+    """Return the score of one reading minus that of another, and the verdict on the first."""
+    reversed_verdicts = {
+        Verdict.BETTER: Verdict.WORSE,
+        Verdict.WORSE: Verdict.BETTER,
+        Verdict.UNDECIDED: Verdict.UNDECIDED,
+    }
     for pair in comparison.pairs:
         if (pair.one, pair.other) == (reading, other):
             return pair.difference_bits, pair.verdict
         if (pair.other, pair.one) == (reading, other):
             estimate, low, high = pair.difference_bits
-            return Interval(-estimate, -high, -low), turned[pair.verdict]
+            return Interval(-estimate, -high, -low), reversed_verdicts[pair.verdict]
     raise AssertionError(f"{reading} and {other} were not compared")
 
 
@@ -101,16 +112,16 @@ def _trends(axes: Axes, comparison: Comparison, order: Sequence[Reading], quanti
     for trend in comparison.trends:
         number = quantities.index(trend.quantity)
         look = LOOKS[number % len(LOOKS)]
-        place = order.index(trend.reading) + 0.75 * ((number + 0.5) / len(quantities) - 0.5)
-        axes.hlines(place, trend.exponent.low, trend.exponent.high, color=look.colour, linewidth=1.0)
+        row = order.index(trend.reading) + 0.75 * ((number + 0.5) / len(quantities) - 0.5)
+        axes.hlines(row, trend.exponent.low, trend.exponent.high, color=look.colour, linewidth=1.0)
         filled = trend.constancy is not Constancy.UNDECIDED
-        scatter(axes, [trend.exponent.estimate], [place], look, s=11, filled=filled)
-        _beside(axes, place, f"{trend.quantity}: {trend.constancy}")
+        scatter(axes, [trend.exponent.estimate], [row], look, s=11, filled=filled)
+        _row_label(axes, row, f"{trend.quantity}: {trend.constancy}")
     shown = {trend.reading for trend in comparison.trends}
-    for place, reading in enumerate(order):
+    for row, reading in enumerate(order):
         if reading not in shown:
-            _beside(axes, place, "no exponent")
-    axes.set_xscale("symlog", linthresh=MARGIN)  # what is constant fills as much as a tenfold change beyond
+            _row_label(axes, row, "no exponent")
+    axes.set_xscale("symlog", linthresh=MARGIN)  # linear within the margin, logarithmic beyond
     axes.xaxis.set_major_locator(FixedLocator([-10.0, -1.0, -MARGIN, 0.0, MARGIN, 1.0, 10.0]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda exponent, _: f"{exponent:g}".replace("-", "−")))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -119,6 +130,6 @@ def _trends(axes: Axes, comparison: Comparison, order: Sequence[Reading], quanti
     axes.set_xlabel("exponent of bits\nper parameter")
 
 
-def _beside(axes: Axes, place: float, text: str) -> None:
-    """Right of a panel, at the height of a row."""
-    axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color=INK)
+def _row_label(axes: Axes, row: float, text: str) -> None:
+    """Write a text to the right of a panel at the height of a row."""
+    axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), fontsize=6.5, va="center", color=INK)

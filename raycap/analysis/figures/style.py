@@ -1,4 +1,8 @@
-"""The look of all figures: one column of a page wide, safe for the colour-blind, title above, legend and caption below."""
+"""The style shared by all figures: sizes, colours, layout, logarithmic axes, and scatter and line helpers.
+
+Figures are one or two columns of a page wide and use the Okabe-Ito palette, which is safe for colour-blind readers. The
+title is above the axes, the legend and the caption are below.
+"""
 
 import io
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox
@@ -25,10 +30,11 @@ Bools = NDArray[np.bool_]
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0
 CAPTION_POINTS = 6.5
+MAX_LEGEND_COLUMNS = 5
 MAX_VECTORS = 2_000
-"""Figures with more elements than this become pixels where they are dense: an SVG of all of them is no good to anyone."""
+"""Points and lines of a figure with more elements than this are rasterised, which keeps the SVG small."""
 MAX_LINES = 250
-"""Of trials of about one size, where there are many."""
+"""The most lines that are drawn for one group of a dense figure."""
 STYLE: Any = {
     "figure.dpi": 300,
     "savefig.dpi": 300,
@@ -66,7 +72,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a
 
 
 class LineStyle(NamedTuple):
-    """Colour, marker and line style together: none of them alone tells two things apart."""
+    """Colour, marker and line style of a series. Series differ in all three, so they are legible without colour."""
 
     colour: Any
     marker: Any
@@ -98,7 +104,7 @@ DrawnFigure = TypeVar("DrawnFigure", Figure, Figure | None)
 
 
 def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], DrawnFigure]:
-    """A drawing in the house style."""
+    """Decorate a figure function so that it draws under STYLE without changing the global rcParams."""
 
     @wraps(draw)
     def in_style(analysis: Analysis) -> DrawnFigure:
@@ -109,7 +115,7 @@ def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], Draw
 
 
 def image(figure: Figure, kind: str) -> bytes:
-    """A figure as "png" or "svg"; the same figure gives the same bytes."""
+    """Return the figure as "png" or "svg" bytes. Equal figures give equal bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {})
@@ -119,49 +125,60 @@ def image(figure: Figure, kind: str) -> bytes:
 def panels(
     rows: int = 1, columns: int = 1, *, width: float = COLUMN_INCHES, height: float = 2.3, **options: Any
 ) -> tuple[Figure, NDArray[Any]]:
-    """A figure and its axes, (rows, columns). Its height is that of the axes alone: `finish` adds what it needs."""
+    """Return a figure and its axes of shape (rows, columns).
+
+    `width` and `height` are in inches. The height is that of the axes; `finish` adds the height of title, legend and
+    caption.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def finish(figure: Figure, title: str, caption: str) -> Figure:
-    """Title above, legend and caption below; the figure grows by what these take, so nothing lies on anything."""
+    """Add the title, one legend of all axes, and the caption, and return the figure.
+
+    The figure grows by the height of these texts, so that the axes keep their size and nothing overlaps.
+    """
     width, height = figure.get_size_inches()
     renderer = FigureCanvasAgg(figure).get_renderer()
-    room = 0.97 * width * figure.dpi
+    max_width = 0.97 * width * figure.dpi  # pixels
     heading = figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
-    _wrap(heading, room, renderer)
+    _wrap(heading, max_width, renderer)
     text = figure.text(0.012, 0.01, caption, fontsize=CAPTION_POINTS, color=GREY, va="bottom", linespacing=1.25)
-    lines = _wrap(text, room, renderer)
+    lines = _wrap(text, max_width, renderer)
     caption_inches = text.get_window_extent(renderer).height / figure.dpi + 0.05 if lines else 0.0
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    legend_inches = 0.0
-    if handles:
-        for columns in range(min(len(handles), 5), 0, -1):  # as many columns as there is room for
-            legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
-            extent = legend.get_window_extent(renderer)
-            if extent.width <= figure.bbox.width or columns == 1:
-                break
-            legend.remove()
-        legend_inches = extent.height / figure.dpi + 0.03
+    legend = _add_legend(figure, renderer)
+    legend_inches = legend.get_window_extent(renderer).height / figure.dpi + 0.03 if legend else 0.0
     extra = caption_inches + legend_inches
     title_inches = 0.12 * (1 + heading.get_text().count("\n"))
-    whole = height + extra + title_inches
-    figure.set_size_inches(width, whole)
-    text.set_y(0.03 / whole)
-    if handles:
-        legend.set_bbox_to_anchor((0.5, caption_inches / whole), transform=figure.transFigure)
+    total = height + extra + title_inches
+    figure.set_size_inches(width, total)
+    # From bottom to top: caption, legend, then the rectangle that the constrained layout fills with axes and title.
+    text.set_y(0.03 / total)
+    if legend:
+        legend.set_bbox_to_anchor((0.5, caption_inches / total), transform=figure.transFigure)
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0.008, extra / whole, 0.984, 1.0 - extra / whole))
+    engine.set(rect=(0.008, extra / total, 0.984, 1.0 - extra / total))
     _settle(figure)
     return figure
 
 
+def _add_legend(figure: Figure, renderer: Any) -> Legend | None:
+    """Add one legend of all axes, each label once, in the most columns that fit into the width."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    for columns in range(min(len(handles), MAX_LEGEND_COLUMNS), 0, -1):
+        legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return legend
+        legend.remove()
+    return None
+
+
 def _settle(figure: Figure) -> None:
-    """Lay out now, once, and round: the solver of the layout differs in the last digits from one time to the next."""
+    """Fix the layout and round the positions of the axes: the last digits of the layout solver are not reproducible."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
@@ -170,29 +187,29 @@ def _settle(figure: Figure) -> None:
         axes.set_in_layout(True)
 
 
-def _wrap(text: Text, room: float, renderer: Any) -> int:
-    """Break a text into lines no wider than `room` pixels; how many."""
+def _wrap(text: Text, max_width: float, renderer: Any) -> int:
+    """Break a text into lines of at most `max_width` pixels; return the number of lines."""
     font = text.get_fontproperties()
 
     def width(word: str) -> float:
         return float(renderer.get_text_width_height_descent(word, font, False)[0])
 
     lines: list[str] = []
-    used, space = 0.0, width("n n") - width("nn")
+    used, space = 0.0, width("n n") - width("nn")  # a space between two letters
     for word in text.get_text().split():
-        own = width(word)
-        if lines and used + space + own <= room:
+        advance = width(word)
+        if lines and used + space + advance <= max_width:
             lines[-1] += f" {word}"
-            used += space + own
+            used += space + advance
         else:
             lines.append(word)
-            used = own
+            used = advance
     text.set_text("\n".join(lines))
     return len(lines)
 
 
 def short(value: float) -> str:
-    """A number in three digits, as people say it: 890k, 1.17M."""
+    """Return a number with three significant digits and an SI suffix, such as 890k or 1.17M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{letter}"
@@ -200,7 +217,7 @@ def short(value: float) -> str:
 
 
 def log_ticks(axis: Axis, values: Any = ()) -> None:
-    """A logarithmic axis with numbers as people write them; at `values`, if they are few and apart."""
+    """Make an axis logarithmic, with plain numbers as labels. Ticks are at `values` if these are few and far apart."""
     axes: Any = axis.axes
     name = "x" if axis is axes.xaxis else "y"
     getattr(axes, f"set_{name}scale")("log")
@@ -213,11 +230,12 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
     elif decades < 0.35:
         axis.set_major_locator(MaxNLocator(4))
     else:
+        # The longer the axis, the fewer ticks per decade.
         subs = (
             (1,) if decades > 2.5 else (1, 3) if decades > 1.3 else (1, 2, 5) if decades > 0.7 else (1, 1.5, 2, 3, 5, 7)
         )
         axis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    exact = decades < 0.02  # three digits would make all ticks the same
+    exact = decades < 0.02  # three digits would give equal labels
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if exact else short(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
@@ -226,7 +244,7 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
 def scatter(
     axes: Axes, x: Any, y: Any, look: LineStyle, *, dense: bool = False, filled: bool = True, **options: Any
 ) -> None:
-    """Points; pixels in an SVG where they are `dense`."""
+    """Draw points, as open markers unless `filled`; `dense` points are rasterised in an SVG."""
     if len(x) == 0:
         return
     colours = {"color": look.colour, "linewidth": 0} if filled else {"facecolors": "none", "edgecolors": look.colour}
@@ -236,13 +254,15 @@ def scatter(
 
 
 def curves(axes: Axes, trial: Any, x: Any, y: Any, look: LineStyle, *, label: str, dense: bool) -> None:
-    """A line for each trial, all in one collection; rows of a trial are neighbours. Where they are `dense` lines are thin
-    and solid, as dashes are slow and no one sees them, no more than MOST_LINES of them, and medians of all lie on top.
+    """Draw one line per trial, all in one collection. The rows of a trial must be adjacent.
+
+    `dense` lines are thin and solid, because dashes would be slow to draw and invisible; at most MAX_LINES of them are
+    drawn, with the medians over all trials on top.
     """
     points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
     lines = np.split(points, np.flatnonzero(np.diff(np.asarray(trial))) + 1)
     if dense:
-        lines = lines[:: -(-len(lines) // MAX_LINES)]
+        lines = lines[:: -(-len(lines) // MAX_LINES)]  # every k-th line, k rounded up
     alpha = float(np.clip(8 / len(lines), 0.15, 0.9))
     style, width = ("-", 0.3) if dense else (look.line, 0.9)
     axes.add_collection(
@@ -257,8 +277,8 @@ def curves(axes: Axes, trial: Any, x: Any, y: Any, look: LineStyle, *, label: st
 
 
 def _medians(points: Floats) -> Floats:
-    """Medians of (x, y), at most 24 in the order of x."""
+    """Return the medians of points (x, y) in order of x: one per distinct x, or 24 if there are more."""
     points = points[np.argsort(points[:, 0], kind="stable")]
-    places = np.flatnonzero(np.diff(points[:, 0])) + 1
-    parts = np.split(points, places) if len(places) < 24 else np.array_split(points, 24)
+    starts = np.flatnonzero(np.diff(points[:, 0])) + 1
+    parts = np.split(points, starts) if len(starts) < 24 else np.array_split(points, 24)
     return np.array([np.median(part, axis=0) for part in parts])

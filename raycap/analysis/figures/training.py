@@ -1,4 +1,4 @@
-"""What trials had learned when: bits, how fast losses fell, and what was new to them."""
+"""Figures of quantities over training: learned bits, slope of the loss, and generalisation gap."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import derivative
 from raycap.analysis.figures.groups import grouped
-from raycap.analysis.figures.points import about, loss_curves
+from raycap.analysis.figures.points import describe_reading, loss_curves, with_counts
 from raycap.analysis.figures.style import (
     GREY,
     INK,
@@ -24,13 +24,14 @@ from raycap.analysis.figures.style import (
 )
 
 MIN_SHOWN = -0.5
-"""Bits per parameter at which learning curves are cut off below."""
+"""Lower end of the vertical axis of learning curves, in bits per parameter, if evaluations lie below it."""
 
 
 @styled
 def exposures(analysis: Analysis) -> Figure:
-    """Learned bits per parameter over training, a line per trial: whether trials had arrived, and where each was heading.
-    Drawn always.
+    """Draw learned bits per parameter over training, one line per trial, with the asymptotes of the curves.
+
+    This figure is always drawn.
     """
     totals = analysis.totals()
     if totals.empty:
@@ -38,23 +39,23 @@ def exposures(analysis: Analysis) -> Figure:
     figure, ((axes,),) = panels()
     dense = len(totals) > MAX_VECTORS
     ends = _asymptotes(analysis)
-    beyond = 1.35 * totals["exposures"].max()
+    x_asymptotes = 1.35 * totals["exposures"].max()
     for group in grouped(totals["num_params"], "params"):
-        of_group = totals[group.members]
-        trial, seen, bits = (of_group[name] for name in ("trial", "exposures", "bits_per_param"))
+        members = totals[group.members]
+        trial, seen, bits = (members[name] for name in ("trial", "exposures", "bits_per_param"))
         curves(axes, trial, seen, bits, group.look, label=group.label, dense=dense)
-        marked = ends[ends["trial"].isin(of_group["trial"])]
+        marked = ends[ends["trial"].isin(members["trial"])]
         if len(marked):
             look = group.look._replace(marker=5)  # a triangle that points to the right
-            scatter(axes, np.full(len(marked), beyond), marked["asymptote"], look, dense=dense, s=12, alpha=0.7)
+            scatter(axes, np.full(len(marked), x_asymptotes), marked["asymptote"], look, dense=dense, s=12, alpha=0.7)
     axes.axhline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
     axes.set(xlabel="exposures per fact", ylabel="learned bits per parameter")
-    notes = [_lines(dense)]
+    notes = [_lines_sentence(dense, "Points are evaluations.")]
     if len(ends):
-        notes.append(f"Triangles at the right: asymptotes, of {len(ends)} trials.")
+        notes.append(f"Triangles at the right edge: asymptotes of {len(ends)} trial{'s' * (len(ends) > 1)}.")
     refused = len(analysis.training) - len(ends)
     if refused:
-        notes.append(f"No asymptote for {refused}.")
+        notes.append(f"The asymptote of {refused} trial{'s' * (refused > 1)} cannot be estimated.")
     if len(totals):
         shown = totals["bits_per_param"]
         floor = max(shown.min(), min(MIN_SHOWN, shown.max()))
@@ -62,20 +63,25 @@ def exposures(analysis: Analysis) -> Figure:
         top = max(top, min(ends["asymptote"].max(), 1.4 * top)) if len(ends) else top
         margin = 0.05 * (top - floor)
         axes.set_ylim(floor - margin, top + margin)
-        axes.set_xlim(totals["exposures"][shown >= floor].min() / 1.3, 1.1 * beyond)
+        axes.set_xlim(totals["exposures"][shown >= floor].min() / 1.3, 1.1 * x_asymptotes)
         outside = int((~ends["asymptote"].between(floor - margin, top + margin)).sum())
         if outside:
-            notes[-1] += f" {outside} asymptote{'s lie' if outside > 1 else ' lies'} beyond the axes."
+            notes.append(f"{outside} asymptote{'s are' if outside > 1 else ' is'} outside the axes.")
         if shown.min() < floor:
-            notes.append("Earlier evaluations are not shown: models then lost more than one that knows just the names.")
+            notes.append(
+                f"Evaluations below {floor:g} bits per parameter are not shown; negative values are losses above those of "
+                "a model that knows only the names."
+            )
     else:
         axes.set(xlim=(1, 1000), ylim=(0, 1.1 * REFERENCE_BITS_PER_PARAM))
     log_ticks(axes.xaxis)
-    return finish(figure, f"Learning, {analysis.headline}", about(analysis, " ".join(notes)))
+    return finish(
+        figure, f"Learning curves, {describe_reading(analysis.headline)}", with_counts(analysis, " ".join(notes))
+    )
 
 
 def _asymptotes(analysis: Analysis) -> pd.DataFrame:
-    """Bits per parameter that trials tend to, of those that are not refused."""
+    """Return the asymptote of each trial in bits per parameter, without trials whose estimate is refused."""
     table = analysis.training
     table = table[table["refused"] == ""] if len(table) else table
     sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"].to_numpy(dtype=int)]
@@ -85,8 +91,9 @@ def _asymptotes(analysis: Analysis) -> pd.DataFrame:
 
 @styled
 def loss_derivatives(analysis: Analysis) -> Figure | None:
-    """Bits of loss that a doubling of exposures takes away, over training: when things are learned, and whether more
-    would be. None where no trial was evaluated twice.
+    """Draw the decrease of the loss per doubling of exposures over training.
+
+    Returns None if no trial was evaluated twice.
     """
     table = loss_curves(analysis)
     if len(table) < 2:
@@ -95,27 +102,31 @@ def loss_derivatives(analysis: Analysis) -> Figure | None:
     inside = (trial[1:] == trial[:-1]) & (seen[1:] > seen[:-1])
     if not inside.any():
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):  # from a trial to the next, which is not drawn
+    # Differences between the last row of a trial and the first of the next are computed too and dropped by the mask.
+    with np.errstate(divide="ignore", invalid="ignore"):
         falls = derivative(seen, table["loss_bits"].to_numpy(dtype=float))[inside]
     middles = np.sqrt(seen[1:] * seen[:-1])[inside]
-    owner, sizes = trial[1:][inside], table["num_params"].to_numpy()[1:][inside]
+    trial_of, sizes = trial[1:][inside], table["num_params"].to_numpy()[1:][inside]
     figure, ((axes,),) = panels()
     dense = len(falls) > MAX_VECTORS
     for group in grouped(sizes, "params"):
         rows = group.members
-        curves(axes, owner[rows], middles[rows], falls[rows], group.look, label=group.label, dense=dense)
+        curves(axes, trial_of[rows], middles[rows], falls[rows], group.look, label=group.label, dense=dense)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.autoscale_view()
-    axes.set(xlabel="exposures per fact", ylabel="bits of loss per doubling\nof exposures")
+    axes.set(xlabel="exposures per fact", ylabel="decrease of loss per doubling\nof exposures (bits per question)")
     log_ticks(axes.xaxis)
-    notes = about(analysis, f"{_lines(dense)} Between one evaluation and the next; above 0 the loss falls.")
-    return finish(figure, f"How fast losses fall, {KIND_TEXTS[analysis.kind]}", notes)
+    notes = _lines_sentence(
+        dense, "Points are differences between consecutive evaluations; above 0 the loss decreases."
+    )
+    return finish(figure, f"Slope of the loss, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, notes))
 
 
 @styled
 def generalisation_gap(analysis: Analysis) -> Figure | None:
-    """Loss of questions held out less that of those trained, over training: whether generalisation comes, and when. None
-    where nothing is held out.
+    """Draw the mean loss of held-out questions minus that of trained questions over training.
+
+    Returns None if no questions are held out.
     """
     table = loss_curves(analysis)
     table = table.assign(gap=(table["held_out_bits"] - table["loss_bits"]).astype(float)).dropna(subset=["gap"])
@@ -134,13 +145,17 @@ def generalisation_gap(analysis: Analysis) -> Figure | None:
         scatter(axes, peaks["exposures"], peaks["gap"], ring, dense=dense, filled=False, s=42)
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.autoscale_view()
-    axes.set(xlabel="exposures per fact", ylabel="loss held out − loss trained\n(bits per question)")
+    axes.set(xlabel="exposures per fact", ylabel="held-out loss − training loss\n(bits per question)")
     log_ticks(axes.xaxis)
     mean_end = table.loc[table["final"].astype(bool), "gap"].mean()
-    notes = f"{_lines(dense)} Ringed: its largest gap (mean {largest['gap'].mean():.2f} bits); "
-    notes += f"large mark: its end ({mean_end:.2f})."
-    return finish(figure, f"What was new, {KIND_TEXTS[analysis.kind]}", about(analysis, notes))
+    notes = _lines_sentence(dense, "Points are evaluations.")
+    notes += f" Ring: largest gap of the trial (mean {largest['gap'].mean():.2f} bits); large mark: gap at the end of "
+    notes += f"training (mean {mean_end:.2f} bits)."
+    return finish(figure, f"Generalisation gap, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, notes))
 
 
-def _lines(dense: bool) -> str:
-    return f"A line a trial, at most {MAX_LINES} a size; medians of all on top." if dense else "A line a trial."
+def _lines_sentence(dense: bool, points: str) -> str:
+    """Return the caption's sentences on lines and points; the points of dense figures are medians instead."""
+    if dense:
+        return f"Each line is one trial, at most {MAX_LINES} per size; thick lines with points are medians over all trials."
+    return f"Each line is one trial. {points}"

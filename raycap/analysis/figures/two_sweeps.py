@@ -1,4 +1,4 @@
-"""Two sweeps in one figure."""
+"""The figure that compares the capacities of two sweeps."""
 
 import matplotlib
 import numpy as np
@@ -6,24 +6,27 @@ from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.capacities import draw_law, draw_points
-from raycap.analysis.figures.points import final_points
+from raycap.analysis.figures.points import describe_reading, final_points
 from raycap.analysis.figures.style import INK, LOOKS, REFERENCE_BITS_PER_PARAM, STYLE, finish, log_ticks, panels
 
 
 def two_sweeps(one: Analysis, other: Analysis) -> Figure:
-    """Learned bits against parameters, each sweep under its own headline reading, with both laws."""
+    """Draw learned bits against parameters for two sweeps, each under its own headline reading and with its own law."""
     with matplotlib.rc_context(STYLE):
         figure, ((axes,),) = panels()
         sizes = np.concatenate([analysis.tables.trials["num_params"] for analysis in (one, other)]).astype(float)
         span = np.array([sizes.min() / 1.2, sizes.max() * 1.2])
-        caption = []
+        caption = [
+            "Each point is one trial at the end of training; lines and bands: fitted laws α P with 95 % intervals."
+        ]
         for analysis, look in zip((one, other), LOOKS, strict=False):
             points = final_points(analysis)
             name = analysis.sweep.spec.name
             draw_points(axes, points, look, label=name)
             draw_law(axes, analysis.law, span, look.colour)
             caption.append(
-                f"{name}: {len(points)} trials, {len(analysis.law.excluded)} not in its law ({analysis.headline})."
+                f"{name}: {len(points)} trials ({describe_reading(analysis.headline)}), "
+                f"{len(analysis.law.excluded)} of them not in its law."
             )
         axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
         axes.set(xlabel="parameters, embeddings included", ylabel="learned bits", xlim=span)
