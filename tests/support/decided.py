@@ -1,4 +1,4 @@
-"""Templates of cluster files with every decision made."""
+"""Templates of cluster files with every placeholder filled in."""
 
 import re
 
@@ -12,7 +12,7 @@ DECISIONS = {
 
 
 def decided(text: str) -> str:
-    """A template as a person leaves it who has made every decision."""
+    """Replace the placeholders of a template and remove its FILL comments, as a user does before `ray up`."""
     text = re.sub(r" *# FILL.*", "", text)
     for placeholder, decision in DECISIONS.items():
         text = text.replace(placeholder, decision)

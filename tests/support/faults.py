@@ -1,4 +1,4 @@
-"""Doing harm to sweeps on purpose, processes killed by pid, disks filled; and looking at what is left."""
+"""Fault injection for sweeps (killing processes by PID, filling disks), and reading what they leave on disk."""
 
 import subprocess
 import time
@@ -14,19 +14,19 @@ from raycap.storage import checkpoint_steps
 from raycap.storage.checksum import verify_checksum
 
 WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "AnalystActor"
-"""What Ray calls the processes of a trial: the one that trains, and the one that steers it."""
+"""Parts of the titles that Ray gives to a training worker, to the driver of a trial, and to the analyst."""
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait; fails after so many seconds."""
+    """Wait until a condition is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"the condition is still false after {seconds:g} s"
         time.sleep(0.05)
 
 
 def processes(kind: str, *, of: psutil.Process | None = None) -> list[psutil.Process]:
-    """Ray's processes of a kind that were started by this one, or another."""
+    """Ray processes of a kind among the descendants of a process, by default of this one."""
     found = []
     for child in (of or psutil.Process()).children(recursive=True):
         try:
@@ -39,7 +39,7 @@ def processes(kind: str, *, of: psutil.Process | None = None) -> list[psutil.Pro
 
 
 def kill(kind: str, *, of: psutil.Process | None = None) -> int:
-    """Kill the busy process of a kind with SIGKILL; several where several trials run. Returns how many."""
+    """Send SIGKILL to all processes of a kind; returns their number."""
     victims = processes(kind, of=of)
     for victim in victims:
         victim.kill()
@@ -49,11 +49,11 @@ def kill(kind: str, *, of: psutil.Process | None = None) -> int:
 def last_step(storage: Path) -> int:
     """The step of the latest checkpoint of any trial in a storage folder; 0 if there is none."""
     steps = [checkpoint_steps([path.name]) for path in storage.glob("trials/*/checkpoint-*.pt")]
-    return max((mine[-1] for mine in steps if mine), default=0)
+    return max((of_trial[-1] for of_trial in steps if of_trial), default=0)
 
 
 def results_in(storage: Path) -> dict[str, TrialResult]:
-    """All results in a storage folder, by trial_id; their seals are checked."""
+    """All results in a storage folder by trial_id. Verifies their checksums."""
     return {
         path.parent.name: TrialResult.model_validate_json(verify_checksum(path.read_bytes()))
         for path in storage.glob("trials/*/result.json")
@@ -61,19 +61,19 @@ def results_in(storage: Path) -> dict[str, TrialResult]:
 
 
 def timeless(result: TrialResult) -> list[Evaluation]:
-    """What must be bit-equal: everything but how long it took."""
+    """The evaluations with their training times set to zero: the part of a result that must be bit-equal."""
     return [evaluation.model_copy(update={"train_seconds": 0.0}) for evaluation in result.evaluations]
 
 
 @contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Path]:
-    """A disk of so many KiB at a folder. Skips the test where nothing may be mounted."""
+    """Mount a tmpfs of `kib` KiB at a folder. Skips the test where the user may not mount file systems."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("nothing may be mounted here")
+        pytest.skip("mounting a tmpfs is not permitted")
     try:
         yield folder
     finally:
@@ -81,5 +81,5 @@ def small_disk(folder: Path, kib: int) -> Iterator[Path]:
 
 
 def resize(disk: Path, kib: int) -> None:
-    """Make a small disk larger or smaller."""
+    """Change the size of a mounted small disk."""
     subprocess.run(["mount", "-o", f"remount,size={kib}k", str(disk)], check=True)

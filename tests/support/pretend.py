@@ -1,4 +1,4 @@
-"""Clusters of pretended machines on this one. GPUs are Ray's word alone: trials that take them train on the CPU."""
+"""Ray clusters of simulated machines on this one. Their GPUs are Ray resources only: trials train on the CPU."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from raycap.cluster.worker import PRETEND_GPUS
 from tests.support.faults import WORKER
 
 PORT = 6379
-"""Of the head: pretended machines look for it there, whatever they are told."""
+"""Port of the head. Simulated machines connect to Ray's default port and cannot be configured to use another."""
 ENVIRONMENT = {PRETEND_GPUS: "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class PretendAutoscaling(AutoscalingCluster):
-    """Ray's own cluster for tests of autoscaling; the configuration that it starts from is not in its wheel."""
+    """Ray's cluster for tests of autoscaling, with a base configuration, because Ray's wheel does not contain one."""
 
     def _generate_config(
         self,
@@ -55,7 +55,7 @@ class PretendAutoscaling(AutoscalingCluster):
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+    """An unused TCP port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -63,11 +63,11 @@ def free_port() -> int:
 
 @contextmanager
 def autoscaling_cluster(*, max_workers: int, idle_minutes: float = 0.2) -> Iterator[dict[str, str]]:
-    """A head without CPUs, and machines of one CPU and one GPU that come when they are needed and go when they are not.
+    """Start an autoscaling cluster: a head without CPUs, and up to `max_workers` machines of one CPU and one GPU.
 
-    Gives the environment of who starts sweeps on its head: its configuration lies in the home, as `ray up` leaves it, and so
-    does a token without which the head answers nobody. Whatever else Ray runs on this machine is left alone, which Ray's own
-    start and stop would not do.
+    Yields the environment in which a sweep is started on its head. Its home folder has the cluster's configuration, as
+    `ray up` leaves it, and the authentication token that the head requires. Only processes of this cluster are killed at
+    the end; `ray stop` would also stop other Ray clusters on the machine.
     """
     machine = {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 200 * 2**20}, "node_config": {}}
     configured = PretendAutoscaling(
@@ -97,12 +97,12 @@ def autoscaling_cluster(*, max_workers: int, idle_minutes: float = 0.2) -> Itera
 
 
 def machines() -> list[psutil.Process]:
-    """The raylets of a cluster, that of the head among them."""
+    """The raylets of the cluster, including the head's."""
     return [p for p in psutil.process_iter() if _belongs_to(p) and "raylet/raylet" in " ".join(p.cmdline()[:1])]
 
 
 def _belongs_to(process: psutil.Process) -> bool:
-    """Whether a process is of the cluster."""
+    """Whether a process belongs to the cluster."""
     try:
         command = " ".join(process.cmdline())
     except psutil.Error:
@@ -111,7 +111,7 @@ def _belongs_to(process: psutil.Process) -> bool:
 
 
 def training_machines(of: list[psutil.Process]) -> list[psutil.Process]:
-    """Those of some raylets on whose machines trials train."""
+    """The raylets on whose machines a training worker runs."""
     return [raylet for raylet in of if raylet.is_running() and any(map(_trains, raylet.children()))]
 
 
@@ -123,7 +123,7 @@ def _trains(process: psutil.Process) -> bool:
 
 
 def lose(machine: psutil.Process) -> None:
-    """A machine is gone: its raylet and everything that ran under it, at once."""
+    """Simulate the loss of a machine: kill its raylet and all processes below it."""
     for process in [machine, *machine.children(recursive=True)]:
         try:
             process.kill()
