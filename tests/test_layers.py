@@ -1,4 +1,4 @@
-"""Architecture rules beyond the import contracts in pyproject.toml: modules that an import loads, layout and length of files."""
+"""Architecture rules that import contracts cannot express: modules that an import loads, layout and length of files."""
 
 import subprocess
 import sys
