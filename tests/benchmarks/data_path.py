@@ -82,13 +82,13 @@ def people() -> list[dict[str, Any]]:
     corpus = Questions(profiles, 2, held_out=held_out)
     assert corpus.split_codes is not None
     trained = np.flatnonzero(corpus.split_codes == TRAIN)
-    epoch, _ = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 1, 0).places(range(len(trained)))
+    epoch, _ = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 1, 0).indices(range(len(trained)))
     leaked = int(np.count_nonzero(corpus.split_codes[trained[epoch[0]]] != TRAIN))
     found.append(measured("held-out questions in one epoch of training", "", leaked, target="<= 0"))
     shares = np.bincount(corpus.split_codes, minlength=len(SPLITS)) / corpus.num_ids
     found += [measured(f"share of {split}", "", share) for split, share in zip(SPLITS, shares.tolist(), strict=True)]
     declared = (1 / 11, 6 / 11, 4 / 11)
-    _, counts = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0).places(range(1_000))
+    _, counts = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0).indices(range(1_000))
     worst = float(np.abs(counts.sum(axis=0) / counts.sum() - declared).max())
     return [*found, measured("mix 1 : 6 : 4 of hops, largest difference in 512,000 rows", "", worst, target="<= 1e-5")]
 
