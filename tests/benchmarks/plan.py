@@ -2,8 +2,8 @@
 
     python tests/benchmarks/plan.py [--runs 5] [--json]
 
-Each command is timed as a process on one core, from its start to its end; medians of several runs. CPU time is printed
-besides wall time, because it depends less on other programs. The grid of ten thousand points varies widths, populations,
+Each command is timed as a process on one core, from its start to its end; medians of several runs. CPU time is printed in
+addition to wall time, because it depends less on other programs. The grid of ten thousand points varies widths, populations,
 learning rates and seeds; each point is validated and planned.
 """
 

@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--exposures", type=float, default=95.0, help="length of our trial")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override for our trial")
     parser.add_argument(
-        "--budget-factor", type=float, default=20.0, help="limit of the recipe as a multiple of our time"
+        "--budget-factor", type=float, default=20.0, help="limit of the recipe in multiples of our time"
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=("ours", "recipe"), help=argparse.SUPPRESS)

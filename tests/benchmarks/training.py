@@ -93,9 +93,7 @@ def trainer_steps(size: str, num_steps: int) -> dict[str, float]:
             data_collator=lambda batch: batch,  # `Batches.__getitems__` returns whole batches
             callbacks=[clock],
         )
-        trainer.model_accepts_loss_kwargs = (
-            False  # otherwise Trainer counts the labels of every batch, which takes time
-        )
+        trainer.model_accepts_loss_kwargs = False  # otherwise Trainer counts the labels of every batch
         trainer.train()
     seconds = clock.ended - clock.began
     return {
