@@ -1,4 +1,4 @@
-# Commands for contributors; `just --list` shows them. Every recipe uses the environment in .venv that `just setup` makes.
+# Commands for contributors; `just --list` shows them. All recipes use the environment in .venv, which `just setup` creates.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
@@ -8,7 +8,7 @@ bin := ".venv/bin"
 default:
     @just --list
 
-# Create .venv and install raycap with what development and documentation need.
+# Create .venv and install raycap with the dependencies of development and documentation.
 setup:
     python3 -m venv .venv
     {{ bin }}/pip install -q -e '.[dev,docs]'
@@ -17,7 +17,7 @@ setup:
 test *args:
     {{ bin }}/python -m pytest -q {{ args }}
 
-# Run the tests that CI leaves out because each takes minutes; arguments go to pytest.
+# Run the slow tests, which CI leaves out because each takes minutes; arguments go to pytest.
 test-slow *args:
     {{ bin }}/python -m pytest -q -m slow {{ args }}
 

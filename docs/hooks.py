@@ -1,6 +1,6 @@
 """mkdocs hooks: pages generated from the code, and formulas rendered as MathML.
 
-A page that contains one of these markers gets the generated text in its place, so that it cannot be out of date:
+Generated pages cannot be out of date. Each of these markers is replaced by generated text:
 
     <!-- spec -->   every field of the spec, from the Pydantic models of raycap.spec
     <!-- cli -->    every command, from the Typer application of raycap.cli
@@ -39,8 +39,9 @@ LAYERS = [
     "commands",
     "pipeline.py",
 ]
-"""Order of the tree's top level, from the ground up; everything else follows in alphabetical order."""
+"""Order of the tree's top level, lowest layer first; all other names follow in alphabetical order."""
 MAX_DEFAULT_CHARS = 24
+"""Longest default value of a nested model that is written out in a table."""
 CONSTRAINTS = {
     "minimum": "≥ {}",
     "exclusiveMinimum": "> {}",
@@ -107,7 +108,7 @@ def _tree(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def spec_markdown() -> str:
-    """Every field of a sweep file, model by model, in the order in which a reader meets them."""
+    """Markdown for every field of a sweep file: models in depth-first order, starting at the root."""
     from raycap.spec import SweepSpec
 
     sections: list[str] = []
@@ -131,6 +132,7 @@ def spec_markdown() -> str:
 
 
 def _anchor(path: str) -> str:
+    """Anchor of the section of a path, such as `trial-model` for `trial.model`."""
     return path.replace(".", "-").replace("[]", "-item") or "sweep"
 
 
@@ -141,7 +143,7 @@ def _model_anchor(path: str, model: Any) -> str:
 def _models_section(
     path: str, models: tuple[Any, ...], enums: dict[type[StrEnum], str]
 ) -> tuple[str, list[tuple[str, tuple[Any, ...]]]]:
-    """Section of a path that holds one of some models, and the paths below it."""
+    """Section of a path whose value is one of `models`, and the nested models by path."""
     title = f"`{path}`" if path else "The sweep file"
     parts = [f"## {title} {{ #{_anchor(path)} }}"]
     children: dict[str, tuple[Any, ...]] = {}
@@ -162,6 +164,7 @@ def _models_section(
 
 
 def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple[list[str], dict[str, tuple[Any, ...]]]:
+    """Table rows of the fields of a model, tags first, and the nested models by path. Adds enumerations to `enums`."""
     from raycap.spec import SweepSpec, TrialSpec
 
     schema = model.model_json_schema()
@@ -172,19 +175,19 @@ def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple
         kind, models, found = _type(annotation)
         for enum in found:
             enums.setdefault(enum, path)
-        own = f"{path}.{name}".lstrip(".") + ("[]" if models and get_origin(annotation) is tuple else "")
+        field_path = f"{path}.{name}".lstrip(".") + ("[]" if models and get_origin(annotation) is tuple else "")
         if models:
-            children[own] = models
-            kind = kind.format(f"[see below](#{_anchor(own)})")
+            children[field_path] = models
+            kind = kind.format(f"[see below](#{_anchor(field_path)})")
         limits = _constraints(schema["properties"][name], schema)
-        told = field.description or (_summary(models[0]) if len(models) == 1 else f"One of {len(models)} forms.")
-        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), _inline(told)]
+        text = field.description or (_summary(models[0]) if len(models) == 1 else f"One of {len(models)} forms.")
+        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), _inline(text)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows, children
 
 
 def _type(annotation: Any) -> tuple[str, tuple[Any, ...], list[type[StrEnum]]]:
-    """A type in words, with {} for models; the models in it; the enumerations in it."""
+    """Description of a type with `{}` in place of models, the models in it, and the enumerations in it."""
     from raycap.spec import Spec
 
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -215,7 +218,7 @@ def _type(annotation: Any) -> tuple[str, tuple[Any, ...], list[type[StrEnum]]]:
 
 
 def _constraints(schema: dict[str, Any], root: dict[str, Any]) -> str:
-    """Bounds of a field as JSON schema has them; those of the elements, for a list."""
+    """Bounds of a field from its JSON schema, including those of the elements of a list."""
     options = [schema, *schema.get("anyOf", ())]
     found = [
         text.format(_number(option[key])) for option in options for key, text in CONSTRAINTS.items() if key in option
@@ -226,6 +229,7 @@ def _constraints(schema: dict[str, Any], root: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> str:
+    """A bound for readers: thousands separated, and 2**63 as a power."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value == 2**63:
             return "2⁶³"
@@ -234,6 +238,7 @@ def _number(value: Any) -> str:
 
 
 def _default(field: Any) -> str:
+    """Table cell for the default of a field, as YAML where it is short."""
     if field.is_required():
         return "**required**"
     if field.default_factory is not None:
@@ -259,7 +264,7 @@ def _default(field: Any) -> str:
 
 
 def _selector(model: Any, models: tuple[Any, ...]) -> str:
-    """What makes a value this form among several: a tag, a field that only this form requires, or nothing."""
+    """How a YAML value selects this model among several: by a tag, by a field that only it requires, or by default."""
     tags = [
         (n, f) for n, f in model.model_fields.items() if get_origin(f.annotation) is Literal and n in ("kind", "source")
     ]
@@ -267,15 +272,16 @@ def _selector(model: Any, models: tuple[Any, ...]) -> str:
     required = [name for name, field in model.model_fields.items() if field.is_required() and name not in others]
     required = [name for name in required if name not in dict(tags)]
     shared = any(_tag(other) == _tag(model) for other in models if other is not model)
-    told = [f"`{name}: {get_args(field.annotation)[0]}`" for name, field in tags if not (shared and required)]
+    selectors = [f"`{name}: {get_args(field.annotation)[0]}`" for name, field in tags if not (shared and required)]
     if shared and required:
-        told.append(f"`{required[0]}` given")
+        selectors.append(f"`{required[0]}` given")
     if all(not field.is_required() for _, field in tags) and not (shared and required):
-        told.append("the default")
-    return ", ".join(told)
+        selectors.append("the default")
+    return ", ".join(selectors)
 
 
 def _tag(model: Any) -> tuple[Any, ...]:
+    """Values of the tags of a model, which several forms may share."""
     fields = (model.model_fields.get(name) for name in ("kind", "source"))
     return tuple(get_args(field.annotation) for field in fields if field)
 
@@ -285,6 +291,7 @@ def _name(model: Any) -> str:
 
 
 def _summary(model: Any) -> str:
+    """First line of the docstring of a model, as a table cell."""
     return _inline((inspect.getdoc(model) or "").partition("\n")[0])
 
 
@@ -293,23 +300,26 @@ def _documentation(model: Any) -> str:
 
 
 def _enum_section(enum: type[StrEnum]) -> str:
+    """Table of the members of an enumeration with the docstring below each in the source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(enum))).body[0]
     assert isinstance(body, ast.ClassDef)
-    told: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for node, after in zip(body.body, [*body.body[1:], None], strict=True):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             is_docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            told[node.targets[0].id] = inspect.cleandoc(after.value.value) if is_docstring else ""  # type: ignore[union-attr]
-    rows = [f"| `{member.value}` | {_inline(told.get(member.name, ''))} |" for member in enum]
+            meanings[node.targets[0].id] = inspect.cleandoc(after.value.value) if is_docstring else ""  # type: ignore[union-attr]
+    rows = [f"| `{member.value}` | {_inline(meanings.get(member.name, ''))} |" for member in enum]
     heading = f"### {enum.__name__} {{ #{enum.__name__.lower()} }}\n\n{_documentation(enum)}\n\n"
     return heading + "| value | meaning |\n|---|---|\n" + "\n".join(rows)
 
 
 def _inline(text: str) -> str:
+    """Text on one line, as a table cell."""
     return _cell(" ".join(text.split()))
 
 
 def _cell(text: str) -> str:
+    """Escape the characters that would end a table cell or start a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -317,7 +327,7 @@ def _cell(text: str) -> str:
 
 
 def cli_markdown() -> str:
-    """Every command with its usage, arguments, options and help, and the exit codes."""
+    """Markdown for every command with its usage, arguments, options and help, and the exit codes."""
     from typer.main import get_command
 
     from raycap.cli import app
@@ -334,7 +344,7 @@ def cli_markdown() -> str:
 
 
 def leaf_commands(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
-    """The words and the command of every leaf below a command."""
+    """The words and the object of every command that has no commands of its own. Hidden commands are left out."""
     for name, child in getattr(command, "commands", {}).items():
         if not child.hidden:
             if not hasattr(child, "commands"):
@@ -343,6 +353,7 @@ def leaf_commands(words: list[str], command: Any) -> Iterator[tuple[list[str], A
 
 
 def _command_section(words: list[str], command: Any) -> str:
+    """Section of one command: usage, help, epilog and a table of parameters."""
     context = command.make_context(" ".join(words), [], resilient_parsing=True)
     usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
     title = " ".join(words)
@@ -362,6 +373,7 @@ def _command_section(words: list[str], command: Any) -> str:
 
 
 def _parameter_row(parameter: Any, context: Any) -> str:
+    """Table row of an argument or option: name, default, help."""
     name = " ".join((parameter.get_help_record(context) or (parameter.opts[0], ""))[0].split())
     if parameter.param_type_name == "argument":
         name = name.partition(" <")[0]
@@ -373,14 +385,14 @@ def _parameter_row(parameter: Any, context: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Help text without rich's markup."""
+    """Remove rich's markup from a help text."""
     from rich.text import Text
 
     return Text.from_markup(text).plain
 
 
 def _paragraphs(text: str) -> str:
-    """Paragraphs as they are; examples of commands as one block of code."""
+    """Help text as Markdown: paragraphs unchanged, consecutive example commands in one code block."""
     blocks: list[str] = []
     commands: list[str] = []
 

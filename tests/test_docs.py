@@ -1,4 +1,4 @@
-"""Documentation is checked against the code: commands, specs, paths, links, the file tree and the table of reliability."""
+"""The documentation agrees with the code: commands, specs, paths, links, the file tree and the table of reliability."""
 
 import ast
 import importlib.util
@@ -29,8 +29,9 @@ PAGES = sorted(
 )
 SHELL_LANGUAGES = {"bash", "sh", "shell", "console"}
 INSTANT = {"plan", "init", "cluster template", "texts"}
-"""Commands that finish within seconds and need no earlier run; they are run, not only parsed."""
+"""Commands that finish within seconds and need no earlier run. The tests run them; others are only parsed."""
 SLOW_OPTIONS = {"--estimate", "--power"}
+"""Options that make a command of `INSTANT` take longer; a command with one of them is only parsed."""
 TRACKED_FOLDERS = {"raycap", "tests", "docs", "sweeps"}
 MAX_README_LINES = 150
 CLI = typer.main.get_command(app)
@@ -54,10 +55,12 @@ class Command:
 
 
 def relative(page: Path) -> str:
+    """Path of a file from the root of the repository."""
     return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
     found = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [Block(language, text) for language, text in found]
 
@@ -68,6 +71,7 @@ def prose(page: Path) -> str:
 
 
 def code_spans(page: Path) -> list[str]:
+    """The inline code of a page, without backticks."""
     return re.findall(r"`([^`\n]+)`", prose(page))
 
 
@@ -110,8 +114,8 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def raycap_arguments(words: tuple[str, ...]) -> list[str] | None:
-    """The arguments of `raycap` that a command stands for; None where it runs something else."""
-    if "--" in words:  # ray job submit ... -- python -m raycap.sweep
+    """The arguments that a command passes to `raycap`; None if it runs another program."""
+    if "--" in words:  # the command after `--` is the one that `ray job submit` runs
         words = words[words.index("--") + 1 :]
     if not words:
         return None
@@ -124,7 +128,7 @@ def raycap_arguments(words: tuple[str, ...]) -> list[str] | None:
 
 
 def subcommands(command: Any) -> dict[str, Any]:
-    """The commands of a group by name; typer brings its own copy of click, so this does not ask for click's classes."""
+    """The commands of a group by name. Duck-typed, because typer contains its own copy of click's classes."""
     return getattr(command, "commands", {})
 
 
@@ -143,6 +147,7 @@ def parse(arguments: list[str]) -> str:
 
 @cache
 def recipes() -> frozenset[str]:
+    """Names of the recipes in the justfile."""
     return frozenset(re.findall(r"^(\w[\w-]*)[^\n:=]*:(?!=)", (ROOT / "justfile").read_text(), re.MULTILINE))
 
 
@@ -163,7 +168,7 @@ def test_commands_in_shell_blocks_parse(page: Path) -> None:
 
 @page_parameter
 def test_commands_in_the_text_exist(page: Path) -> None:
-    """`raycap COMMAND [--option VALUE]` and `just RECIPE` as code in a sentence or table name what is there."""
+    """Commands, options and recipes exist that a page names as inline code: `raycap COMMAND --option`, `just RECIPE`."""
     for span in code_spans(page):
         words = span.replace("[", " ").replace("]", " ").replace("\\|", " ").replace("|", " ").split()
         if words[:1] == ["just"] and len(words) > 1 and not words[1].startswith("-"):
@@ -184,9 +189,9 @@ def test_commands_in_the_text_exist(page: Path) -> None:
 
 @page_parameter
 def test_instant_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that need no earlier run do what the page shows: they succeed, or print the errors shown below them.
+    """Commands that need no earlier run succeed, or print the errors that the page shows below them.
 
-    They run in a folder with the files of the repository that commands read, and with the specs shown earlier.
+    They run in a folder that has the sweeps and the cluster file of the repository and the specs that the page shows.
     """
     shutil.copytree(ROOT / "sweeps", tmp_path / "sweeps")
     shutil.copy(ROOT / "cluster.yaml", tmp_path)
@@ -212,7 +217,7 @@ def test_instant_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def whole_specs(page: Path) -> list[str]:
-    """YAML blocks that are whole sweeps."""
+    """YAML blocks that are complete sweep files."""
     found = []
     for block in blocks(page):
         if block.language == "yaml":
@@ -235,7 +240,7 @@ def test_specs_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def mentioned_paths(page: Path) -> Iterator[str]:
-    """Paths of the repository that a page names as code: in a folder of the repository, or a file at its root."""
+    """Paths of the repository that a page names as inline code or passes to a command."""
     in_folder = re.compile(rf"(?:{'|'.join(sorted(TRACKED_FOLDERS))})/[\w./*-]*")
     at_root = re.compile(r"(?:[A-Z]+\.(?:md|cff)|LICENSE|justfile|pyproject\.toml|cluster\.yaml|mkdocs\.yml)")
     for span in code_spans(page):
@@ -255,13 +260,14 @@ def test_paths_exist(page: Path) -> None:
 
 
 def slug(heading: str) -> str:
-    """The anchor that python-markdown and GitHub give a heading."""
+    """The anchor that python-markdown and GitHub generate for a heading."""
     text = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading)
     text = unicodedata.normalize("NFKD", text).lower()
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip())
 
 
 def anchors(page: Path) -> set[str]:
+    """All anchors of a page: of headings, and explicit ids."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE):
         explicit = re.search(r"\{ *#([\w-]+)[^}]*\}\s*$", heading)
@@ -276,20 +282,20 @@ def test_links_resolve(page: Path) -> None:
         if re.match(r"\w+:", target):
             continue
         path, _, anchor = target.partition("#")
-        aim = (page.parent / path).resolve() if path else page
-        assert aim.exists(), f"{relative(page)}: {target}"
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{relative(page)}: {target}"
         if page.is_relative_to(DOCS):
-            assert aim.is_relative_to(DOCS), f"{relative(page)}: {target} is not part of the manual"
+            assert file.is_relative_to(DOCS), f"{relative(page)}: {target} is not part of the manual"
         if anchor:
-            assert anchor in anchors(aim), f"{relative(page)}: {target}: no such heading"
+            assert anchor in anchors(file), f"{relative(page)}: {target}: no such heading"
 
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
 
 
-def marks(path: Path, test: str) -> str:
-    """Where a test runs by its markers: in CI, by hand, or, with some of its parameters slow, both."""
+def where_run(path: Path, test: str) -> str:
+    """ "CI" or "by hand" by the markers of a test; "CI and by hand" if only some of its parameters are slow."""
     tree = ast.parse(path.read_text())
     of_module = [ast.unparse(n.value) for n in tree.body if isinstance(n, ast.Assign) and names(n) == ["pytestmark"]]
     (function,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == test]
@@ -300,11 +306,12 @@ def marks(path: Path, test: str) -> str:
 
 
 def names(assignment: ast.Assign) -> list[str]:
+    """The plain variables that an assignment sets."""
     return [target.id for target in assignment.targets if isinstance(target, ast.Name)]
 
 
 def load_hooks() -> Any:
-    """docs/hooks.py, which the documentation build uses."""
+    """Import docs/hooks.py, which the documentation build uses."""
     pytest.importorskip("latex2mathml", reason="pip install -e '.[docs]'")
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
     assert spec is not None
@@ -315,7 +322,7 @@ def load_hooks() -> Any:
 
 
 def listed_files(tree: str) -> list[str]:
-    """Whole paths of the files of an indented tree of two spaces a level, folders with a slash."""
+    """Full paths of the files in a tree that indents by two spaces per level and ends folders with a slash."""
     files, folders = [], []
     for line in tree.splitlines():
         if not line or line.startswith("`"):
@@ -351,10 +358,10 @@ def test_the_table_of_reliability_agrees_with_the_tests() -> None:
     for file, test, runs in rows:
         assert (ROOT / file).is_file(), f"no {file}"
         assert f"def {test}(" in (ROOT / file).read_text(), f"no {file}::{test}"
-        assert runs == marks(ROOT / file, test), f"{file}::{test}"
+        assert runs == where_run(ROOT / file, test), f"{file}::{test}"
 
 
-def test_tests_named_elsewhere_exist() -> None:
+def test_tests_named_on_any_page_exist() -> None:
     for page in PAGES:
         for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text()):
             assert f"def {test}(" in (ROOT / file).read_text(), f"{relative(page)}: {file}::{test}"

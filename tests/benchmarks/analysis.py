@@ -1,10 +1,10 @@
-"""The analysis of large sweeps: reading, capacities, laws with bootstrap, comparison, and all figures; time and memory.
+"""Time and memory of the analysis of large sweeps: reading results, capacities, laws, comparison, figures.
 
     python tests/benchmarks/analysis.py [--trials 100 1000 10000] [--json]
 
-Planted results of one-hop questions with three seeds a cell: 20 evaluations each, three readings. Every size runs in a
-process of its own, so that its peak memory is its own. Targets: 10,000 trials within 30 s and 2 GB on two cores, and
-time in proportion to trials from 100 on.
+The results are synthetic: one-hop questions, three seeds per cell, 20 evaluations per trial, three readings. Each number
+of trials is measured in a separate process, so that the peak memory belongs to it alone. Targets: 10,000 trials within
+30 s and 2 GB on two cores, and time proportional to the number of trials from 100 trials on.
 """
 
 import argparse
@@ -21,7 +21,7 @@ TARGET_SECONDS, TARGET_GB = 30.0, 2.0
 
 
 def measure(num_trials: int) -> dict[str, float]:
-    """Seconds of each part, and peak memory in GB, for one planted sweep."""
+    """Seconds of each part and peak memory in GB for one synthetic sweep."""
     from raycap.analysis.analyse import analyse
     from raycap.analysis.measurements import cells
     from raycap.analysis.planted import Truth, plant
@@ -62,7 +62,7 @@ def measure(num_trials: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         storage = Storage.at(folder)
         rng = np.random.default_rng(0)
-        for begin in range(0, len(trials), 500):  # all at once would be the largest thing in memory
+        for begin in range(0, len(trials), 500):  # in parts, so that writing results does not set the peak memory
             part = slice(begin, begin + 500)
             for result in plant(trials[part], truth, spec.analysis, of_cell[part], rng=rng, num_evaluations=20):
                 storage.write(result_path(result.trial_id), with_checksum(result.model_dump_json()))
@@ -87,7 +87,7 @@ def measure(num_trials: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every size in its own process, and set it against the targets."""
+    """Measure each number of trials in a separate process, and print the result and the targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--json", action="store_true")

@@ -1,6 +1,6 @@
-"""What the benchmarks of the learner share: the trials they run, clean processes, medians, bits, and printing.
+"""Helpers of the benchmarks: trials to run, child processes, medians, learned bits, and tables.
 
-No torch at import: its threads are counted in the environment before it is loaded.
+Imports no torch at module level: the environment that limits its threads must be set before it is loaded.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 SPEC = Path(__file__).resolve().parents[2] / "sweeps" / "specs" / "grid.yaml"
 NUM_PARAMS = {"demo": None, "1M": 1_000_000, "5M": 5_000_000}
-"""Sizes by name; None is the largest model of the demo."""
+"""Numbers of parameters by name of a size; None is the largest model of the demo."""
 PROBE_STEPS = {"demo": 60, "1M": 8, "5M": 3}
-"""Steps from which the speed of a size is guessed before it is measured."""
+"""Steps of the probe that estimates the speed of a size before it is measured."""
 
 
 def planned(size: str, *overrides: str) -> PlannedTrial:
-    """The demo's largest trial with another size, evaluated once, and whatever the overrides say."""
+    """The demo's largest trial with a model of another size and one evaluation; `overrides` are applied last."""
     from raycap.plan.expand import expand
     from raycap.spec.file import load_sweep
 
@@ -39,7 +39,7 @@ def planned(size: str, *overrides: str) -> PlannedTrial:
 
 
 def timed_training(trial: PlannedTrial) -> dict[str, float]:
-    """Questions per second of a trial's training steps, by the trial's own clock."""
+    """Train a trial; speeds are those of its training steps, without evaluations and set-up."""
     from raycap.learner.trial import run_trial
 
     final = run_trial(trial.spec, source_commit="benchmark").result.final
@@ -53,18 +53,18 @@ def timed_training(trial: PlannedTrial) -> dict[str, float]:
 
 
 def our_steps(size: str, num_steps: int) -> dict[str, float]:
-    """Train so many steps of a size with run_trial."""
+    """Train `num_steps` steps of a size with `run_trial`."""
     return timed_training(planned(size, f"trial.training.length={{steps: {num_steps}}}"))
 
 
 def speed(size: str, seconds: float, train: Callable[[int], dict[str, float]]) -> dict[str, float]:
-    """Speed over about so many seconds; `train` takes a number of steps. A short probe warms it up and tells how many."""
+    """Speed over about `seconds`. `train` takes a number of steps; a short probe warms up and determines it."""
     probe = train(PROBE_STEPS[size])
     return train(max(PROBE_STEPS[size], round(seconds * probe["steps"] / probe["seconds"])))
 
 
 def child(script: str, threads: int, *arguments: str) -> dict[str, Any]:
-    """Run a script of ours in a process with so many threads; what it prints last is JSON."""
+    """Run a benchmark in a process with `threads` threads, and parse the JSON on its last line of output."""
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     command = [sys.executable, script, *arguments]
@@ -73,7 +73,7 @@ def child(script: str, threads: int, *arguments: str) -> dict[str, Any]:
 
 
 def set_threads(threads: int) -> None:
-    """In a child: torch computes with so many threads and no more."""
+    """Limit torch to `threads` threads; call this in a child process."""
     import torch
 
     torch.set_num_threads(threads)
@@ -81,20 +81,20 @@ def set_threads(threads: int) -> None:
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """How long some work takes, once."""
+    """Wall time of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def medians(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Median of every number over some runs of one kind."""
+    """Median of each number over runs that have the same keys."""
     rows = list(runs)
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
 def bits_by_selection(spec: TrialSpec, populations: tuple[PopulationFacts, ...], losses: LossTable) -> dict[str, float]:
-    """Learned bits under every reading of the names, from losses as every sweep reads them."""
+    """Learned bits under each selection, computed from losses by the analysis of sweeps."""
     from raycap.analysis.capacity import TOTAL, capacities
     from raycap.analysis.measurements import Losses
     from raycap.results import Evaluation
@@ -112,17 +112,17 @@ def bits_by_selection(spec: TrialSpec, populations: tuple[PopulationFacts, ...],
 
 
 def enumerate_bits(spec: TrialSpec, populations: tuple[PopulationFacts, ...], losses: LossTable) -> float:
-    """Learned bits with names as a list."""
+    """Learned bits under the selection `enumerate`."""
     return bits_by_selection(spec, populations, losses)["enumerate"]
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on, and what else was running at the start."""
+    """Number of cores and load average at the start."""
     return {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; numbers rounded to three digits or to whole ones."""
+    """A Markdown table; numbers are rounded to three significant digits, large ones to integers."""
 
     def cell(value: object) -> str:
         if isinstance(value, float):
@@ -136,7 +136,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print the numbers, as JSON with all that was measured or as a table for people."""
+    """Print `found` as JSON, or `text` with the number of cores and the load."""
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -146,5 +146,5 @@ def show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def progress(text: str) -> None:
-    """Say on stderr how far it is."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -1,10 +1,10 @@
-"""Coordinate check: how far the last hidden features and the logits move in a few steps, against the width.
+"""Coordinate check: change of the last hidden features and the logits in a few steps as a function of width.
 
     python tests/benchmarks/coordinate_check.py [--optimizer adamw|schedule_free|muon] [--json] [--figure PATH]
 
-Under muP they move alike at every width, which is what makes one learning rate the best at all of them; under the
-standard parametrisation wider models move further. Slopes are those of log(change) over log(width), 0 under muP.
-Random tokens, the same at every width; ten seconds on one core.
+Under muP the changes do not depend on the width, so one learning rate is the best at all widths; under the standard
+parametrisation they grow with the width (docs/science.md#mup). Slopes are those of log(change) over log(width) and are 0
+under muP. All widths train on the same random tokens. Takes ten seconds on one core.
 """
 
 import argparse
@@ -28,8 +28,9 @@ PARAMETRIZATIONS = {"standard": Standard(), "muP": MuP(kind="mup", base_width=16
 NUM_STEPS, NUM_SEEDS = 8, 3
 NUM_ROWS, LENGTH = 16, 16
 VOCAB_SIZE = 8
-"""So few that a step changes most logits on purpose. What it does to the logits of tokens it is not about is a sum of H
-terms without a common sign, which falls as width^-1/2: with 64 tokens it outweighs the rest up to these widths."""
+"""Small, so that most logits belong to tokens that occur in the batch, whose gradients have a consistent sign. The change
+of any other logit is a sum of H terms of random sign and falls as width^-1/2; with 64 tokens it would dominate the mean at
+these widths."""
 QUANTITIES = {"hidden": "last block's output", "logits": "logits"}
 _CONSTANT: dict[str, Any] = {"schedule": Schedule.CONSTANT}
 _PLAIN: dict[str, Any] = {"lr": 0.004, "warmup_steps": 0, "weight_decay": 0.0}
@@ -42,14 +43,14 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 
 @dataclass(frozen=True)
 class Change:
-    """How far a model has moved after some steps: mean absolute differences to its first state, on the same tokens."""
+    """Mean absolute change of a model's outputs on fixed tokens between step 0 and a later step."""
 
     parametrization: str
     width: int
     seed: int
     step: int
     hidden: float
-    """Of the residual stream after the last block, before the norm."""
+    """Change of the residual stream after the last block, before the final norm."""
     logits: float
 
 
@@ -61,13 +62,13 @@ def changes(
     seeds: Iterable[int] = range(NUM_SEEDS),
     tie_embeddings: bool = False,
 ) -> list[Change]:
-    """Train two layers of every width on the same random tokens, and measure them after each step."""
+    """Train two-layer models of all widths on the same random tokens, and measure the change after each step."""
     found = []
     for width in WIDTHS:
         shape = ModelByWidth(
             hidden_size=width,
             num_layers=2,
-            heads=NumHeads(num_heads=2),  # heads grow with the width, so that the attention scale matters too
+            heads=NumHeads(num_heads=2),  # the head size grows with the width, so that the attention scale matters
             tie_embeddings=tie_embeddings,
             parametrization=PARAMETRIZATIONS[parametrization],
         )
@@ -82,7 +83,7 @@ def changes(
 def _states(
     shape: ModelByWidth, optimizer: OptimizerSpec, num_steps: int, seed: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Last hidden features and logits at every position, before the first step and after each."""
+    """Last hidden features and logits at all positions before the first step and after each step."""
     generator = torch.Generator().manual_seed(seed)
     batch = whole_rows(torch.randint(VOCAB_SIZE, (NUM_ROWS, LENGTH + 1), generator=generator), VOCAB_SIZE)
     model = llama.build(shape, VOCAB_SIZE, generators=(generator,))
@@ -114,7 +115,7 @@ def means_by_width(found: list[Change], quantity: str, step: int) -> list[float]
 
 
 def draw(sides: dict[str, list[Change]], path: Path) -> None:
-    """Change against width, standard left and muP right, a line for each step (mean over seeds)."""
+    """Draw change against width, one column per parametrisation and one line per step (mean over seeds)."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -148,13 +149,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw")
-    parser.add_argument("--json", action="store_true", help="every measurement")
-    parser.add_argument("--figure", type=Path, help="where to draw")
-    asked = parser.parse_args()
-    sides = {side: changes(side, OPTIMIZERS[asked.optimizer]) for side in PARAMETRIZATIONS}
-    if asked.figure:
-        draw(sides, asked.figure)
-    if asked.json:
+    parser.add_argument("--json", action="store_true", help="print every measurement")
+    parser.add_argument("--figure", type=Path, help="path of the figure to draw")
+    options = parser.parse_args()
+    sides = {side: changes(side, OPTIMIZERS[options.optimizer]) for side in PARAMETRIZATIONS}
+    if options.figure:
+        draw(sides, options.figure)
+    if options.json:
         print(json.dumps([asdict(change) for found in sides.values() for change in found], indent=2))
         return
     print(

@@ -1,12 +1,12 @@
-"""The data path: people, splits, rows composed from pieces against rows tokenised from text, memory, Ray Data's stream.
+"""The data path: populations, splits, composed rows against tokenised text, memory, and the stream of Ray Data.
 
     python tests/benchmarks/data_path.py [--only people rows memory stream wait] [--json]
 
-Every part runs in a process of its own with one thread, tokenizers too. The two sides of a ratio take turns. They make
-the same rows, which is checked number by number: tokens, and where labels are. Composing goes on to 200,000 rows, so many
-at once as training reads, since a cache would hold the few that text has time for. From text means: render the texts,
-tokenise them in one call, lay them out as an array, and look for the tokens of "? Answer:" in all rows at once to know
-what is measured. Times are CPU seconds, the stream's are wall seconds; medians of REPEATS runs.
+Each part runs in a separate process with one thread, tokenizers included. The two sides of a ratio run in turns and
+produce the same rows, which is checked: token ids and positions of labels are equal. Composing produces 200,000 rows, in
+batches of the size that training reads, because a CPU cache would hold the 8,192 rows that are tokenised from text. From
+text means: render the texts, tokenise them in one call, copy the ids into an array, and search all rows for the tokens of
+"? Answer:" to find the measured tokens. Times are CPU seconds, those of the stream wall seconds; medians of REPEATS runs.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ WAIT_STEPS, WAIT_WARM_UP = 4_000, 400
 
 
 def measured(what: str, unit: str, value: float, text: float | None = None, target: str = "") -> dict[str, Any]:
-    """One line of the result; `target` is for the ratio where there are two sides, such as ">= 500"."""
+    """One line of the result. `target`, such as ">= 500", refers to the ratio if there are two sides."""
     ratio = None if text is None else value / text
     return {"what": what, "unit": unit, "value": value, "from_text": text, "ratio": ratio, "target": target}
 
 
 def seconds(*sides: Callable[[], object]) -> list[float]:
-    """Median CPU time of each of some works, run in turns."""
+    """Median CPU time of each function; the functions run in turns."""
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(REPEATS):
         for side, took in zip(sides, times, strict=True):
@@ -57,12 +57,12 @@ def seconds(*sides: Callable[[], object]) -> list[float]:
 
 
 def peak_gb() -> float:
-    """The most memory that this process has had."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def people() -> list[dict[str, Any]]:
-    """Profiles, all seven kinds of held-out questions at N = 50,000 and R = 17, and the mix that really comes."""
+    """Time of profiles and of all seven splits at N = 50,000 and R = 17; leaks into training; accuracy of the mix."""
     from raycap.facts.corpus import SPLITS, TRAIN
     from raycap.facts.order import Mix, Order
     from raycap.facts.profiles import census_schema, generate
@@ -82,13 +82,13 @@ def people() -> list[dict[str, Any]]:
     corpus = Questions(profiles, 2, held_out=held_out)
     assert corpus.split_codes is not None
     trained = np.flatnonzero(corpus.split_codes == TRAIN)
-    epoch, _ = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 1, 0).places(range(len(trained)))
+    epoch, _ = Order((len(trained),), (2,), (Mix(0, (1.0,)),), 1, 0).indices(range(len(trained)))
     leaked = int(np.count_nonzero(corpus.split_codes[trained[epoch[0]]] != TRAIN))
     found.append(measured("held-out questions in one epoch of training", "", leaked, target="<= 0"))
     shares = np.bincount(corpus.split_codes, minlength=len(SPLITS)) / corpus.num_ids
     found += [measured(f"share of {split}", "", share) for split, share in zip(SPLITS, shares.tolist(), strict=True)]
     declared = (1 / 11, 6 / 11, 4 / 11)
-    _, counts = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0).places(range(1_000))
+    _, counts = Order((100_000, 700_000, 900_000), (1, 2, 3), (Mix(0, declared),), 512, 0).indices(range(1_000))
     worst = float(np.abs(counts.sum(axis=0) / counts.sum() - declared).max())
     return [*found, measured("mix 1 : 6 : 4 of hops, largest difference in 512,000 rows", "", worst, target="<= 1e-5")]
 
@@ -96,7 +96,7 @@ def people() -> list[dict[str, Any]]:
 def from_text(
     corpus: Corpus, tokenizer: Tokenizer, ids: Ids, length: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """Tokens and where they are measured, each (n, length), of questions; nothing is where no "? Answer:" is."""
+    """Token ids and mask of measured tokens, each (n, length). A row without "? Answer:" has no measured tokens."""
     from raycap.facts.corpus import render
     from raycap.facts.questions import PROMPT_END, TEXTS
 
@@ -104,18 +104,18 @@ def from_text(
     tokens = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, tokens), np.int32, len(tokens))
     columns = np.arange(length)
-    there = columns < lengths[:, None]
-    input_ids = np.zeros(there.shape, np.uint16)
-    input_ids[there] = np.fromiter(chain.from_iterable(tokens), np.uint16, lengths.sum())
+    is_token = columns < lengths[:, None]
+    input_ids = np.zeros(is_token.shape, np.uint16)
+    input_ids[is_token] = np.fromiter(chain.from_iterable(tokens), np.uint16, lengths.sum())
     marker = tokenizer.encode(TEXTS[PROMPT_END], add_special_tokens=False).ids
-    shifted = [input_ids[:, place : length - len(marker) + place] == token for place, token in enumerate(marker)]
-    found = np.logical_and.reduce(shifted)
-    begins = np.where(found.any(axis=1), found.argmax(axis=1) + len(marker), length)
-    return input_ids, there & (columns >= begins[:, None])
+    shifted = [input_ids[:, offset : length - len(marker) + offset] == token for offset, token in enumerate(marker)]
+    matches = np.logical_and.reduce(shifted)
+    begins = np.where(matches.any(axis=1), matches.argmax(axis=1) + len(marker), length)
+    return input_ids, is_token & (columns >= begins[:, None])
 
 
 def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]]:
-    """Rows of one kind of text, composed and from text."""
+    """Speed of composing rows of a corpus against tokenising its texts, after checking that the rows are equal."""
     from raycap.facts.questions import Questions
     from raycap.spec import BpeTokenizer
     from raycap.tokens.composer import Composer
@@ -125,7 +125,7 @@ def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]
     tokenizer = build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=3000), (corpus,))
     composer = Composer.build(corpus, tokenizer)
     length, began = composer.row_length, time.process_time()
-    composer.compose(np.arange(1), length)
+    composer.compose(np.arange(1), length)  # the first call joins the tokens of all pieces
     joining = time.process_time() - began
     ids = np.random.default_rng(0).integers(corpus.num_ids, size=NUM_ROWS)
     parts = [ids[begin : begin + ROWS_AT_ONCE] for begin in range(0, NUM_ROWS, ROWS_AT_ONCE)]
@@ -139,7 +139,7 @@ def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]
             composer.compose(part, length)
 
     composed, text = seconds(compose_all, lambda: from_text(corpus, tokenizer, few, length))
-    num, num_text = (int(composer.lengths(those)[0].sum()) for those in (ids, few))
+    num, num_text = (int(composer.lengths(some)[0].sum()) for some in (ids, few))
     return [
         measured(f"{name}, rows", "tokens/s", num / composed, num_text / text, target),
         measured(f"{name}, joining their pieces, once", "s", joining),
@@ -147,7 +147,7 @@ def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]
 
 
 def rows() -> list[dict[str, Any]]:
-    """10,000 people with 17 relations (4 for biographies), names of the whole census."""
+    """Composing against text for 10,000 people with 17 relations (4 for biographies) and all names of the census."""
     from raycap.facts.biographies import Biographies
     from raycap.facts.profiles import census_schema, generate
     from raycap.facts.questions import Questions
@@ -165,7 +165,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
-    """What a trial of a spec reads, as it is trained."""
+    """Rows of the first trial of a spec in training order."""
     from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
     from raycap.spec.file import load_sweep
@@ -178,7 +178,7 @@ def source_of(spec_name: str, num_steps: int, *overrides: str) -> RowSource:
 
 
 def memory() -> list[dict[str, Any]]:
-    """One- and two-hop questions about 50,000 people with 17 relations, all seven kinds held out."""
+    """Memory and time of one- and two-hop questions about 50,000 people with 17 relations and all seven splits."""
     import raycap.spec.file
     import raycap.tokens.rows
     import raycap.tokens.training_data  # noqa: F401
@@ -195,7 +195,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def stream() -> list[dict[str, Any]]:
-    """The demo's rows, plain and from Ray Data: one reader, one consumer that makes 64-bit tokens of them."""
+    """Speed of the demo's rows in process and through Ray Data, where one consumer converts token ids to 64 bits."""
     from dataclasses import replace
 
     from raycap.cluster.data_stream import ray_rows
@@ -210,14 +210,14 @@ def stream() -> list[dict[str, Any]]:
     found = [measured("demo, rows of a step of 256, plain", "us", took / STREAM_WARM_UP * 1e6)]
 
     def steady(*sources: RowSource) -> tuple[float, float]:
-        """Tokens a second after a while, of all sources, and CPU time of a step in the process that takes them."""
+        """Tokens per second of all sources after the warm-up, and CPU time per step in the consuming process."""
         for step, rows in enumerate(ray_rows(sources, 0, num_cpus=0.25)):
             if step == STREAM_WARM_UP:
-                began, began_here = time.perf_counter(), time.process_time()
-            for mine in rows:
-                mine.input_ids.astype(np.int64)
-        num, wall, here = step - STREAM_WARM_UP, time.perf_counter() - began, time.process_time() - began_here
-        return num * tokens * len(sources) / wall, here / num
+                began, cpu_began = time.perf_counter(), time.process_time()
+            for of_source in rows:
+                of_source.input_ids.astype(np.int64)
+        num, wall, cpu = step - STREAM_WARM_UP, time.perf_counter() - began, time.process_time() - cpu_began
+        return num * tokens * len(sources) / wall, cpu / num
 
     with ray_session():
         for name, sources, target in (
@@ -232,7 +232,7 @@ def stream() -> list[dict[str, Any]]:
 
 
 def wait() -> list[dict[str, Any]]:
-    """What of a step of the demo's largest model is spent waiting for Ray Data, once the stream runs."""
+    """Share of a training step of the demo's largest model that is spent waiting for Ray Data, after the warm-up."""
     from raycap.cluster.data_stream import ray_rows
     from raycap.cluster.session import ray_session
     from raycap.learner.trial import run_trial
@@ -264,7 +264,7 @@ PARTS = {part.__name__: part for part in (people, rows, memory, stream, wait)}
 
 
 def main() -> None:
-    """Measure each part in a process of its own, and print."""
+    """Measure each part in a separate process, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", action="store_true")

@@ -1,10 +1,11 @@
-"""An evaluation of the whole population against an epoch of training, which reads the same questions once.
+"""Time of an evaluation of the whole population against an epoch of training on the same questions.
 
     python tests/benchmarks/evaluation.py [--sizes demo 1M] [--threads 1 2] [--repeats 5] [--json]
 
-A trial of two epochs is trained by run_trial, and the model it leaves is evaluated on every question, in turns; medians.
-An epoch's time is that of a step, by the trial's own clock, times the steps of an epoch. Every size and number of threads
-has a process of its own, and a first turn that does not count. Target: half the time of an epoch at most.
+Each repeat trains a trial of two epochs with `run_trial` and evaluates the trained model on every question. The time of an
+epoch is the trial's training time per step times the steps of an epoch. Each size and number of threads is measured in a
+separate process; the first repeat is a warm-up, and medians are taken over the others. Target: at most half the time of an
+epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ EPOCHS = 2
 
 
 def measure(size: str, threads: int, repeats: int) -> dict[str, Any]:
-    """Seconds of an epoch and of an evaluation, in turns, in this process."""
+    """Median seconds of an epoch and of an evaluation in this process."""
     set_threads(threads)
     from raycap.facts.build import populations_of
     from raycap.learner.evaluation import Sample, losses
@@ -46,7 +47,7 @@ def measure(size: str, threads: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure each size and number of threads, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=("demo", "1M", "5M"), default=["demo", "1M"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

@@ -1,16 +1,17 @@
-"""Bits per parameter after 100, 250 and 1,000 exposures, by optimizer, on the demo's people with its largest model.
+"""Bits per parameter of the demo's largest model after 100, 250 and 1,000 exposures, by optimizer.
 
     python tests/benchmarks/exposures.py --out FILE [--exposures 100 250 1000] [--optimizers adamw schedule_free muon]
                                          [--lrs 0.005 0.01 0.02 0.04] [--seeds 0] [--processes 1] [--set KEY=VALUE ...]
                                          [--json]
 
-Every optimizer takes the learning rate that stores most after the fewest exposures (with the first seed), and keeps it
-for the others. Each length is a trial of its own, since schedules end with it. Names as a list; 1 bit per parameter after
-100 exposures and 2 after 1,000 are what Allen-Zhu and Li report. What is not said here is as in specs/grid.yaml.
+Each optimizer uses the learning rate that stores the most bits after the fewest exposures (first seed only) at all numbers
+of exposures. Each number of exposures is a separate trial, because learning rate schedules end with the trial. Bits are
+those of the selection `enumerate`; Allen-Zhu and Li report 1 bit per parameter after 100 exposures and 2 after 1,000
+(arXiv 2404.05405, section 5). All other settings are those of specs/grid.yaml.
 
-One thread a process. A line of JSON is added to FILE after every trial; trials in it are not trained again, so that it
-can be interrupted and continued. Start it anew with another FILE when the learner has changed. About an hour on one
-core, and `--processes 2` halves it where two are free.
+Each process uses one thread. A line of JSON is appended to FILE after each trial, and trials that FILE contains are not
+trained again, so an interrupted run can be continued. Use a new FILE when the learner has changed. Takes about an hour on
+one core, and half of that with `--processes 2` on two idle cores.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ OPTIMIZERS = {
     "schedule_free": "kind: schedule_free, lr: {lr}, betas: [0.9, 0.99]",
     "muon": "kind: muon, lr: {lr}, muon_lr: {lr}, momentum: 0.95, betas: [0.8, 0.99]",
 }
-"""Muon's updates have the size of AdamW's, so one rate serves matrices and embeddings."""
+"""Optimizers as YAML. Updates of Muon are scaled to the size of AdamW's, so both of its rates have the same value."""
 SHARED = "weight_decay: 0.0, warmup_steps: {warmup_steps}, grad_clip: {grad_clip}"
 TARGETS = {100: 1.0, 1000: 2.0}
 
 
 class Run(NamedTuple):
-    """A trial of the table, or of the grid that its learning rate is chosen from."""
+    """A trial of the table, or of the grid over learning rates."""
 
     optimizer: str
     lr: float
@@ -46,7 +47,7 @@ class Run(NamedTuple):
 
 
 def trial(run: Run) -> dict[str, Any]:
-    """Train one, in this process: bits per parameter and seconds. A trial that diverged stored nothing."""
+    """Train a trial in this process; returns bits per parameter and seconds. A diverged trial counts as 0 bits."""
     set_threads(1)
     from raycap.learner.evaluation import DivergedError
     from raycap.learner.trial import run_trial
@@ -75,7 +76,7 @@ def trial(run: Run) -> dict[str, Any]:
 
 
 class Ledger:
-    """Finished trials, in a file."""
+    """Finished trials in a file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.found = path, dict[Run, dict[str, Any]]()
@@ -85,12 +86,12 @@ class Ledger:
                 self.found[Run(*(row[field] for field in Run._fields[:-1]), tuple(row["overrides"]))] = row
 
     def train(self, runs: Iterable[Run], processes: int) -> None:
-        """Train those that are missing, so many at once."""
+        """Train the runs that are not in the file, `processes` at a time."""
         missing = [run for run in dict.fromkeys(runs) if run not in self.found]
         with ThreadPoolExecutor(processes) as pool:
-            asked = {pool.submit(child, __file__, 1, "--one", json.dumps(run)): run for run in missing}
-            for number, done in enumerate(as_completed(asked), start=1):
-                run, row = asked[done], done.result()
+            futures = {pool.submit(child, __file__, 1, "--one", json.dumps(run)): run for run in missing}
+            for number, done in enumerate(as_completed(futures), start=1):
+                run, row = futures[done], done.result()
                 self.found[run] = row
                 with self.path.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -100,12 +101,12 @@ class Ledger:
                 )
 
     def bits(self, run: Run) -> float:
-        """Bits per parameter of a trial that is there."""
+        """Bits per parameter of a finished trial."""
         return self.found[run]["bits_per_param"]
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Choose rates, train the rest, and average over seeds."""
+    """Choose a learning rate for each optimizer, train the trials of the table, and average over seeds."""
     ledger, overrides = Ledger(options.out), tuple(options.set)
     first, seed = min(options.exposures), options.seeds[0]
     grid = [Run(optimizer, lr, first, seed, overrides) for optimizer in options.optimizers for lr in options.lrs]
@@ -135,7 +136,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def described(found: dict[str, Any], exposures: list[float]) -> str:
-    """Optimizers down, exposures across."""
+    """Table with one row per optimizer and one column per number of exposures."""
     rows: dict[str, list[object]] = {}
     for result in found["results"]:
         edge = " (edge of the grid)" if result["at_the_edge"] else ""
@@ -147,15 +148,15 @@ def described(found: dict[str, Any], exposures: list[float]) -> str:
 
 
 def main() -> None:
-    """Train what is missing and print the table."""
+    """Train the missing trials and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file of finished trials")
+    parser.add_argument("--out", type=Path, help="file of finished trials (required)")
     parser.add_argument("--exposures", nargs="+", type=float, default=[100.0, 250.0, 1000.0])
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--lrs", nargs="+", type=float, default=[0.005, 0.01, 0.02, 0.04])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--processes", type=int, default=1, help="trials at once")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of every trial")
+    parser.add_argument("--processes", type=int, default=1, help="number of trials that train at the same time")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override for all trials")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> None:
         print(json.dumps(trial(Run(optimizer, lr, exposures, seed, tuple(overrides)))))
         return
     if options.out is None:
-        parser.error("--out is needed")
+        parser.error("--out is required")
     found = {"machine": machine(), "results": measure(options)}
     show(found, described(found, options.exposures), as_json=options.json)
 

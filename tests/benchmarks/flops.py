@@ -1,25 +1,25 @@
-"""Model FLOP utilisation: what share of the machine's matmul rate training really uses, at 1M and 5M parameters.
+"""Model FLOP utilisation of training at 1M and 5M parameters: the share of the machine's matmul rate that it reaches.
 
     python tests/benchmarks/flops.py [--sizes 1M 5M] [--threads 1 2] [--repeats 3] [--seconds 10] [--json]
 
-The rate of the machine is that of torch.mm on two fp32 matrices of 2048 x 2048, best of several, in the same process
-with the same threads. What a question takes is counted three ways. With H hidden size, L layers, V vocabulary, n tokens
-of a row that are inputs (all but the last), A of them at which the next token is measured, and 6 FLOPs a weight and
-token (2 forward, 4 backward, the embedding being trained):
+The rate of the machine is that of the fastest of several torch.mm calls on two fp32 matrices of 2048 x 2048, in the same
+process with the same threads. FLOPs per question are counted by three conventions. Let H be the hidden size, L the layers,
+V the vocabulary, n the input tokens of a row (all but the last), and A those of them whose next token is measured. A weight
+takes 6 FLOPs per token: 2 forward, 4 backward.
 
     dense     6 x 16 L H^2 x n  +  6 V H x A
-              the usual convention: non-embedding matrices at every real token, logits where they are measured; no
-              attention scores.
+              The usual convention: non-embedding matrices at every token that is not padding, logits at measured tokens,
+              no attention scores.
     needed    6 x [16 H^2 (L - 1) x n  +  2 H^2 x n  +  14 H^2 x A  +  V H x A]  +  12 H x K
-              without what nobody needs: in the last layer keys and values at every token, but queries, output
-              projection and MLP (14 H^2) only where the next token is measured. K is the sum, over layers and queries,
-              of the keys that a query sees, itself included: 2 H for its scores and 2 H for the mixture of values, three
-              times with the backward pass. Every position queries, in the last layer only the A. Causal, not padded.
-    distinct  as needed, but a prefix that several rows of a batch share counts once, since its features are the same in
-              all of them.
+              Only what the loss depends on: the last layer needs keys and values at every token, but queries, the output
+              projection and the MLP (14 H^2) only where the next token is measured. K is the number of (query, key) pairs
+              under the causal mask, summed over layers, with A queries in the last layer. Each pair takes 2 H FLOPs for
+              the score and 2 H for the weighted value, times three with the backward pass.
+    distinct  As `needed`, but a prefix that several rows of a batch share counts once, because its features are the same
+              in all of them.
 
-Norms, softmax, activations and optimizer count nothing. The target, 60 %, is for `needed`, which is less than `dense`. An
-implementation that computes shared prefixes once does less than `needed`: `distinct` is then what it cannot do without.
+Norms, softmax, activations and the optimizer are not counted. The target of 60 % refers to `needed`, which is less than
+`dense`. An implementation that computes shared prefixes once does fewer FLOPs than `needed`; `distinct` is its minimum.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 TARGET = 0.6
 MATRIX, NUM_PRODUCTS = 2048, 5
 COUNTED_STEPS = 32
-"""Steps whose rows are counted: an epoch of the demo, at its batch size."""
+"""Steps whose rows are counted: about one epoch of the demo at its batch size."""
 CONVENTIONS = ("dense", "needed", "distinct")
 
 
 def matmul_rate() -> float:
-    """FLOP/s of the fastest product."""
+    """FLOP/s of the fastest of several matrix products."""
     import torch
 
     left, right = torch.randn(2, MATRIX, MATRIX).unbind()
@@ -52,7 +52,7 @@ def matmul_rate() -> float:
 
 
 def flops_per_question(size: str) -> dict[str, float]:
-    """FLOPs of a question, forward and backward, by convention."""
+    """Mean FLOPs of a question by convention, forward and backward."""
     from raycap.facts.build import populations_of
     from raycap.facts.order import Mix
     from raycap.tokens.rows import RowSource
@@ -82,13 +82,15 @@ def flops_of(rows: Rows, hidden_size: int, num_layers: int, vocab_size: int) -> 
         weights = 16 * h * h * (layers - 1) * n + 2 * h * h * n + (14 * h * h + vocab_size * h) * a
         return 6 * weights + 12 * h * keys
 
-    first = np.zeros_like(inputs)  # the first row of all that share a prefix
+    # first[row, column]: this row is the first of those whose tokens up to and including this column are equal. Column by
+    # column, a prefix is identified by its number in the column before and its next token.
+    first = np.zeros_like(inputs)
     prefix = np.zeros(len(inputs), np.int64)
     for column in columns:
-        _, places, prefix = np.unique(
+        _, indices, prefix = np.unique(
             np.stack([prefix, rows.input_ids[:, column]]), axis=1, return_index=True, return_inverse=True
         )
-        first[places, column] = True
+        first[indices, column] = True
     n, a = float(inputs.sum()), float(measured.sum())
     return {
         "dense": 6 * (16 * layers * h * h * n + vocab_size * h * a),
@@ -98,7 +100,7 @@ def flops_of(rows: Rows, hidden_size: int, num_layers: int, vocab_size: int) -> 
 
 
 def utilisation(size: str, threads: int, seconds: float) -> dict[str, float]:
-    """Rates of machine and training, and their ratio by convention, in this process."""
+    """Rates of the machine and of training in this process, and the utilisation by convention."""
     set_threads(threads)
     before = matmul_rate()
     found = speed(size, seconds, lambda num_steps: our_steps(size, num_steps))
@@ -111,7 +113,7 @@ def utilisation(size: str, threads: int, seconds: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every size and number of threads in processes of their own."""
+    """Measure each size and number of threads in separate processes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=("demo", "1M", "5M"), default=["1M", "5M"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

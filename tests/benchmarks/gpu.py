@@ -1,14 +1,14 @@
-"""Correctness, speed and a first scaling law of the learner on one GPU, within a budget of seconds.
+"""Correctness, speed and a small scaling law of the learner on one GPU, within a budget of seconds.
 
     python tests/benchmarks/gpu.py --device cuda --out gpu-results --budget 420
 
 The learner runs without ray, mlflow and datasets, so only torch, transformers, tokenizers, numpy, scipy, pandas, pydantic,
 ruamel.yaml and names are needed. Parts, run in the order given to `--parts`:
 
-- check: the same trials on the GPU and on the CPU: fp32 losses within 1e-4, bf16 within 2e-3 of fp32, three replicas
+- check: compares trials on the GPU with the CPU: fp32 losses within 1e-4, bf16 within 2e-3 of fp32, three replicas
   within 1e-4 of each alone, compiled within 1e-4 of eager, Muon, fp16 with scaling, resuming bit-equal, and training
   steps between two pauses that never synchronise with the device.
-- profile: kernel launches a step, the device's busy share, milliseconds on the host by stage, and the kernels that take
+- profile: kernel launches per step, the device's busy share, milliseconds on the host by stage, and the kernels that take
   longest, at 1M parameters with batches of 256, 1024 and 4096 questions and at 10M.
 - speed: questions and tokens per second, and the share of the device's rate, at 1M, 10M and 100M parameters in bf16,
   eager and compiled. The rate is that of a bf16 product of 8192 x 8192 matrices in the same process. FLOPs are counted
@@ -18,8 +18,9 @@ ruamel.yaml and names are needed. Parts, run in the order given to `--parts`:
   and the exponent of learned bits over parameters with a bootstrap interval.
 
 Each measurement is written to `--out`/gpu.json as soon as it is made. A measurement that fails is recorded with its
-error and the next one starts; one whose turn comes after the budget is spent is recorded as skipped, and training of
-the law stops early, is evaluated and says so. `--scale` shrinks models, people and products to try the script on a CPU:
+error and the next one starts; one that would start after the budget is spent is recorded as skipped. Trials of the law
+stop early when the budget is spent, are evaluated, and record `stop`. `--scale` shrinks models, people and matrix products
+to try the script on a CPU:
 `--device cpu --scale 0.02 --seconds 1 --exposures 2`.
 """
 
@@ -71,13 +72,13 @@ LAW_PEOPLE, LAW_WIDTHS, LAW_LAYERS, LAW_SEEDS, LAW_BATCH = 10_000, (32, 48, 64),
 LAW_OPTIMIZER = {"lr": 0.01, "warmup_steps": 300, "weight_decay": 0.01, "grad_clip": 0.5}
 LAW_RESAMPLES = 4000
 EVALUATION_S = 8
-"""Time left for evaluating a cell of the law when its share of the budget is spent."""
+"""Seconds of a cell's share of the budget that are reserved for its evaluation."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every measurement reads of the command line."""
+    """Options of the command line that all measurements read."""
 
     device: torch.device
     scale: float
@@ -87,12 +88,12 @@ class Options:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget that are left."""
+        """Remaining seconds of the budget."""
         return self.deadline - time.monotonic()
 
 
 def resolved(tree: dict[str, Any]) -> TrialSpec:
-    """The resolved spec of one trial given as a dictionary."""
+    """Resolve the spec of one trial, given as a dictionary."""
     spec = TrialSpec.model_validate_json(json.dumps(tree))
     (planned,) = expand(
         LoadedSweep(
@@ -103,7 +104,7 @@ def resolved(tree: dict[str, Any]) -> TrialSpec:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has finished all work that was submitted to it."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -133,20 +134,20 @@ def small_trial(
 
 
 def mean_losses(specs: list[TrialSpec], device: torch.device, **options: Any) -> list[float]:
-    """Mean loss in bits of each of some trials, trained as one stack on a device."""
+    """Train trials as one stack on a device; returns the mean loss of each in bits."""
     outcomes = run_trials(tuple(specs), source_commit="benchmark", context=WorkerContext(device=device), **options)
     tables = [outcome.result.final.losses for outcome in outcomes]  # type: ignore[union-attr]
     return [sum(row.sum_bits for row in t.rows) / sum(row.num_evaluated for row in t.rows) for t in tables]
 
 
 def compared(found: list[float], expected: list[float], tolerance: float) -> dict[str, Any]:
-    """The largest relative difference between two lists of losses."""
+    """Largest relative difference between two lists of losses, and whether it is within the tolerance."""
     difference = max(abs(x - y) / abs(y) for x, y in zip(found, expected, strict=True))
     return {"ok": difference <= tolerance, "relative_difference": difference, "tolerance": tolerance, "bits": found}
 
 
 def resumed(device: torch.device) -> dict[str, Any]:
-    """A trial paused on the way and resumed from its checkpoint against the same trial uninterrupted."""
+    """Compare a trial that is paused and resumed from its checkpoint with the same trial uninterrupted."""
     spec = small_trial(steps=400)
     (whole,) = mean_losses([spec], device)
     with TemporaryDirectory() as folder:
@@ -161,7 +162,7 @@ def resumed(device: torch.device) -> dict[str, Any]:
 
 
 def unsynchronised(options: Options) -> dict[str, Any]:
-    """Twenty steps between two pauses with every synchronisation an error."""
+    """Run twenty steps between two pauses in the CUDA mode in which a synchronisation raises an error."""
     setup = Setup.of([speed_trial("1M", 256, 0, options.scale)], options.device)
     for _ in range(WARM_UP_STEPS):
         setup.bare_step()
@@ -177,7 +178,7 @@ def unsynchronised(options: Options) -> dict[str, Any]:
 
 
 def check(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The checks, each by its name."""
+    """Yield the name and the function of each check."""
     gpu = options.device
     muon = {"kind": "muon", "lr": 0.003, "muon_lr": 0.01, "warmup_steps": 10}
 
@@ -266,15 +267,15 @@ def speed_trial(size: str, batch_size: int, seed: int, scale: float) -> TrialSpe
 
 @cache
 def data_of(key: str) -> TrainingData:
-    """The corpus and tokens of a trial, by the JSON of what they follow from: built once for all trials that share it."""
+    """Corpus and tokens of the trial spec in JSON; cached, so that trials with the same data build them once."""
     spec = TrialSpec.model_validate_json(key)
     return TrainingData.of(spec, populations_of(spec))
 
 
 def reading_of(spec: TrialSpec) -> TrainingData:
-    """The corpus and tokens of a trial; the tokenizer and population are shared by trials of one corpus."""
+    """Corpus and tokens of a trial; trials that differ only in model, seed or batch size share tokenizer and population."""
     tree = json.loads(spec.model_dump_json())
-    tree["model"] = json.loads(spec.model_dump_json())["model"] | {"hidden_size": 64, "num_layers": 1}
+    tree["model"] |= {"hidden_size": 64, "num_layers": 1}
     tree["training"]["seed"] = 0
     tree["training"]["batch_size"] = 64
     shared = data_of(json.dumps(tree, sort_keys=True))
@@ -283,7 +284,7 @@ def reading_of(spec: TrialSpec) -> TrainingData:
 
 @dataclass
 class Setup:
-    """A stack that is ready to train, without evaluations and checkpoints."""
+    """Model, optimizer and data of a stack that trains without evaluations and checkpoints."""
 
     specs: list[TrialSpec]
     datasets: list[TrainingData]
@@ -295,7 +296,7 @@ class Setup:
 
     @classmethod
     def of(cls, specs: list[TrialSpec], device: torch.device, *, compiled: bool = False) -> Setup:
-        """Trials of one shape as replicas on a device."""
+        """Build trials of one shape as replicas of a stack on a device."""
         datasets = [reading_of(spec) for spec in specs]
         first = datasets[0]
         generators = tuple(torch.Generator().manual_seed(spec.training.seed) for spec in specs)
@@ -336,16 +337,16 @@ class Setup:
 
     @property
     def batch_size(self) -> int:
-        """Questions of a step and replica."""
+        """Questions per step and replica."""
         return self.specs[0].training.batch_size
 
     def some_rows(self, num: int) -> list[list[Rows]]:
-        """The rows of some steps, composed beforehand."""
+        """Compose the rows of the first `num` steps."""
         stream = rows_of(self.sources, 0)
         return [next(stream) for _ in range(num)]
 
     def bare_step(self) -> None:
-        """One step of training as train() makes it, up to its pause, on rows composed beforehand."""
+        """Run one step of `train` without a pause, on rows composed in advance."""
         if not hasattr(self, "_rows"):
             self._rows, self._number = self.some_rows(4), 0
         self._number += 1
@@ -353,13 +354,13 @@ class Setup:
             self.model, self.optimizer, self.scaler, iter([self._rows[self._number % 4]]), self.specs[0].training,
             self.loss, start_step=0, num_steps=1, pauses_after=lambda step: False,
         ):  # fmt: skip
-            raise AssertionError("it does not pause")
+            raise AssertionError("train paused although no pause was requested")
 
 
 def speed(
     size: str, batch_size: int, options: Options, *, compiled: bool = False, num_replicas: int = 1
 ) -> dict[str, Any]:
-    """Training steps timed for about so many seconds after a warm-up, rows composed beforehand and composed as it goes."""
+    """Time training steps for about `options.seconds` after a warm-up, with rows composed in advance and as it trains."""
     device, seconds = options.device, min(options.seconds, max(1.0, options.left / 3))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -369,7 +370,7 @@ def speed(
     built_s = time.perf_counter() - began
 
     def timed(rows: Iterator[list[Rows]], warm_up: int) -> tuple[float, float, int]:
-        """Seconds of the steps before the clock starts, of those after, and how many the latter are."""
+        """Seconds of the warm-up, seconds of the timed steps over all replicas, and the number of timed steps."""
         clock = {"end": float("inf")}
         stream = setup.steps(
             lambda step: step == warm_up or (step > warm_up and time.perf_counter() >= clock["end"]), rows=rows
@@ -387,7 +388,7 @@ def speed(
         while True:
             yield from ready
 
-    warm_up = 3 * len(ready) if compiled else WARM_UP_STEPS  # every width of a batch that occurs is compiled before
+    warm_up = 3 * len(ready) if compiled else WARM_UP_STEPS  # enough to compile for every batch width that occurs
     first_s, of_steps, num_steps = timed(endless(), warm_up)
     _, of_steps_composing, num_composing = timed(rows_of(setup.sources, 0), WARM_UP_STEPS)
     questions = num_replicas * setup.batch_size
@@ -435,7 +436,7 @@ def product_rate(device: torch.device, size: int) -> float:
 
 
 def profile(size: str, batch_size: int, options: Options, num_replicas: int = 1) -> dict[str, Any]:
-    """Where a step's time goes on the host and on the device."""
+    """Time of a step by stage on the host, and by kernel on the device."""
     device = options.device
     specs = [speed_trial(size, batch_size, seed, options.scale) for seed in range(num_replicas)]
     setup = Setup.of(specs, device)
@@ -503,7 +504,7 @@ def profile(size: str, batch_size: int, options: Options, num_replicas: int = 1)
 
 
 def law_cell(width: int, options: Options) -> list[dict[str, Any]]:
-    """Bits per parameter of every seed of one width; the seeds train as one stack."""
+    """Bits per parameter of each seed of one width; the seeds train as one stack."""
     scale = options.scale
     specs = [
         resolved(
@@ -563,7 +564,7 @@ def law_cell(width: int, options: Options) -> list[dict[str, Any]]:
 
 
 def law_fit(rows: list[dict[str, Any]], selection: str) -> dict[str, Any]:
-    """Exponent of learned bits over parameters: least squares of logarithms, bootstrap interval over cells, then seeds."""
+    """Exponent of learned bits over parameters by least squares of logarithms; bootstrap interval over cells, then seeds."""
     rows = [row for row in rows if "error" not in row and row["learned_bits"][selection] > 0]
     widths = sorted({row["width"] for row in rows})
     cells = [[row for row in rows if row["width"] == width] for width in widths]
@@ -591,7 +592,7 @@ def law_fit(rows: list[dict[str, Any]], selection: str) -> dict[str, Any]:
 
 
 class Record:
-    """Everything measured, in `gpu.json`, written after each measurement."""
+    """All measurements by name, written to `gpu.json` after each."""
 
     def __init__(self, folder: Path, options: Options) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -599,9 +600,9 @@ class Record:
         self.found: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def add(self, name: str, measure: Callable[[], Any], *, instant: bool = False) -> Any:
-        """Measure if it is not there yet and the budget allows; returns what was found, None if nothing was.
+        """Measure unless the file has a result or the budget is spent; returns the value, or None without one.
 
-        An `instant` measurement is made after the budget is spent, too.
+        An `instant` measurement is made even after the budget is spent.
         """
         if name in self.found and "error" not in self.found[name] and "skipped" not in self.found[name]:
             return self.found[name]["value"]
@@ -630,7 +631,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=900.0, help="seconds after which nothing new starts")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES))
-    parser.add_argument("--exposures", type=float, default=100.0, help="of the law's trials")
+    parser.add_argument("--exposures", type=float, default=100.0, help="exposures per fact of the law's trials")
     parser.add_argument("--seconds", type=float, default=8.0, help="about how long each speed is measured")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--no-compile", action="store_true")
@@ -645,8 +646,8 @@ def main() -> None:
     )
     for part in given.parts:
         if part == "check":
-            for what, measure in check(options):
-                record.add(f"check: {what}", measure)
+            for check_name, measure in check(options):
+                record.add(f"check: {check_name}", measure)
         if part == "profile":
             for size, batch_size in PROFILED:
                 if size in given.sizes:

@@ -1,11 +1,11 @@
-"""What a trial costs beyond its training, in a real sweep of short trials on two slots.
+"""Overhead per trial and efficiency of a sweep of short trials on two slots.
 
     python tests/benchmarks/overhead.py [--train-seconds 30] [--trials 8] [--steps N] [--processes] [--json]
 
-Overhead per trial is (wall x slots - sum of train_seconds) / trials, efficiency sum of train_seconds / (wall x slots).
-The wall is that of the whole command: Ray's start, every trial, the analysis and Ray's end. Without --steps, a sweep of
-one trial per slot tells first how many steps the seconds asked for are. A load average well above the slots says that
-others used the machine too: then CPU seconds tell more than the wall.
+The overhead per trial is (wall x slots - sum of train_seconds) / trials, the efficiency is sum of train_seconds /
+(wall x slots). The wall time is that of the whole command: the start of Ray, all trials, the analysis and the end of Ray.
+Without --steps, a sweep of one trial per slot first determines how many steps take --train-seconds. A load average well
+above the number of slots means that other programs used the machine; compare CPU seconds then, not wall time.
 """
 
 import argparse
@@ -41,7 +41,7 @@ execution: {{max_concurrent_trials: {slots}}}
 
 
 class ProcessTree:
-    """CPU seconds of a process and all that come from it, by what they call themselves last."""
+    """CPU seconds of a process and its descendants by title, sampled in a thread until `stop`."""
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -66,7 +66,7 @@ class ProcessTree:
             self._sample()
 
     def _sample(self) -> None:
-        # A raylet outlives the command that started it for a moment: whoever was once in the tree stays in it.
+        # Processes that were seen once stay in the tree: the raylet outlives the command that started it by a moment.
         for process in psutil.process_iter():
             try:
                 if process.pid != self._root and process.ppid() not in self._parents:
@@ -80,7 +80,7 @@ class ProcessTree:
 
 
 def _title(process: psutil.Process) -> str:
-    """What a process is, in few words: Ray's workers say it themselves."""
+    """Short title of a process: the actor or task of a Ray worker, else the script, module or executable."""
     command = process.cmdline()
     if not command:
         return process.name()
@@ -92,7 +92,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def sweep(folder: Path, steps: int, trials: int) -> tuple[float, list[float], dict[str, tuple[int, float]]]:
-    """Run a sweep in a folder: seconds of the whole command, training seconds of every trial, CPU seconds by process."""
+    """Run a sweep in a folder; returns wall seconds of the command, training seconds by trial, CPU seconds by process."""
     folder.mkdir()
     (folder / "spec.yaml").write_text(SPEC.format(steps=steps, seeds=list(range(trials)), slots=SLOTS))
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -110,13 +110,13 @@ def sweep(folder: Path, steps: int, trials: int) -> tuple[float, list[float], di
 
 
 def measure(train_seconds: float, trials: int, steps: int | None) -> dict[str, object]:
-    """Run the sweep, after a short one that tells how many steps are needed."""
-    with tempfile.TemporaryDirectory(prefix="raycap-overhead-") as place:
+    """Run the sweep. If `steps` is None, a short sweep first determines how many steps take `train_seconds`."""
+    with tempfile.TemporaryDirectory(prefix="raycap-overhead-") as folder:
         if steps is None:
-            _, seconds, _ = sweep(Path(place) / "calibration", CALIBRATION_STEPS, SLOTS)
+            _, seconds, _ = sweep(Path(folder) / "calibration", CALIBRATION_STEPS, SLOTS)
             steps = math.ceil(CALIBRATION_STEPS * train_seconds * SLOTS / sum(seconds))
-        wall, seconds, cpu = sweep(Path(place) / "sweep", steps, trials)
-        run = json.loads((Path(place) / "sweep/runs/overhead/run.json").read_text())
+        wall, seconds, cpu = sweep(Path(folder) / "sweep", steps, trials)
+        run = json.loads((Path(folder) / "sweep/runs/overhead/run.json").read_text())
     trained = sum(seconds)
     return {
         "trials": trials,
@@ -134,12 +134,12 @@ def measure(train_seconds: float, trials: int, steps: int | None) -> dict[str, o
 
 
 def main() -> None:
-    """Measure and print beside the targets."""
+    """Measure and print the results with their targets."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--train-seconds", type=float, default=30.0, help="about how long each trial trains")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, help="steps of every trial, instead of --train-seconds")
-    parser.add_argument("--processes", action="store_true", help="CPU seconds by process as well")
+    parser.add_argument("--processes", action="store_true", help="also print CPU seconds by process")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(options.train_seconds, options.trials, options.steps)
@@ -149,15 +149,15 @@ def main() -> None:
     processes = found.pop("processes")
     targets = {
         "overhead_seconds_per_trial": f"<= {TARGET_OVERHEAD_SECONDS:g}",
-        # Short trials cannot be efficient; the target is that of trials of half a minute.
+        # The target holds for trials of 30 s; shorter trials spend a larger share on starting and ending the sweep.
         "efficiency": f">= {TARGET_EFFICIENCY:g} with trials of 30 s",
     }
     for name, value in found.items():
         print(f"{name:42} {value:>10,.2f}  {targets.get(name, '')}".rstrip())
     if options.processes:
         assert isinstance(processes, dict)
-        for title, about in sorted(processes.items(), key=lambda item: -item[1]["cpu_seconds"]):
-            print(f"  {about['cpu_seconds']:8.1f} s CPU in {about['number']:3} x {title}")
+        for title, numbers in sorted(processes.items(), key=lambda item: -item[1]["cpu_seconds"]):
+            print(f"  {numbers['cpu_seconds']:8.1f} s CPU in {numbers['number']:3} x {title}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long the command takes before anything runs: help, and plans of ten and ten thousand points.
+"""Time of commands that train nothing: `raycap --help`, and plans of ten and ten thousand grid points.
 
     python tests/benchmarks/plan.py [--runs 5] [--json]
 
-Each is timed as a process of its own on one core, from its start to its end; medians of several runs. Beside the wall
-time stands the processor's, which tells on a machine that others use too. The grid of ten thousand has models,
-populations, rates and seeds, every point of it validated and planned.
+Each command is timed as a process on one core, from its start to its end; medians of several runs. CPU time is printed in
+addition to wall time, because it depends less on other programs. The grid of ten thousand points varies widths, populations,
+learning rates and seeds; each point is validated and planned.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TEN_THOUSAND = (
 
 
 def seconds(arguments: list[str], folder: str, runs: int, num_trials: int | None = None) -> tuple[float, float]:
-    """Median wall and CPU time of the command; `num_trials` is what a plan must have, to be sure that it is one."""
+    """Median wall and CPU time of a command. Asserts that its plan has `num_trials` trials, if given."""
     times, cpu_times = [], []
     for _ in range(runs):
         began, before = time.perf_counter(), os.times()
@@ -43,7 +43,7 @@ def seconds(arguments: list[str], folder: str, runs: int, num_trials: int | None
 
 
 def main() -> None:
-    """Measure and print beside the targets."""
+    """Measure and print the results with their targets."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", action="store_true")
@@ -65,8 +65,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(found, indent=2))
         return
-    for name, about in found.items():
-        print(f"{name:36} {about['seconds']:6.2f} s, CPU {about['cpu_seconds']:5.2f} s   target {about['target']:g} s")
+    for name, row in found.items():
+        print(f"{name:36} {row['seconds']:6.2f} s, CPU {row['cpu_seconds']:5.2f} s   target {row['target']:g} s")
 
 
 if __name__ == "__main__":

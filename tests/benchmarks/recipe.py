@@ -1,24 +1,25 @@
-"""Time to 1.6 bits per parameter: raycap against the usual recipe, from the same people, on one thread.
+"""Training time until 1.6 bits per parameter are learned: raycap against the usual recipe, on one thread.
 
     python tests/benchmarks/recipe.py [--exposures 95] [--set trial.training.optimizer.lr=0.03 ...]
                                       [--budget-factor 20] [--json]
 
-The people are the demo's, N = 1,000 with R = 4, and the milestone is a number of bits, the same for both: 1.6 times the
-19,376 parameters of the demo's largest model, names as a list. Both are measured on every question, alone in its row,
-and read by raycap's own accounting. Time is training only: rows, forward, backward, optimizer; no evaluation.
+Both sides learn the demo's population, N = 1,000 and R = 4. The milestone is the same number of learned bits for both: 1.6
+times the 19,376 parameters of the demo's largest model, under the selection `enumerate`. Both are evaluated on every
+question, one per row, and read by raycap's accounting. The time is that of training (rows, forward, backward, optimizer),
+without evaluations.
 
-  ours    the demo's largest trial, cut to so many exposures that its end reaches the milestone. Its schedule falls to
-          zero at the end, so a run counts as a whole: seconds of the shortest that arrives. Trained before and after the
-          recipe; median.
-  recipe  what the reference does (SCIENCE, Model and training), written for this file in plain torch and transformers:
-          a BPE of 3,000 tokens trained on the questions; windows of 512 tokens, 32 a step, filled with random questions
-          that are rendered as text and tokenised on the fly, the last one cut; logits over the whole vocabulary at every
-          position, loss on answers alone; untied embeddings; schedule-free AdamW, lr 1e-3, betas .99/.999, weight decay
-          .1, 1,000 warm-up steps, gradients clipped at 1; fp32. Its blocks have the size of ours; its embeddings, and with
-          them all parameters, are more. It is measured whenever it has taken as long again as ours did, and the moment of
-          arrival interpolated; it is given up after `--budget-factor` times our time.
+  ours    The demo's largest trial with as many exposures as the milestone needs. Its learning rate falls to zero at the
+          end, so a trial counts only as a whole: the time is that of the shortest trial that reaches the milestone. It is
+          trained before and after the recipe; median.
+  recipe  The training of the reference implementation of arXiv 2502.03490, written for this file in torch and
+          transformers: a BPE of 3,000 tokens trained on the questions; 32 windows of 512 tokens per step, filled with
+          random questions that are rendered as text and tokenised during training, the last one cut off; logits over the
+          whole vocabulary at every position, loss on answers only; untied embeddings; schedule-free AdamW, learning rate
+          1e-3, betas 0.99 and 0.999, weight decay 0.1, 1,000 warm-up steps, gradients clipped at 1; fp32. Its blocks have
+          the size of ours; its embeddings are larger, and therefore its number of parameters. It is evaluated at multiples
+          of our time, the time of the milestone is interpolated, and it is stopped after `--budget-factor` times our time.
 
-Target: it takes 20 times as long, or has not arrived by then.
+Target: the recipe takes at least 20 times as long, or has not reached the milestone by then.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ ANSWER = "? Answer:"
 
 
 def milestone_bits() -> float:
-    """Bits that both sides have to learn."""
+    """Learned bits of the milestone."""
     return BITS_PER_PARAM * planned("demo").parameters.total
 
 
 def ours(exposures: float, overrides: list[str]) -> dict[str, float]:
-    """A whole trial: its training time, and the bits it ends with."""
+    """Train our trial; returns its training time, final bits and size."""
     from raycap.learner.trial import run_trial
 
     trial = planned("demo", f"trial.training.length={{exposures: {exposures}}}", *overrides)
@@ -73,7 +74,7 @@ def ours(exposures: float, overrides: list[str]) -> dict[str, float]:
 
 
 class Recipe:
-    """The usual recipe under way."""
+    """Model, optimizer and data of the usual recipe, with a clock that counts training only."""
 
     def __init__(self) -> None:
         import schedulefree
@@ -114,7 +115,7 @@ class Recipe:
         self.seconds, self.steps, self.questions = 0.0, 0, 0
 
     def texts(self, ids: np.ndarray) -> list[tuple[list[int], list[int]]]:
-        """Questions as text, tokenised: prompt and answer, the end token included."""
+        """Render and tokenise questions; returns the token ids of each prompt and of each answer with its end token."""
         from raycap.facts.corpus import render
 
         halves = [text.partition(ANSWER) for text in render(self.corpus, ids)]
@@ -123,12 +124,12 @@ class Recipe:
         return [(prompt.ids, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
 
     def random_texts(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Random questions for ever, with replacement."""
+        """Endless stream of random questions, drawn with replacement."""
         while True:
             yield from self.texts(self.rng.integers(self.corpus.num_ids, size=64))
 
     def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of a step."""
+        """Inputs and labels of each step, (WINDOWS, WINDOW)."""
         import torch
 
         texts = self.random_texts()
@@ -147,7 +148,7 @@ class Recipe:
             yield torch.tensor(inputs), torch.tensor(labels)
 
     def train(self, until_seconds: float) -> None:
-        """Train until the clock of training shows so much."""
+        """Train until the training time, over all calls, reaches `until_seconds`."""
         import torch
 
         self.model.train()
@@ -165,7 +166,7 @@ class Recipe:
             self.seconds = before + time.perf_counter() - began
 
     def evaluate(self) -> dict[str, float]:
-        """Bits learned now, and how far it is."""
+        """Learned bits at the current state, with its training time, exposures and steps."""
         self.model.eval()
         self.optimizer.eval()
         bits = enumerate_bits(self.spec, self.populations, self.losses())
@@ -173,7 +174,7 @@ class Recipe:
         return {"seconds": self.seconds, "bits": bits, "exposures": exposures, "steps": self.steps}
 
     def losses(self) -> LossTable:
-        """Losses of all questions, each alone in its row, by subject."""
+        """Losses of all questions by subject, evaluated with one question per row."""
         import torch
         import torch.nn.functional as F
 
@@ -210,7 +211,7 @@ class Recipe:
 
 
 def recipe(goal_bits: float, our_seconds: float, factor: float) -> dict[str, Any]:
-    """Train until the bits are learned or the budget is spent, measuring every `our_seconds`."""
+    """Train the recipe until `goal_bits` are learned or `factor * our_seconds` have passed; evaluate every `our_seconds`."""
     run = Recipe()
     curve = [run.evaluate()]
     while curve[-1]["bits"] < goal_bits and run.seconds < factor * our_seconds:
@@ -229,7 +230,7 @@ def recipe(goal_bits: float, our_seconds: float, factor: float) -> dict[str, Any
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Ours, the recipe, ours again: each in a process of its own with one thread."""
+    """Train our trial, the recipe, and our trial again, each in a separate process with one thread."""
     where, goal = machine(), milestone_bits()
 
     def train_ours() -> dict[str, float]:
@@ -251,7 +252,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def described(found: dict[str, Any]) -> str:
-    """The result as text."""
+    """The result as text with tables."""
     ours, theirs = found["ours"][0], found["recipe"]
     last = theirs["curve"][-1]
     spent = theirs["arrived_s"] or last["seconds"]
@@ -273,11 +274,13 @@ def described(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure both sides and set the ratio against the target."""
+    """Measure both sides, and print the ratio and its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exposures", type=float, default=95.0, help="length of our trial")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an override of our trial")
-    parser.add_argument("--budget-factor", type=float, default=20.0, help="how long the recipe may take, in our time")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override for our trial")
+    parser.add_argument(
+        "--budget-factor", type=float, default=20.0, help="limit of the recipe in multiples of our time"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--side", choices=("ours", "recipe"), help=argparse.SUPPRESS)
     parser.add_argument("--our-seconds", type=float, help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""Questions per second of K models in one stack against the same models one after the other.
+"""Questions per second of K models in one stack against the same models trained one after another.
 
     python tests/benchmarks/replicas.py [--device cpu|cuda] [--size demo|1M] [--replicas 8] [--batch-sizes 256 32]
                                         [--repeats 3] [--seconds 10] [--compile] [--json]
 
-Both sides train the very same trials (seeds 0 to K - 1) in one process with one thread, by turns; seconds are those of
-training steps alone. Targets: 8 demo models on one core >= 2x; on a GPU 16 models of 1M parameters >= 8x
+Both sides train the same trials (seeds 0 to K - 1) in one process, with one thread on a CPU, in turns; only training steps
+are timed. Targets: at least 2x for 8 demo models on one core, and at least 8x for 16 models of 1M parameters on a GPU
 (`--device cuda --size 1M --replicas 16 --batch-sizes 512`).
 """
 
@@ -22,7 +22,7 @@ TARGETS = {"cpu": 2.0, "cuda": 8.0}
 def questions_per_s(
     size: str, batch_size: int, num_steps: int, seeds: range, stacked: bool, device: str, compiled: bool
 ) -> float:
-    """Over all of the trials together."""
+    """Questions per second over all trials, as one stack or one after another."""
     import torch
 
     from raycap.learner.replica import WorkerContext
@@ -44,16 +44,16 @@ def both_sides(options: argparse.Namespace, batch_size: int) -> dict[str, float]
     if options.device == "cpu":
         set_threads(1)
     steps, seeds = PROBE_STEPS[options.size], range(options.replicas)
-    how = {"device": options.device, "compiled": options.compile}
-    probe = questions_per_s(options.size, batch_size, steps, range(1), False, **how)
+    execution = {"device": options.device, "compiled": options.compile}
+    probe = questions_per_s(options.size, batch_size, steps, range(1), False, **execution)
     steps = max(steps, round(options.seconds * probe / batch_size / options.replicas))
-    stacked = questions_per_s(options.size, batch_size, steps, seeds, True, **how)
-    alone = questions_per_s(options.size, batch_size, steps, seeds, False, **how)
+    stacked = questions_per_s(options.size, batch_size, steps, seeds, True, **execution)
+    alone = questions_per_s(options.size, batch_size, steps, seeds, False, **execution)
     return {"stacked": stacked, "one_after_another": alone, "ratio": stacked / alone}
 
 
 def main() -> None:
-    """Measure every batch size in processes of their own."""
+    """Measure each batch size in separate processes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=tuple(TARGETS), default="cpu")
     parser.add_argument("--size", choices=("demo", "1M", "5M"), default="demo")

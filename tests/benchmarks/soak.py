@@ -1,10 +1,10 @@
-"""Many short trials in one sweep: do all come to a result, how long does each take, and does anything grow?
+"""A sweep of many short trials: number of results, time per trial, and growth of memory, open files and threads.
 
     python tests/benchmarks/soak.py [--trials 500] [--replicas 1] [--json]
 
-Every trial goes the whole way (Tune, Train, Data, MLflow, analysis). Memory (USS), open files and threads of every kind of
-process that lives as long as the sweep are taken whenever another tenth of the trials is finished; the first of these
-numbers is compared with the last. Target: flat after the first 100 trials.
+Each trial uses the whole system (Tune, Train, Data, MLflow, analysis). Memory (USS), open files and threads of all
+processes that live as long as the sweep are sampled after each tenth of the trials. The sample after the first 100 trials
+(or the first fifth, if that is less) is compared with the last. Target: constant after the first 100 trials.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmarks.common import machine, progress, show, table
 
 SPEC = """\
-# Does anything grow?
+# Does any process grow with the number of trials?
 name: soak
 trial:
   profiles: {{num_profiles: 20, num_relations: 1, names: {{first: 8, middle: 8, last: 8}}}}
@@ -42,17 +42,17 @@ KINDS = {
     "raylet/raylet": "raylet",
     "dashboard.py": "dashboard",
 }
-"""Processes that live as long as the sweep, by a part of their command line."""
+"""Kinds of processes that live as long as the sweep, by a part of their command line."""
 
 
 def kind_of(process: psutil.Process) -> str | None:
-    """What a process is, if it is one of those that stay."""
+    """Kind of a process by KINDS; None for other processes."""
     command = " ".join(process.cmdline()[:8])
     return next((name for part, name in KINDS.items() if part in command), None)
 
 
 def sample(root: psutil.Process) -> dict[str, dict[str, float]]:
-    """USS in MiB, open files and threads by kind, summed over the processes of a kind."""
+    """Number of processes, USS in MiB, open files and threads by kind, summed over the processes of a kind."""
     found: dict[str, dict[str, float]] = defaultdict(lambda: {"processes": 0, "uss_mib": 0.0, "files": 0, "threads": 0})
     for process in [root, *root.children(recursive=True)]:
         try:
@@ -68,7 +68,7 @@ def sample(root: psutil.Process) -> dict[str, dict[str, float]]:
 
 
 def run(folder: Path, num_trials: int, replicas: int) -> dict[str, Any]:
-    """One sweep, watched."""
+    """Run one sweep and sample its processes."""
     (folder / "spec.yaml").write_text(SPEC.format(seeds=list(range(num_trials)), replicas=replicas))
     began = time.monotonic()
     sweep = subprocess.Popen(
@@ -95,6 +95,7 @@ def run(folder: Path, num_trials: int, replicas: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the sweep and print the first and the last sample."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--replicas", type=int, default=1)
@@ -102,7 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raycap-soak-") as folder:
         found = run(Path(folder), options.trials, options.replicas)
-    settled = next(each for each in found["samples"] if each["finished"] >= min(100, options.trials // 5))
+    settled = next(one for one in found["samples"] if one["finished"] >= min(100, options.trials // 5))
     last = found["samples"][-1]
     between = last["finished"] - settled["finished"]
     found["s_per_trial"] = (last["seconds"] - settled["seconds"]) / max(1, between)

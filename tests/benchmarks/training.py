@@ -1,16 +1,17 @@
-"""Questions per second: run_trial against transformers.Trainer, on the same rows with the same model.
+"""Questions per second of `run_trial` against transformers.Trainer on the same rows with the same model.
 
     python tests/benchmarks/training.py [--sizes demo 1M] [--threads 1 2] [--repeats 3] [--seconds 12] [--json]
 
-Needs accelerate, which Trainer is built on (`pip install accelerate`). Both sides train the demo's one-hop questions in
-the same order, one a row, with the same Llama, batch size, fused AdamW, schedule, clipping, and threads, in fp32. Trainer
-is at its best on a CPU: batches are cut from tensors made beforehand, padded to the longest row of each, without an
-attention mask (right padding needs none under causal attention); sdpa, no key-value cache; nothing is logged, evaluated,
-saved or checked. What it cannot do is what raycap is for: logits only where something is measured, and so on.
+Needs accelerate (`pip install -e '.[bench]'`), which Trainer requires. Both sides train on the demo's one-hop questions in
+the same order, one question per row, with the same Llama, batch size, fused AdamW, schedule, clipping and threads, in fp32.
+Trainer is configured to be as fast as possible on a CPU: batches are slices of tensors prepared in advance, padded to the
+longest row of the batch, without an attention mask (right padding needs none under causal attention); sdpa, no key-value
+cache; no logging, evaluation, saving or NaN checks. raycap computes logits only at measured tokens, and shared prefixes
+once; Trainer has no option for either.
 
-Training steps alone are timed: ours by the trial's own clock, Trainer's from the beginning of its first step to the end
-of its last. Every run is a process of its own, A B A B ..., after a short probe that warms it up; medians. Beside them the
-ratio of the fastest runs of both sides, which others on the machine disturb less.
+Only training steps are timed: ours by the trial's training time, Trainer's from the start of its first step to the end of
+its last. Each run is a separate process with a short probe as warm-up, the sides in turns (A B A B ...); medians. The ratio
+of the fastest runs of both sides is printed as well, because other programs on the machine disturb it less.
 Targets: 4 times as fast at the size of the demo, twice as fast at 1M parameters.
 """
 
@@ -34,12 +35,12 @@ IGNORED = -100
 
 
 def trainer_steps(size: str, num_steps: int) -> dict[str, float]:
-    """Train so many steps of a size with transformers.Trainer."""
+    """Train `num_steps` steps of a size with transformers.Trainer."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
     class Clock(TrainerCallback):
-        """From the beginning of the first step to the end of the last."""
+        """Records the start of the first step and the end of the last."""
 
         began = ended = 0.0
 
@@ -89,10 +90,10 @@ def trainer_steps(size: str, num_steps: int) -> dict[str, float]:
             model=model,
             args=arguments,
             train_dataset=batches,
-            data_collator=lambda batch: batch,  # made whole by the dataset
+            data_collator=lambda batch: batch,  # `Batches.__getitems__` returns whole batches
             callbacks=[clock],
         )
-        trainer.model_accepts_loss_kwargs = False  # or it would count the labels of every batch
+        trainer.model_accepts_loss_kwargs = False  # otherwise Trainer counts the labels of every batch
         trainer.train()
     seconds = clock.ended - clock.began
     return {
@@ -104,7 +105,7 @@ def trainer_steps(size: str, num_steps: int) -> dict[str, float]:
 
 
 def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
-    """The rows of a trial's first steps as a dataset, the size of the vocabulary, and how many real tokens there are."""
+    """Rows of a trial's first steps as a dataset, the size of the vocabulary, and the number of tokens without padding."""
     import torch
     from torch.utils.data import Dataset
 
@@ -123,7 +124,7 @@ def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
         made.append({"input_ids": input_ids, "labels": input_ids.masked_fill(~measured, IGNORED)})
 
     class Batches(Dataset):
-        """Questions that are asked for a batch at a time, in order."""
+        """Questions in training order; a list of indices selects the prepared batch of the first."""
 
         def __len__(self) -> int:
             return len(made) * spec.training.batch_size
@@ -139,7 +140,7 @@ def trained_batches(spec: TrialSpec, num_steps: int) -> tuple[Any, int, int]:
 
 
 def transformers_model(spec: TrialSpec, vocab_size: int) -> Any:
-    """LlamaForCausalLM of a trial's shape."""
+    """Build a LlamaForCausalLM with the shape of a trial's model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = spec.model
@@ -162,7 +163,7 @@ def transformers_model(spec: TrialSpec, vocab_size: int) -> Any:
 
 
 def compare(size: str, threads: int, repeats: int, seconds: float) -> dict[str, Any]:
-    """Both sides in turn, each run in a process of its own."""
+    """Measure both sides in turns, each run in a separate process."""
     runs: dict[str, list[dict[str, float]]] = {"ours": [], "trainer": []}
     for repeat in range(repeats):
         for side, found in runs.items():
@@ -185,7 +186,7 @@ def compare(size: str, threads: int, repeats: int, seconds: float) -> dict[str, 
 
 
 def main() -> None:
-    """Measure both sides and set the ratio against the target."""
+    """Measure both sides at each size and number of threads, and print the ratios and targets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=TARGETS, default=["demo", "1M"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])

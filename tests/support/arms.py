@@ -1,4 +1,4 @@
-"""Trials of questions with every kind of held-out split."""
+"""Specs of question trials, one per training variant, and the held-out fractions that tests add to them."""
 
 EVERY_KIND = {
     "first_people": 0.1, "relations": 0.25, "first_pairs": 0.1, "second_people": 0.1, "second_subjects": 0.125,

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-"""None where there is none."""
+"""Path of a Chromium or Chrome executable, None if none is installed."""
 
 
 class Page:
@@ -24,24 +24,24 @@ class Page:
         self._loop, self._socket, self._number = loop, socket, 0
 
     def open(self, url: str) -> None:
-        """Go to an address, from nowhere: a page that is there already would only change its fragment."""
+        """Load an address from scratch: the blank page first, because an open page only changes its fragment."""
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
 
     def value(self, script: str) -> Any:
-        """What a JavaScript expression is worth there."""
+        """Value of a JavaScript expression on the page."""
         return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def wait(self, script: str, seconds: float = 60.0) -> Any:
-        """The first value of an expression that counts as true."""
+        """Evaluate an expression until it is truthy, and return its value."""
         deadline = time.monotonic() + seconds
         while not (found := self.value(script)):
-            assert time.monotonic() < deadline, f"{script} never came true; shown is: {self.value(TEXT)}"
+            assert time.monotonic() < deadline, f"{script} stayed false for {seconds:g} s on: {self.value(TEXT)}"
             time.sleep(0.2)
         return found
 
     def shot(self, path: Path) -> None:
-        """Keep what is seen, as a PNG file."""
+        """Write a screenshot as a PNG file."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -51,16 +51,17 @@ class Page:
     async def _answer(self, number: int, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
         while (message := json.loads(await self._socket.receive_str(timeout=60))).get("id") != number:
-            pass  # an event
+            pass  # messages without this id are events
         return message["result"]
 
 
 TEXT = "document.body.innerText"
+"""JavaScript expression for the visible text of a page."""
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Page]:
-    """A browser that keeps its files in a folder, with one page."""
+    """Start a browser that keeps its files in `profile`, and yield its one page."""
     assert CHROMIUM
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     options += [f"--user-data-dir={profile}", "--remote-debugging-port=0", "--window-size=1600,1300"]
@@ -68,13 +69,13 @@ def chromium(profile: Path) -> Iterator[Page]:
         [CHROMIUM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     loop = asyncio.new_event_loop()
-    told, session = profile / "DevToolsActivePort", None
+    port_file, session = profile / "DevToolsActivePort", None
     try:
         deadline = time.monotonic() + 30
-        while not told.exists() or len(told.read_text().splitlines()) < 2:
+        while not port_file.exists() or len(port_file.read_text().splitlines()) < 2:
             assert time.monotonic() < deadline, "the browser did not start"
             time.sleep(0.1)
-        port = told.read_text().splitlines()[0]
+        port = port_file.read_text().splitlines()[0]
 
         async def connect() -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
             session = aiohttp.ClientSession()

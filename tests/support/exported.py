@@ -1,15 +1,9 @@
-"""A small muP model that knows its people by heart."""
+"""A small muP model that has memorised its people, for tests of exports."""
 
 from functools import cache
 
 from raycap.learner.trial import TrainedTrial
-from raycap.spec import (
-    Exposures,
-    MuP,
-    NamePools,
-    NumHeads,
-    ProfilesByCount,
-)
+from raycap.spec import Exposures, MuP, NamePools, NumHeads, ProfilesByCount
 from tests.support.tiny import TINY, trained
 
 PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first=8, middle=8, last=8))
@@ -25,9 +19,10 @@ TOLD = TINY.model_copy(
         "training": TINY.training.model_copy(update={"length": Exposures(exposures=150)}),
     }
 )
-"""Twenty people whom a muP model with tied embeddings knows by heart after three seconds."""
+"""Twenty people, which a muP model with tied embeddings memorises in three seconds of training."""
 
 
 @cache
 def told() -> TrainedTrial:
+    """Train the trial once per process."""
     return trained(TOLD)

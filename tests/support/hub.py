@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine: what creating a repository and committing to it ask of the real one, over HTTP."""
+"""A local server with the part of the Hugging Face hub's HTTP API that creates repositories and commits to them."""
 
 import base64
 import hashlib
@@ -15,42 +15,46 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-TOKEN = "hf_of_nobody"
+TOKEN = "hf_local_test_token"
 
 
 @dataclass
 class Repository:
+    """One repository of the hub."""
+
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
-    """Their messages."""
+    """Messages of the commits, in order."""
 
 
 @dataclass
 class Hub:
+    """The state of the server and the handlers of its requests."""
+
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
-    """By kind and name, such as models/me/told."""
+    """Repositories by kind and name, such as `models/USER/NAME`."""
     objects: dict[str, bytes] = field(default_factory=dict)
-    """Large files by their SHA-256."""
+    """Uploaded large files by SHA-256."""
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """Of a process that knows this hub and has a token for it."""
-        own = {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(folder / "home")}
-        # Large files go by git-lfs over HTTP: the other way, Xet, is a protocol of its own.
-        return os.environ | own | {"NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        """Environment of a process that uses this hub with a valid token; `folder` takes its cache."""
+        settings = {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HOME": str(folder / "home")}
+        # Without Xet, large files are uploaded by the git-lfs protocol, which this server implements.
+        return os.environ | settings | {"NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        """Status and JSON."""
+        """HTTP status and JSON body of the response to a request."""
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['type']}s/{asked['organization']}/{asked['name']}"
+            request = json.loads(body)
+            name = f"{request['type']}s/{request['organization']}/{request['name']}"
             known = name in self.repositories
-            self.repositories.setdefault(name, Repository(asked.get("visibility") == "private"))
+            self.repositories.setdefault(name, Repository(request.get("visibility") == "private"))
             return (409 if known else 200), {"url": f"{self.url}/{name.removeprefix('models/')}"}
         if path == "/api/validate-yaml":
-            asked = json.loads(body)
-            faults = faults_of_card(asked["content"], asked["repoType"])
+            request = json.loads(body)
+            faults = faults_of_card(request["content"], request["repoType"])
             return (400 if faults else 200), {"errors": [{"message": fault} for fault in faults], "warnings": []}
         if (found := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path)) and method == "POST":
             objects = [
@@ -65,10 +69,10 @@ class Hub:
         found = re.fullmatch(r"/api/((?:model|dataset)s/[^/]+/[^/?]+)(?:/(\w+)/main)?(?:\?.*)?", path)
         if not found or found[1] not in self.repositories:
             return 404, {"error": "Repository not found"}
-        return 200, self._asked_of(self.repositories[found[1]], found[1], found[2], body)
+        return 200, self._answer_about(self.repositories[found[1]], found[1], found[2], body)
 
-    def _asked_of(self, repository: Repository, name: str, what: str | None, body: bytes) -> Any:
-        match what:
+    def _answer_about(self, repository: Repository, name: str, endpoint: str | None, body: bytes) -> Any:
+        match endpoint:
             case None:
                 return {"id": name.partition("/")[2], "private": repository.private, "siblings": []}
             case "tree":
@@ -89,19 +93,19 @@ class Hub:
                             del repository.files[value["path"]]
                 repository.commits.append(header["value"]["summary"])
                 return {"commitUrl": f"{self.url}/{name}/commit/1", "commitOid": "1" * 40}
-        raise AssertionError(f"the hub was asked for {what}")
+        raise AssertionError(f"the local hub has no endpoint {endpoint}")
 
 
 def faults_of_card(card: str, kind: str) -> list[str]:
-    """What the hub would not take in the front matter of a README.md."""
+    """Faults for which the hub rejects the front matter of a README.md: missing fields and wrong types."""
     match = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
     if not match:
         return ["no front matter"]
     data = YAML(typ="safe").load(match[1])
     rules = {"license": str, "language": list, "tags": list, "datasets": list}
     rules |= {"library_name": str, "pipeline_tag": str} if kind == "model" else {"task_categories": list}
-    needed = rules.keys() - {"datasets"}
-    return [f"{field} must be there" for field in sorted(needed - data.keys())] + [
+    required = rules.keys() - {"datasets"}
+    return [f"{field} is missing" for field in sorted(required - data.keys())] + [
         f"{field} must be a {kind.__name__}"
         for field, kind in rules.items()
         if not isinstance(data.get(field, kind()), kind)
@@ -110,6 +114,7 @@ def faults_of_card(card: str, kind: str) -> list[str]:
 
 @contextmanager
 def local_hub() -> Iterator[Hub]:
+    """Run a hub on a free port of this machine."""
     """An empty hub, for as long as the context lasts."""
     hub = Hub()
 
@@ -127,7 +132,7 @@ def local_hub() -> Iterator[Hub]:
         do_POST = do_PUT = do_GET
 
         def log_message(self, *_: Any) -> None:
-            """Nobody reads it."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Trial results with a planted truth: chosen bits per parameter, or chosen losses."""
+"""Synthetic trial results with chosen bits per parameter or chosen losses."""
 
 from raycap.analysis.measurements import Measured
 from raycap.facts.entropy import answer_bits, code_length_bits
@@ -35,7 +35,7 @@ POPULATION = PopulationFacts(
 
 
 def table(population: PopulationFacts, share_lost: float, kind: Kind = Kind.ONE_HOP) -> LossTable:
-    """Every answer of one kind of question loses the same share of its entropy, the names being known."""
+    """Losses of one kind of question in which every answer loses the same share of its entropy."""
     entropies = answer_bits(population, SelectionScheme.SET)
     count = population.num_profiles * len(population.relations) ** (kind.hops - 1)
     return LossTable(
@@ -76,7 +76,7 @@ def sweep(widths: list[int], seeds: tuple[int, ...] = (0,), name: str = "planted
 
 
 def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult]:
-    """Results whose enumerate bits per parameter are exactly as planted."""
+    """Results that have exactly `bits_per_param` bits per parameter under `enumerate`."""
     found = {}
     for planned in record.trials:
         (population,) = planned.populations
@@ -112,7 +112,7 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
 
 
 def measured(found: dict[str, TrialResult]) -> dict[str, Measured]:
-    """Results as the analysis takes them."""
+    """The results in the form in which the analysis reads them."""
     return {trial_id: Measured.of(result) for trial_id, result in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""A sweep file that is sound."""
+"""A valid sweep file."""
 
 GOOD = """\
 # What is asked?

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for populations, and small specs that the tests share."""
+"""Hypothesis strategies for schemas and populations."""
 
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ values = st.one_of(
 
 
 def distinct(elements: st.SearchStrategy[str], size: int) -> st.SearchStrategy[tuple[str, ...]]:
+    """Tuples of 1 to `size` different elements."""
     return st.lists(elements, min_size=1, max_size=size, unique=True).map(tuple)
 
 
@@ -33,7 +34,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 
 @st.composite
 def populations(draw: st.DrawFn) -> Profiles:
-    """Small generated populations of such schemas."""
+    """Generated populations of up to six people."""
     schema = draw(schemas())
     num_profiles = draw(st.integers(1, min(6, schema.num_names)))
     return generate(schema, num_profiles, seed=draw(st.integers(0, 10)))

@@ -1,4 +1,4 @@
-"""A trial that trains in a second, and what tests ask of it."""
+"""A trial that trains in a second, and helpers to train it and read its weights."""
 
 import torch
 
@@ -18,8 +18,10 @@ TINY = TrialSpec(
 
 
 def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
+    """Train a trial in this process; options go to `run_trial`."""
     return run_trial(spec, source_commit="test", **options)
 
 
 def weights(trial: TrainedTrial) -> list[torch.Tensor]:
+    """All weights of the trained model, as flat tensors per parameter group."""
     return list(trial.model.storage.values())

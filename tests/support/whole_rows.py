@@ -1,4 +1,4 @@
-"""Rows in which every token after the first is measured, for tests that ask a model about all it says."""
+"""Batches in which every token after the first is measured, for tests that compare logits at every position."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from raycap.tokens.pieces import cell_type
 
 
 def whole_rows(tokens: torch.Tensor, vocab_size: int) -> Batch:
-    """Rows (B, T + 1) as a batch of one replica with B T measured tokens."""
+    """Convert tokens (B, T + 1) into a batch of one replica with B T measured tokens."""
     cells = np.ones(tokens.shape, cell_type(vocab_size))
     cells["token"] = tokens.numpy()
     cells["label"][:, 0] = 0
@@ -27,6 +27,6 @@ def logits_of(model: Llama, input_ids: torch.Tensor, segments: torch.Tensor | No
         batch = replace(batch, segments=segments[None])
     logits = torch.empty(*input_ids.shape, model.vocab_size)
     with torch.no_grad():
-        place = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
-        logits[place] = (model(batch) @ model.unembedding.mT)[0]
+        index = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
+        logits[index] = (model(batch) @ model.unembedding.mT)[0]
     return logits
