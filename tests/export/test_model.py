@@ -135,7 +135,7 @@ def test_a_model_that_transformers_computes_otherwise_is_refused(tmp_path: Path)
     config = (model / "config.json").read_text()
     (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap reads weights as they are
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match="is damaged: it is not as it was saved"):
+    with pytest.raises(ValueError, match="is damaged"):
         export_model(result, storage, tmp_path / "out")
     (model / DIGEST_FILE).write_text(sha256_of(model))
     with pytest.raises(ValueError, match=r"logits differ by up to \S+ from raycap's own, more than 0\.001"):

@@ -130,10 +130,11 @@ def test_a_damaged_result_is_never_believed_and_trained_again(damage: str, stora
 
     stored = read_stored(record.trials, storage)
     assert set(stored.measured) == set(planted) - {bad}
-    assert stored.unreadable == {bad: "it is damaged; a run sets it aside and trains the trial again"}
+    assert list(stored.unreadable) == [bad]
+    assert stored.unreadable[bad].startswith("the checksum does not match")
     analysis = analyse(record, RUN, stored.measured, stored.failures, stored.unreadable)
     assert [trial["state"] for trial in summary(analysis)["trials"]].count("unreadable") == 1
-    assert "it is damaged" in analysis.law.excluded[bad]
+    assert "checksum does not match" in analysis.law.excluded[bad]
 
     found = inventory(record, storage)
     assert found.states[bad] == InventoryEntry(TrialState.DAMAGED, "trained again")
@@ -298,7 +299,7 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
             (folder / name).write_bytes(content)
             for fill in (by_id, by_path):
                 with (
-                    pytest.raises(ValueError, match="is damaged: it is not as it was saved"),
+                    pytest.raises(ValueError, match="is damaged"),
                     parent_model(fill, storage),
                 ):
                     pass
@@ -312,5 +313,7 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
     file = Path(storage.path(result_path(planned.trial_id)))
     file.write_bytes(file.read_bytes()[:-2])
     filled = planned.spec.model_copy(update={"fill": by_id})
-    with pytest.raises(ValueError, match=r"result\.json: it is damaged; run the sweep of that trial again"):
+    with pytest.raises(
+        ValueError, match=r"result\.json: the checksum does not match; run the sweep of that trial again"
+    ):
         resolve_parent(filled, storage)
