@@ -1,4 +1,4 @@
-"""One Ray instance for the whole session; specs small enough to train in a second."""
+"""Shared fixtures: one Ray instance for the whole session, and a dataset outside the repository."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each on two cores are many times slower
+os.environ["OMP_NUM_THREADS"] = "1"  # several workers with several threads each would compete for the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 pytest.register_assert_rewrite("tests.support")
@@ -26,5 +26,5 @@ def ray_instance() -> Iterator[None]:
 def shared_profiles() -> Path:
     path = SHARED_DATA / "profiles_1000_uniform_r17.parquet"
     if not path.exists():
-        pytest.skip("no test material beside the project")
+        pytest.skip("the dataset is not available")
     return path

@@ -1,1 +1,1 @@
-"""Plans of sweeps: resolved trials, their state, their stacks, and estimates of their cost. torch only where it is timed."""
+"""Planning of sweeps: resolved trials, their stored state, stacks, and estimates of cost. torch is imported to time steps."""
