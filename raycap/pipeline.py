@@ -69,7 +69,7 @@ def run(
             raise SpecError([f"{spec}: {error}"]) from None
         except OSError as error:
             raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
-        num_finished = sum(state.what is TrialState.FINISHED for state in found.states.values())
+        num_finished = sum(state.state is TrialState.FINISHED for state in found.states.values())
         job = Job(sweep, missing, num_finished, began, budget)
         try:
             outcome = run_sweep(job, console)

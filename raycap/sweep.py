@@ -18,7 +18,7 @@ from raycap.commands.arguments import (
     SetName,
     SpecFile,
     Trials,
-    changed,
+    all_overrides,
 )
 from raycap.commands.notify import notify
 from raycap.pipeline import EXIT_BAD_SPEC, EXIT_FAILED, EXIT_INTERRUPTED, run, show_plan
@@ -53,7 +53,7 @@ def main(
 
       raycap run specs/grid.yaml --notify-cmd 'mail -s "$RAYCAP_SWEEP $RAYCAP_STATUS" me@example.org </dev/null'
     """
-    changes = changed(overrides, set_name)
+    changes = all_overrides(overrides, set_name)
     about = {"sweep": set_name or Path(spec).stem, "folder": ""}
 
     def announce(sweep: SweepRecord, storage: Storage) -> None:

@@ -52,20 +52,20 @@ def sweep_folders() -> list[str]:
     return sorted(str(record.parent) for record in Path().glob("*/*/sweep.json"))
 
 
-SweepFolder = Annotated[
+FolderArgument = Annotated[
     str,
     typer.Argument(metavar="FOLDER", help="A sweep's folder or URI, such as runs/grid.", autocompletion=sweep_folders),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: print it as JSON.")]
 
 
-def changed(overrides: list[str] | None, set_name: str | None) -> tuple[str, ...]:
+def all_overrides(overrides: list[str] | None, set_name: str | None) -> tuple[str, ...]:
     """All changes to a spec that a command line asks for."""
     renamed = [] if set_name is None else [f"name={json.dumps(set_name)}"]
     return (*(overrides or ()), *renamed)
 
 
-def sweep_in(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
+def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     """The sweep whose folder this is, by the name and at the place that the folder has now, and the storage it lies in.
 
     Raises SpecError where files that are needed are missing: sweep.json and run.json, if not told otherwise.

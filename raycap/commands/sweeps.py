@@ -13,14 +13,14 @@ from rich.box import SIMPLE
 from raycap import pipeline
 from raycap.commands.arguments import (
     AsJson,
+    FolderArgument,
     OnlyFailed,
     Overrides,
     SetName,
     SpecFile,
-    SweepFolder,
     Trials,
-    changed,
-    sweep_in,
+    all_overrides,
+    open_sweep,
 )
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected_times
@@ -30,7 +30,7 @@ from raycap.storage.lock import LockedError, locked
 from raycap.terminal.failures import print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import print_power
-from raycap.terminal.status import follow, look
+from raycap.terminal.status import follow, read_status
 
 LEAST, MOST = 1e-6, 1e15
 """Of what an estimate may be given."""
@@ -87,7 +87,7 @@ def plan(
 
       raycap plan specs/grid.yaml --power --noise 0.05
     """
-    changes = changed(overrides, set_name)
+    changes = all_overrides(overrides, set_name)
     if power:
         sweep, _ = pipeline.prepare(spec, changes)
         levels = tuple(noise or (0.02, 0.05, 0.1))
@@ -113,7 +113,7 @@ def plan(
 
 
 def status(
-    folder: SweepFolder,
+    folder: FolderArgument,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until nobody runs the sweep.")] = False,
 ) -> None:
@@ -125,9 +125,9 @@ def status(
 
       raycap status runs/grid --json
     """
-    sweep, storage = sweep_in(folder, "sweep.json")
+    sweep, storage = open_sweep(folder, "sweep.json")
     console = wide_console()
-    now = look(sweep, storage)
+    now = read_status(sweep, storage)
     if as_json:
         print(now.json())
     elif not watch:
@@ -136,7 +136,7 @@ def status(
         follow(now, sweep, storage, console)
 
 
-def report(folder: SweepFolder, as_json: AsJson = False) -> None:
+def report(folder: FolderArgument, as_json: AsJson = False) -> None:
     """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray.
 
     Examples:
@@ -147,7 +147,7 @@ def report(folder: SweepFolder, as_json: AsJson = False) -> None:
     """
     from raycap.analysis.report import answer
 
-    sweep, storage = sweep_in(folder)
+    sweep, storage = open_sweep(folder)
     analysis = pipeline.report(sweep, storage)
     if as_json:
         print(storage.read_text(f"{sweep.spec.name}/summary.json"))
@@ -158,7 +158,7 @@ def report(folder: SweepFolder, as_json: AsJson = False) -> None:
 
 
 def sync(
-    folder: SweepFolder,
+    folder: FolderArgument,
     tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow than the sweep's own.")] = None,
 ) -> None:
     """Tell MLflow what it lacks of a sweep: what is stored, and what waits since MLflow was out of reach. Needs no Ray.
@@ -169,7 +169,7 @@ def sync(
     """
     from raycap.cluster.analyst import sync as deliver
 
-    sweep, storage = sweep_in(folder)
+    sweep, storage = open_sweep(folder)
     spec = sweep.spec
     if tracking_uri:
         tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
@@ -188,8 +188,8 @@ def sync(
 
 
 def compare(
-    one: SweepFolder,
-    other: SweepFolder,
+    one: FolderArgument,
+    other: FolderArgument,
     html: Annotated[Path | None, typer.Option(help="Write it as a page of its own, with a figure.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -203,7 +203,7 @@ def compare(
 
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
-    both = SideBySide(*(pipeline.read_analysis(*sweep_in(folder)) for folder in (one, other)))
+    both = SideBySide(*(pipeline.read_analysis(*open_sweep(folder)) for folder in (one, other)))
     if html:
         try:
             html.write_text(compare_html(both), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from raycap import pipeline
-from raycap.commands.arguments import Overrides, sweep_in
+from raycap.commands.arguments import Overrides, open_sweep
 from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
 from raycap.spec.file import SpecError
@@ -68,7 +68,7 @@ def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
         return pipeline.prepare(sweep, overrides)[0].spec
     if overrides:
         raise SpecError([f"{sweep}: overrides belong to a spec, but this is a folder; leave {overrides[0]} out"])
-    return sweep_in(sweep, "sweep.json")[0].spec
+    return open_sweep(sweep, "sweep.json")[0].spec
 
 
 def _check_free(port: int) -> None:

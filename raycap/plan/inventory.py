@@ -38,14 +38,14 @@ class TrialState(StrEnum):
 class InventoryEntry:
     """State of a trial with its reason; `str()` gives both."""
 
-    what: TrialState
+    state: TrialState
     reason: str = ""
     steps_done: int = 0
     """Steps of the last checkpoint; 0 if there is none or the trial is finished."""
 
     def __str__(self) -> str:
-        separator = " " if self.what in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
-        return f"{self.what}{separator}{self.reason}" if self.reason else self.what
+        separator = " " if self.state in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
+        return f"{self.state}{separator}{self.reason}" if self.reason else self.state
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Inventory:
     def to_run(self, trials: Iterable[PlannedTrial], *, only_failed: bool = False) -> list[PlannedTrial]:
         """Return the trials that a run trains: all unfinished ones, or only those whose last run failed."""
         kinds = {TrialState.FAILED} if only_failed else set(TrialState) - {TrialState.FINISHED}
-        return [trial for trial in trials if self.states[trial.trial_id].what in kinds]
+        return [trial for trial in trials if self.states[trial.trial_id].state in kinds]
 
 
 def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
@@ -80,7 +80,7 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
         found = pool.map(lambda trial: _state(trial, inside[trial.trial_id], storage), begun)
         states |= {trial.trial_id: state for trial, state in zip(begun, found, strict=True)}
     before = _previous_trials(sweep, storage)
-    new = [trial for trial in sweep.trials if states[trial.trial_id].what is TrialState.NEW]
+    new = [trial for trial in sweep.trials if states[trial.trial_id].state is TrialState.NEW]
     states |= {trial_id: InventoryEntry(TrialState.NEW, reason) for trial_id, reason in changes(new, before).items()}
     labels = _earlier_labels(sweep, storage) | {trial.trial_id: trial.label for trial in before}
     stale = tuple(
@@ -94,7 +94,7 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
 def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
     """Prepare the storage for a run: set damaged files aside, record the stale trials, and write sweep.json."""
     for trial_id, state in found.states.items():
-        if state.what is TrialState.DAMAGED:
+        if state.state is TrialState.DAMAGED:
             storage.set_aside(result_path(trial_id))
     folder = sweep.spec.name
     if storage.exists(f"{folder}/run.json"):

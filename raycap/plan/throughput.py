@@ -128,7 +128,7 @@ def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[
     times: dict[str, list[float]] = defaultdict(list)
     for trial in sweep.trials:
         shape = shape_of(trial.spec, sweep.spec.execution)
-        finished = found.states[trial.trial_id].what is TrialState.FINISHED
+        finished = found.states[trial.trial_id].state is TrialState.FINISHED
         if not finished or shape not in shapes or len(times[shape]) == MAX_READ:
             continue
         with suppress(OSError, DamagedError, LookupError, TypeError):  # a result of another schema version is skipped

@@ -123,7 +123,7 @@ def plan_json(
             "trial_id": trial.trial_id,
             "label": trial.label,
             "coordinates": trial.coordinates,
-            "state": found.states[trial.trial_id].what,
+            "state": found.states[trial.trial_id].state,
             "reason": found.states[trial.trial_id].reason,
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,

@@ -19,12 +19,19 @@ TRIAL_WIDTH = 10
 NUMBERS = {"done": 4, "exposures": 9, "loss bits": 9, "bits/param": 10, "tokens/s": 8, "left": 11}
 """Columns and their widths: with those of trial and state they fit into 80 characters."""
 RUNNING, WAITING, FINISHED, FAILED = "running", "waiting", "finished", "failed"
-STYLES = {FAILED: "bold red", RUNNING: "cyan", "resumable": "yellow", WAITING: "dim", "new": "dim", FINISHED: "green"}
+STATE_STYLES = {
+    FAILED: "bold red",
+    RUNNING: "cyan",
+    "resumable": "yellow",
+    WAITING: "dim",
+    "new": "dim",
+    FINISHED: "green",
+}
 """By state, in the order in which states are shown."""
 
 
 @dataclass(frozen=True)
-class Line:
+class TrialRow:
     """A trial as it is now."""
 
     trial: PlannedTrial
@@ -54,13 +61,13 @@ class Line:
         return self.progress.seconds_left(self.trial.steps, now)
 
 
-def share_done(lines: Iterable[Line], now: float) -> float:
+def share_done(lines: Iterable[TrialRow], now: float) -> float:
     """Of all that the trials compute."""
     done = [(line.work, line.share_done(now)) for line in lines]
     return sum(work * share for work, share in done) / sum(work for work, _ in done)
 
 
-def seconds_left(lines: Iterable[Line], now: float) -> float | None:
+def seconds_left(lines: Iterable[TrialRow], now: float) -> float | None:
     """Until all trials that run or wait are done, if as many go on at once as do now; None where nothing tells."""
     timed: list[float] = []
     step_times: list[float] = []
@@ -81,7 +88,7 @@ def seconds_left(lines: Iterable[Line], now: float) -> float | None:
     return max(*timed, (sum(timed) + step_time * untimed) / num_running)
 
 
-def format_lines(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
+def summarize(lines: Sequence[TrialRow], now: float, num_before: int = 0) -> str:
     """How far a sweep is, in a line; so many more trials of it were finished before."""
     count = {state: sum(line.state == state for line in lines) for state in (RUNNING, FAILED)}
     finished = sum(line.state == FINISHED for line in lines)
@@ -92,27 +99,27 @@ def format_lines(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
     return ", ".join(parts)
 
 
-def render_progress(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
+def render_progress(lines: Sequence[TrialRow], now: float, num_before: int = 0) -> Group:
     """All of it: the trials, those that failed and those that run first, and the bar."""
     table = Table(box=SIMPLE, padding=0)
     table.add_column("trial", overflow="ellipsis", min_width=TRIAL_WIDTH)  # labels give way where a terminal is narrow
     table.add_column("state", no_wrap=True, min_width=9)
     for column, width in NUMBERS.items():
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
-    order = list(STYLES)
-    ranked = sorted(lines, key=lambda line: order.index(line.state) if line.state in STYLES else -1)
+    order = list(STATE_STYLES)
+    ranked = sorted(lines, key=lambda line: order.index(line.state) if line.state in STATE_STYLES else -1)
     for line in ranked[:ROWS_SHOWN]:
-        style = STYLES.get(line.state, "bold red")
+        style = STATE_STYLES.get(line.state, "bold red")
         table.add_row(line.trial.label, Text(line.state, style), *_numbers(line, now))
     if len(ranked) > ROWS_SHOWN:
         table.caption = f"and {len(ranked) - ROWS_SHOWN} more"
     bar = Table.grid(padding=(0, 1))
     share = share_done(lines, now)
     bar.add_row(ProgressBar(total=1.0, completed=share, width=BAR_WIDTH), f"{share:.0%}")
-    return Group(table, bar, Text(format_lines(lines, now, num_before)))
+    return Group(table, bar, Text(summarize(lines, now, num_before)))
 
 
-def _numbers(line: Line, now: float) -> list[str]:
+def _numbers(line: TrialRow, now: float) -> list[str]:
     share, left = line.share_done(now), line.seconds_left(now)
     done = f"{share:.0%}" if share else ""
     last = line.progress.last if line.progress else None

@@ -19,11 +19,11 @@ from raycap.terminal.progress_table import (
     FINISHED,
     RUNNING,
     WAITING,
-    Line,
-    format_lines,
+    TrialRow,
     render_progress,
     seconds_left,
     share_done,
+    summarize,
 )
 
 REFRESH_INTERVAL_S = 2.0
@@ -36,7 +36,7 @@ class Status:
     name: str
     holder: Holder | None
     """Who runs it; None where nobody does."""
-    lines: list[Line]
+    lines: list[TrialRow]
     states: Mapping[str, InventoryEntry]
     """By trial_id, with reasons."""
     at: float
@@ -53,7 +53,7 @@ class Status:
         console.print(render_progress(self.lines, self.at))
         for line in self.lines:
             state = self.states[line.trial.trial_id]
-            if line.state not in (FINISHED, RUNNING) and state.what in (TrialState.FAILED, TrialState.DAMAGED):
+            if line.state not in (FINISHED, RUNNING) and state.state in (TrialState.FAILED, TrialState.DAMAGED):
                 console.print(f"{line.trial.label}: {state}", soft_wrap=True)
 
     def json(self) -> str:
@@ -85,7 +85,7 @@ class Status:
         return json.dumps(about, indent=1)
 
 
-def look(sweep: SweepRecord, storage: Storage) -> Status:
+def read_status(sweep: SweepRecord, storage: Storage) -> Status:
     """The state of a sweep now. Nothing is changed."""
     holder = holder_of(storage, sweep.spec.name)
     under_way = read_progress(storage, sweep.spec.name) if holder else {}
@@ -95,14 +95,14 @@ def look(sweep: SweepRecord, storage: Storage) -> Status:
     for trial in sweep.trials:
         state, progress = states[trial.trial_id], under_way.get(trial.trial_id)
         words = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
-        word = words.get(state.what, str(state.what))
-        if progress and state.what is not TrialState.FINISHED:
+        word = words.get(state.state, str(state.state))
+        if progress and state.state is not TrialState.FINISHED:
             word = RUNNING
-        elif holder and state.what is TrialState.RESUMABLE:
+        elif holder and state.state is TrialState.RESUMABLE:
             word = WAITING
-        if state.what is TrialState.FINISHED and trial.trial_id in measured:
+        if state.state is TrialState.FINISHED and trial.trial_id in measured:
             progress = TrialProgress(began=0.0, last=measured[trial.trial_id])
-        lines.append(Line(trial, word, progress, state.steps_done / trial.steps))
+        lines.append(TrialRow(trial, word, progress, state.steps_done / trial.steps))
     return Status(sweep.spec.name, holder, lines, states, time.time())
 
 
@@ -137,10 +137,10 @@ def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console
         while True:
             if console.is_terminal:
                 live.update(Group(Text(now.who), render_progress(now.lines, now.at)), refresh=True)
-            elif (line := f"{now.who}; {format_lines(now.lines, now.at)}") != said:
+            elif (line := f"{now.who}; {summarize(now.lines, now.at)}") != said:
                 said = line
                 console.print(line, soft_wrap=True)
             if now.holder is None:
                 return
             time.sleep(REFRESH_INTERVAL_S)
-            now = look(sweep, storage)
+            now = read_status(sweep, storage)

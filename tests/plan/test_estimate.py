@@ -25,7 +25,7 @@ from raycap.plan.estimate import (
     worker_bytes,
 )
 from raycap.plan.inventory import inventory
-from raycap.plan.throughput import INTERPOLATED, GIVEN, CACHED, STORED, TIMED, expected_times
+from raycap.plan.throughput import CACHED, GIVEN, INTERPOLATED, STORED, TIMED, expected_times
 from raycap.results import SweepRecord
 from raycap.spec import AdamW, ExecutionSpec, Muon, Steps
 from raycap.spec.file import SpecError

@@ -103,7 +103,7 @@ def test_every_state_has_its_reason(storage: Storage) -> None:
         "new",
     ]
     plan = json.loads(plan_json(record, record.trials, inventory(record, storage)))
-    assert [trial["state"] for trial in plan["trials"]] == [states[trial.trial_id].what for trial in trials]
+    assert [trial["state"] for trial in plan["trials"]] == [states[trial.trial_id].state for trial in trials]
     assert plan["trials"][1]["reason"] == "early: plateau"
     console = Console(file=StringIO(), width=300)
     print_plan(record, trials, inventory(record, storage), console)

@@ -19,13 +19,13 @@ from raycap.terminal.progress_table import (
     FINISHED,
     RUNNING,
     WAITING,
-    Line,
-    format_lines,
+    TrialRow,
     render_progress,
     seconds_left,
     share_done,
+    summarize,
 )
-from raycap.terminal.status import follow, look
+from raycap.terminal.status import follow, read_status
 from tests.support import planted
 from tests.support.planted import results, sweep
 
@@ -69,24 +69,24 @@ def test_one_evaluation_is_better_than_none() -> None:
 def test_waiting_trials_take_what_running_ones_take() -> None:
     """Two at once, half done after 50 s, and two that wait: 50 s more, and then 100 s for the others, about."""
     half = [standing(0.0, evaluated(t.trial_id, 0.0, 0.0), evaluated(t.trial_id, 50.0, 0.5)) for t in (A, B)]
-    lines = [Line(A, RUNNING, half[0]), Line(B, RUNNING, half[1]), Line(C, WAITING), Line(D, WAITING)]
+    lines = [TrialRow(A, RUNNING, half[0]), TrialRow(B, RUNNING, half[1]), TrialRow(C, WAITING), TrialRow(D, WAITING)]
     left = seconds_left(lines, 50.0)
     assert left == pytest.approx(
         50 + 100 * (C.parameters.total + D.parameters.total) / (A.parameters.total + B.parameters.total), rel=0.05
     )
     assert share_done(lines, 50.0) < 0.25  # the others are larger
-    assert format_lines(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
+    assert summarize(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
 
 
 def test_nothing_is_foretold_where_nothing_tells() -> None:
-    lines = [Line(A, RUNNING, standing(0.0)), Line(B, WAITING), Line(C, FINISHED), Line(D, FAILED)]
+    lines = [TrialRow(A, RUNNING, standing(0.0)), TrialRow(B, WAITING), TrialRow(C, FINISHED), TrialRow(D, FAILED)]
     assert seconds_left(lines, 10.0) is None
-    assert format_lines(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
+    assert summarize(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
 
 
 def test_the_board_shows_those_that_matter_first() -> None:
     running = standing(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
-    lines = [Line(A, FINISHED), Line(B, RUNNING, running), Line(C, WAITING), Line(D, FAILED)]
+    lines = [TrialRow(A, FINISHED), TrialRow(B, RUNNING, running), TrialRow(C, WAITING), TrialRow(D, FAILED)]
     console = Console(file=StringIO(), width=80)  # all numbers fit in the narrowest terminal
     console.print(render_progress(lines, 20.0))
     shown = console.file.getvalue().splitlines()
@@ -153,13 +153,13 @@ def of_all_states(storage: Storage) -> SweepRecord:
 def test_status_reads_files_alone_and_says_who_runs_it(storage: Storage) -> None:
     record = of_all_states(storage)
     before = sorted(str(path) for path in Path(storage.root).rglob("*"))
-    alone = look(record, storage)
+    alone = read_status(record, storage)
     assert [line.state for line in alone.lines] == ["finished", "new", "failed", "resumable"]
     assert alone.who == "planted: nobody runs it"
     assert alone.lines[3].share_done(alone.at) == pytest.approx(0.5, abs=0.01)
     assert sorted(str(path) for path in Path(storage.root).rglob("*")) == before
     with locked(storage, "planted"):
-        now = look(record, storage)
+        now = read_status(record, storage)
     assert [line.state for line in now.lines] == ["finished", "running", "failed", "waiting"]
     assert now.who.startswith("planted: run by process ")
     read = json.loads(now.json())
@@ -176,25 +176,25 @@ def test_finished_trials_show_what_the_last_analysis_says_of_them(storage: Stora
     measured = planted.measured({A.trial_id: results(RECORD, 1.8)[A.trial_id]})
     entries = summary(analyse(record, planted.RUN, measured, {}))
     storage.write("planted/summary.json", json.dumps(entries))
-    first, *others = look(record, storage).lines
+    first, *others = read_status(record, storage).lines
     assert (first.state, first.progress.last.bits_per_param) == ("finished", pytest.approx(1.8))
     assert first.progress.last.tokens_per_s > 0
-    assert json.loads(look(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
+    assert json.loads(read_status(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
     assert [line.progress for line in others] == [None] * 3
     console = Console(file=StringIO(), width=120)
-    look(record, storage).show(console)
+    read_status(record, storage).show(console)
     assert " 1.80 " in console.file.getvalue()
     assert 'finished": 1' not in console.file.getvalue()
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)
-        assert look(record, storage).lines[0].progress is None
+        assert read_status(record, storage).lines[0].progress is None
 
 
 def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:
     monkeypatch.setattr("raycap.terminal.status.REFRESH_INTERVAL_S", 0.05)
     record, console = of_all_states(storage), Console(file=StringIO(), width=200)
     with locked(storage, "planted"):
-        first = look(record, storage)
+        first = read_status(record, storage)
     follow(first, record, storage, console)
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("1 of 4 trials finished, 1 running, 1 failed")
