@@ -31,7 +31,7 @@ def raycap(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
-def test_help_names_the_commands_and_exit_codes_in_little_time() -> None:
+def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
     told, seconds = "", []
     for _ in range(3):  # the quickest: others use the machine too
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,7 +80,7 @@ def test_the_shell_completes_commands_and_specs(tmp_path: Path) -> None:
     assert "_RAYCAP_COMPLETE=complete_bash" in subprocess.check_output(command, text=True, env=environment)
 
 
-def test_plan_is_the_same_as_a_dry_run_of_the_sweeps_own() -> None:
+def test_plan_prints_the_same_as_a_dry_run() -> None:
     chosen = ["specs/grid.yaml", "--json", "--trials", "d12-L2-N1000-s0,d10-L2-N1000-s1", "--set-name", "other"]
     sweep = [sys.executable, "-m", "raycap.sweep", *chosen, "--dry-run"]
     shown = raycap("plan", *chosen).stdout
@@ -90,7 +90,7 @@ def test_plan_is_the_same_as_a_dry_run_of_the_sweeps_own() -> None:
     assert [trial["label"] for trial in plan["trials"]] == ["d10-L2-N1000-s1", "d12-L2-N1000-s0"]
 
 
-def test_what_a_spec_says_is_printed_as_it_is(tmp_path: Path) -> None:
+def test_text_of_a_spec_is_not_interpreted_as_markup(tmp_path: Path) -> None:
     """Lists and paths would pass for rich's markup and vanish, or end everything."""
     question = "Do [set, independent], :smile: and [/x] matter?"
     spec = (ROOT / "sweeps/specs/grid.yaml").read_text()
@@ -98,7 +98,7 @@ def test_what_a_spec_says_is_printed_as_it_is(tmp_path: Path) -> None:
     assert raycap("plan", str(tmp_path / "spec.yaml")).stdout.startswith(f"grid: {question}")
 
 
-def test_an_estimate_is_in_the_plan() -> None:
+def test_the_plan_includes_an_estimate() -> None:
     given = ["--throughput", "1e5", "--slots", "2", "--price-per-hour", "0.1"]
     shown = raycap("plan", "specs/grid.yaml", *given).stdout
     assert "Estimate: about 8 min 57 s, 2 at once, $0.01, up to 6" in shown
@@ -107,7 +107,7 @@ def test_an_estimate_is_in_the_plan() -> None:
     assert plan["trials"][0]["estimate"]["source"] == "the throughput given"
 
 
-def test_a_run_of_chosen_trials_is_done_when_they_are_and_tells_a_command(tmp_path: Path) -> None:
+def test_a_run_of_selected_trials_ends_with_the_notify_command(tmp_path: Path) -> None:
     places, trial_ids = planted_grid(tmp_path)
     (tmp_path / "runs/trials" / trial_ids[7] / "result.json").unlink()
     note = tmp_path / "note"
@@ -126,17 +126,17 @@ def test_a_run_of_chosen_trials_is_done_when_they_are_and_tells_a_command(tmp_pa
     assert status["run_by"] is None
 
 
-def test_power_is_simulated_before_anything_is_spent() -> None:
+def test_power_is_simulated_for_every_reading() -> None:
     command = ["plan", "specs/grid.yaml", "grid.profiles.num_relations=[0, 4]", "--power"]
     few = ["--noise", "0.05", "--num-sweeps", "5"]
     shown = raycap(*command, *few).stdout
-    assert "5 % noise, 5 simulated sweeps of 16 trials for each truth" in shown
+    assert "5 % noise, 5 simulated sweeps of 16 trials" in shown
     (told,) = json.loads(raycap(*command, *few, "--json").stdout)
     assert told["readings"] == [f"optimal, {code} names" for code in ("set", "enumerate", "independent")]
     assert [sum(row) for row in told["picked"]] == pytest.approx([1, 1, 1])
 
 
-def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path) -> None:
+def test_two_sweeps_are_compared_and_invalid_records_are_refused(tmp_path: Path) -> None:
     from tests.support.planted import RUN, results, sweep
 
     for name, bits_per_param in (("one", 1.8), ("other", 1.5)):
@@ -166,7 +166,7 @@ def test_two_sweeps_are_set_side_by_side_and_old_ones_are_refused(tmp_path: Path
     assert "one/one/sweep.json: trials.0." in refused.stderr
 
 
-def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
+def test_a_result_of_another_schema_is_reported_and_kept(tmp_path: Path) -> None:
     """Nothing is trained, nothing is overwritten, and the sweep is not called finished."""
     places, trial_ids = planted_grid(tmp_path)
     broken = tmp_path / "runs/trials" / trial_ids[1] / "result.json"
@@ -180,7 +180,7 @@ def test_a_result_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_damaged_is_told_in_a_line_and_a_run_makes_it_good(tmp_path: Path) -> None:
+def test_damaged_files_are_reported_and_the_next_run_repairs_them(tmp_path: Path) -> None:
     places, trial_ids = planted_grid(tmp_path)
     folder, failure = tmp_path / "runs/grid", tmp_path / "runs/trials" / trial_ids[2] / "failure.json"
     assert raycap("run", "specs/grid.yaml", *places).returncode == 0
@@ -261,7 +261,7 @@ def test_one_trial_runs_without_ray() -> None:
         (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),
     ],
 )
-def test_errors_are_told_in_a_line_with_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+def test_errors_exit_with_2_and_no_traceback(arguments: list[str], told: str, tmp_path: Path) -> None:
     output = raycap(*arguments, *(["tracking.uri=sqlite:///" + str(tmp_path / "m.db")] if arguments[0] == "ui" else []))
     assert output.returncode == 2, output.stderr
     assert told in output.stderr
@@ -303,7 +303,7 @@ def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
         server.stdout.close()
 
 
-def test_texts_are_shown_as_they_are_trained() -> None:
+def test_texts_are_printed_as_they_are_trained() -> None:
     questions = "trial.questions={hops: [1, 2], chain_of_thought: true}"
     output = raycap("texts", "specs/grid.yaml", "grid={}", questions, *TINY[:2])
     assert output.returncode == 0, output.stderr

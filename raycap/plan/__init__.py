@@ -1,1 +1,1 @@
-"""Planning of sweeps: resolved trials, their stored state, stacks, and estimates of cost. torch is imported to time steps."""
+"""Planning of sweeps: resolved trials, stored states, stacks, and estimates of cost; torch is imported to time steps only."""

@@ -93,8 +93,8 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
 
 def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
     """Prepare the storage for a run: set damaged files aside, record the stale trials, and write sweep.json."""
-    for trial_id, state in found.states.items():
-        if state.state is TrialState.DAMAGED:
+    for trial_id, entry in found.states.items():
+        if entry.state is TrialState.DAMAGED:
             storage.set_aside(result_path(trial_id))
     folder = sweep.spec.name
     if storage.exists(f"{folder}/run.json"):

@@ -63,7 +63,7 @@ def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
         sweep, storage = open_sweep(folder)
         assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
         pipeline.report(sweep, storage)
-        assert {line.state for line in read_status(sweep, storage).lines} == {"finished"}
+        assert {line.state for line in read_status(sweep, storage).rows} == {"finished"}
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"
     with pytest.raises(SpecError, match=r"^\.\.: not the folder of a sweep"):

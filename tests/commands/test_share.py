@@ -91,7 +91,7 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
     assert len(hub.objects) == 1  # the weights, by git-lfs
 
 
-def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path: Path) -> None:
+def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) -> None:
     target = str(tmp_path / "people.parquet")
     output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--to", target)
     assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
@@ -109,7 +109,7 @@ def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path
     assert generated.num_texts == 100
 
 
-def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
+def test_a_pushed_population_replaces_the_data_of_its_repository(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = profiles_of(PEOPLE)
@@ -153,7 +153,7 @@ def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub at http://127.0.0.1:9 did not take me/told: .*refused"),
     ],
 )
-def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_is: str, tmp_path: Path) -> None:
+def test_errors_of_a_push_are_one_line(change: dict[str, str], told_is: str, tmp_path: Path) -> None:
     with local_hub() as hub:
         environment = hub.environment(tmp_path) | change
         output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/told", environment=environment)
@@ -187,7 +187,7 @@ def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_
         ("specs/grid.yaml", {"to": "new", "people": True, "index": 9}, "--index must lie in 0..7, got 9"),
     ],
 )
-def test_what_cannot_be_exported_is_told(
+def test_exports_that_are_impossible_are_refused_with_the_reason(
     what: str, options: dict[str, Any], told_is: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -203,7 +203,7 @@ def test_what_cannot_be_exported_is_told(
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
-def test_a_place_holds_what_was_there_or_all_that_is_new(tmp_path: Path) -> None:
+def test_an_export_replaces_its_target_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "new" / "export"
     for content in ("first", "second"):
         with placed(place, force=content == "second") as folder:

@@ -33,7 +33,7 @@ def parts(part: SpecSection) -> list[SpecSection]:
 # --- init -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_sweep_loads_and_is_planned_and_can_be_learned(tmp_path: Path, monkeypatch) -> None:
+def test_the_starter_sweep_loads_and_is_planned_without_warnings(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = run("init", "first")
     assert told.exit_code == 0, told.output
@@ -45,7 +45,7 @@ def test_the_first_sweep_loads_and_is_planned_and_can_be_learned(tmp_path: Path,
     assert not any(trial.warnings for trial in trials)
 
 
-def test_every_section_of_a_trial_is_there_and_every_field_is_explained_by_itself() -> None:
+def test_the_starter_has_every_section_and_the_description_of_every_field() -> None:
     text = " ".join(line.strip("# ") for line in starter("first").splitlines())
     assert set(TRIAL.values) == set(TrialSpec.model_fields) - {"fill"}
     for part in [*parts(TRIAL), *parts(REST)]:
@@ -58,13 +58,13 @@ def test_every_section_of_a_trial_is_there_and_every_field_is_explained_by_itsel
 
 
 @pytest.mark.parametrize("name", ["1e3", "null", "12", "plain", "a.b-c"])
-def test_any_name_a_sweep_may_have_is_read_as_that_name(name: str, tmp_path: Path, monkeypatch) -> None:
+def test_every_valid_name_is_written_so_that_it_is_read_back(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("init", name).exit_code == 0
     assert load_sweep(f"{name}.yaml").spec.name == name
 
 
-def test_what_is_there_is_replaced_by_force_alone(tmp_path: Path, monkeypatch) -> None:
+def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("first.yaml").write_text("mine")
     refused = run("init", "first")
@@ -86,7 +86,7 @@ def verdicts(folder: Path, uri: str = "", storage: str = "") -> dict[str, Check]
     return {check.name: check for check in checks}
 
 
-def test_the_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
+def test_doctor_checks_everything_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     found = verdicts(tmp_path)
     assert {
@@ -108,7 +108,7 @@ def test_the_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cluster_that_does_not_answer_fails(tmp_path: Path, monkeypatch) -> None:
+def test_doctor_fails_for_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -122,7 +122,7 @@ def test_a_cluster_that_does_not_answer_fails(tmp_path: Path, monkeypatch) -> No
     assert "not of the form host:port" in verdicts(tmp_path)["where trials run"].found
 
 
-def test_the_state_of_mlflow_is_told(tmp_path: Path) -> None:
+def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as connection:
         connection.execute("create table runs (id)")
@@ -156,7 +156,7 @@ def test_the_state_of_mlflow_is_told(tmp_path: Path) -> None:
     assert verdicts(tmp_path, uri)["mlflow"].verdict is Verdict.FAIL
 
 
-def test_what_fails_is_the_exit_code_and_json_is_for_programs(tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_check_gives_exit_code_1_and_json_lists_all_checks(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     places = ["--storage", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
     good = run("doctor", "--json", *places)

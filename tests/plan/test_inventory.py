@@ -23,7 +23,7 @@ from raycap.spec.file import load_sweep
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
-from raycap.terminal.failures import kind_of, print_failures
+from raycap.terminal.failures import normalize_cause, print_failures
 from raycap.terminal.plan_table import plan_json, print_plan
 from tests.support.planted import RUN, results, sweep
 
@@ -252,8 +252,8 @@ def test_damaged_records_of_earlier_runs_are_ignored(storage: Storage) -> None:
     ],
 )
 def test_causes_that_differ_only_in_numbers_and_paths_are_grouped(one: str, other: str) -> None:
-    assert kind_of(one) == kind_of(other)
-    assert kind_of(one) != kind_of("FileNotFoundError: people.parquet")
+    assert normalize_cause(one) == normalize_cause(other)
+    assert normalize_cause(one) != normalize_cause("FileNotFoundError: people.parquet")
 
 
 def test_failures_are_printed_by_cause_with_the_command_to_repeat_them(storage: Storage) -> None:
