@@ -1,1 +1,1 @@
-"""Planning of sweeps: resolved trials, stored states, stacks, and estimates of cost; torch is imported to time steps only."""
+"""Planning of sweeps: resolved trials, stored states, stacks, and estimates; torch is imported only to time steps."""

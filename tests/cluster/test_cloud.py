@@ -296,7 +296,8 @@ def test_the_commands_print_check_and_say_it_by_their_exit_code(file: Path, spec
     file.write_text(decided(render(Template.AWS, HERE)))
     done = run("check", str(file), "--spec", spec)
     assert done.exit_code == 0
-    assert done.output == f"{file}: sound: beside the head at most 8 x 8 CPUs and 1 GPUs; 32 trials of {spec} at once\n"
+    assert "at most 8 x 8 CPUs and 1 GPUs" in done.output
+    assert f"32 trials of {spec} at once" in done.output
     file.write_text(file.read_text().replace("{ CPU: 0 }", "{ CPU: 4 }"))
     done = run("check", str(file), "--spec", spec, "storage=runs")
     assert done.exit_code == 2
