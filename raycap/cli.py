@@ -8,7 +8,7 @@ from rich.console import Console
 from raycap import sweep
 from raycap.commands import cluster, pieces, share, start, sweeps, ui
 from raycap.pipeline import EXIT_BAD_SPEC
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
 EPILOG = (

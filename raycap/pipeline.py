@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget
@@ -21,10 +20,12 @@ from raycap.errors import CannotRunError
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_folder
 from raycap.plan.lookup import lookup_trials
-from raycap.results import PlannedTrial, RunRecord, SweepRecord
-from raycap.spec.file import SpecError, load_sweep
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec.document import SpecError
+from raycap.spec.file import load_sweep
 from raycap.storage import Storage, absolute_uri
 from raycap.storage.lock import LockedError, locked, refuse_others
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import plan_json, print_plan
@@ -113,7 +114,7 @@ def _print_outcome(
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
         law = outcome.law or answer(report(sweep, storage))
         console.print(law, style="bold")
-        console.print(f"Report: {folder}/report.html", soft_wrap=True)
+        console.print(f"Report: {folder}/{SweepFolder.REPORT}", soft_wrap=True)
         console.print(f"Compare the trials: raycap ui {command}", soft_wrap=True)
     stored = read_stored(sweep.trials, storage)
     same_command = f"{command} {options}".rstrip()
@@ -160,8 +161,9 @@ def report(sweep: SweepRecord, storage: Storage) -> "Analysis":
     from raycap.analysis.report import files
 
     analysis = read_analysis(sweep, storage)
+    folder = SweepFolder(storage, sweep.spec.name)
     for name, content in files(analysis).items():
-        storage.write(f"{sweep.spec.name}/{name}", content)
+        folder.write(name, content)
     return analysis
 
 
@@ -170,11 +172,10 @@ def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
     from raycap.analysis.analyse import analyse
     from raycap.analysis.stored import read_stored
 
-    path = f"{sweep.spec.name}/run.json"
     try:
-        run_record = RunRecord.model_validate_json(storage.read(path))
-    except ValidationError:
-        raise SpecError([f"{storage.path(path)} cannot be read; run the sweep's spec once more"]) from None
+        run_record = SweepFolder(storage, sweep.spec.name).read_run()
+    except InvalidRecordError as error:
+        raise SpecError([str(error)]) from None
     stored = read_stored(sweep.trials, storage)
     return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
 

@@ -23,7 +23,7 @@ from raycap.commands.arguments import (
 from raycap.commands.notify import notify
 from raycap.pipeline import EXIT_BAD_SPEC, EXIT_FAILED, EXIT_INTERRUPTED, run, show_plan
 from raycap.results import SweepRecord
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import Storage
 from raycap.terminal.format import wide_console
 

@@ -15,6 +15,7 @@ from raycap.analysis.html import figure, page
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
+from raycap.storage.sweep_folder import SweepFolder
 
 
 def files(analysis: Analysis) -> dict[str, bytes]:
@@ -25,7 +26,7 @@ def files(analysis: Analysis) -> dict[str, bytes]:
     csv.write_csv(capacities, lines)
     told = summary(analysis)
     contents = {
-        "summary.json": json.dumps(told, indent=2, allow_nan=False).encode(),
+        SweepFolder.SUMMARY: json.dumps(told, indent=2, allow_nan=False).encode(),
         "capacity.parquet": packed.getvalue(),
         "capacity.csv": lines.getvalue(),
     }
@@ -34,7 +35,7 @@ def files(analysis: Analysis) -> dict[str, bytes]:
         drawing = image(drawn, "svg")
         contents |= {f"{name}.svg": drawing, f"{name}.png": image(drawn, "png")}
         figures += figure(drawing, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
-    return contents | {"report.html": report_html(analysis, told["trials"], figures).encode()}
+    return contents | {SweepFolder.REPORT: report_html(analysis, told["trials"], figures).encode()}
 
 
 def answer(analysis: Analysis) -> str:

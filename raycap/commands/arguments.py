@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec.file import SpecError
-from raycap.storage import Storage, parted
+from raycap.spec.document import SpecError
+from raycap.storage import Storage, split_folder
+from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
 
 
 def spec_files() -> list[str]:
@@ -49,7 +49,7 @@ NotifyCommand = Annotated[
 
 def sweep_folders() -> list[str]:
     """Return folders of sweeps near the working directory, for shell completion."""
-    return sorted(str(record.parent) for record in Path().glob("*/*/sweep.json"))
+    return sorted(str(record.parent) for record in Path().glob(f"*/*/{SweepFolder.SWEEP}"))
 
 
 FolderArgument = Annotated[
@@ -72,33 +72,26 @@ def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     renamed. Raises SpecError if one of the needed files is missing (by default sweep.json and run.json), or if sweep.json
     is not valid.
     """
-    files = needed or ("sweep.json", "run.json")
-    place, name = parted(folder)
     try:
-        storage = Storage.at(place)
-        is_there = all(storage.exists(f"{name}/{file}") for file in files)
-        content = storage.read(f"{name}/sweep.json") if is_there else b""
+        opened = SweepFolder.at(folder)
+        opened.require(*(needed or (SweepFolder.SWEEP, SweepFolder.RUN)))
+        record = opened.read_sweep()
+    except (NotASweepError, InvalidRecordError) as error:
+        raise SpecError([str(error)]) from None
     except (ValueError, OSError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
-    if not is_there:
-        raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks {' or '.join(files)})"])
-    try:
-        record = SweepRecord.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = "".join(f"{path}: " for path in [".".join(map(str, first["loc"]))] if path)
-        raise SpecError(
-            [f"{folder}/sweep.json: {field}{first['msg']}; run the sweep's spec once more to write it again"]
-        ) from None
+    storage, name = opened.storage, opened.name
     is_moved = record.spec.name != name or not _is_at(record.spec.storage, storage)
-    now = {"name": name, "storage": storage.root if storage.is_local else place} if is_moved else {}
-    return record.model_copy(update={"spec": record.spec.model_copy(update=now)}), storage
+    location = storage.root if storage.is_local else split_folder(folder)[0]
+    current = {"name": name, "storage": location} if is_moved else {}
+    return record.model_copy(update={"spec": record.spec.model_copy(update=current)}), storage
 
 
-def _is_at(place: str, storage: Storage) -> bool:
+def _is_at(location: str, storage: Storage) -> bool:
+    """Whether a location, as noted in a record, is the root of a storage."""
     try:
-        return Storage.at(place).root == storage.root
-    except (ValueError, OSError):  # a bucket, say, that it was copied from
+        return Storage.at(location).root == storage.root
+    except (ValueError, OSError):  # for example a bucket that the folder was copied from
         return False
 
 

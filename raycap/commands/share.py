@@ -15,9 +15,10 @@ from raycap.commands.arguments import Overrides, planned_trial
 from raycap.export.hub import CARD_FILE, HubError, check_hub, check_place, placed, push
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import TRIALS_FOLDER, DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
+from raycap.storage.sweep_folder import SweepFolder
 
 SPEC_ENDINGS = (".yaml", ".yml")
 MAX_LISTED = 5
@@ -193,9 +194,9 @@ def _questions(storage: Storage, trial_id: str) -> dict[str, str]:
     """Return the questions of all sweeps in a storage that contain a trial, by the names of the sweeps."""
     questions = {}
     for name, files in sorted(storage.folders("").items()):
-        if "sweep.json" not in files:
+        if SweepFolder.SWEEP not in files:
             continue
-        content = storage.read(f"{name}/sweep.json")
+        content = SweepFolder(storage, name).read(SweepFolder.SWEEP)
         if trial_id.encode() not in content:  # much faster than parsing the file
             continue
         try:

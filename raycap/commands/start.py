@@ -12,7 +12,7 @@ from rich.text import Text
 
 from raycap.commands.arguments import AsJson
 from raycap.spec import SweepSpec, TrackingSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.box import SIMPLE
 
 from raycap import pipeline
@@ -24,9 +23,10 @@ from raycap.commands.arguments import (
 )
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected_times
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import absolute_uri
 from raycap.storage.lock import LockedError, locked
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import print_power
@@ -126,7 +126,7 @@ def status(
 
       raycap status runs/grid --json
     """
-    sweep, storage = open_sweep(folder, "sweep.json")
+    sweep, storage = open_sweep(folder, SweepFolder.SWEEP)
     console = wide_console()
     now = read_status(sweep, storage)
     if as_json:
@@ -151,11 +151,11 @@ def report(folder: FolderArgument, as_json: AsJson = False) -> None:
     sweep, storage = open_sweep(folder)
     analysis = pipeline.report(sweep, storage)
     if as_json:
-        print(storage.read_text(f"{sweep.spec.name}/summary.json"))
+        print(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
         return
     print(answer(analysis))
     print_unreadable(analysis.unreadable, storage, wide_console())
-    print(f"{folder}/report.html")
+    print(f"{folder}/{SweepFolder.REPORT}")
 
 
 def sync(
@@ -180,8 +180,8 @@ def sync(
             delivery = deliver(sweep.model_copy(update={"spec": spec}))
     except (CannotRunError, LockedError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
-    except ValidationError:
-        raise SpecError([f"{folder}/run.json cannot be read; run the sweep's spec once more"]) from None
+    except InvalidRecordError as error:
+        raise SpecError([str(error)]) from None
     if delivery.problems:
         raise SpecError(list(delivery.problems))
     delivered = f"{delivery.num_points:,} points logged" if delivery.num_points else "nothing was missing"

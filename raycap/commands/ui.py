@@ -17,7 +17,8 @@ from raycap import pipeline
 from raycap.commands.arguments import Overrides, open_sweep
 from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
+from raycap.storage.sweep_folder import SweepFolder
 
 START_TIMEOUT_S = 60.0
 """Time to wait for the server before the browser is opened."""
@@ -68,7 +69,7 @@ def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
         return pipeline.prepare(sweep, overrides)[0].spec
     if overrides:
         raise SpecError([f"{sweep}: overrides apply to a spec, but this is a folder; remove {overrides[0]}"])
-    return open_sweep(sweep, "sweep.json")[0].spec
+    return open_sweep(sweep, SweepFolder.SWEEP)[0].spec
 
 
 def _check_free(port: int) -> None:

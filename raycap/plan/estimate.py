@@ -235,7 +235,7 @@ def between(work: float, known: Sequence[tuple[float, float]]) -> float:
     above = min(((w, s) for w, s in known if w >= work), default=None)
     if below and above and below[0] < above[0]:
         share = math.log(work / below[0]) / math.log(above[0] / below[0])
-        return below[1] * (above[1] / below[1]) ** share
+        return float(below[1] * (above[1] / below[1]) ** share)
     nearest = below or above
     assert nearest, "known must not be empty"
     return nearest[1] * work / nearest[0]

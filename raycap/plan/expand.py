@@ -37,7 +37,8 @@ from raycap.spec import (
     WordTokenizer,
     not_allowed,
 )
-from raycap.spec.file import LoadedSweep, SpecError
+from raycap.spec.document import SpecError
+from raycap.spec.file import LoadedSweep
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent

@@ -9,9 +9,10 @@ from enum import StrEnum
 from pydantic import BaseModel, ValidationError
 
 from raycap.plan.spec_diff import PreviousTrial, changes, shorten_value
-from raycap.results import EarlierTrials, PlannedTrial, RunRecord, StopReason, SweepRecord, read_failure
+from raycap.results import EarlierTrials, PlannedTrial, StopReason, SweepRecord, read_failure
 from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
 from raycap.storage.checksum import verify_checksum
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 
 READERS = 16
 """Files that are read concurrently, because each read from an object store has a latency."""
@@ -79,10 +80,11 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda trial: _state(trial, inside[trial.trial_id], storage), begun)
         states |= {trial.trial_id: state for trial, state in zip(begun, found, strict=True)}
-    before = _previous_trials(sweep, storage)
+    folder = SweepFolder(storage, sweep.spec.name)
+    before = _previous_trials(folder)
     new = [trial for trial in sweep.trials if states[trial.trial_id].state is TrialState.NEW]
     states |= {trial_id: InventoryEntry(TrialState.NEW, reason) for trial_id, reason in changes(new, before).items()}
-    labels = _earlier_labels(sweep, storage) | {trial.trial_id: trial.label for trial in before}
+    labels = _earlier_labels(folder) | {trial.trial_id: trial.label for trial in before}
     stale = tuple(
         StaleTrial(trial_id, label, "result.json" in inside[trial_id])
         for trial_id, label in labels.items()
@@ -96,17 +98,17 @@ def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> No
     for trial_id, entry in found.states.items():
         if entry.state is TrialState.DAMAGED:
             storage.set_aside(result_path(trial_id))
-    folder = sweep.spec.name
-    if storage.exists(f"{folder}/run.json"):
+    folder = SweepFolder(storage, sweep.spec.name)
+    if folder.exists(SweepFolder.RUN):
         try:
-            RunRecord.model_validate_json(storage.read(f"{folder}/run.json"))
-        except ValidationError:
-            storage.set_aside(f"{folder}/run.json")
+            folder.read_run()
+        except InvalidRecordError:
+            storage.set_aside(folder.path(SweepFolder.RUN))
     # earlier.json is written first. If the process is killed between the two writes, every stale trial is still listed
     # in earlier.json or in the previous sweep.json.
     earlier = EarlierTrials(labels={trial.trial_id: trial.label for trial in found.stale})
-    storage.write(f"{folder}/earlier.json", earlier.model_dump_json(indent=1))
-    storage.write(f"{folder}/sweep.json", sweep.model_dump_json(indent=1))
+    folder.write(SweepFolder.EARLIER, earlier.model_dump_json(indent=1))
+    folder.write(SweepFolder.SWEEP, sweep.model_dump_json(indent=1))
 
 
 def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> InventoryEntry:
@@ -146,17 +148,17 @@ class _PreviousSweep(BaseModel):
     trials: tuple[PreviousTrial, ...]
 
 
-def _previous_trials(sweep: SweepRecord, storage: Storage) -> tuple[PreviousTrial, ...]:
+def _previous_trials(folder: SweepFolder) -> tuple[PreviousTrial, ...]:
     """Return the trials of the previous run; empty if sweep.json does not exist or is not valid."""
     try:
-        return _PreviousSweep.model_validate_json(storage.read(f"{sweep.spec.name}/sweep.json")).trials
+        return _PreviousSweep.model_validate_json(folder.read(SweepFolder.SWEEP)).trials
     except (FileNotFoundError, ValidationError):
         return ()
 
 
-def _earlier_labels(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
+def _earlier_labels(folder: SweepFolder) -> dict[str, str]:
     """Return the labels of the trials that were stale at the previous run; empty if earlier.json is not valid."""
     try:
-        return EarlierTrials.model_validate_json(storage.read(f"{sweep.spec.name}/earlier.json")).labels
+        return EarlierTrials.model_validate_json(folder.read(SweepFolder.EARLIER)).labels
     except (FileNotFoundError, ValidationError):
         return {}

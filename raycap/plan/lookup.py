@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 from raycap.results import PlannedTrial
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 
 MAX_NAMED = 6
 """Maximum number of trials that an error names; the others are counted."""

@@ -29,7 +29,7 @@ from raycap.plan.inventory import Inventory, TrialState
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ExecutionSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
 

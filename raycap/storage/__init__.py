@@ -12,8 +12,8 @@ from raycap.storage.files import (
     failure_path,
     forget_checkpoints,
     model_folder,
-    parted,
     result_path,
+    split_folder,
     trial_folder,
 )
 
@@ -29,7 +29,7 @@ __all__ = [
     "failure_path",
     "forget_checkpoints",
     "model_folder",
-    "parted",
     "result_path",
+    "split_folder",
     "trial_folder",
 ]

@@ -57,7 +57,7 @@ class Storage:
 
     def exists(self, relative: str) -> bool:
         """Return whether a file or folder exists at this path."""
-        return self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound
+        return bool(self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound)
 
     def folders(self, relative: str) -> dict[str, list[str]]:
         """Return the names of the entries of each sub-folder of `relative`, by the name of the sub-folder.
@@ -82,7 +82,7 @@ class Storage:
     def read(self, relative: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError."""
         with self.filesystem.open_input_stream(self.path(relative)) as stream:
-            return stream.read()
+            return bytes(stream.read())
 
     def read_text(self, relative: str) -> str:
         """Return the content of a UTF-8 file. Raises FileNotFoundError."""
@@ -161,7 +161,7 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
-def parted(folder: str) -> tuple[str, str]:
+def split_folder(folder: str) -> tuple[str, str]:
     """Split the path or URI of a folder into its parent and its name. Local paths are made absolute first."""
     parent, _, name = (folder.rstrip("/") if "://" in folder else os.path.abspath(folder)).rpartition("/")
     return parent or "/", name

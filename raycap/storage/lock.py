@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from raycap.storage.files import TRIALS_FOLDER, Storage
+from raycap.storage.sweep_folder import SweepFolder
 
 BEAT_SECONDS = 30.0
 """Interval of the heartbeat."""
@@ -104,20 +105,15 @@ def _machine() -> str:
 def _process_start_time(pid: int) -> float:
     """Return the creation time of a process; 0 if it does not exist."""
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return 0.0
-
-
-def lock_path(sweep_name: str) -> str:
-    """Return the path of a sweep's lock."""
-    return f"{sweep_name}/lock.json"
 
 
 def holder_of(storage: Storage, sweep_name: str) -> Holder | None:
     """Return the holder of a sweep's lock; None if the lock is free or its holder counts as dead."""
     with suppress(OSError):
-        holder = Holder.read(storage.read_text(lock_path(sweep_name)))
+        holder = Holder.read(SweepFolder(storage, sweep_name).read(SweepFolder.LOCK).decode())
         return None if holder is None or holder.is_dead else holder
     return None
 
@@ -131,7 +127,8 @@ def refuse_others(sweep_name: str, trial_ids: set[str], storage: Storage) -> Non
         if name in (sweep_name, TRIALS_FOLDER) or (holder := holder_of(storage, name)) is None:
             continue
         try:
-            other_ids = {trial["trial_id"] for trial in json.loads(storage.read(f"{name}/sweep.json"))["trials"]}
+            record = json.loads(SweepFolder(storage, name).read(SweepFolder.SWEEP))
+            other_ids = {trial["trial_id"] for trial in record["trials"]}
         except (OSError, ValueError, KeyError, TypeError):  # not written yet, or not a sweep's folder
             continue
         if shared := len(other_ids & trial_ids):
@@ -141,7 +138,7 @@ def refuse_others(sweep_name: str, trial_ids: set[str], storage: Storage) -> Non
 @contextmanager
 def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
     """Hold a sweep's lock. Raises LockedError if another process holds it, OSError if the storage cannot be written."""
-    path = lock_path(sweep_name)
+    path = SweepFolder(storage, sweep_name).path(SweepFolder.LOCK)
     with _system_lock(storage, path) as has_system_lock:
         began = time.monotonic()
         previous = holder_of(storage, sweep_name)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from raycap.results import Record
 from raycap.storage.files import Storage
+from raycap.storage.sweep_folder import SweepFolder
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
 """Shortest intervals between two writes of the file, to a folder and to an object store."""
@@ -80,16 +81,11 @@ class _File(Record):
     """Progress of running trials, by trial_id."""
 
 
-def progress_path(sweep_name: str) -> str:
-    """Return the path of a sweep's progress file."""
-    return f"{sweep_name}/progress.json"
-
-
 class ProgressFile:
     """Writer of progress.json. Write errors are ignored, because the file is for display only."""
 
     def __init__(self, storage: Storage, sweep_name: str) -> None:
-        self._storage, self._path = storage, progress_path(sweep_name)
+        self._storage, self._path = storage, SweepFolder(storage, sweep_name).path(SweepFolder.PROGRESS)
         self._every_s = LOCAL_SECONDS if storage.is_local else REMOTE_SECONDS
         self._trials: dict[str, TrialProgress] = {}
         self._changed, self._written = False, float("-inf")
@@ -122,6 +118,6 @@ class ProgressFile:
 def read_progress(storage: Storage, sweep_name: str) -> dict[str, TrialProgress]:
     """Return the progress of the running trials of a sweep, by trial_id; empty if there is no valid file."""
     try:
-        return _File.model_validate_json(storage.read(progress_path(sweep_name))).trials
+        return _File.model_validate_json(SweepFolder(storage, sweep_name).read(SweepFolder.PROGRESS)).trials
     except (OSError, ValidationError):
         return {}

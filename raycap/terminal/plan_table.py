@@ -15,7 +15,7 @@ from raycap.plan.estimate import SWEEP_SECONDS, Estimate
 from raycap.plan.inventory import Inventory
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.terminal.format import NAMES_SHOWN, duration, size, wide_console
 
 PLAN_ROWS_SHOWN = 60

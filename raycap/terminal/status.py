@@ -14,6 +14,7 @@ from raycap.results import SweepRecord
 from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
 from raycap.storage.progress import Event, TrialProgress, read_progress
+from raycap.storage.sweep_folder import SweepFolder
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
@@ -116,7 +117,7 @@ def _last_evaluations(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
     scheme, selection = sweep.spec.analysis.headline
     kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
     try:
-        entries = json.loads(storage.read(f"{sweep.spec.name}/summary.json"))["trials"]
+        entries = json.loads(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))["trials"]
         return {
             entry["trial_id"]: Event(
                 entry["trial_id"],

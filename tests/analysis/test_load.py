@@ -66,7 +66,7 @@ def test_a_folder_is_the_sweep_that_lies_in_it_whatever_it_was_called(
         assert {line.state for line in read_status(sweep, storage).rows} == {"finished"}
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"
-    with pytest.raises(SpecError, match=r"^\.\.: not the folder of a sweep"):
+    with pytest.raises(SpecError, match="not the folder of a sweep"):
         open_sweep("..")
     with pytest.raises(SpecError, match=r"^foo://a/b: storage 'foo://a' is neither"):
         open_sweep("foo://a/b")

@@ -16,7 +16,7 @@ import pytest
 from pyarrow import fs
 
 from raycap.storage import Storage
-from raycap.storage.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked, refuse_others
+from raycap.storage.lock import STALE_SECONDS, Holder, LockedError, holder_of, locked, refuse_others
 
 HOLD = """
 import sys, time
@@ -72,7 +72,7 @@ def test_the_lock_of_a_dead_process_is_free(
     storage = store(tmp_path)
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert json.loads((tmp_path / lock_path("grid")).read_text())["pid"] == other.pid
+    assert json.loads((tmp_path / "grid/lock.json").read_text())["pid"] == other.pid
     with locked(storage, "grid"):
         assert holder_of(storage, "grid").pid == os.getpid()
     assert holder_of(storage, "grid") is None
@@ -92,7 +92,7 @@ def test_trials_of_another_running_sweep_are_refused(tmp_path: Path, other: "sub
 
 
 def write_holder(folder: Path, **changes: object) -> None:
-    path = folder / lock_path("grid")
+    path = folder / "grid/lock.json"
     path.parent.mkdir(exist_ok=True)
     fields = asdict(Holder.myself()) | {"host": "elsewhere", "user": "ada", "pid": 1, "token": "t"}
     path.write_text(json.dumps(fields | changes))
@@ -128,7 +128,7 @@ def test_a_reused_pid_is_another_process(changes: dict[str, object], is_dead: bo
 @pytest.mark.parametrize("garbage", ["", "{", '{"pid": 3}', "[]"])
 def test_a_damaged_lock_file_counts_as_free(tmp_path: Path, garbage: str) -> None:
     (tmp_path / "grid").mkdir()
-    (tmp_path / lock_path("grid")).write_text(garbage)
+    (tmp_path / "grid/lock.json").write_text(garbage)
     with locked(local(tmp_path), "grid"):
         pass
 

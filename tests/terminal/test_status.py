@@ -13,7 +13,7 @@ from raycap.results import Failure, SweepRecord
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
-from raycap.storage.progress import Event, ProgressFile, TrialProgress, progress_path, read_progress
+from raycap.storage.progress import Event, ProgressFile, TrialProgress, read_progress
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
@@ -124,10 +124,10 @@ def test_the_progress_file_has_the_running_trials_and_is_written_once_a_second(s
     clock[0] += 1.0
     file.add(Event(A.trial_id, "finished", 9.0))
     assert list(read_progress(storage, "planted")) == [B.trial_id]
-    storage.write(progress_path("planted"), '{"trials": {')
+    storage.write("planted/progress.json", '{"trials": {')
     assert read_progress(storage, "planted") == {}
     file.close()
-    assert not storage.exists(progress_path("planted"))
+    assert not storage.exists("planted/progress.json")
 
 
 def test_a_progress_file_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
