@@ -1,4 +1,4 @@
-"""What the plan says of every trial, and that nothing an edit or damage leaves behind is lost or believed."""
+"""Tests of the inventory: states of trials, damaged files, edited specs, failures, and fill parents."""
 
 import json
 from io import StringIO
