@@ -119,14 +119,14 @@ def _cpu() -> Iterator[Check]:
 
 def _memory() -> Iterator[Check]:
     memory = psutil.virtual_memory()
-    found, room = f"{size(memory.available)} free of {size(memory.total)}", int(memory.available / TRIAL_BYTES)
+    found, num_trials = f"{size(memory.available)} free of {size(memory.total)}", int(memory.available / TRIAL_BYTES)
     cores = os.cpu_count() or 1
-    if room >= cores:
+    if num_trials >= cores:
         yield Check("memory", Verdict.OK, found)
     else:
-        verdict = Verdict.WARN if room else Verdict.FAIL
+        verdict = Verdict.WARN if num_trials else Verdict.FAIL
         advice = (
-            f"a trial needs about {size(TRIAL_BYTES)}: set execution.max_concurrent_trials to {max(room, 1)}, "
+            f"a trial needs about {size(TRIAL_BYTES)}: set execution.max_concurrent_trials to {max(num_trials, 1)}, "
             "or free memory"
         )
         yield Check("memory", verdict, found, advice)

@@ -288,15 +288,15 @@ class _Shared:
                 return TrainingData.of(spec, people, load_tokenizer(folder))
         if not _is_estimated(spec):
             return TrainingData.of(spec, people, self._tokenizer(spec, people[0]))
-        few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
+        small = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
         questions = spec.questions
         if questions.held_out.fractions:  # in a small population, the fractions may round to nothing
             questions = questions.model_copy(update={"held_out": HeldOut()})
-        spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
-        few_people = self._population(few)
-        estimate = TrainingData.of(spec_of_few, (few_people,), self._tokenizer(spec_of_few, few_people))
-        whole = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
-        return replace(estimate, num_facts=num_facts(whole))
+        small_spec = spec.model_copy(update={"profiles": small, "questions": questions})
+        small_population = self._population(small)
+        estimate = TrainingData.of(small_spec, (small_population,), self._tokenizer(small_spec, small_population))
+        full_corpus = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
+        return replace(estimate, num_facts=num_facts(full_corpus))
 
     def _tokenizer(self, spec: TrialSpec, people: Profiles) -> Tokenizer:
         profiles, questions = spec.profiles, spec.questions

@@ -85,7 +85,7 @@ class Holder:
             return is_silent
         # On this machine the process table is reliable. PIDs are reused, so an existing PID must also have the creation
         # time that the holder noted. That time is computed from the clock and moves when the clock is set; it is compared
-        # only if the heartbeat is stale, so that a running holder is never taken for dead.
+        # only if the heartbeat is stale, so that a running holder never counts as dead.
         return not psutil.pid_exists(self.pid) or (is_silent and _process_start_time(self.pid) != self.born)
 
     def __str__(self) -> str:

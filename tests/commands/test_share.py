@@ -64,14 +64,14 @@ def answers(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: Path) -> None:
-    trial_id, folder = told().result.trial_id, tmp_path / "told"
+    trial_id, folder = told().result.trial_id, tmp_path / "model"
     with local_hub() as hub:
-        targets = ["--storage", storage.root, "--to", str(folder), "--push", "me/told", "--private"]
+        targets = ["--storage", storage.root, "--to", str(folder), "--push", "me/model", "--private"]
         card_option = ["--dataset", "me/people"]
         output = raycap("export", trial_id[:5], *targets, *card_option, environment=hub.environment(tmp_path))
     assert output.returncode == 0, output.stderr
     assert f"{trial_id}: 53,696 parameters, logits within" in output.stdout
-    assert f"{hub.url}/me/told" in output.stdout
+    assert f"{hub.url}/me/model" in output.stdout
 
     pairs = answers(folder)
     assert len(pairs) == 120
@@ -84,7 +84,7 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
     assert 0 < float(parity) < 1e-4
     assert (folder / "result.json").read_bytes() == storage.read(result_path(trial_id))
 
-    repository = hub.repositories["models/me/told"]
+    repository = hub.repositories["models/me/model"]
     assert repository.private
     assert repository.commits == [f"Trial {trial_id} from raycap"]
     assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -149,14 +149,14 @@ def test_a_pushed_population_replaces_the_data_of_its_repository(
             {"HF_TOKEN": "", "HF_HOME": "/nowhere"},
             "there is no token for .*: log in with `hf auth login`, or set HF_TOKEN",
         ),
-        ({"HF_TOKEN": "hf_wrong"}, "did not take me/told: .*401"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub at http://127.0.0.1:9 did not take me/told: .*refused"),
+        ({"HF_TOKEN": "hf_wrong"}, "did not take me/model: .*401"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "the hub at http://127.0.0.1:9 did not take me/model: .*refused"),
     ],
 )
 def test_errors_of_a_push_are_one_line(change: dict[str, str], message: str, tmp_path: Path) -> None:
     with local_hub() as hub:
         environment = hub.environment(tmp_path) | change
-        output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/told", environment=environment)
+        output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/model", environment=environment)
     assert output.returncode == 2
     assert re.search(message, output.stderr), output.stderr
     assert len(output.stderr.splitlines()) == 1
@@ -170,10 +170,10 @@ def test_errors_of_a_push_are_one_line(change: dict[str, str], message: str, tmp
         ("<id>", {"to": "new", "private": True}, "--private .*add --push USER/NAME"),
         ("<id>", {"to": "full"}, r"--to .*full: there is something at .*full already; .* --force to replace it"),
         ("<id>", {"to": "full", "force": True}, "what is at .*full is no earlier export, so it is not replaced"),
-        ("<id>", {"repo": "told"}, "--push told: must have the form USER/NAME, got 'told'"),
+        ("<id>", {"repo": "model"}, "--push model: must have the form USER/NAME, got 'model'"),
         ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*Give it as USER/NAME"),
-        ("<id>", {"repo": "me/told"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
-        ("<id>", {"repo": "me/told", "force": True}, "--force .*add --to DIR"),
+        ("<id>", {"repo": "me/model"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
+        ("<id>", {"repo": "me/model", "force": True}, "--force .*add --to DIR"),
         ("<id>", {"to": "new", "people": True, "dataset": "me/people"}, "--dataset .*remove"),
         ("<id>", {"to": "new", "overrides": ["a=1"]}, "overrides and --index apply to specs"),
         ("<id>", {"to": "new", "people": True, "index": 1}, "overrides and --index apply to specs"),
