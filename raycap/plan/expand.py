@@ -46,7 +46,7 @@ from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 SATURATION_BITS_PER_PARAM = 2.0
-"""Capacity that models reach for one-hop facts after enough exposures (Allen-Zhu & Li, arXiv:2404.05405, section 3).
+"""Capacity that models reach for one-hop facts after enough exposures (Allen-Zhu & Li, arXiv:2404.05405, section 4).
 
 A dataset with fewer bits per parameter is too small to fill the model.
 """
