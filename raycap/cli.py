@@ -1,4 +1,4 @@
-"""The raycap command: what raycap/commands/ has, put together."""
+"""The `raycap` command line: registration of the commands in raycap/commands/."""
 
 import sys
 
@@ -8,16 +8,16 @@ from rich.console import Console
 from raycap import sweep
 from raycap.commands import cluster, pieces, share, start, sweeps, ui
 from raycap.pipeline import EXIT_BAD_SPEC
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 
-HELP = "How many bits does a transformer store per parameter, and with which algorithm?"
+HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
 EPILOG = (
-    "Begin with: raycap init first; raycap plan first.yaml --estimate; raycap run first.yaml. "
-    "raycap COMMAND --help has examples; python -m raycap.sweep SPEC is raycap run SPEC.\n\n"
-    "Exit codes: 0 all trials finished, or the command did its work; 1 some trials failed or are left, or doctor found "
-    "what fails; 2 the spec or the surroundings cannot run; 3 the budget is spent; 130 interrupted."
+    "First steps: raycap init first; raycap plan first.yaml --estimate; raycap run first.yaml. "
+    "raycap COMMAND --help shows examples. python -m raycap.sweep SPEC is the same as raycap run SPEC.\n\n"
+    "Exit codes: 0 all trials finished, or the command succeeded; 1 some trials failed or are not finished, or a check of "
+    "doctor failed; 2 the spec is invalid or the environment cannot run it; 3 the budget is spent; 130 interrupted."
 )
-START, SWEEPS, PIECES, AROUND = "To start with", "Sweeps", "Pieces of a sweep", "Around it"
+START, SWEEPS, PIECES, AROUND = "Getting started", "Sweeps", "Single trials", "Export and clusters"
 
 app = typer.Typer(
     help=HELP, epilog=EPILOG, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
@@ -38,7 +38,7 @@ app.add_typer(cluster.app, name="cluster", rich_help_panel=AROUND)
 
 
 def main() -> None:
-    """Entry point: spec errors, and files that cannot be read or written, are told in plain lines, exit code 2."""
+    """Entry point. Prints spec errors, and errors of reading and writing files, without traceback; exit code 2."""
     try:
         app()
     except SpecError as error:

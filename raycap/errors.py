@@ -1,12 +1,12 @@
-"""Errors of the whole package: what keeps a sweep from starting, though its spec is sound."""
+"""Exceptions for sweeps that cannot start although their spec is valid."""
 
 
 class CannotRunError(Exception):
-    """The surroundings cannot run this sweep; nothing was started."""
+    """The environment cannot run the sweep; nothing was started."""
 
 
 class ResourceError(CannotRunError):
-    """The cluster can never hold a single trial of the sweep."""
+    """The cluster does not have the resources for a single trial of the sweep."""
 
 
 class TrackingError(CannotRunError):

@@ -1,9 +1,9 @@
-"""A sweep from its spec to its report, as functions.
+"""Steps of a sweep from its spec to its report, as functions.
 
     spec -> plan -> trials on Ray -> losses in bits -> capacities -> laws -> report
 
-Exit codes: 0 all trials finished, 1 some failed, 2 the spec or the surroundings cannot run, 3 the budget is spent,
-130 interrupted.
+Exit codes: 0 all trials finished, 1 some failed or are not finished, 2 the spec is invalid or the environment cannot run
+it, 3 the budget is spent, 130 interrupted.
 """
 
 import math
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget
@@ -21,10 +20,12 @@ from raycap.errors import CannotRunError
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_folder
 from raycap.plan.lookup import lookup_trials
-from raycap.results import PlannedTrial, RunRecord, SweepRecord
-from raycap.spec.file import SpecError, load_sweep
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec.document import SpecError
+from raycap.spec.file import load_sweep
 from raycap.storage import Storage, absolute_uri
 from raycap.storage.lock import LockedError, locked, refuse_others
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import plan_json, print_plan
@@ -47,86 +48,100 @@ def run(
     cpu_only: bool = False,
     announce: Callable[[SweepRecord, Storage], None] = lambda sweep, storage: None,
 ) -> int:
-    """Load, plan, run what is missing, analyse. `began` is when the command started, by time.monotonic().
+    """Load and plan a sweep, run the missing trials, and analyse it.
 
-    `only_failed` runs only trials whose last run failed, `only` those that such a list names. `announce` is called with
-    the planned sweep before anything is written. `cpu_only` trains on the CPU even where the spec reserves GPUs, to check
-    the placement of trials without GPUs. Returns the exit code; SpecError passes through.
+    Args:
+        spec: Path of the sweep file.
+        overrides: Changes to the spec, as key=value.
+        console: Console for the plan, the progress and the results.
+        began: Start of the command, by time.monotonic().
+        only_failed: Run only trials whose last run failed.
+        only: Run only the trials that this comma-separated list of ids and labels names.
+        budget: Limit of time or GPU hours.
+        cpu_only: Train on the CPU even where the spec reserves GPUs, to check the placement of trials without GPUs.
+        announce: Called with the planned sweep before anything is written.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SpecError: The spec is invalid, the sweep is locked, or the environment cannot run it.
     """
     sweep, storage = prepare(spec, overrides)
     announce(sweep, storage)
     name, execution = sweep.spec.name, sweep.spec.execution
-    asked = sweep.trials if only is None else lookup_trials(sweep.trials, only)
+    selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
-        raise SpecError(["--budget: trials of this sweep take no GPU; bound its time instead, as in --budget 2h"])
+        raise SpecError(["--budget: trials of this sweep use no GPU; give a time instead, as in --budget 2h"])
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(storage, name))
             found = inventory(sweep, storage)
-            missing = found.to_run(asked, only_failed=only_failed)
-            print_plan(sweep, missing if only_failed else asked, found, console)
+            missing = found.to_run(selected, only_failed=only_failed)
+            print_plan(sweep, missing if only_failed else selected, found, console)
             prepare_folder(sweep, found, storage)
             refuse_others(name, {trial.trial_id for trial in missing}, storage)
         except LockedError as error:
             raise SpecError([f"{spec}: {error}"]) from None
         except OSError as error:
             raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
-        num_finished = sum(state.what is TrialState.FINISHED for state in found.states.values())
+        num_finished = sum(entry.state is TrialState.FINISHED for entry in found.states.values())
         job = Job(sweep, missing, num_finished, began, budget, cpu_only)
         try:
             outcome = run_sweep(job, console)
         except CannotRunError as error:
             raise SpecError([f"{spec}: {error}"]) from error
-        again = shlex.join(["--trials", only] if only is not None else [])
-        return _tell(outcome, sweep, asked, storage, shlex.join([spec, *overrides]), again, console)
+        options = shlex.join(["--trials", only] if only is not None else [])
+        return _print_outcome(outcome, sweep, selected, storage, shlex.join([spec, *overrides]), options, console)
 
 
-def _tell(
+def _print_outcome(
     outcome: Outcome,
     sweep: SweepRecord,
-    asked: Sequence[PlannedTrial],
+    selected: Sequence[PlannedTrial],
     storage: Storage,
     command: str,
-    again: str,
+    options: str,
     console: Console,
 ) -> int:
-    """Say what came of a run of the trials that were asked for, and return the exit code. `command` is what the sweep was
-    started with, `again` the options that choose these trials.
+    """Print the outcome of a run and return the exit code.
+
+    `command` has the spec and the overrides of the run, `options` the options that select its trials.
     """
     from raycap.analysis.report import answer
     from raycap.analysis.stored import read_stored
 
     folder = storage.path(sweep.spec.name)
     console.print()
-    if outcome.ending is not Ending.INTERRUPTED:  # who presses Ctrl-C does not wait for figures
+    if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
         law = outcome.law or answer(report(sweep, storage))
         console.print(law, style="bold")
-        console.print(f"Report: {folder}/report.html", soft_wrap=True)
+        console.print(f"Report: {folder}/{SweepFolder.REPORT}", soft_wrap=True)
         console.print(f"Compare the trials: raycap ui {command}", soft_wrap=True)
     stored = read_stored(sweep.trials, storage)
-    going_on = f"{command} {again}".rstrip()
+    same_command = f"{command} {options}".rstrip()
     if stored.failures:
-        print_failures(sweep, stored.failures, storage, going_on, console)
+        print_failures(sweep, stored.failures, storage, same_command, console)
     print_unreadable(stored.unreadable, storage, console)
     for problem in outcome.problems:
         console.print(problem, style="yellow", soft_wrap=True)
-    asked_ids = {trial.trial_id for trial in asked}
-    unread, left = (len(ids) for ids in (asked_ids & stored.unreadable.keys(), asked_ids - stored.measured.keys()))
-    left -= unread
-    if left:
-        told = {Ending.INTERRUPTED: "Interrupted", Ending.BUDGET: "The budget is spent"}.get(
+    selected_ids = {trial.trial_id for trial in selected}
+    num_unreadable = len(selected_ids & stored.unreadable.keys())
+    num_left = len(selected_ids - stored.measured.keys()) - num_unreadable
+    if num_left:
+        reason = {Ending.INTERRUPTED: "Interrupted", Ending.BUDGET: "The budget is spent"}.get(
             outcome.ending, "Not finished"
         )
-        console.print(f"{told}: {left} of {len(asked)} trials are left. To go on:")
-        console.print(f"  python -m raycap.sweep {going_on}", soft_wrap=True)
+        console.print(f"{reason}: {num_left} of {len(selected)} trials are left. To continue:")
+        console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
-        console.print(f"Figures of what there is: raycap report {folder}", soft_wrap=True)
+        console.print(f"Report on the finished trials: raycap report {folder}", soft_wrap=True)
     codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET}
-    return codes.get(outcome.ending, EXIT_FAILED if left or unread else 0)
+    return codes.get(outcome.ending, EXIT_FAILED if num_left or num_unreadable else 0)
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
-    """The planned sweep and its storage. Raises SpecError."""
+    """Load and plan a sweep; returns its record and its storage. Raises SpecError."""
     from raycap.plan.expand import expand
 
     loaded = load_sweep(spec, overrides)
@@ -135,34 +150,34 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
         raise SpecError([f"{spec}: {error}"]) from error
-    # Workers and actors live in other directories and processes: from here on all places are absolute.
+    # Workers and actors have other working directories, so paths are made absolute.
     tracking = loaded.spec.tracking.model_copy(update={"uri": absolute_uri(loaded.spec.tracking.uri)})
-    place = loaded.spec.storage if "://" in loaded.spec.storage else storage.root
-    absolute = loaded.spec.model_copy(update={"storage": place, "tracking": tracking})
+    location = loaded.spec.storage if "://" in loaded.spec.storage else storage.root
+    absolute = loaded.spec.model_copy(update={"storage": location, "tracking": tracking})
     record = SweepRecord(spec=absolute, question=loaded.question, spec_yaml=loaded.text, trials=tuple(trials))
     return record, storage
 
 
 def report(sweep: SweepRecord, storage: Storage) -> "Analysis":
-    """Analyse a sweep again from what is stored, and write its files; no Ray, no MLflow. Raises SpecError."""
+    """Analyse a sweep from its stored results and write its report, without Ray and MLflow. Raises SpecError."""
     from raycap.analysis.report import files
 
     analysis = read_analysis(sweep, storage)
+    folder = SweepFolder(storage, sweep.spec.name)
     for name, content in files(analysis).items():
-        storage.write(f"{sweep.spec.name}/{name}", content)
+        folder.write(name, content)
     return analysis
 
 
 def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
-    """The analysis of what is stored. Raises SpecError where nothing says how the last run went."""
+    """Analyse a sweep from its stored results. Raises SpecError if the record of its last run cannot be read."""
     from raycap.analysis.analyse import analyse
     from raycap.analysis.stored import read_stored
 
-    path = f"{sweep.spec.name}/run.json"
     try:
-        run_record = RunRecord.model_validate_json(storage.read(path))
-    except ValidationError:
-        raise SpecError([f"{storage.path(path)} cannot be read; run the sweep's spec once more"]) from None
+        run_record = SweepFolder(storage, sweep.spec.name).read_run()
+    except InvalidRecordError as error:
+        raise SpecError([str(error)]) from None
     stored = read_stored(sweep.trials, storage)
     return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
 
@@ -176,11 +191,11 @@ def show_plan(
     as_json: bool = False,
     estimate: Callable[[SweepRecord, Storage, list[PlannedTrial], Inventory], Estimate] | None = None,
 ) -> None:
-    """Print what a run would do, with what it would take if somebody estimates it. Raises SpecError."""
+    """Print the plan of a run, with its estimated cost if `estimate` is given. Raises SpecError."""
     sweep, storage = prepare(spec, overrides)
     found = inventory(sweep, storage)
-    asked: Sequence[PlannedTrial] = sweep.trials if only is None else lookup_trials(sweep.trials, only)
-    trials = found.to_run(asked, only_failed=True) if only_failed else asked
+    selected: Sequence[PlannedTrial] = sweep.trials if only is None else lookup_trials(sweep.trials, only)
+    trials = found.to_run(selected, only_failed=True) if only_failed else selected
     expected = estimate(sweep, storage, found.to_run(trials), found) if estimate else None
     if as_json:
         print(plan_json(sweep, trials, found, expected))

@@ -1,4 +1,4 @@
-"""python -m raycap.sweep SPEC: the main job, end to end. Exit codes are those of raycap/pipeline.py."""
+"""Entry point `python -m raycap.sweep SPEC`, the same as `raycap run SPEC`; raycap/pipeline.py lists the exit codes."""
 
 import signal
 import sys
@@ -18,12 +18,12 @@ from raycap.commands.arguments import (
     SetName,
     SpecFile,
     Trials,
-    changed,
+    all_overrides,
 )
 from raycap.commands.notify import notify
 from raycap.pipeline import EXIT_BAD_SPEC, EXIT_FAILED, EXIT_INTERRUPTED, run, show_plan
 from raycap.results import SweepRecord
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import Storage
 from raycap.terminal.format import wide_console
 
@@ -31,17 +31,17 @@ from raycap.terminal.format import wide_console
 def main(
     spec: SpecFile,
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--dry-run", "--plan", help="Show what would run, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print it as JSON.")] = False,
+    plan: Annotated[bool, typer.Option("--dry-run", "--plan", help="Print the plan and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")] = False,
     only_failed: OnlyFailed = False,
     trials: Trials = None,
     set_name: SetName = None,
     budget: BudgetOption = None,
     notify_cmd: NotifyCommand = None,
 ) -> None:
-    """Run a sweep: train the trials that are missing, then fit the laws and write the report.
+    """Run a sweep: train its missing trials, fit the laws, and write the report.
 
-    What has finished is never trained again: the same command goes on after any interruption.
+    Finished trials are not trained again: after an interruption, the same command continues.
 
     Examples:
 
@@ -53,11 +53,12 @@ def main(
 
       raycap run specs/grid.yaml --notify-cmd 'mail -s "$RAYCAP_SWEEP $RAYCAP_STATUS" me@example.org </dev/null'
     """
-    changes = changed(overrides, set_name)
-    about = {"sweep": set_name or Path(spec).stem, "folder": ""}
+    changes = all_overrides(overrides, set_name)
+    # For --notify-cmd, which also runs if the spec cannot be loaded; then the file name stands for the sweep's name.
+    identity = {"sweep": set_name or Path(spec).stem, "folder": ""}
 
     def announce(sweep: SweepRecord, storage: Storage) -> None:
-        about.update(sweep=sweep.spec.name, folder=storage.path(sweep.spec.name))
+        identity.update(sweep=sweep.spec.name, folder=storage.path(sweep.spec.name))
 
     code = EXIT_FAILED
     try:
@@ -65,6 +66,7 @@ def main(
             show_plan(spec, changes, only_failed=only_failed, only=trials, as_json=as_json)
             return
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # The start of the process on the monotonic clock, so that wall time includes the imports.
         began = time.monotonic() - (time.time() - psutil.Process().create_time())
         code = run(
             spec,
@@ -84,11 +86,11 @@ def main(
         print(f"{spec}: {error}", file=sys.stderr)
         code = EXIT_BAD_SPEC
     except KeyboardInterrupt:
-        print("Interrupted; what has finished stays, and the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. Finished trials are stored; the same command continues from there.", file=sys.stderr)
         code = EXIT_INTERRUPTED
     finally:
         if notify_cmd and not plan:
-            notify(notify_cmd, **about, code=code)
+            notify(notify_cmd, **identity, code=code)
     raise typer.Exit(code)
 
 

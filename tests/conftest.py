@@ -8,7 +8,7 @@ import pytest
 
 from raycap.tracking.environment import configure_mlflow
 
-os.environ["OMP_NUM_THREADS"] = "1"  # two workers with two threads each are many times slower on two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # several workers with several threads each would compete for the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 configure_mlflow()  # before any test module imports mlflow
 
@@ -29,5 +29,5 @@ def ray_instance() -> Iterator[None]:
 def shared_profiles() -> Path:
     path = SHARED_DATA / "profiles_1000_uniform_r17.parquet"
     if not path.exists():
-        pytest.skip(f"there is no test data at {path}")
+        pytest.skip("the dataset is not available")
     return path

@@ -1,4 +1,4 @@
-"""Every arm from its spec to capacities and a report: planned, trained for a few steps, read under every scheme."""
+"""End-to-end tests of every arm: plan, a few training steps, capacities under every scheme, and the report."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def run(tree: dict, folder: Path, **more: object) -> tuple[SweepRecord, dict, St
 
 
 def assert_read(record: SweepRecord, results: dict) -> dict:
-    """Capacities under every scheme and selection are finite, add up, and are never more than there is to know."""
+    """Check that capacities under every scheme are finite, add up, and do not exceed the dataset bits."""
     analysis = analyse(record, RunRecord(wall_seconds=1, slots=1), measured(results), {})
     table = analysis.tables.capacities
     table = table[table["final"]]
@@ -125,7 +125,7 @@ def test_a_fill_trial_starts_from_its_parent_and_counts_both_populations(structu
     trial = assert_read(record, found)
     assert set(trial["second_loss_bits"]) == {"one_hop", "two_hop"}
     first, other = record.trials[0].populations
-    assert other.num_names == first.num_names - first.num_profiles  # nobody has two lives
+    assert other.num_names == first.num_names - first.num_profiles  # names of the first population are not drawn again
     assert found[record.trials[0].trial_id].parameters == results[parent_id].parameters
     moved = tmp_path / "elsewhere"
     storage.read_folder(model_folder(parent_id), moved.mkdir() or moved)

@@ -3,11 +3,9 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import ValidationError
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.figures.all import FIGURES
@@ -15,15 +13,12 @@ from raycap.analysis.readings import Reading
 from raycap.analysis.report import answer
 from raycap.analysis.stored import read_stored
 from raycap.analysis.summary import law_entry, state
-from raycap.results import Record, RunRecord, SweepRecord
-from raycap.storage import Storage, parted
+from raycap.storage.sweep_folder import SweepFolder
 
 FIRST = ["trial_id", "label", "state", "scheme", "selection"]
 BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
 LAW_COLUMNS = ["alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "noise", "num_trials", "num_cells", "status"]
 """Columns of `Sweep.laws`, named as in a law's entry in summary.json."""
-
-RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,9 @@ class Sweep:
     @classmethod
     def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
         """Read and analyse a sweep, which takes seconds for thousands of trials. See `raycap.load`."""
-        root, name = parted(os.fspath(folder))
-        storage = Storage.at(root)
-        record, run = _read(storage, name, "sweep.json", SweepRecord), _read(storage, name, "run.json", RunRecord)
-        stored = read_stored(record.trials, storage)
+        opened = SweepFolder.at(os.fspath(folder))
+        record, run = opened.read_sweep(), opened.read_run()
+        stored = read_stored(record.trials, opened.storage)
         return cls(analyse(record, run, stored.measured, stored.failures, stored.unreadable))
 
     @property
@@ -135,19 +129,3 @@ def _ordered(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:
     frame = pd.concat(frames).sort_values(keys, kind="stable", ignore_index=True).drop(columns="trial")
     first = [name for name in FIRST if name in frame]
     return frame[[*first, *frame.columns.difference(first, sort=False)]]
-
-
-def _read(storage: Storage, name: str, file: str, model: type[RecordT]) -> RecordT:
-    """Read and validate a JSON file in the folder of a sweep."""
-    path = f"{name}/{file}"
-    if not storage.exists(path):
-        raise FileNotFoundError(f"{storage.path(name)}: not the folder of a sweep that has run (it lacks {file})")
-    try:
-        return model.model_validate_json(storage.read(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        location = ".".join(map(str, first["loc"]))
-        prefix = f"{location}: " if location else ""
-        raise ValueError(
-            f"{storage.path(path)}: {prefix}{first['msg']}; run the sweep's spec once more to rewrite the file"
-        ) from None

@@ -16,6 +16,7 @@ from raycap.analysis.html import figure, page
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
+from raycap.storage.sweep_folder import SweepFolder
 
 
 def files(analysis: Analysis) -> dict[str, bytes]:
@@ -26,7 +27,7 @@ def files(analysis: Analysis) -> dict[str, bytes]:
     csv.write_csv(capacities, csv_file)
     record = summary(analysis)
     contents = {
-        "summary.json": json.dumps(record, indent=2, allow_nan=False).encode(),
+        SweepFolder.SUMMARY: json.dumps(record, indent=2, allow_nan=False).encode(),
         "capacity.parquet": parquet_file.getvalue(),
         "capacity.csv": csv_file.getvalue(),
     }
@@ -35,7 +36,7 @@ def files(analysis: Analysis) -> dict[str, bytes]:
         svg = image(drawn, "svg")
         contents |= {f"{name}.svg": svg, f"{name}.png": image(drawn, "png")}
         figures += figure(svg, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
-    return contents | {"report.html": report_html(analysis, record["trials"], figures).encode()}
+    return contents | {SweepFolder.REPORT: report_html(analysis, record["trials"], figures).encode()}
 
 
 def answer(analysis: Analysis) -> str:

@@ -17,6 +17,7 @@ import ray
 from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialResult
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.progress import Event, ProgressFile
+from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
@@ -58,6 +59,7 @@ class Analyst:
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
         self._storage = Storage.at(self._sweep.spec.storage)
+        self._folder = SweepFolder(self._storage, self._sweep.spec.name)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing, self._drawing = 0.0, threading.Thread()
         self._events: list[Event] = []
@@ -81,11 +83,9 @@ class Analyst:
         self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
-        self._outbox = Outbox(self._storage, f"{self._sweep.spec.name}/outbox.json", self._tracker, self._planned)
-        if not self._storage.exists(
-            f"{self._sweep.spec.name}/run.json"
-        ):  # `raycap report` needs it, even after a crash
-            self._write("run.json", self._run_so_far().model_dump_json())
+        self._outbox = Outbox(self._storage, self._folder.path(SweepFolder.OUTBOX), self._tracker, self._planned)
+        if not self._folder.exists(SweepFolder.RUN):  # `raycap report` needs it, even after a crash
+            self._write(SweepFolder.RUN, self._run_so_far().model_dump_json())
         for trial_id in self._stored.measured:
             if known[trial_id] != "FINISHED":
                 self._outbox.add("finish_trial", self._written_ms(result_path(trial_id)), trial_id=trial_id)
@@ -169,7 +169,7 @@ class Analyst:
         if self._drawing.is_alive():
             self._drawing.join()
         self._unwritten = ""
-        self._write("run.json", run_json)
+        self._write(SweepFolder.RUN, run_json)
         analysis = self._publish(RunRecord.model_validate_json(run_json))
         self._close(status, patience_s)
         return answer(analysis)
@@ -177,7 +177,7 @@ class Analyst:
     def interrupt(self, run_json: str) -> None:
         """Close MLflow's runs of an interrupted sweep: running trials become KILLED. Draws no figures."""
         self._unwritten = ""
-        self._write("run.json", run_json)
+        self._write(SweepFolder.RUN, run_json)
         self._close("KILLED", INTERRUPTED_DELIVERY_TIMEOUT_S)
 
     def status(self) -> str:
@@ -192,7 +192,7 @@ class Analyst:
         outbox, folder = self._outbox, f"{self._sweep.spec.storage}/{self._sweep.spec.name}"
         problems = [self._unwritten, outbox.unread, outbox.unsaved]
         if self._undelivered:
-            fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/outbox.json"
+            fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/{SweepFolder.OUTBOX}"
             cause = f" ({outbox.trouble})" if outbox.trouble else ""
             problems.append(
                 f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver them: raycap sync {folder}"
@@ -228,14 +228,14 @@ class Analyst:
             num_finished=len(measured),
             metrics=law_metrics(analysis),
             description=description(analysis),
-            files=["sweep.json", *(name for name in written if not name.endswith(".parquet"))],
+            files=[SweepFolder.SWEEP, *(name for name in written if not name.endswith(".parquet"))],
         )
         return analysis
 
     def _write(self, name: str, content: str | bytes) -> bool:
         """Write a file into the sweep's folder; return whether the storage accepted it. `delivery` reports failures."""
         try:
-            self._storage.write(f"{self._sweep.spec.name}/{name}", content)
+            self._folder.write(name, content)
         except OSError as error:
             self._unwritten = self._unwritten or f"{name} could not be written: {error}"
             return False
@@ -257,9 +257,9 @@ def sync(sweep: SweepRecord) -> Delivery:
         TrackingError: MLflow cannot be used.
     """
     analyst = Analyst(sweep.model_dump_json())
-    run_json = Storage.at(sweep.spec.storage).read_text(f"{sweep.spec.name}/run.json")
-    analyst.open(RunRecord.model_validate_json(run_json).slots)
-    analyst.conclude(run_json, analyst.status(), patience_s=math.inf)
+    folder = SweepFolder(Storage.at(sweep.spec.storage), sweep.spec.name)
+    analyst.open(folder.read_run().slots)
+    analyst.conclude(folder.read(SweepFolder.RUN).decode(), analyst.status(), patience_s=math.inf)
     return analyst.delivery()
 
 

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from raycap.results import PlannedTrial
 from raycap.storage.progress import Event, TrialProgress
-from raycap.terminal.progress_table import RUNNING, WAITING, Line, render_progress
+from raycap.terminal.progress_table import RUNNING, WAITING, TrialRow, render_progress
 
 EVENT_POLL_INTERVAL_S = 0.5
 
@@ -21,7 +21,7 @@ class ProgressDisplay:
 
     def __init__(self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle, console: Console) -> None:
         """`trials` are those that this run trains; `num_finished` is the number that finished in earlier runs."""
-        self._lines = {trial.trial_id: Line(trial, WAITING) for trial in trials}
+        self._lines = {trial.trial_id: TrialRow(trial, WAITING) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
         self._live = (
             Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None

@@ -21,6 +21,7 @@ from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
+from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -302,6 +303,5 @@ def _get(reference: Any) -> Any:
 
 def _last_run(sweep: SweepRecord) -> RunRecord | None:
     """Return the stored record of the last run that trained something, if any."""
-    storage = Storage.at(sweep.spec.storage)
-    path = f"{sweep.spec.name}/run.json"
-    return RunRecord.model_validate_json(storage.read_text(path)) if storage.exists(path) else None
+    folder = SweepFolder(Storage.at(sweep.spec.storage), sweep.spec.name)
+    return folder.read_run() if folder.exists(SweepFolder.RUN) else None

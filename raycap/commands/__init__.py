@@ -1,1 +1,1 @@
-"""The commands of raycap, by topic; cli.py puts them together."""
+"""Commands of the command line, one module per topic; cli.py registers them."""

@@ -1,107 +1,102 @@
-"""What commands are given: specs, overrides, folders of sweeps, and what these stand for."""
+"""Arguments and options that several commands share, and loading of the sweeps and trials that they name."""
 
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec.file import SpecError
-from raycap.storage import Storage, parted
+from raycap.spec.document import SpecError
+from raycap.storage import Storage, split_folder
+from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
 
 
 def spec_files() -> list[str]:
-    """Sweep files near here, for the shell to complete."""
+    """Return sweep files near the working directory, for shell completion."""
     return sorted(
         str(path) for pattern in ("*.yaml", "*/*.yaml", "sweeps/specs/*.yaml") for path in Path().glob(pattern)
     )
 
 
 SpecFile = Annotated[
-    str, typer.Argument(metavar="SPEC", help="Sweep file, as given or under sweeps/.", autocompletion=spec_files)
+    str, typer.Argument(metavar="SPEC", help="Sweep file, or its path under sweeps/.", autocompletion=spec_files)
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as trial.training.seed=3.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the spec, such as trial.training.seed=3.")
 ]
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only trials whose last run failed.")]
 Trials = Annotated[
     str | None,
-    typer.Option("--trials", metavar="ID,ID", help="Only these: ids or labels, or as much of them as is unique."),
+    typer.Option("--trials", metavar="ID,ID", help="Only these trials: ids, labels, or unique prefixes of them."),
 ]
 SetName = Annotated[
-    str | None, typer.Option("--set-name", metavar="NAME", help="Call the sweep, and its folder, something else.")
+    str | None, typer.Option("--set-name", metavar="NAME", help="Another name for the sweep and its folder.")
 ]
 BudgetOption = Annotated[
-    str | None, typer.Option("--budget", help="Stop after so much time, or so many GPU hours: 30m, 2h, 1d, 20gpuh.")
+    str | None, typer.Option("--budget", help="Stop after this time or these GPU hours, such as 30m, 2h, 1d or 20gpuh.")
 ]
 NotifyCommand = Annotated[
     str | None,
     typer.Option(
         "--notify-cmd",
         metavar="CMD",
-        help="Shell command to run at the end, however it comes; it is told RAYCAP_SWEEP, RAYCAP_STATUS (finished, "
+        help="Shell command that is run at the end in any case, with the variables RAYCAP_SWEEP, RAYCAP_STATUS (finished, "
         "failed, refused, budget, interrupted), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
     ),
 ]
 
 
 def sweep_folders() -> list[str]:
-    """Folders of sweeps near here, for the shell to complete."""
-    return sorted(str(record.parent) for record in Path().glob("*/*/sweep.json"))
+    """Return folders of sweeps near the working directory, for shell completion."""
+    return sorted(str(record.parent) for record in Path().glob(f"*/*/{SweepFolder.SWEEP}"))
 
 
-SweepFolder = Annotated[
+FolderArgument = Annotated[
     str,
-    typer.Argument(metavar="FOLDER", help="A sweep's folder or URI, such as runs/grid.", autocompletion=sweep_folders),
+    typer.Argument(metavar="FOLDER", help="Folder or URI of a sweep, such as runs/grid.", autocompletion=sweep_folders),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: print it as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def changed(overrides: list[str] | None, set_name: str | None) -> tuple[str, ...]:
-    """All changes to a spec that a command line asks for."""
+def all_overrides(overrides: list[str] | None, set_name: str | None) -> tuple[str, ...]:
+    """Return all overrides of a command line, including that of `--set-name`."""
     renamed = [] if set_name is None else [f"name={json.dumps(set_name)}"]
     return (*(overrides or ()), *renamed)
 
 
-def sweep_in(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
-    """The sweep whose folder this is, by the name and at the place that the folder has now, and the storage it lies in.
+def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
+    """Return the sweep in a folder and its storage.
 
-    Raises SpecError where files that are needed are missing: sweep.json and run.json, if not told otherwise.
+    The name and the storage in the record are replaced by the current ones, because a folder may have been moved or
+    renamed. Raises SpecError if one of the needed files is missing (by default sweep.json and run.json), or if sweep.json
+    is not valid.
     """
-    files = needed or ("sweep.json", "run.json")
-    place, name = parted(folder)
     try:
-        storage = Storage.at(place)
-        is_there = all(storage.exists(f"{name}/{file}") for file in files)
-        content = storage.read(f"{name}/sweep.json") if is_there else b""
+        opened = SweepFolder.at(folder)
+        opened.require(*(needed or (SweepFolder.SWEEP, SweepFolder.RUN)))
+        record = opened.read_sweep()
+    except (NotASweepError, InvalidRecordError) as error:
+        raise SpecError([str(error)]) from None
     except (ValueError, OSError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
-    if not is_there:
-        raise SpecError([f"{folder}: not the folder of a sweep that has run (it lacks {' or '.join(files)})"])
-    try:
-        record = SweepRecord.model_validate_json(content)
-    except ValidationError as error:
-        told = error.errors(include_url=False)[0]
-        place = "".join(f"{part}: " for part in [".".join(map(str, told["loc"]))] if part)
-        raise SpecError(
-            [f"{folder}/sweep.json: {place}{told['msg']}; run the sweep's spec once more, and it is written anew"]
-        ) from None
+    storage, name = opened.storage, opened.name
     is_moved = record.spec.name != name or not _is_at(record.spec.storage, storage)
-    now = {"name": name, "storage": storage.root if storage.is_local else place} if is_moved else {}
-    return record.model_copy(update={"spec": record.spec.model_copy(update=now)}), storage
+    location = storage.root if storage.is_local else split_folder(folder)[0]
+    current = {"name": name, "storage": location} if is_moved else {}
+    return record.model_copy(update={"spec": record.spec.model_copy(update=current)}), storage
 
 
-def _is_at(place: str, storage: Storage) -> bool:
+def _is_at(location: str, storage: Storage) -> bool:
+    """Whether a location, as noted in a record, is the root of a storage."""
     try:
-        return Storage.at(place).root == storage.root
-    except (ValueError, OSError):  # a bucket, say, that it was copied from
+        return Storage.at(location).root == storage.root
+    except (ValueError, OSError):  # for example a bucket that the folder was copied from
         return False
 
 
 def planned_trial(record: SweepRecord, spec: str, index: int) -> PlannedTrial:
-    """The trial at an index of a sweep, named as its spec in errors. Raises SpecError."""
+    """Return the trial at an index of a sweep. Raises SpecError, which names the spec."""
     if not 0 <= index < len(record.trials):
         raise SpecError([f"{spec}: --index must lie in 0..{len(record.trials) - 1}, got {index}"])
     return record.trials[index]

@@ -1,4 +1,4 @@
-"""Clusters: files that start one, and whether such a file is sound."""
+"""Commands `raycap cluster template` and `raycap cluster check` for cluster configuration files."""
 
 import json
 from typing import Annotated
@@ -7,17 +7,17 @@ import typer
 
 from raycap.commands.arguments import AsJson, Overrides
 
-app = typer.Typer(help="Clusters in the cloud: print a file that starts one, check one.", no_args_is_help=True)
+app = typer.Typer(help="Cloud clusters: print or check a configuration file.", no_args_is_help=True)
 EXIT_FAULTS = 2
 
 
 @app.command()
 def template(
     where: Annotated[
-        str, typer.Argument(metavar="WHERE", help="aws, gcp, kuberay, or dockerfile, the image for kuberay.")
+        str, typer.Argument(metavar="WHERE", help="aws, gcp, kuberay, or dockerfile (the image for kuberay).")
     ],
 ) -> None:
-    """Print a file for `ray up` or `kubectl apply`, with this environment's Ray and Python in it.
+    """Print a file for `ray up` or `kubectl apply`, with the Ray and Python versions of this environment.
 
     Examples:
 
@@ -30,7 +30,7 @@ def template(
     from raycap.spec.document import SpecError
 
     if where not in list(Template):
-        raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}; take one"])
+        raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}"])
     print(render(Template(where), Versions.here()), end="")
 
 
@@ -40,10 +40,10 @@ def check(
         str, typer.Argument(metavar="FILE", help="A file for `ray up`, or a RayJob or RayCluster of KubeRay.")
     ],
     overrides: Overrides = None,
-    spec: Annotated[str | None, typer.Option(help="A sweep that is to run there; overrides are its own.")] = None,
+    spec: Annotated[str | None, typer.Option(help="Sweep to run on the cluster; overrides apply to it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say all that is wrong with a cluster's file, offline: exit code 2, or 0 when it is sound.
+    """Check a cluster file offline and print all faults; the exit code is 2 if there are any.
 
     Example:
 
@@ -63,6 +63,6 @@ def check(
         if not report.faults:
             trials = "trial" if report.trials_at_once == 1 else "trials"
             at_once = f"; {report.trials_at_once:,} {trials} of {spec} at once" if report.trials_at_once else ""
-            print(f"{file}: sound: beside the head at most {report.machines}{at_once}")
+            print(f"{file}: valid: at most {report.machines} in addition to the head{at_once}")
     if report.faults:
         raise typer.Exit(EXIT_FAULTS)

@@ -1,4 +1,4 @@
-"""Commands on pieces of a sweep: one trial in this process, its texts."""
+"""Commands on single trials: `raycap trial` runs one in this process, `raycap texts` prints its texts."""
 
 from typing import Annotated
 
@@ -11,9 +11,9 @@ from raycap.commands.arguments import Overrides, SpecFile, planned_trial
 def trial(
     spec: SpecFile,
     overrides: Overrides = None,
-    index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
+    index: Annotated[int, typer.Option(help="Index of the trial in the plan, from 0.")] = 0,
 ) -> None:
-    """Run one trial of a sweep in this process, without Ray and without storing anything: for debugging.
+    """Run one trial in this process, without Ray and without storing anything, for debugging.
 
     Example:
 
@@ -37,10 +37,10 @@ def trial(
 def texts(
     spec: SpecFile,
     overrides: Overrides = None,
-    index: Annotated[int, typer.Option(help="Which trial of the plan, from 0.")] = 0,
-    num: Annotated[int, typer.Option(help="How many texts of each kind.")] = 5,
+    index: Annotated[int, typer.Option(help="Index of the trial in the plan, from 0.")] = 0,
+    num: Annotated[int, typer.Option(help="Number of texts of each kind.")] = 5,
 ) -> None:
-    """Show texts as a trial is trained on them, in its order.
+    """Print texts of a trial in the order in which it is trained on them.
 
     Example:
 
@@ -52,9 +52,9 @@ def texts(
     from raycap.tokens.training_data import TrainingData
 
     planned = planned_trial(pipeline.prepare(spec, tuple(overrides or ()))[0], spec, index)
-    material = TrainingData.of(planned.spec, populations_of(planned.spec))
-    order = material.order((Mix(0, material.shares()),))
-    for composer, places, size in zip(material.composers, order.step_indices(0), order.sizes, strict=True):
+    data = TrainingData.of(planned.spec, populations_of(planned.spec))
+    order = data.order((Mix(0, data.shares()),))
+    for composer, indices, size in zip(data.composers, order.step_indices(0), order.sizes, strict=True):
         print(f"{composer.corpus.kind}: {size:,} texts, {composer.token_counts.mean:.1f} tokens on average")
-        for text in render(composer.corpus, composer.trained[places[:num]]):
+        for text in render(composer.corpus, composer.trained[indices[:num]]):
             print(f"  {text}")

@@ -1,4 +1,4 @@
-"""Commands to start with: a first sweep file, and whether this machine can run it."""
+"""Commands `raycap init`, which writes a first sweep file, and `raycap doctor`, which checks this machine."""
 
 import json
 from dataclasses import asdict
@@ -12,17 +12,19 @@ from rich.text import Text
 
 from raycap.commands.arguments import AsJson
 from raycap.spec import SweepSpec, TrackingSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the sweep; the file is NAME.yaml, in this folder.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the sweep; the file is NAME.yaml in this folder.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a first sweep file: every field explained, with its default; it runs on a laptop in a minute or two.
+    """Write a first sweep file with a description of every field, which runs on a laptop in a minute or two.
 
     Example:
 
@@ -35,20 +37,18 @@ def init(
         with file.open("w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)
     except FileExistsError:
-        raise SpecError([f"{file}: is there already; --force replaces it"]) from None
+        raise SpecError([f"{file}: exists already; give --force to replace it"]) from None
     except OSError as error:
         raise SpecError([f"{file}: cannot be written: {error.strerror}"]) from None
-    print(f"{file}: change what you like, then\n  raycap plan {file} --estimate\n  raycap run {file}")
+    print(f"{file} is written. Edit it, then run\n  raycap plan {file} --estimate\n  raycap run {file}")
 
 
 def doctor(
     as_json: AsJson = False,
-    storage: Annotated[str, typer.Option(help="Where sweeps are to be stored.")] = SweepSpec.model_fields[
-        "storage"
-    ].default,
-    tracking_uri: Annotated[str, typer.Option(help="The MLflow that they are to use.")] = TrackingSpec().uri,
+    storage: Annotated[str, typer.Option(help="Storage of your sweeps.")] = SweepSpec.model_fields["storage"].default,
+    tracking_uri: Annotated[str, typer.Option(help="MLflow database or server of your sweeps.")] = TrackingSpec().uri,
 ) -> None:
-    """Say what this machine can do, with a verdict on each thing and what to do about it; exit code 1 if something fails.
+    """Check what sweeps need on this machine and print verdicts with advice; the exit code is 1 if a check fails.
 
     Examples:
 
@@ -64,8 +64,8 @@ def doctor(
     else:
         table = Table(box=SIMPLE, show_header=False)
         for check in checks:
-            told = f"{check.found}\n→ {check.to_do}" if check.to_do else check.found
-            table.add_row(Text(check.verdict, VERDICT_STYLES[check.verdict]), check.name, told)
+            found = f"{check.found}\n→ {check.to_do}" if check.to_do else check.found
+            table.add_row(Text(check.verdict, VERDICT_STYLES[check.verdict]), check.name, found)
         wide_console().print(table)
     if any(check.verdict is Verdict.FAIL for check in checks):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands on whole sweeps: plan, status, report, compare, sync."""
+"""Commands on whole sweeps: `plan`, `status`, `report`, `sync` and `compare`."""
 
 import json
 import math
@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.box import SIMPLE
 
 from raycap import pipeline
 from raycap.commands.arguments import (
     AsJson,
+    FolderArgument,
     OnlyFailed,
     Overrides,
     SetName,
     SpecFile,
-    SweepFolder,
     Trials,
-    changed,
-    sweep_in,
+    all_overrides,
+    open_sweep,
 )
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected_times
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import absolute_uri
 from raycap.storage.lock import LockedError, locked
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import print_power
-from raycap.terminal.status import follow, look
+from raycap.terminal.status import follow, read_status
 
-LEAST, MOST = 1e-6, 1e15
-"""Of what an estimate may be given."""
-ESTIMATE, POWER = "What it would take", "What it would tell"
+MIN_OPTION, MAX_OPTION = 1e-6, 1e15
+"""Range of the numbers given to an estimate."""
+ESTIMATE, POWER = "Estimate of cost", "Statistical power"
 
 
 def plan(
@@ -48,36 +48,36 @@ def plan(
         bool,
         typer.Option(
             "--estimate",
-            help="Time, GPU hours and memory too: by results of this machine, or by timing some steps, a second a shape.",
+            help="Estimate time, GPU hours and memory, from results of this machine or by timing steps (1 s per shape).",
             rich_help_panel=ESTIMATE,
         ),
     ] = False,
     throughput: Annotated[
         float | None,
-        typer.Option(help="Estimate by so many tokens a second of each worker.", rich_help_panel=ESTIMATE),
+        typer.Option(help="Estimate with this number of tokens per second and worker.", rich_help_panel=ESTIMATE),
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(help="Estimate for so many trials (or stacks) at once.", rich_help_panel=ESTIMATE),
+        typer.Option(help="Estimate with this number of concurrent trials (or stacks).", rich_help_panel=ESTIMATE),
     ] = None,
     price_per_hour: Annotated[
         float | None,
         typer.Option(
-            help="Dollars for an hour of one GPU, or of the machine if trials take none.", rich_help_panel=ESTIMATE
+            help="Dollars per hour of one GPU, or of the machine if trials use none.", rich_help_panel=ESTIMATE
         ),
     ] = None,
     power: Annotated[
         bool,
-        typer.Option("--power", help="How often would it tell which reading is true?", rich_help_panel=POWER),
+        typer.Option("--power", help="Simulate how often the true reading is found.", rich_help_panel=POWER),
     ] = False,
     noise: Annotated[
         list[float] | None,
-        typer.Option(help="Noise of a trial's bits, as a share; may be given again.", rich_help_panel=POWER),
+        typer.Option(help="Relative noise of learned bits; may be repeated.", rich_help_panel=POWER),
     ] = None,
-    bits_per_param: Annotated[float, typer.Option(help="What models are taken to store.", rich_help_panel=POWER)] = 2.0,
-    num_sweeps: Annotated[int, typer.Option(help="Sweeps simulated for each truth.", rich_help_panel=POWER)] = 200,
+    bits_per_param: Annotated[float, typer.Option(help="Assumed capacity of the models.", rich_help_panel=POWER)] = 2.0,
+    num_sweeps: Annotated[int, typer.Option(help="Simulated sweeps per true reading.", rich_help_panel=POWER)] = 200,
 ) -> None:
-    """Show what a sweep would run: sizes, bits, tokens, and the state of every trial with its reason.
+    """Show the plan of a sweep: sizes, bits, tokens, and the state of every trial with its reason.
 
     Examples:
 
@@ -87,19 +87,20 @@ def plan(
 
       raycap plan specs/grid.yaml --power --noise 0.05
     """
-    changes = changed(overrides, set_name)
+    changes = all_overrides(overrides, set_name)
     if power:
         sweep, _ = pipeline.prepare(spec, changes)
         levels = tuple(noise or (0.02, 0.05, 0.1))
         if not all(0 < level < math.inf for level in (*levels, bits_per_param)) or num_sweeps < 1:
-            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive, and finite"])
+            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive and finite"])
         print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
         return
-    given = {"--throughput": throughput, "--slots": slots, "--price-per-hour": price_per_hour}
-    told = {name: value for name, value in given.items() if value is not None}
-    wrong = {name: value for name, value in told.items() if not LEAST <= value <= MOST}
+    options = {"--throughput": throughput, "--slots": slots, "--price-per-hour": price_per_hour}
+    given = {name: value for name, value in options.items() if value is not None}
+    wrong = {name: value for name, value in given.items() if not MIN_OPTION <= value <= MAX_OPTION}
     if wrong:
-        raise SpecError([f"{name}: must lie in {LEAST:g}..{MOST:g}, got {value:g}" for name, value in wrong.items()])
+        rule = f"must lie in {MIN_OPTION:g}..{MAX_OPTION:g}"
+        raise SpecError([f"{name}: {rule}, got {value:g}" for name, value in wrong.items()])
     pipeline.show_plan(
         spec,
         changes,
@@ -107,17 +108,17 @@ def plan(
         only=trials,
         as_json=as_json,
         estimate=partial(expected_times, throughput=throughput, slots=slots, price_per_hour=price_per_hour)
-        if estimate or told
+        if estimate or given
         else None,
     )
 
 
 def status(
-    folder: SweepFolder,
+    folder: FolderArgument,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until nobody runs the sweep.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing the status until the sweep ends.")] = False,
 ) -> None:
-    """Show how far a sweep is and who runs it, from its files alone: from any terminal, while it runs or after.
+    """Show the progress of a sweep and the process that runs it, from its files, during a run or afterwards.
 
     Examples:
 
@@ -125,9 +126,9 @@ def status(
 
       raycap status runs/grid --json
     """
-    sweep, storage = sweep_in(folder, "sweep.json")
+    sweep, storage = open_sweep(folder, SweepFolder.SWEEP)
     console = wide_console()
-    now = look(sweep, storage)
+    now = read_status(sweep, storage)
     if as_json:
         print(now.json())
     elif not watch:
@@ -136,8 +137,8 @@ def status(
         follow(now, sweep, storage, console)
 
 
-def report(folder: SweepFolder, as_json: AsJson = False) -> None:
-    """Analyse a sweep again from its stored results: tables, figures, summary.json, report.html. Needs no Ray.
+def report(folder: FolderArgument, as_json: AsJson = False) -> None:
+    """Analyse a sweep from its stored results and write tables, figures, summary.json and report.html, without Ray.
 
     Examples:
 
@@ -147,21 +148,21 @@ def report(folder: SweepFolder, as_json: AsJson = False) -> None:
     """
     from raycap.analysis.report import answer
 
-    sweep, storage = sweep_in(folder)
+    sweep, storage = open_sweep(folder)
     analysis = pipeline.report(sweep, storage)
     if as_json:
-        print(storage.read_text(f"{sweep.spec.name}/summary.json"))
+        print(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
         return
     print(answer(analysis))
     print_unreadable(analysis.unreadable, storage, wide_console())
-    print(f"{folder}/report.html")
+    print(f"{folder}/{SweepFolder.REPORT}")
 
 
 def sync(
-    folder: SweepFolder,
-    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow than the sweep's own.")] = None,
+    folder: FolderArgument,
+    tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow database or server.")] = None,
 ) -> None:
-    """Tell MLflow what it lacks of a sweep: what is stored, and what waits since MLflow was out of reach. Needs no Ray.
+    """Log to MLflow what is missing there: stored results, and points that wait in the outbox. Needs no Ray.
 
     Example:
 
@@ -169,7 +170,7 @@ def sync(
     """
     from raycap.cluster.analyst import sync as deliver
 
-    sweep, storage = sweep_in(folder)
+    sweep, storage = open_sweep(folder)
     spec = sweep.spec
     if tracking_uri:
         tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
@@ -179,21 +180,21 @@ def sync(
             delivery = deliver(sweep.model_copy(update={"spec": spec}))
     except (CannotRunError, LockedError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
-    except ValidationError:
-        raise SpecError([f"{folder}/run.json cannot be read; run the sweep's spec once more"]) from None
+    except InvalidRecordError as error:
+        raise SpecError([str(error)]) from None
     if delivery.problems:
         raise SpecError(list(delivery.problems))
-    told = f"{delivery.num_points:,} points logged" if delivery.num_points else "everything was there"
-    print(f"{folder}: {told}, in {spec.tracking.uri}")
+    delivered = f"{delivery.num_points:,} points logged" if delivery.num_points else "nothing was missing"
+    print(f"{folder}: {delivered} in {spec.tracking.uri}")
 
 
 def compare(
-    one: SweepFolder,
-    other: SweepFolder,
-    html: Annotated[Path | None, typer.Option(help="Write it as a page of its own, with a figure.")] = None,
+    one: FolderArgument,
+    other: FolderArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the comparison with a figure to an HTML file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put two sweeps side by side: what differs in their specs, laws and their ratio, trials at the same coordinates.
+    """Compare two sweeps: differences of their specs, their laws and the ratio, and trials at the same coordinates.
 
     Example:
 
@@ -203,7 +204,7 @@ def compare(
 
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
-    both = SideBySide(*(pipeline.read_analysis(*sweep_in(folder)) for folder in (one, other)))
+    both = SideBySide(*(pipeline.read_analysis(*open_sweep(folder)) for folder in (one, other)))
     if html:
         try:
             html.write_text(compare_html(both), encoding="utf-8")
@@ -223,6 +224,6 @@ def compare(
             shown.add_row(*row)
         if rows:
             console.print(shown)
-    console.print(f"{both.shared} trials are in both.")
+    console.print(f"{both.shared} trials are in both sweeps.")
     if html:
         console.print(str(html))

@@ -1,4 +1,4 @@
-"""raycap ui: MLflow's page on a sweep."""
+"""Command `raycap ui`: serves MLflow's page on a sweep."""
 
 import os
 import signal
@@ -14,25 +14,26 @@ from typing import Annotated
 import typer
 
 from raycap import pipeline
-from raycap.commands.arguments import Overrides, sweep_in
+from raycap.commands.arguments import Overrides, open_sweep
 from raycap.errors import CannotRunError
 from raycap.spec import SweepSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
+from raycap.storage.sweep_folder import SweepFolder
 
 START_TIMEOUT_S = 60.0
-"""How long a browser waits for the page."""
+"""Time to wait for the server before the browser is opened."""
 
 
 def ui(
-    sweep: Annotated[str, typer.Argument(metavar="SPEC|FOLDER", help="Sweep file, or the folder of a sweep.")],
+    sweep: Annotated[str, typer.Argument(metavar="SPEC|FOLDER", help="Sweep file, or folder of a sweep.")],
     overrides: Overrides = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page, on this machine alone.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     opens: Annotated[
         bool | None,
-        typer.Option("--open/--no-open", help="Open the link in a browser.", show_default="where there is a screen"),
+        typer.Option("--open/--no-open", help="Open the link in a browser.", show_default="open if there is a display"),
     ] = None,
 ) -> None:
-    """Start MLflow's page, light, and print or open the link that sets this sweep's trials side by side.
+    """Serve MLflow's page with little memory, and print or open the link to the comparison of this sweep's trials.
 
     Examples:
 
@@ -51,14 +52,14 @@ def ui(
         pages = find_pages(spec.tracking, spec.name, spec.storage)
     except CannotRunError as error:
         raise SpecError([f"{sweep}: {error}; run the sweep first, or raycap sync its folder"]) from error
-    is_served = uri.startswith("http")  # by somebody else
+    is_served = uri.startswith("http")  # a server is running already
     if not is_served:
         _check_free(port)
     base = uri.rstrip("/") if is_served else f"http://127.0.0.1:{port}"
     link = pages.comparison(base)
     print(f"Compare the trials: {link}")
-    print(f"The sweep itself:   {pages.sweep(base)}", flush=True)
-    opened = link if (opens if opens is not None else _has_screen()) else None
+    print(f"The sweep:          {pages.sweep(base)}", flush=True)
+    opened = link if (opens if opens is not None else _has_display()) else None
     if not is_served:
         raise typer.Exit(_serve(uri, port, opened))
     if opened:
@@ -66,33 +67,36 @@ def ui(
 
 
 def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
-    """The spec of a sweep, which is named by its file or by its folder, with its storage as it is now."""
+    """Return the spec of a sweep from its file, or from its folder with the current storage."""
     if not Path(sweep).is_dir() and "://" not in sweep:
         return pipeline.prepare(sweep, overrides)[0].spec
     if overrides:
-        raise SpecError([f"{sweep}: overrides belong to a spec, but this is a folder; leave {overrides[0]} out"])
-    return sweep_in(sweep, "sweep.json")[0].spec
+        raise SpecError([f"{sweep}: overrides apply to a spec, but this is a folder; remove {overrides[0]}"])
+    return open_sweep(sweep, SweepFolder.SWEEP)[0].spec
 
 
 def _check_free(port: int) -> None:
-    """Raise SpecError if something listens at a port already: MLflow would only say so in a traceback."""
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was left a moment ago is free
+    """Raise SpecError if a port is in use; MLflow would print a traceback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed a moment ago is free
         try:
-            one.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise SpecError([f"--port: {port} cannot be used ({error.strerror}); take another"]) from None
+            raise SpecError([f"--port: {port} cannot be used ({error.strerror}); give another one"]) from None
 
 
-def _has_screen() -> bool:
-    """Whether a person sits here, and a browser would be seen."""
-    shows = sys.platform == "darwin" or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    return shows and sys.stdout.isatty()
+def _has_display() -> bool:
+    """Whether the session is interactive and can show a browser."""
+    has_display = sys.platform == "darwin" or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return has_display and sys.stdout.isatty()
 
 
 def _serve(uri: str, port: int, opened: str | None) -> int:
-    """Serve the page until it is interrupted, and show it in a browser once it is there; the exit code."""
-    # One worker and no job runner: 0.5 GiB instead of 2.4.
+    """Serve MLflow's page until interrupted, and open a link in a browser once the server answers.
+
+    Returns the exit code of the server.
+    """
+    # One worker and no job runner reduce the memory from 2.4 to 0.5 GiB.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -102,13 +106,13 @@ def _serve(uri: str, port: int, opened: str | None) -> int:
             webbrowser.open(opened)
         return server.wait()
     except KeyboardInterrupt:
-        server.terminate()  # a terminal has interrupted it too, but whoever sent a signal to us alone has not
+        server.terminate()  # Ctrl-C also reaches the server, but a signal sent to this process alone does not
         server.wait()
         return 0
 
 
 def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait for the page. Whether it came."""
+    """Wait until the server answers; returns whether it did before the timeout."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         try:

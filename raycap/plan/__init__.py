@@ -1,1 +1,1 @@
-"""Plans of sweeps: resolved trials, their state, their stacks, and estimates of their cost. torch only where it is timed."""
+"""Planning of sweeps: resolved trials, stored states, stacks, and estimates; torch is imported only to time steps."""

@@ -1,4 +1,4 @@
-"""What a run would take, from how long its steps take: time, GPU hours, memory and money. Formulas alone; all rough."""
+"""Estimates of the time, GPU hours, memory and cost of a run from the times of its training steps; formulas only."""
 
 import heapq
 import json
@@ -10,74 +10,77 @@ from raycap.results import PlannedTrial
 from raycap.spec import Biographies, ExecutionSpec, ModelByWidth, Muon, NamesOnly, NumHeads, Precision, TrialSpec
 
 StackGroup = tuple[PlannedTrial, ...]
-"""Trials that train together, as a stack."""
+"""Trials that train together as one stack."""
 
 SWEEP_SECONDS = 20.0
-"""Of a whole run beside its trials: the start of Python, Ray and MLflow, the analysis and the end, on two cores."""
+"""Time of a run outside its trials: start of Python, Ray and MLflow, analysis and shutdown, measured on two cores."""
 GROUP_SECONDS = 2.0
-"""Of every stack beside its steps and evaluations, once Ray's processes are warm."""
+"""Time of a stack outside its steps and evaluations, with worker processes that already run."""
 EVALUATION_SHARE = 0.4
-"""What evaluating a text takes, of what training on it takes: 0.32 to 0.41 (tests/benchmarks/evaluation.py)."""
+"""Time to evaluate a text relative to a training step on it: 0.32 to 0.41 (tests/benchmarks/evaluation.py)."""
 PROCESS_BYTES = 0.6e9
-"""Of a worker that has loaded torch and Ray, and of a reader of its rows."""
+"""Memory of a worker process with torch and Ray loaded, and of the process that prepares its rows."""
 FLOAT_BYTES = 4
+"""Size of a number in fp32."""
 ACTIVATIONS_PER_LAYER = 24
-"""Numbers kept for the gradient by a layer, in widths of the model, for every token: norms, q, k, v, MLP of width 4h."""
+"""Numbers that a layer stores per token for the backward pass, in units of the hidden size: norms, q, k, v, MLP (4h)."""
 LOGIT_COPIES = 3
-"""Logits, their softmax and its gradient."""
+"""Arrays of the size of the logits: logits, softmax and gradient."""
 ANSWER_SHARE = 1 / 3
-"""Of a question's tokens are its answer's, for which alone there are logits."""
+"""Share of the tokens of a question that belong to its answer; logits are computed for these only."""
 BYTES_PER_TEXT = 10
-"""Ids and orders of the questions that are trained."""
+"""Memory per trained text for its id and its index in the order."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """How fast a stack trains."""
+    """Time of a training step of a stack, and its source."""
 
     seconds_per_step: float
     source: str
-    """Where that is known from, for people."""
+    """Description of the measurement, for display."""
 
 
 @dataclass(frozen=True)
 class TrialEstimate:
-    """What a trial would take, or the stack that it trains in."""
+    """Estimated cost of a trial, or of the stack that it trains in."""
 
     seconds: float
-    """What is still to be trained, evaluations and start included."""
+    """Remaining training time, including start and evaluations."""
     source: str
+    """Source of the step time, for display."""
     worker_bytes: float
+    """Memory of one worker."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would take."""
+    """Estimated cost of a run."""
 
     trials: Mapping[str, TrialEstimate]
-    """By trial_id; trials whose pace nobody knows are missing."""
+    """By trial_id, without trials whose step time is unknown."""
     unknown: int
-    """Trials that are left out of the sums."""
+    """Number of trials whose step time is unknown; the totals do not include them."""
     slots: int
-    """Stacks at once."""
+    """Stacks that train at the same time."""
     seconds: float
     """From the start of the command to its end."""
     gpu_hours: float
     dollars: float | None
-    """None where no price is given."""
+    """None if no price is given."""
 
     @property
     def worker_bytes(self) -> float:
-        """Of the largest worker."""
+        """Memory of the largest worker."""
         return max((trial.worker_bytes for trial in self.trials.values()), default=0.0)
 
     @property
     def sources(self) -> dict[str, int]:
-        """How many trials' paces are known from where."""
-        found: dict[str, int] = {}
+        """Number of trials by the source of their step time."""
+        counts: dict[str, int] = {}
         for trial in self.trials.values():
-            found[trial.source] = found.get(trial.source, 0) + 1
-        return found
+            counts[trial.source] = counts.get(trial.source, 0) + 1
+        return counts
 
 
 def estimate(
@@ -89,9 +92,15 @@ def estimate(
     steps_done: Mapping[str, int],
     price_per_hour: float | None = None,
 ) -> Estimate:
-    """What training some groups, at one pace each, would take on so many slots.
+    """Return the estimated cost of training stacks on a number of slots.
 
-    `steps_done` is by trial_id. A price is that of a GPU hour where trials take GPUs, else that of an hour of the machine.
+    Args:
+        groups: The stacks.
+        step_times: Step time of each stack; None if it is unknown.
+        execution: Resources of a trial.
+        slots: Stacks that train at the same time.
+        steps_done: Steps of the last checkpoint, by trial_id.
+        price_per_hour: Price of a GPU hour if trials use GPUs, otherwise of an hour of the machine, in dollars.
     """
     trials: dict[str, TrialEstimate] = {}
     known = []
@@ -116,9 +125,10 @@ def estimate(
 
 
 def group_seconds(group: StackGroup, seconds_per_step: float, steps_done: int = 0) -> float:
-    """How long a stack trains from a step on, with its start and its evaluations."""
+    """Return the training time of a stack from a step on, in seconds, including its start and evaluations."""
     steps, training = group[0].steps, group[0].spec.training
     left = max(steps - steps_done, 0)
+    # Evaluations are at steps/2^i, so about one per doubling of the steps done is left.
     evaluations = min(training.num_evaluations, 1 + (int(math.log2(steps / steps_done)) if steps_done else steps))
     per_text = seconds_per_step / (training.batch_size * len(group))
     evaluated = sum(num_evaluated(trial) for trial in group)
@@ -126,14 +136,14 @@ def group_seconds(group: StackGroup, seconds_per_step: float, steps_done: int = 
 
 
 def num_evaluated(trial: PlannedTrial) -> float:
-    """Texts of one evaluation, about."""
+    """Return the approximate number of texts in one evaluation; multi-hop questions are sampled."""
     return sum(
         min(texts, trial.spec.training.evaluation_sample) if hops > 1 else texts for hops, texts in _texts(trial)
     )
 
 
 def _texts(trial: PlannedTrial) -> Iterable[tuple[int, float]]:
-    """Hops and number of the texts of each corpus, about; sentences of biographies together are one text."""
+    """Yield the hops and the approximate number of texts of each corpus; a biography counts as one text."""
     questions = trial.spec.questions
     for population in trial.populations:
         people, relations = population.num_profiles, len(population.relations)
@@ -147,76 +157,85 @@ def _texts(trial: PlannedTrial) -> Iterable[tuple[int, float]]:
 
 
 def makespan(seconds: Collection[float], slots: int) -> float:
-    """When the last of some jobs ends if the longest are started first, each on the first slot that is free."""
-    busy = [0.0] * max(1, min(slots, len(seconds)))
-    for each in sorted(seconds, reverse=True):
-        heapq.heapreplace(busy, busy[0] + each)
-    return max(busy)
+    """Return the end of the last job if each job, longest first, starts on the first free slot."""
+    ends = [0.0] * max(1, min(slots, len(seconds)))
+    for job in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + job)
+    return max(ends)
 
 
 def slots_of(execution: ExecutionSpec, cpus: float, gpus: float) -> int:
-    """How many stacks a machine trains at once; 1 also where it could not train any."""
+    """Return the number of stacks that a machine trains at the same time; at least 1, even if none fits."""
     workers = int(execution.workers_on(cpus, gpus))
     return max(1, min(workers // execution.num_workers, execution.max_concurrent_trials))
 
 
 def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
-    """Memory of one worker of a stack, about: process, weights, gradients, optimizer, activations of a batch, data."""
+    """Return the approximate memory of one worker of a stack, in bytes.
+
+    The sum of the process, weights, gradients, optimizer state, activations of a batch, and data.
+    """
     trial, members = group[0], len(group)
     spec, parameters = trial.spec, trial.parameters
     model, training = spec.model, spec.training
     assert isinstance(model, ModelByWidth), "trials are resolved"
+    # AdamW stores four numbers per parameter: weight, gradient and two moments. Muon needs one moment for matrices.
     with_one_moment = parameters.attention + parameters.mlp if isinstance(training.optimizer, Muon) else 0
     state = FLOAT_BYTES * (4 * parameters.total - with_one_moment)
     tokens = trial.tokens / trial.steps / execution.num_workers
     texts = training.batch_size / execution.num_workers
     heads = model.heads.num_heads if isinstance(model.heads, NumHeads) else model.hidden_size // model.head_size
+    # Attention scores and their softmax: heads times (tokens of a text) numbers per token each.
     per_layer = ACTIVATIONS_PER_LAYER * model.hidden_size + 2 * heads * tokens / texts
-    vocabulary = parameters.embedding / model.hidden_size
+    vocab_size = parameters.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
-    measured = 1.0 if isinstance(spec.questions, NamesOnly | Biographies) else ANSWER_SHARE
-    activations = size * tokens * (per_layer * model.num_layers + LOGIT_COPIES * measured * vocabulary)
+    loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies) else ANSWER_SHARE
+    activations = size * tokens * (per_layer * model.num_layers + LOGIT_COPIES * loss_share * vocab_size)
     data = BYTES_PER_TEXT * sum(texts for _, texts in _texts(trial))
     return PROCESS_BYTES + members * (state + activations + data)
 
 
-# --- what has the same pace ---------------------------------------------------------------------------------------------
+# --- trials with the same step time -----------------------------------------------------------------------------------
 
 
 def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
-    """The same for trials whose steps take equally long: they differ in seeds, rates, length and when they are measured."""
-    own = {
+    """Return a key that is equal for trials with the same step time.
+
+    Such trials differ only in seeds, optimizer settings, length and evaluations.
+    """
+    irrelevant = {
         "profiles": {"seed"},
         "training": {"seed", "order_seed", "length", "curriculum", "stop", "num_evaluations", "evaluation_sample"},
     }
-    tree = spec.model_dump(mode="json", exclude=own)
+    tree = spec.model_dump(mode="json", exclude=irrelevant)
     tree["training"]["optimizer"] = tree["training"]["optimizer"]["kind"]
-    where = execution.model_dump(include={"num_workers", "cpus_per_worker", "gpus_per_worker", "compile"})
-    return json.dumps([tree, where], sort_keys=True)
+    resources = execution.model_dump(include={"num_workers", "cpus_per_worker", "gpus_per_worker", "compile"})
+    return json.dumps([tree, resources], sort_keys=True)
 
 
 def work_per_step(group: StackGroup) -> float:
-    """What a step of a stack computes, about: parameters times tokens."""
+    """Return the approximate amount of computation in a step of a stack: parameters times tokens."""
     return sum(trial.parameters.total * trial.tokens / trial.steps for trial in group)
 
 
 def spread(works: Sequence[float], most: int) -> list[int]:
-    """At most so many places of some works, from the least to the greatest and evenly between."""
-    order = sorted(range(len(works)), key=lambda place: works[place])
+    """Return the indices of at most `most` works, evenly spaced in sorted order, with the least and the greatest."""
+    order = sorted(range(len(works)), key=lambda index: works[index])
     if len(order) <= most:
         return order
-    return [order[round(place * (len(order) - 1) / (most - 1))] for place in range(most)]
+    return [order[round(rank * (len(order) - 1) / (most - 1))] for rank in range(most)]
 
 
 def between(work: float, known: Sequence[tuple[float, float]]) -> float:
-    """Seconds of a step of some work, from (work, seconds) of others: on a straight line between the two nearest in the
-    logarithms of both, and in proportion beyond them.
+    """Return the seconds of a step from the (work, seconds) of other steps.
+
+    Interpolates linearly in log-log space between the two nearest works, and extrapolates in proportion to the work.
     """
     below = max(((w, s) for w, s in known if w <= work), default=None)
     above = min(((w, s) for w, s in known if w >= work), default=None)
     if below and above and below[0] < above[0]:
         share = math.log(work / below[0]) / math.log(above[0] / below[0])
-        return below[1] * (above[1] / below[1]) ** share
+        return float(below[1] * (above[1] / below[1]) ** share)
     nearest = below or above
-    assert nearest, "nothing is known"
+    assert nearest, "known must not be empty"
     return nearest[1] * work / nearest[0]

@@ -1,6 +1,6 @@
-"""What will run: expand() turns a sweep into resolved trials with everything that is known before training.
+"""Expansion of a sweep into resolved trials, with all sizes and bits that are known before training.
 
-No torch and no ray here: the plan is there in a second or two.
+This module imports neither torch nor ray, so a plan takes one or two seconds.
 """
 
 import math
@@ -37,7 +37,8 @@ from raycap.spec import (
     WordTokenizer,
     not_allowed,
 )
-from raycap.spec.file import LoadedSweep, SpecError
+from raycap.spec.document import SpecError
+from raycap.spec.file import LoadedSweep
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
@@ -45,19 +46,23 @@ from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 SATURATION_BITS_PER_PARAM = 2.0
-"""What one-hop facts reach after enough exposures (A-Z): below this demand the data end before the capacity does."""
-TRIVIAL_BITS_PER_PARAM = 0.2
-"""Below a tenth of that demand a trial measures the data, not the model."""
-ESTIMATE_PROFILES = 1_000
-"""The plan estimates BPE token counts on a population of this size instead of training the tokenizer on all of it."""
+"""Capacity that models reach for one-hop facts after enough exposures (Allen-Zhu & Li, arXiv:2404.05405, section 4).
 
-Found = TypeVar("Found")
+A dataset with fewer bits per parameter is too small to fill the model.
+"""
+TRIVIAL_BITS_PER_PARAM = 0.2
+"""A tenth of it: with fewer bits per parameter, a trial measures the dataset and not the model."""
+ESTIMATE_PROFILES = 1_000
+"""Population size on which the plan estimates BPE token counts, so that it trains no tokenizer on larger ones."""
+
+Value = TypeVar("Value")
 
 
 def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
-    """Every trial of a sweep, resolved; points that resolve to the same trial appear once.
+    """Return the resolved trials of a sweep; grid points that resolve to the same trial appear once.
 
-    Raises SpecError for targets that cannot be met, data that cannot be read, and what the execution does not allow.
+    Raises SpecError for targets that cannot be met, data that cannot be read, and settings that the execution does not
+    support, with all problems of all points.
     """
     try:
         shared = _Shared(Storage.at(sweep.spec.storage), sweep.spec.analysis)
@@ -69,7 +74,7 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
         problems += [f"{point.place}: trial.{rule}" for rule in not_allowed(point.trial, sweep.spec)]
         try:
             planned = _plan(shared.resolve(point.trial), point.coordinates, shared)
-        except (ValueError, OSError) as error:  # OSError: files and hubs out of reach
+        except (ValueError, OSError) as error:  # OSError: a file or hub that cannot be reached
             problems.append(f"{point.place}: trial: {error}")
             continue
         trials.setdefault(planned.trial_id, planned)
@@ -79,53 +84,56 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
 
 
 def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
-    """The same trial with its targets solved: num_profiles from target_bits, hidden_size from num_params, the identity
-    of what is loaded from its content, and under fill everything that the parent decides.
+    """Return a trial with its targets solved.
+
+    Solves num_profiles from target_bits and hidden_size from num_params, sets the fingerprint of loaded populations, and
+    under `fill` the fields that the parent determines. Raises ValueError if a target cannot be met.
     """
     return _Shared(storage, AnalysisSpec()).resolve(trial)
 
 
 def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> PlannedTrial:
     assert isinstance(spec.model, ModelByWidth)
-    reading = shared.reading(spec)
-    # The reading is shared with trials of other models and training; how long this one trains is its own.
-    material = replace(reading.material, spec=spec)
-    _check_course(spec, material)
-    steps = material.num_steps
-    parameters = parameter_counts(spec.model, material.vocab_size)
-    demanded = reading.dataset_bits[shared.analysis.headline[1]] / parameters.total
+    dataset = shared.dataset(spec)
+    # The dataset is shared with trials that differ in model and training; the number of steps depends on this spec.
+    data = replace(dataset.data, spec=spec)
+    _check_training(spec, data)
+    steps = data.num_steps
+    parameters = parameter_counts(spec.model, data.vocab_size)
+    demanded = dataset.dataset_bits[shared.analysis.headline[1]] / parameters.total
     return PlannedTrial(
         trial_id=spec.trial_id,
-        label=_label(spec, coordinates, reading.populations[0]),
+        label=_label(spec, coordinates, dataset.populations[0]),
         coordinates=coordinates,
         spec=spec,
-        populations=reading.populations,
+        populations=dataset.populations,
         parameters=parameters,
-        dataset_bits=reading.dataset_bits,
-        tokens=round(steps * spec.training.batch_size * reading.rates.tokens),
+        dataset_bits=dataset.dataset_bits,
+        tokens=round(steps * spec.training.batch_size * dataset.rates.tokens),
         steps=steps,
-        tokens_exact=reading.tokens_exact and not spec.training.curriculum and spec.training.stop is None,
-        warnings=tuple(_warnings(spec, steps, demanded, reading.rates)),
+        tokens_exact=dataset.tokens_exact and not spec.training.curriculum and spec.training.stop is None,
+        warnings=tuple(_warnings(spec, steps, demanded, dataset.rates)),
     )
 
 
-def _check_course(spec: TrialSpec, material: TrainingData) -> None:
-    """Raise ValueError where windows are too short for texts, or for a plateau to be seen."""
+def _check_training(spec: TrialSpec, data: TrainingData) -> None:
+    """Raise ValueError if packing windows are shorter than a text, or training is too short to detect a plateau."""
     training = spec.training
     if isinstance(training.packing, Windows):
-        longest = max(counts.longest for counts in material.token_counts)
-        # Seen on part of the population only, the longest text of all may be somewhat longer.
+        longest = max(counts.longest for counts in data.token_counts)
+        # An estimate from part of the population may miss the longest text, so it gets a margin.
         needed = math.ceil(1.25 * longest) if _is_estimated(spec) else longest
         if needed > training.packing.length:
             raise ValueError(
-                f"training.packing.length: a text has {longest} tokens, windows need {needed}, got {training.packing.length}"
+                f"training.packing.length: must be at least {needed}, as a text has {longest} tokens, "
+                f"got {training.packing.length}"
             )
     if training.stop and isinstance(training.length, Exposures):
         window = training.stop.window_exposures
         if 2 * window > training.length.exposures:
             raise ValueError(
                 f"training.stop.window_exposures: two windows of {window:g} do not fit into {training.length.exposures:g} "
-                "exposures; no plateau could be seen"
+                "exposures, so no plateau can be detected; make it shorter"
             )
 
 
@@ -134,8 +142,8 @@ def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Ite
         yield f"trivially small, {demanded:.2f} bits/param"
     elif demanded < SATURATION_BITS_PER_PARAM:
         yield f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param"
-    if (uses := steps * spec.training.batch_size * rates.exposures) < 1:
-        yield f"sees each fact only {uses:.2f} times"
+    if (exposures := steps * spec.training.batch_size * rates.exposures) < 1:
+        yield f"sees each fact only {exposures:.2f} times"
     if spec.training.optimizer.warmup_steps > steps // 2:
         yield f"warm-up cut to half of all steps, {steps // 2}"
 
@@ -151,7 +159,7 @@ def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationF
 
 
 def _short(value: Any) -> str:
-    """A grid value in few characters, sections by their values alone."""
+    """Return a short form of a grid value; of a section, its values without keys."""
     if isinstance(value, dict):
         return ",".join(map(_short, value.values()))
     if isinstance(value, list):
@@ -159,57 +167,58 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-# --- what trials share ------------------------------------------------------------------------------------------------
+# --- data that trials share -------------------------------------------------------------------------------------------
 
 
 def _is_estimated(spec: TrialSpec) -> bool:
-    """Whether the plan counts tokens on part of the population: only where a BPE would have to be trained for it."""
+    """Whether token counts are estimated on part of the population, because a BPE tokenizer has yet to be trained."""
     large = isinstance(spec.profiles, ProfilesByCount) and spec.profiles.num_profiles > ESTIMATE_PROFILES
     return isinstance(spec.tokenizer, BpeTokenizer) and large and spec.fill is None
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """What is known of trials by what they read alone, whatever model reads it and how it is trained."""
+class _Dataset:
+    """Properties of a trial that depend only on its data, and not on its model and training."""
 
-    material: TrainingData
+    data: TrainingData
     populations: tuple[PopulationFacts, ...]
     dataset_bits: dict[str, float]
+    """By selection scheme."""
     rates: Rates
-    """Of the questions' own mix."""
+    """Rates of the mix that the question spec defines, without curriculum."""
     tokens_exact: bool
 
 
-READ = {"profiles", "questions", "tokenizer", "fill"}
-"""The parts of a trial that make its reading."""
-FROM_PARENT = {"profiles", "tokenizer", "model", "fill"}
-"""The parts of a trial that its parent has a say in."""
+DATASET_FIELDS = {"profiles", "questions", "tokenizer", "fill"}
+"""Fields of a trial that determine its dataset."""
+PARENT_FIELDS = {"profiles", "tokenizer", "model", "fill"}
+"""Fields of a trial that its parent may determine."""
 
 
 class _Shared:
-    """What the trials of one sweep have in common, found once for each content; so are the faults in it.
+    """Cache of populations, tokenizers, datasets and models that trials of one sweep share, by content.
 
-    Ten thousand points are a few populations and models in ten thousand combinations.
+    Ten thousand grid points are usually combinations of a few populations and models. Errors are cached, too.
     """
 
     def __init__(self, storage: Storage, analysis: AnalysisSpec) -> None:
         self._storage, self.analysis = storage, analysis
-        self._found: dict[Hashable, Any] = {}
+        self._cache: dict[Hashable, Any] = {}
 
-    def _once(self, key: Hashable, find: Callable[[], Found]) -> Found:
-        """What was found for this key before, or `find()` now: a value, or the fault that it raises."""
-        if key not in self._found:
+    def _cached(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """Return the cached value of a key, or compute it. An error of `compute` is cached and raised every time."""
+        if key not in self._cache:
             try:
-                self._found[key] = find()
+                self._cache[key] = compute()
             except (ValueError, OSError) as error:
-                self._found[key] = error
-        found = self._found[key]
-        if isinstance(found, Exception):
-            raise found.with_traceback(None)
-        return cast(Found, found)
+                self._cache[key] = error
+        value = self._cache[key]
+        if isinstance(value, Exception):
+            raise value.with_traceback(None)  # the traceback would grow with every raise
+        return cast(Value, value)
 
     def resolve(self, trial: TrialSpec) -> TrialSpec:
-        """See `resolve` above."""
+        """See the function `resolve`."""
         if trial.fill:
             trial = self._with_parent(trial)
         changes: dict[str, Any] = {"profiles": self._resolve_profiles(trial.profiles, trial.questions)}
@@ -219,78 +228,84 @@ class _Shared:
         trial = trial.model_copy(update=changes)
         model = trial.model
         if isinstance(model, ModelByParams):
-            vocab_size = self.reading(trial).material.vocab_size
+            vocab_size = self.dataset(trial).data.vocab_size
             key = ("width", model.model_dump_json(), vocab_size)
-            trial = trial.model_copy(update={"model": self._once(key, lambda: width_for_params(model, vocab_size))})
+            trial = trial.model_copy(update={"model": self._cached(key, lambda: width_for_params(model, vocab_size))})
         return trial
 
     def _with_parent(self, trial: TrialSpec) -> TrialSpec:
-        key = ("parent", trial.model_dump_json(include=FROM_PARENT), frozenset(trial.model_fields_set))
-        known = self._once(key, lambda: resolve_parent(trial, self._storage))
-        return trial.model_copy(update={name: getattr(known, name) for name in FROM_PARENT})
+        # The fields set in the spec are part of the key: only these can contradict the parent.
+        key = ("parent", trial.model_dump_json(include=PARENT_FIELDS), frozenset(trial.model_fields_set))
+        resolved = self._cached(key, lambda: resolve_parent(trial, self._storage))
+        return trial.model_copy(update={name: getattr(resolved, name) for name in PARENT_FIELDS})
 
     def _resolve_profiles(self, profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
         if isinstance(profiles, ProfilesByBits):
-            asked = ("solved", profiles.model_dump_json(), questions.model_dump_json())
-            solved = self._once(asked, lambda: profiles_for_bits(profiles, questions))
+            solved_key = ("solved", profiles.model_dump_json(), questions.model_dump_json())
+            solved = self._cached(solved_key, lambda: profiles_for_bits(profiles, questions))
             check_number(solved, questions)
             return solved
         if isinstance(profiles, LoadedProfiles):
-            given = ("identified", profiles.model_dump_json())
-            known = self._once(given, lambda: fingerprint(self._population(profiles)))
-            return profiles.model_copy(update={"fingerprint": known})
+            fingerprint_key = ("fingerprint", profiles.model_dump_json())
+            digest = self._cached(fingerprint_key, lambda: fingerprint(self._population(profiles)))
+            return profiles.model_copy(update={"fingerprint": digest})
         return profiles
 
     def _population(self, profiles: ProfilesSpec) -> Profiles:
-        return self._once(("people", profiles.model_dump_json()), lambda: profiles_of(profiles))
+        return self._cached(("population", profiles.model_dump_json()), lambda: profiles_of(profiles))
 
-    def reading(self, spec: TrialSpec) -> _Reading:
-        """The reading of a trial with solved populations."""
-        return self._once(("reading", spec.model_dump_json(include=READ)), lambda: self._read(spec))
+    def dataset(self, spec: TrialSpec) -> _Dataset:
+        """Return the dataset of a trial whose populations are solved."""
+        return self._cached(
+            ("dataset", spec.model_dump_json(include=DATASET_FIELDS)), lambda: self._build_dataset(spec)
+        )
 
-    def _read(self, spec: TrialSpec) -> _Reading:
+    def _build_dataset(self, spec: TrialSpec) -> _Dataset:
         people = populations_of(spec) if spec.fill else (self._population(spec.profiles),)
-        material = self._material(spec, people)
+        data = self._training_data(spec, people)
         for profiles in people:
             num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
         populations = tuple(profiles.facts for profiles in people)
         scheme = self.analysis.schemes[0]
-        return _Reading(
-            material=material,
+        return _Dataset(
+            data=data,
             populations=populations,
             dataset_bits={
                 str(selection): sum(expected_bits(facts, spec.questions, scheme, selection) for facts in populations)
                 for selection in self.analysis.selections
             },
-            rates=material.rates(material.shares()),
-            tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in material.token_counts),
+            rates=data.rates(data.shares()),
+            tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in data.token_counts),
         )
 
-    def _material(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> TrainingData:
-        """What is read of some people; of many and a BPE an estimate, with exposures counted of all."""
+    def _training_data(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> TrainingData:
+        """Return the training data of some populations.
+
+        If `_is_estimated`, token counts are those of a small population, but facts are counted over the whole one.
+        """
         if spec.fill:
             with parent_model(spec.fill, self._storage) as folder:
                 return TrainingData.of(spec, people, load_tokenizer(folder))
         if not _is_estimated(spec):
             return TrainingData.of(spec, people, self._tokenizer(spec, people[0]))
-        few = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
+        small = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
         questions = spec.questions
-        if questions.held_out.fractions:  # few people would not have the fractions that many do
+        if questions.held_out.fractions:  # in a small population, the fractions may round to nothing
             questions = questions.model_copy(update={"held_out": HeldOut()})
-        spec_of_few = spec.model_copy(update={"profiles": few, "questions": questions})
-        few_people = self._population(few)
-        estimate = TrainingData.of(spec_of_few, (few_people,), self._tokenizer(spec_of_few, few_people))
-        whole = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
-        return replace(estimate, num_facts=num_facts(whole))
+        small_spec = spec.model_copy(update={"profiles": small, "questions": questions})
+        small_population = self._population(small)
+        estimate = TrainingData.of(small_spec, (small_population,), self._tokenizer(small_spec, small_population))
+        full_corpus = replace(estimate.composers[-1].corpus, profiles=people[0])  # type: ignore[type-var]
+        return replace(estimate, num_facts=num_facts(full_corpus))
 
     def _tokenizer(self, spec: TrialSpec, people: Profiles) -> Tokenizer:
         profiles, questions = spec.profiles, spec.questions
-        known_before_drawn = isinstance(spec.tokenizer, WordTokenizer) and isinstance(profiles, ProfilesByCount)
-        drawn = {"num_profiles", "seed"} if known_before_drawn else set()
+        # The words of generated populations follow from their schema, whatever people are drawn from it.
+        from_schema = isinstance(spec.tokenizer, WordTokenizer) and isinstance(profiles, ProfilesByCount)
+        irrelevant = {"num_profiles", "seed"} if from_schema else set()
         corpora = corpora_of(people, questions)
-        # A BPE reads the first corpus alone, and nobody's held-out questions are of one hop.
+        # A BPE tokenizer is trained on the first corpus only, and one-hop questions are never held out.
         one_hop = isinstance(spec.tokenizer, BpeTokenizer) and corpora[0].kind is Kind.ONE_HOP
-        about = (profiles.model_dump_json(exclude=drawn), "" if one_hop else questions.model_dump_json())
-        return self._once(
-            ("tokenizer", *about, spec.tokenizer.model_dump_json()), lambda: build_tokenizer(spec.tokenizer, corpora)
-        )
+        corpus_key = (profiles.model_dump_json(exclude=irrelevant), "" if one_hop else questions.model_dump_json())
+        key = ("tokenizer", *corpus_key, spec.tokenizer.model_dump_json())
+        return self._cached(key, lambda: build_tokenizer(spec.tokenizer, corpora))

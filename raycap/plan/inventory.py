@@ -1,4 +1,4 @@
-"""What is there of every trial of a sweep and why, and what is left of trials that only earlier runs asked for."""
+"""Stored state of each trial of a sweep with its reason, and stale trials that only earlier runs planned."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,48 +9,49 @@ from enum import StrEnum
 from pydantic import BaseModel, ValidationError
 
 from raycap.plan.spec_diff import PreviousTrial, changes, shorten_value
-from raycap.results import EarlierTrials, PlannedTrial, RunRecord, StopReason, SweepRecord, read_failure
+from raycap.results import EarlierTrials, PlannedTrial, StopReason, SweepRecord, read_failure
 from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
 from raycap.storage.checksum import verify_checksum
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 
 READERS = 16
-"""Files read at once: a result in an object store is waited for."""
+"""Files that are read concurrently, because each read from an object store has a latency."""
 CAUSE_LENGTH = 120
-"""Characters of a failure's cause that are told."""
+"""Maximum number of characters shown of a failure's cause."""
 
 
 class TrialState(StrEnum):
-    """What is there of a trial."""
+    """State of a trial by its stored files."""
 
     NEW = "new"
-    """Nothing that training could go on from."""
+    """No result, failure or checkpoint."""
     RESUMABLE = "resumable"
-    """Checkpoints."""
+    """At least one checkpoint."""
     FAILED = "failed before"
-    """The cause of its last run's failure; the next one goes on from its checkpoints, if there are any."""
+    """The last run failed; the next run resumes from a checkpoint if there is one."""
     DAMAGED = "damaged"
-    """A result that is not as it was written."""
+    """A result whose checksum does not match."""
     FINISHED = "finished"
-    """A result, be it of another schema."""
+    """A result, possibly of another schema version."""
 
 
 @dataclass(frozen=True)
 class InventoryEntry:
-    """What is there of a trial, and why or how far; str() is both in a few words."""
+    """State of a trial with its reason; `str()` gives both."""
 
-    what: TrialState
+    state: TrialState
     reason: str = ""
     steps_done: int = 0
-    """Of its last checkpoint; 0 where there is none, or training is over."""
+    """Steps of the last checkpoint; 0 if there is none or the trial is finished."""
 
     def __str__(self) -> str:
-        between = " " if self.what in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
-        return f"{self.what}{between}{self.reason}" if self.reason else self.what
+        separator = " " if self.state in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
+        return f"{self.state}{separator}{self.reason}" if self.reason else self.state
 
 
 @dataclass(frozen=True)
 class StaleTrial:
-    """A trial that an earlier run of the sweep asked for, that the spec does not ask for now, and that left something."""
+    """A trial with stored files that an earlier run of the sweep planned and the current spec does not."""
 
     trial_id: str
     label: str
@@ -59,30 +60,31 @@ class StaleTrial:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What the storage holds of a sweep."""
+    """Stored states of the trials of a sweep."""
 
     states: Mapping[str, InventoryEntry]
-    """Of every trial of the sweep, by trial_id."""
+    """State of each trial of the sweep, by trial_id."""
     stale: tuple[StaleTrial, ...]
 
     def to_run(self, trials: Iterable[PlannedTrial], *, only_failed: bool = False) -> list[PlannedTrial]:
-        """Those of the trials that a run trains: all that are not finished, or those alone whose last run failed."""
+        """Return the trials that a run trains: all unfinished ones, or only those whose last run failed."""
         kinds = {TrialState.FAILED} if only_failed else set(TrialState) - {TrialState.FINISHED}
-        return [trial for trial in trials if self.states[trial.trial_id].what in kinds]
+        return [trial for trial in trials if self.states[trial.trial_id].state in kinds]
 
 
 def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
-    """Look through the storage, read every result and check its seal. Nothing is changed."""
+    """Return the stored states of a sweep's trials. Verifies the checksum of every result; changes nothing."""
     inside = storage.folders("trials")
     states = {trial.trial_id: InventoryEntry(TrialState.NEW) for trial in sweep.trials}
     begun = [trial for trial in sweep.trials if inside.get(trial.trial_id)]
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda trial: _state(trial, inside[trial.trial_id], storage), begun)
         states |= {trial.trial_id: state for trial, state in zip(begun, found, strict=True)}
-    before = _previous_trials(sweep, storage)
-    new = [trial for trial in sweep.trials if states[trial.trial_id].what is TrialState.NEW]
+    folder = SweepFolder(storage, sweep.spec.name)
+    before = _previous_trials(folder)
+    new = [trial for trial in sweep.trials if states[trial.trial_id].state is TrialState.NEW]
     states |= {trial_id: InventoryEntry(TrialState.NEW, reason) for trial_id, reason in changes(new, before).items()}
-    labels = _earlier_labels(sweep, storage) | {trial.trial_id: trial.label for trial in before}
+    labels = _earlier_labels(folder) | {trial.trial_id: trial.label for trial in before}
     stale = tuple(
         StaleTrial(trial_id, label, "result.json" in inside[trial_id])
         for trial_id, label in labels.items()
@@ -92,23 +94,25 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
 
 
 def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> None:
-    """Ready the storage for a run: set aside what is damaged, note the stale trials, write sweep.json."""
-    for trial_id, state in found.states.items():
-        if state.what is TrialState.DAMAGED:
+    """Prepare the storage for a run: set damaged files aside, record the stale trials, and write sweep.json."""
+    for trial_id, entry in found.states.items():
+        if entry.state is TrialState.DAMAGED:
             storage.set_aside(result_path(trial_id))
-    folder = sweep.spec.name
-    if storage.exists(f"{folder}/run.json"):
+    folder = SweepFolder(storage, sweep.spec.name)
+    if folder.exists(SweepFolder.RUN):
         try:
-            RunRecord.model_validate_json(storage.read(f"{folder}/run.json"))
-        except ValidationError:
-            storage.set_aside(f"{folder}/run.json")
-    # In this order: killed in between, every stale trial is still in one of the two.
+            folder.read_run()
+        except InvalidRecordError:
+            storage.set_aside(folder.path(SweepFolder.RUN))
+    # earlier.json is written first. If the process is killed between the two writes, every stale trial is still listed
+    # in earlier.json or in the previous sweep.json.
     earlier = EarlierTrials(labels={trial.trial_id: trial.label for trial in found.stale})
-    storage.write(f"{folder}/earlier.json", earlier.model_dump_json(indent=1))
-    storage.write(f"{folder}/sweep.json", sweep.model_dump_json(indent=1))
+    folder.write(SweepFolder.EARLIER, earlier.model_dump_json(indent=1))
+    folder.write(SweepFolder.SWEEP, sweep.model_dump_json(indent=1))
 
 
 def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> InventoryEntry:
+    """Return the state of a trial from the names of its files."""
     steps_done = max(checkpoint_steps(names), default=0)
     try:
         if "result.json" in names:
@@ -119,7 +123,7 @@ def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> Inventory
             return InventoryEntry(TrialState.FAILED, shorten_value(cause, CAUSE_LENGTH), steps_done)
     except DamagedError:
         return InventoryEntry(TrialState.DAMAGED, "trained again")
-    except FileNotFoundError:  # a run that goes on meanwhile deletes failures, and sets damaged results aside
+    except FileNotFoundError:  # deleted or set aside by a concurrent run after the folder was listed
         pass
     if steps_done:
         return InventoryEntry(TrialState.RESUMABLE, f"at {100 * steps_done // trial.steps} %", steps_done)
@@ -127,7 +131,7 @@ def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> Inventory
 
 
 def _how_early(result: str) -> str:
-    """Why a trial ended before its full length. Found, not parsed: ten thousand results would take a minute."""
+    """Return why a trial stopped before its full length. The JSON is searched, because parsing it is 100 times slower."""
     found = re.search(r'"stop_reason":\s*"(\w+)"', result)
     match found and found[1]:
         case None | StopReason.LENGTH:
@@ -139,22 +143,22 @@ def _how_early(result: str) -> str:
 
 
 class _PreviousSweep(BaseModel):
-    """What is needed of the sweep.json of a run before, be it of another schema."""
+    """The fields of a previous sweep.json that are needed; others may belong to another schema version."""
 
     trials: tuple[PreviousTrial, ...]
 
 
-def _previous_trials(sweep: SweepRecord, storage: Storage) -> tuple[PreviousTrial, ...]:
-    """The trials of the last run; none where there is no sweep.json, or a damaged one."""
+def _previous_trials(folder: SweepFolder) -> tuple[PreviousTrial, ...]:
+    """Return the trials of the previous run; empty if sweep.json does not exist or is not valid."""
     try:
-        return _PreviousSweep.model_validate_json(storage.read(f"{sweep.spec.name}/sweep.json")).trials
+        return _PreviousSweep.model_validate_json(folder.read(SweepFolder.SWEEP)).trials
     except (FileNotFoundError, ValidationError):
         return ()
 
 
-def _earlier_labels(sweep: SweepRecord, storage: Storage) -> dict[str, str]:
-    """Trials that were stale at the last run; none where nothing sound says so."""
+def _earlier_labels(folder: SweepFolder) -> dict[str, str]:
+    """Return the labels of the trials that were stale at the previous run; empty if earlier.json is not valid."""
     try:
-        return EarlierTrials.model_validate_json(storage.read(f"{sweep.spec.name}/earlier.json")).labels
+        return EarlierTrials.model_validate_json(folder.read(SweepFolder.EARLIER)).labels
     except (FileNotFoundError, ValidationError):
         return {}

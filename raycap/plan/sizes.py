@@ -1,14 +1,17 @@
-"""Parameter counts from a formula, for the plan: no torch here. A test compares them with the built model."""
+"""Parameter counts of models by formula, without torch, and the width of a model with a given size."""
 
 from raycap.results import ParameterCounts
 from raycap.spec import HeadSize, ModelByParams, ModelByWidth
 
 MAX_RELATIVE_ERROR = 0.15
-"""How far a solved model may be from the size that was asked for."""
+"""Largest relative difference between the size of a solved model and `num_params`."""
 
 
 def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
-    """Parameters of a Llama with an MLP of width 4h: 2Vh (Vh if tied) + 16 L h^2 + (2L + 1) h (SCIENCE, Model)."""
+    """Return the parameter counts of a Llama with an MLP of width 4h.
+
+    The total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
+    """
     h, num_layers = model.hidden_size, model.num_layers
     return ParameterCounts(
         embedding=vocab_size * h,
@@ -20,9 +23,9 @@ def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
 
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:
-    """The model whose number of parameters comes nearest to the target, over the widths its heads allow.
+    """Return the model whose number of parameters is nearest to `num_params`, among the widths that its heads allow.
 
-    Raises ValueError if even that is off by more than 15 %, with the nearest sizes there are.
+    Raises ValueError with the nearest possible sizes if the difference is more than 15 %.
     """
     step = model.heads.head_size if isinstance(model.heads, HeadSize) else 2 * model.heads.num_heads
     shape = {name: getattr(model, name) for name in type(model).model_fields if name != "num_params"}
@@ -33,6 +36,7 @@ def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:
     def total(multiple: int) -> int:
         return parameter_counts(at(multiple), vocab_size).total
 
+    # The total grows with the width, so the nearest size is the first one that reaches the target, or the one before.
     above = 1
     while total(above) < model.num_params:
         above += 1

@@ -1,4 +1,4 @@
-"""Which trials train together: models of one shape that differ in what a stack of replicas may differ in."""
+"""Grouping of trials into stacks of replicas: models of one shape that one worker trains together."""
 
 import json
 from collections import defaultdict
@@ -8,20 +8,19 @@ from typing import Any
 from raycap.results import PlannedTrial
 from raycap.spec import OnePerRow, Precision, Tokens
 
-OWN: dict[str, Any] = {
+REPLICA_FIELDS: dict[str, Any] = {
     "profiles": {"seed"},
     "training": {"seed": True, "order_seed": True, "optimizer": {"lr", "muon_lr", "weight_decay"}},
 }
-"""What replicas may differ in."""
+"""Fields in which the replicas of a stack may differ."""
 
 
 def replica_groups(
     trials: Iterable[PlannedTrial], num_replicas: int, steps_done: Mapping[str, int]
 ) -> list[tuple[PlannedTrial, ...]]:
-    """The trials in groups of at most `num_replicas` that may train as one stack, in the order of their first members.
+    """Return the trials in groups of at most `num_replicas` that can train as one stack, ordered by first members.
 
-    `steps_done` is how far those have come that go on from a checkpoint, by trial_id: only trials that are equally far
-    go on together.
+    `steps_done` has the steps of the last checkpoints, by trial_id. Only trials at the same step resume together.
     """
     if num_replicas == 1:
         return [(trial,) for trial in trials]
@@ -36,15 +35,15 @@ def replica_groups(
 
 
 def _kind(trial: PlannedTrial, step: int) -> str:
-    """The same for trials that may train together."""
+    """Return a key that is equal for trials that can train together; the trial_id for those that train alone."""
     spec, training = trial.spec, trial.spec.training
-    # Phases that end by loss and plateaus come at steps of their own, a loss is scaled for all alike, a parent has one
-    # set of weights, and windows are filled one by one.
+    # These train alone: curricula with phases that end by loss, and plateaus, happen at different steps in each trial;
+    # fp16 has one loss scale for the whole stack; a fill parent has one set of weights; windows differ in their texts.
     alone = training.curriculum or training.stop or spec.fill or training.precision is Precision.FP16
     if alone or not isinstance(training.packing, OnePerRow):
         return trial.trial_id
-    own = dict(OWN)
-    if isinstance(training.length, Tokens):  # other people have other names, and tokens are counted over them
-        del own["profiles"]
-    shared = spec.model_dump(mode="json", exclude=own)
+    varying = dict(REPLICA_FIELDS)
+    if isinstance(training.length, Tokens):  # tokens depend on the names, so other people need another number of steps
+        del varying["profiles"]
+    shared = spec.model_dump(mode="json", exclude=varying)
     return json.dumps([shared, trial.steps, trial.parameters.total, step], sort_keys=True)

@@ -1,4 +1,4 @@
-"""How fast trials train on this machine: from results of earlier runs, from what was timed before, or timed now."""
+"""Step times of trials on this machine: from stored results, from earlier timings, or timed now."""
 
 import hashlib
 import importlib.metadata
@@ -29,22 +29,23 @@ from raycap.plan.inventory import Inventory, TrialState
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ExecutionSpec
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.storage import DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
 
 MAX_TIMED = 6
-"""Shapes that are timed; others lie between them."""
+"""Maximum number of shapes that are timed; the step times of others are interpolated."""
 MAX_READ = 3
-"""Results of earlier runs that are read for each shape."""
+"""Maximum number of stored results that are read per shape."""
 CACHE_FILE = "paces.json"
-STORED, KEPT, TIMED, GIVEN, BETWEEN = (
+STORED, CACHED, TIMED, GIVEN, INTERPOLATED = (
     "results of earlier runs on this machine",
-    "what was timed on this machine before",
-    "steps timed just now",
+    "earlier timings on this machine",
+    "steps timed now",
     "the throughput given",
-    "others of this sweep",
+    "interpolation between other trials of this sweep",
 )
+"""Sources of step times, for display."""
 
 
 def expected_times(
@@ -57,8 +58,21 @@ def expected_times(
     slots: int | None = None,
     price_per_hour: float | None = None,
 ) -> Estimate:
-    """What training the missing trials of a sweep would take, here or where `slots` and `throughput` (tokens per second of
-    a worker) are given. May time some steps, which takes seconds. Raises SpecError where there is no GPU to time them on.
+    """Return the estimated cost of training the missing trials of a sweep, on this machine by default.
+
+    May time some training steps, which takes seconds.
+
+    Args:
+        sweep: The sweep.
+        storage: Its storage; results there give step times.
+        missing: Trials that are left to train.
+        found: Stored states of the trials.
+        throughput: Tokens per second of one worker of another machine, instead of step times of this one.
+        slots: Stacks that train at the same time on another machine.
+        price_per_hour: Price of a GPU hour if trials use GPUs, otherwise of an hour of the machine, in dollars.
+
+    Raises:
+        SpecError: Trials use GPUs, no throughput is given, and this machine has no GPU to time steps on.
     """
     execution = sweep.spec.execution
     steps_done = {trial_id: state.steps_done for trial_id, state in found.states.items() if state.steps_done}
@@ -66,7 +80,7 @@ def expected_times(
     if throughput is not None:
         tokens = [sum(trial.tokens / trial.steps for trial in group) for group in groups]
         step_times: list[StepTime | None] = [
-            StepTime(each / throughput / execution.num_workers, GIVEN) for each in tokens
+            StepTime(tokens_per_step / throughput / execution.num_workers, GIVEN) for tokens_per_step in tokens
         ]
     else:
         step_times = _step_times(groups, sweep, storage, found)
@@ -79,6 +93,7 @@ def expected_times(
 def _step_times(
     groups: list[StackGroup], sweep: SweepRecord, storage: Storage, found: Inventory
 ) -> list[StepTime | None]:
+    """Return the step time of each stack from the best source available; None if no stack could be timed."""
     execution = sweep.spec.execution
     shapes = [shape_of(group[0].spec, execution) for group in groups]
     stored = _stored(sweep, storage, found, set(shapes))
@@ -89,40 +104,42 @@ def _step_times(
         key = shape, len(group)
         if shape in stored:
             step_times[key] = StepTime(len(group) * stored[shape], STORED)
-        elif kept := cache.get(key):
-            step_times[key] = StepTime(kept, KEPT)
+        elif cached := cache.get(key):
+            step_times[key] = StepTime(cached, CACHED)
         else:
             unknown.setdefault(key, group)
     keys, candidates = list(unknown), list(unknown.values())
-    for place in spread([work_per_step(group) for group in candidates], MAX_TIMED):
-        if timed := _timed(candidates[place], execution, storage):
-            step_times[keys[place]] = StepTime(timed, TIMED)
-            cache.put(keys[place], timed)
+    for index in spread([work_per_step(group) for group in candidates], MAX_TIMED):
+        if timed := _timed(candidates[index], execution, storage):
+            step_times[keys[index]] = StepTime(timed, TIMED)
+            cache.put(keys[index], timed)
     cache.save()
     work_of = {(shape, len(group)): work_per_step(group) for shape, group in zip(shapes, groups, strict=True)}
     points = [(work_of[key], step_time.seconds_per_step) for key, step_time in step_times.items()]
     if points:
-        step_times |= {key: StepTime(between(work_of[key], points), BETWEEN) for key in keys if key not in step_times}
+        step_times |= {
+            key: StepTime(between(work_of[key], points), INTERPOLATED) for key in keys if key not in step_times
+        }
     return [step_times.get((shape, len(group))) for shape, group in zip(shapes, groups, strict=True)]
 
 
 def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[str]) -> dict[str, float]:
-    """Seconds of a step of one trial by shape, as results that were trained on this machine tell."""
-    seen: dict[str, list[float]] = defaultdict(list)
+    """Return the seconds per step of one trial, by shape, from results that were trained on this machine."""
+    times: dict[str, list[float]] = defaultdict(list)
     for trial in sweep.trials:
         shape = shape_of(trial.spec, sweep.spec.execution)
-        finished = found.states[trial.trial_id].what is TrialState.FINISHED
-        if not finished or shape not in shapes or len(seen[shape]) == MAX_READ:
+        finished = found.states[trial.trial_id].state is TrialState.FINISHED
+        if not finished or shape not in shapes or len(times[shape]) == MAX_READ:
             continue
-        with suppress(OSError, DamagedError, LookupError, TypeError):  # another schema tells nothing
+        with suppress(OSError, DamagedError, LookupError, TypeError):  # a result of another schema version is skipped
             result: dict[str, Any] = json.loads(verify_checksum(storage.read(result_path(trial.trial_id))))
             if result["provenance"]["host"] == platform.node():
-                seen[shape].append(result["evaluations"][-1]["train_seconds"] / result["num_steps"])
-    return {shape: median(seconds) for shape, seconds in seen.items() if seconds}
+                times[shape].append(result["evaluations"][-1]["train_seconds"] / result["num_steps"])
+    return {shape: median(seconds) for shape, seconds in times.items() if seconds}
 
 
 def _timed(group: StackGroup, execution: ExecutionSpec, storage: Storage) -> float | None:
-    """Seconds of a step of a stack, timed now; each worker takes its part of a batch."""
+    """Time training steps of a stack with one worker's share of the batch; returns seconds per step."""
     from raycap.learner.step_timing import seconds_per_step
 
     specs = []
@@ -132,7 +149,7 @@ def _timed(group: StackGroup, execution: ExecutionSpec, storage: Storage) -> flo
         specs.append(trial.spec.model_copy(update={"training": training}))
     if execution.gpus_per_worker and not _num_gpus():
         raise SpecError(
-            ["--estimate: trials take GPUs, and this machine has none; give --throughput (tokens/s a worker)"]
+            ["--estimate: trials use GPUs and this machine has none; give --throughput (tokens/s of a worker)"]
         )
     threads = max(1, int(execution.cpus_per_worker))
     return seconds_per_step(tuple(specs), storage, threads=threads, on_gpu=execution.gpus_per_worker > 0)
@@ -145,7 +162,7 @@ def _num_gpus() -> int:
 
 
 class Cache:
-    """What was timed on this machine, in the user's cache folder. One that cannot be read or written is as good as empty."""
+    """Step times measured on this machine, in a file in the user's cache folder. Errors of the file are ignored."""
 
     def __init__(self) -> None:
         folder = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -157,23 +174,23 @@ class Cache:
             self._seconds = {key: float(value) for key, value in known.items() if float(value) > 0}
 
     def get(self, key: Sequence[Any]) -> float | None:
-        """Seconds of a step."""
+        """Return the cached seconds per step of a key; None if there is no entry."""
         return self._seconds.get(self._name(key))
 
     def put(self, key: Sequence[Any], seconds: float) -> None:
-        """Keep them."""
+        """Add an entry."""
         self._seconds[self._name(key)] = seconds
         self._changed = True
 
     def save(self) -> None:
-        """Write what is new."""
+        """Write the file if there are new entries."""
         if self._changed:
             with suppress(OSError):
                 self._storage.write(CACHE_FILE, json.dumps(self._seconds, indent=0))
 
     @staticmethod
     def _name(key: Sequence[Any]) -> str:
-        """Machine, code and libraries are part of the key."""
+        """Return the name of an entry: a hash of the key, the machine, and the versions of raycap and torch."""
         versions = [importlib.metadata.version(name) for name in ("raycap", "torch")]
         machine = [platform.node(), platform.machine(), psutil.cpu_count(), psutil.virtual_memory().total]
         return hashlib.sha256(json.dumps([*machine, *versions, *key]).encode()).hexdigest()[:16]

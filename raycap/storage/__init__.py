@@ -1,4 +1,4 @@
-"""Files in a folder or an object store, and the paths that raycap gives them."""
+"""Reading and writing of files in a local folder or an object store, and their paths."""
 
 from raycap.storage.files import (
     CHECKPOINT_PREFIX,
@@ -12,8 +12,8 @@ from raycap.storage.files import (
     failure_path,
     forget_checkpoints,
     model_folder,
-    parted,
     result_path,
+    split_folder,
     trial_folder,
 )
 
@@ -29,7 +29,7 @@ __all__ = [
     "failure_path",
     "forget_checkpoints",
     "model_folder",
-    "parted",
     "result_path",
+    "split_folder",
     "trial_folder",
 ]

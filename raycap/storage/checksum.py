@@ -1,10 +1,10 @@
-"""JSON that notices damage: its first line holds the SHA-256 of all that follows it.
+"""JSON files with a SHA-256 checksum in their first line, which covers all following bytes.
 
     {"sha256": "0d2a…",
      "schema_version": 3,
      …
 
-It stays one JSON object that anything can read; to check it, nothing needs to be parsed.
+The file is one valid JSON object. The checksum is verified on the bytes, without parsing them.
 """
 
 import hashlib
@@ -13,19 +13,19 @@ from raycap.storage.files import DamagedError
 
 
 def with_checksum(json_text: str) -> str:
-    """A JSON object of at least one field, with its seal as the first."""
+    """Return a JSON object of at least one field with its checksum added as the first field."""
     body = json_text.removeprefix("{").removeprefix("\n")
     return f"{_first_line(body.encode()).decode()}\n{body}"
 
 
 def verify_checksum(data: bytes) -> str:
-    """The JSON object of a sealed file, without its seal.
+    """Return the JSON object of a file written by `with_checksum`, without the checksum.
 
-    Raises DamagedError if any byte is not as it was written, and where there is no seal.
+    Raises DamagedError if the checksum is missing or does not match.
     """
     first_line, _, body = data.partition(b"\n")
     if first_line != _first_line(body):
-        raise DamagedError("it is damaged")
+        raise DamagedError("the checksum does not match")
     return "{" + body.decode()
 
 

@@ -1,8 +1,9 @@
-"""One sweep runs once at a time: a lock in its folder says who holds it.
+"""Lock in a sweep's folder, so that only one process runs the sweep at a time.
 
-On a folder the lock is the operating system's, which lets go of it when its holder dies, however that happens. Object
-stores, and folders shared with machines whose locks do not reach this one, have what the holder writes: a sign of life
-every BEAT_SECONDS; one without it for STALE_SECONDS is taken over.
+In a local folder, the lock is an `flock` on `lock.json`, which the operating system releases when the process dies for
+any reason. Object stores have no locks, and network file systems may not pass them on to other machines. The holder
+therefore also writes its identity and a heartbeat to the file every BEAT_SECONDS; a lock whose last heartbeat is older
+than STALE_SECONDS may be acquired by another process.
 """
 
 import errno
@@ -23,46 +24,53 @@ from pathlib import Path
 import psutil
 
 from raycap.storage.files import TRIALS_FOLDER, Storage
+from raycap.storage.sweep_folder import SweepFolder
 
 BEAT_SECONDS = 30.0
+"""Interval of the heartbeat."""
 STALE_SECONDS = 300.0
+"""Age of the last heartbeat from which a holder counts as dead: ten intervals, so that short outages are tolerated."""
 SETTLE_SECONDS = 4.0
-"""What two writers of an object store are given to notice each other; whoever writes slower than half of that has lost."""
+"""Time between writing a lock in an object store and reading it back. A write that takes longer than half of it aborts."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""Error numbers of file systems that do not support locks."""
 
 
 class LockedError(Exception):
-    """Somebody else is at work; the message says who, where and since when."""
+    """Another process holds the lock; the message has its PID, user, host and start time."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock. Times are seconds since the epoch, by the holder's clock."""
+    """Holder of a lock, as stored in the file. Times are seconds since the epoch, by the holder's clock."""
 
     host: str
     machine: str
-    """What tells processes of one pid apart: the host since it was started, and the container."""
+    """Boot and PID namespace of the process: a PID is unique only within these."""
     user: str
     pid: int
     born: float
-    """When its process was created."""
+    """Creation time of the process."""
     since: float
+    """Time at which the lock was acquired."""
     alive_at: float
+    """Time of the last heartbeat."""
     token: str
+    """Random id of this acquisition."""
 
     @classmethod
     def myself(cls) -> "Holder":
-        """This process, from now on."""
+        """Return a holder that describes this process, acquired now."""
         try:
             user = getpass.getuser()
-        except (KeyError, OSError):  # a container may run under a number that has no name
+        except (KeyError, OSError):  # a container may run under a user id without a name
             user = str(os.getuid())
         now, pid = time.time(), os.getpid()
         return cls(platform.node(), _machine(), user, pid, _process_start_time(pid), now, now, uuid.uuid4().hex)
 
     @classmethod
     def read(cls, text: str) -> "Holder | None":
-        """What a holder wrote; None where nothing, or nothing whole, is written."""
+        """Parse the content of a lock file; None if it is empty or not valid."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -70,11 +78,14 @@ class Holder:
 
     @property
     def is_dead(self) -> bool:
-        """As far as one can tell from here: its process is gone, or it has given no sign of life for long."""
+        """Whether the process no longer exists or, on another machine, its last heartbeat is stale."""
+        # abs(): the heartbeat of a host whose clock is far ahead must become stale, too.
         is_silent = abs(time.time() - self.alive_at) > STALE_SECONDS
         if (self.host, self.machine) != (platform.node(), _machine()):
             return is_silent
-        # Numbers of processes come again. (A clock that jumps moves the hour of birth, but not of one that gives signs.)
+        # On this machine the process table is reliable. PIDs are reused, so an existing PID must also have the creation
+        # time that the holder noted. That time is computed from the clock and moves when the clock is set; it is compared
+        # only if the heartbeat is stale, so that a running holder never counts as dead.
         return not psutil.pid_exists(self.pid) or (is_silent and _process_start_time(self.pid) != self.born)
 
     def __str__(self) -> str:
@@ -83,6 +94,7 @@ class Holder:
 
 
 def _machine() -> str:
+    """Return an identifier of this boot of the host and, in containers, of the PID namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -91,64 +103,69 @@ def _machine() -> str:
 
 
 def _process_start_time(pid: int) -> float:
+    """Return the creation time of a process; 0 if it does not exist."""
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return 0.0
 
 
-def lock_path(sweep_name: str) -> str:
-    """Where the lock of a sweep is."""
-    return f"{sweep_name}/lock.json"
-
-
 def holder_of(storage: Storage, sweep_name: str) -> Holder | None:
-    """Who holds a sweep's lock and is alive, as far as one can tell from here."""
+    """Return the holder of a sweep's lock; None if the lock is free or its holder counts as dead."""
     with suppress(OSError):
-        holder = Holder.read(storage.read_text(lock_path(sweep_name)))
+        holder = Holder.read(SweepFolder(storage, sweep_name).read(SweepFolder.LOCK).decode())
         return None if holder is None or holder.is_dead else holder
     return None
 
 
 def refuse_others(sweep_name: str, trial_ids: set[str], storage: Storage) -> None:
-    """Raise LockedError if a sweep that is being run in this storage has one of these trials: it would be trained twice."""
+    """Raise LockedError if another running sweep in this storage has one of these trials.
+
+    Trials are stored by id, across sweeps: two runs would train the same trial into the same folder.
+    """
     for name in storage.names(""):
         if name in (sweep_name, TRIALS_FOLDER) or (holder := holder_of(storage, name)) is None:
             continue
         try:
-            theirs = {trial["trial_id"] for trial in json.loads(storage.read(f"{name}/sweep.json"))["trials"]}
-        except (OSError, ValueError, KeyError, TypeError):  # it has only begun, or is none of ours
+            record = json.loads(SweepFolder(storage, name).read(SweepFolder.SWEEP))
+            other_ids = {trial["trial_id"] for trial in record["trials"]}
+        except (OSError, ValueError, KeyError, TypeError):  # not written yet, or not a sweep's folder
             continue
-        if shared := len(theirs & trial_ids):
-            raise LockedError(f"{shared} of these trials belong to sweep {name} too, which is being run: {holder}")
+        if shared := len(other_ids & trial_ids):
+            raise LockedError(f"{shared} of these trials also belong to sweep {name}, which is running: {holder}")
 
 
 @contextmanager
 def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
-    """Hold a sweep's lock. Raises LockedError if somebody else does, OSError if the storage cannot be written."""
-    path = lock_path(sweep_name)
-    with _system_lock(storage, path) as is_ours:
+    """Hold a sweep's lock. Raises LockedError if another process holds it, OSError if the storage cannot be written."""
+    path = SweepFolder(storage, sweep_name).path(SweepFolder.LOCK)
+    with _system_lock(storage, path) as has_system_lock:
         began = time.monotonic()
-        before = holder_of(storage, sweep_name)
-        # Having the system's lock, one that was written on this host is of a process that has died.
-        if before is not None and not (is_ours and before.host == platform.node()):
-            raise LockedError(f"sweep {sweep_name} is being run already: {before}")
+        previous = holder_of(storage, sweep_name)
+        # This process has the flock, so a holder that was written on this host has died. A holder on another host may be
+        # alive: locks of a shared folder do not always reach other hosts.
+        if previous is not None and not (has_system_lock and previous.host == platform.node()):
+            raise LockedError(f"sweep {sweep_name} is already running: {previous}")
         me = Holder.myself()
         write = _overwrite if storage.is_local else Storage.write
         write(storage, path, json.dumps(asdict(me)))
-        if not is_ours:
-            if (took := time.monotonic() - began) > SETTLE_SECONDS / 2:  # somebody may have had it by then
+        if not has_system_lock:
+            # Without a system lock, two processes can both find the lock free and both write it; the last write wins.
+            # Each therefore reads the file back after SETTLE_SECONDS and proceeds only if it has its own token. Others
+            # that also found the lock free have written it by then, because their writes take at most half of that time.
+            # A slower write could replace a lock that is already confirmed, so a process with a slow write gives up.
+            if (took := time.monotonic() - began) > SETTLE_SECONDS / 2:
                 write(storage, path, "")
-                raise LockedError(f"writing the lock took {took:.1f} s, too long to be sure of it; start once more")
+                raise LockedError(f"writing the lock took {took:.1f} s, too long to exclude another run; start again")
             time.sleep(SETTLE_SECONDS)
             now = holder_of(storage, sweep_name)
             if now is not None and now.token != me.token:
-                raise LockedError(f"sweep {sweep_name} is being run already: {now}")
+                raise LockedError(f"sweep {sweep_name} is already running: {now}")
         over = threading.Event()
 
         def beat() -> None:
             while not over.wait(BEAT_SECONDS):
-                with suppress(OSError):  # the storage may be away for a while
+                with suppress(OSError):  # a short outage of the storage must not end the run
                     write(storage, path, json.dumps(asdict(replace(me, alive_at=time.time()))))
 
         thread = threading.Thread(target=beat, name="raycap-lock", daemon=True)
@@ -164,7 +181,7 @@ def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
 
 @contextmanager
 def _system_lock(storage: Storage, path: str) -> Iterator[bool]:
-    """The operating system's lock of a file; gives False where there is none to be had."""
+    """Hold an exclusive flock on a file. Yields whether it was acquired: False if the storage does not support locks."""
     if not storage.is_local:
         yield False
         return
@@ -175,9 +192,7 @@ def _system_lock(storage: Storage, path: str) -> Iterator[bool]:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = Holder.read(file.read_text())
-            raise LockedError(
-                f"this sweep is being run already: {holder or 'by somebody who has only begun'}"
-            ) from None
+            raise LockedError(f"this sweep is already running: {holder or 'by a process that is starting'}") from None
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
@@ -187,7 +202,7 @@ def _system_lock(storage: Storage, path: str) -> Iterator[bool]:
 
 
 def _overwrite(storage: Storage, path: str, text: str) -> None:
-    """Write in place: the system's lock is that of this very file."""
+    """Write a file in place. An atomic write would replace the file, and the flock belongs to the replaced one."""
     with open(storage.path(path), "r+", encoding="utf-8") as file:
         file.write(text)
         file.truncate()

@@ -1,6 +1,6 @@
-"""Trials under way: what they did, how far they are, and when they will be done; kept in a file for who looks from outside.
+"""Progress of running trials and their remaining time, written to progress.json for `raycap status`.
 
-storage/<sweep>/progress.json is written about once a second while a sweep runs, and is gone when it ends in order.
+storage/<sweep>/progress.json is written about once a second while a sweep runs, and deleted when the run ends regularly.
 """
 
 import time
@@ -11,22 +11,23 @@ from pydantic import ValidationError
 
 from raycap.results import Record
 from raycap.storage.files import Storage
+from raycap.storage.sweep_folder import SweepFolder
 
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
-"""At most so often the file is written, in a folder and in an object store."""
+"""Shortest intervals between two writes of the file, to a folder and to an object store."""
 
 MAX_DONE_SHARE = 0.99
-"""A trial that is late is not done."""
+"""Largest extrapolated share: a trial that is slower than predicted is not shown as done."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something a trial did: started, evaluated, finished or failed. Numbers belong to evaluations."""
+    """An event of a trial: started, evaluated, finished or failed. Only evaluations have numbers."""
 
     trial_id: str
     what: str
     at: float
-    """Seconds since the epoch, by the clock of who heard of it."""
+    """Seconds since the epoch, by the clock of the receiving process."""
     step: int = 0
     exposures: float = 0.0
     loss_bits: float = 0.0
@@ -35,20 +36,24 @@ class Event:
 
 
 class TrialProgress(Record):
-    """How far a trial under way has come, since it was started last. Times are seconds since the epoch."""
+    """Progress of a running trial since its last start. Times are seconds since the epoch."""
 
     began: float
     first: Event | None = None
-    """Its first evaluation since then."""
+    """First evaluation since the start."""
     last: Event | None = None
+    """Last evaluation since the start."""
 
     def after(self, event: Event) -> "TrialProgress":
-        """The same after an evaluation."""
+        """Return the progress after a further evaluation."""
         return self.model_copy(update={"first": self.first or event, "last": event})
 
     @property
     def steps_per_s(self) -> float | None:
-        """Steps in a second, between its evaluations as far as there are two; None where nothing tells."""
+        """Steps per second between the first and the last evaluation; None before the first evaluation.
+
+        With one evaluation only, it is measured from the start of the trial, which includes loading and compilation.
+        """
         if self.first is None or self.last is None:
             return None
         if self.last.at > self.first.at and self.last.step > self.first.step:
@@ -56,14 +61,14 @@ class TrialProgress(Record):
         return self.last.step / (self.last.at - self.began) if self.last.at > self.began else None
 
     def share_done(self, num_steps: int, now: float) -> float:
-        """Of its steps, as if it had gone on at the same pace since its last evaluation. Never all of them."""
+        """Return the share of its steps that are done, extrapolated from the last evaluation; at most MAX_DONE_SHARE."""
         if self.last is None:
             return 0.0
         steps = self.last.step + (self.steps_per_s or 0.0) * max(0.0, now - self.last.at)
         return min(steps / num_steps, MAX_DONE_SHARE)
 
     def seconds_left(self, num_steps: int, now: float) -> float | None:
-        """Until its last step; None where nothing tells."""
+        """Return the predicted time until the last step, in seconds; None if the speed is unknown."""
         if not self.steps_per_s:
             return None
         return (1 - self.share_done(num_steps, now)) * num_steps / self.steps_per_s
@@ -73,25 +78,20 @@ class _File(Record):
     """The content of progress.json."""
 
     trials: dict[str, TrialProgress]
-    """Of trials under way, by trial_id."""
-
-
-def progress_path(sweep_name: str) -> str:
-    """Where the progress of a sweep is kept."""
-    return f"{sweep_name}/progress.json"
+    """Progress of running trials, by trial_id."""
 
 
 class ProgressFile:
-    """Keeps progress.json. What cannot be written is left out: it is only for looking at."""
+    """Writer of progress.json. Write errors are ignored, because the file is for display only."""
 
     def __init__(self, storage: Storage, sweep_name: str) -> None:
-        self._storage, self._path = storage, progress_path(sweep_name)
+        self._storage, self._path = storage, SweepFolder(storage, sweep_name).path(SweepFolder.PROGRESS)
         self._every_s = LOCAL_SECONDS if storage.is_local else REMOTE_SECONDS
         self._trials: dict[str, TrialProgress] = {}
         self._changed, self._written = False, float("-inf")
 
     def add(self, event: Event) -> None:
-        """Something has happened."""
+        """Apply an event to the progress of its trial."""
         progress = self._trials.get(event.trial_id)
         if event.what == "started":
             self._trials[event.trial_id] = TrialProgress(began=event.at)
@@ -103,21 +103,21 @@ class ProgressFile:
         self.flush()
 
     def flush(self) -> None:
-        """Write what has changed, unless that was done a moment ago."""
+        """Write the file if something has changed and the shortest interval has passed."""
         if self._changed and time.monotonic() >= self._written + self._every_s:
             self._changed, self._written = False, time.monotonic()
             with suppress(OSError):
                 self._storage.write(self._path, _File(trials=self._trials).model_dump_json())
 
     def close(self) -> None:
-        """Nothing is under way any more."""
+        """Delete the file, because no trial is running any more."""
         with suppress(OSError):
             self._storage.delete(self._path)
 
 
 def read_progress(storage: Storage, sweep_name: str) -> dict[str, TrialProgress]:
-    """How far the trials under way of a sweep are, by trial_id; empty where nothing sound says so."""
+    """Return the progress of the running trials of a sweep, by trial_id; empty if there is no valid file."""
     try:
-        return _File.model_validate_json(storage.read(progress_path(sweep_name))).trials
+        return _File.model_validate_json(SweepFolder(storage, sweep_name).read(SweepFolder.PROGRESS)).trials
     except (OSError, ValidationError):
         return {}

@@ -1,4 +1,4 @@
-"""The trained model that a fill trial starts from: found, checked, and brought to a local folder. No torch here."""
+"""Loading of the trained model that a fill trial starts from: existence, digest, and a local copy. Imports no torch."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,37 +13,37 @@ from raycap.storage.files import DamagedError, Storage, model_folder, result_pat
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 DIGEST_FILE = "sha256"
-"""Holds the digest of a saved model; trials write it last."""
+"""File with the digest of a saved model. It is written last, so a model folder that has it is complete."""
 
 
 @contextmanager
 def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
-    """A local folder with the parent's model and tokenizer, for as long as the context lasts.
+    """Yield a temporary local folder with the parent's model and tokenizer.
 
-    Raises ValueError if it is not there, damaged, or not the one that was meant.
+    Raises ValueError if the model does not exist, is damaged, or has another digest than `parent.sha256`.
     """
     parent = fill.parent
     if isinstance(parent, ParentTrial):
-        where, folder, needed = storage, model_folder(parent.trial_id), {*MODEL_FILES, DIGEST_FILE}
+        source, folder, needed = storage, model_folder(parent.trial_id), {*MODEL_FILES, DIGEST_FILE}
     else:
-        where, folder, needed = Storage.at(parent.path), "", set(MODEL_FILES)
-    if not needed <= set(where.names(folder)):
-        raise ValueError(f"fill.parent: there is no trained model at {where.path(folder)}; train it first")
+        source, folder, needed = Storage.at(parent.path), "", set(MODEL_FILES)
+    if not needed <= set(source.names(folder)):
+        raise ValueError(f"fill.parent: there is no trained model at {source.path(folder)}; train it first")
     with TemporaryDirectory(prefix="raycap-") as local:
-        where.read_folder(folder, Path(local))
-        digest, noted = sha256_of(Path(local)), Path(local) / DIGEST_FILE
-        if noted.exists() and noted.read_bytes() != digest.encode():
+        source.read_folder(folder, Path(local))
+        digest, digest_file = sha256_of(Path(local)), Path(local) / DIGEST_FILE
+        if digest_file.exists() and digest_file.read_bytes() != digest.encode():
             raise ValueError(
-                f"fill.parent: the model at {where.path(folder)} is damaged: it is not as it was saved; delete the "
-                "result.json of the trial that it is of, and its sweep trains it again"
+                f"fill.parent: the model at {source.path(folder)} is damaged: its digest does not match the stored one; "
+                "delete the result.json of its trial and run its sweep again"
             )
         if isinstance(parent, ParentModel) and parent.sha256 not in (None, digest):
-            raise ValueError(f"fill.parent.sha256: the model at {parent.path} is another; its digest is {digest}")
+            raise ValueError(f"fill.parent.sha256: the model at {parent.path} has another digest, {digest}")
         yield Path(local)
 
 
 def sha256_of(folder: Path) -> str:
-    """Digest of a saved model: its shape, weights and tokenizer."""
+    """Return the SHA-256 of a saved model: its config, weights and tokenizer, in this order."""
     digest = hashlib.sha256()
     for name in MODEL_FILES:
         digest.update((folder / name).read_bytes())
@@ -51,10 +51,10 @@ def sha256_of(folder: Path) -> str:
 
 
 def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
-    """The same trial with everything that follows from its parent filled in; unchanged without fill.
+    """Return a trial with the fields that its parent determines; unchanged without `fill`.
 
-    A parent trial gives profiles, tokenizer and model; a saved model gives its digest. Raises ValueError where the
-    parent is missing, or the spec contradicts it.
+    A parent trial determines profiles, tokenizer and model; of a saved model, the digest is filled in. Raises ValueError
+    if the parent is missing or the spec contradicts it.
     """
     if trial.fill is None:
         return trial
@@ -64,20 +64,20 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
             known = parent.model_copy(update={"sha256": sha256_of(folder)})
             return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
     try:
-        theirs = TrialResult.model_validate_json(verify_checksum(storage.read(result_path(parent.trial_id)))).spec
+        parent_spec = TrialResult.model_validate_json(verify_checksum(storage.read(result_path(parent.trial_id)))).spec
     except DamagedError as error:
-        where = storage.path(result_path(parent.trial_id))
-        raise ValueError(f"fill.parent: {where}: {error}; run the sweep of that trial again") from error
-    if theirs.fill is not None:
+        path = storage.path(result_path(parent.trial_id))
+        raise ValueError(f"fill.parent: {path}: {error}; run the sweep of that trial again") from error
+    if parent_spec.fill is not None:
         raise ValueError(
-            f"fill.parent: trial {parent.trial_id} was filled itself; a third population is not provided for"
+            f"fill.parent: trial {parent.trial_id} has a parent itself; fill supports two populations, not three"
         )
-    taken = {}
+    inherited = {}
     for name in ("profiles", "tokenizer", "model"):
-        value = getattr(theirs, name)
+        value = getattr(parent_spec, name)
         if name in trial.model_fields_set and getattr(trial, name) != value:
             raise ValueError(
-                f"fill.parent: trial {parent.trial_id} has another {name}; remove it here, it is taken from there"
+                f"fill.parent: trial {parent.trial_id} has another {name}; remove trial.{name}, it is inherited"
             )
-        taken[name] = value
-    return trial.model_copy(update=taken)
+        inherited[name] = value
+    return trial.model_copy(update=inherited)

@@ -1,1 +1,1 @@
-"""Tables and lines that people see in a terminal."""
+"""Terminal output: the plan, the progress table, failures, and the status of a sweep."""

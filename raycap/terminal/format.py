@@ -1,4 +1,4 @@
-"""Durations and sizes as people read them, and the console that tables are printed to."""
+"""Formatting of durations and sizes, and the console for tables."""
 
 import math
 import sys
@@ -6,13 +6,15 @@ import sys
 from rich.console import Console
 
 NAMES_SHOWN = 10
-"""Stale trials, and trials that failed alike, that are named; the others are counted."""
+"""Maximum number of stale trials, or of trials with one cause of failure, that are named; the others are counted."""
 WIDTH_WITHOUT_TERMINAL = 160
+"""Characters per line if the output is not a terminal."""
 
 
 def wide_console() -> Console:
-    """Standard output; wide enough for tables where no terminal says how wide it is. Text is printed as it is: there are
-    lists in it, and paths, that would pass for rich's markup.
+    """Return a console on standard output that is wide enough for tables even without a terminal.
+
+    Markup is off, because rich would interpret lists and paths in brackets as markup.
     """
     console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
@@ -21,7 +23,7 @@ def wide_console() -> Console:
 
 
 def duration(seconds: float) -> str:
-    """Such as 42 s, 3 min 5 s, 2 h 10 min, 4 d 3 h; rounded to the second of the two units."""
+    """Format a duration as in 42 s, 3 min 5 s, 2 h 10 min or 4 d 3 h, rounded to the smaller unit."""
     total = round(seconds)
     if total < 60:
         return f"{total} s"
@@ -35,6 +37,6 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Such as 512 MB or 1.4 GB, of 1000 each."""
+    """Format a number of bytes as in 512 MB or 1.4 GB, with decimal units."""
     power = min(4, int(math.log10(num_bytes) // 3)) if num_bytes >= 1 else 0
     return f"{num_bytes / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

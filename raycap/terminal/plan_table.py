@@ -1,4 +1,4 @@
-"""The plan of a sweep, for people and for programs, and its power."""
+"""Plan and simulated power of a sweep, as tables and as JSON."""
 
 import json
 import string
@@ -15,11 +15,12 @@ from raycap.plan.estimate import SWEEP_SECONDS, Estimate
 from raycap.plan.inventory import Inventory
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec.file import SpecError
+from raycap.spec.document import SpecError
 from raycap.terminal.format import NAMES_SHOWN, duration, size, wide_console
 
 PLAN_ROWS_SHOWN = 60
 POWER_SEED = 0
+"""Seed of the simulated sweeps."""
 
 
 def print_plan(
@@ -29,16 +30,16 @@ def print_plan(
     console: Console,
     expected: Estimate | None = None,
 ) -> None:
-    """The plan of some trials for people, what they would take where that was estimated, and what is left of those that
-    the spec asks for no longer.
-    """
+    """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
     console.print(plan_table(sweep, trials, found, expected))
     if expected:
         for line in format_estimate(expected):
             console.print(line, soft_wrap=True)
     if not found.stale:
         return
-    console.print(f"{len(found.stale)} stale: trials of earlier runs that the spec asks for no longer. They are kept.")
+    console.print(
+        f"{len(found.stale)} stale: trials of earlier runs that are no longer in the spec. Their files are kept."
+    )
     for trial in found.stale[:NAMES_SHOWN]:
         line = f"  {trial.label}  {trial.trial_id}  {'finished' if trial.finished else 'not finished'}"
         console.print(line, soft_wrap=True)
@@ -47,29 +48,29 @@ def print_plan(
 
 
 def format_estimate(expected: Estimate) -> list[str]:
-    """What a run would take, in lines for people."""
+    """Return the estimated cost of a run as lines of text."""
     if not expected.trials and not expected.unknown:
-        return ["Nothing is left to train."]
+        return ["All trials are finished."]
     at_once = f"{expected.slots} at once" if expected.slots > 1 else "one after the other"
     parts = [f"about {duration(expected.seconds)}, {at_once}"]
     if expected.gpu_hours:
         parts.append(f"{expected.gpu_hours:.3g} GPU hours")
     if expected.dollars is not None:
         parts.append(f"${expected.dollars:,.2f}")
-    parts.append(f"up to {size(expected.worker_bytes)} a worker")
-    known = "; ".join(f"{num} trials by {source}" for source, num in expected.sources.items())
+    parts.append(f"up to {size(expected.worker_bytes)} per worker")
+    sources = "; ".join(f"{num} trials from {source}" for source, num in expected.sources.items())
     lines = [f"Estimate: {', '.join(parts)}."]
-    if known:
-        lines.append(f"  From {known}; {duration(SWEEP_SECONDS)} are the start and the end of the sweep.")
+    if sources:
+        lines.append(f"  Step times: {sources}. Start and end of the sweep take {duration(SWEEP_SECONDS)} of it.")
     if expected.unknown:
-        lines.append(f"  {expected.unknown} trials are left out: nothing says how long their steps take.")
+        lines.append(f"  Not included: {expected.unknown} trials whose step time is unknown.")
     return lines
 
 
 def plan_table(
     sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
 ) -> Table:
-    """Sizes, bits and state of trials, and what they would take where that was estimated."""
+    """Return a table with sizes, bits and states of trials, and their estimated cost if there is one."""
     _, selection = sweep.spec.analysis.headline
     table = Table(
         title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
@@ -82,7 +83,7 @@ def plan_table(
     for column in (*columns, *(("time", "memory") if expected else ()), "state"):
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
     for trial in trials[:PLAN_ROWS_SHOWN]:
-        about = "" if trial.tokens_exact else "~"
+        approximately = "" if trial.tokens_exact else "~"
         table.add_row(
             trial.label,
             trial.trial_id,
@@ -90,9 +91,9 @@ def plan_table(
             f"{trial.parameters.non_embedding:,}",
             f"{trial.dataset_bits[selection]:,.0f}",
             f"{trial.demanded_bits_per_param(selection):.2f}",
-            f"{about}{trial.tokens:,}",
+            f"{approximately}{trial.tokens:,}",
             f"{trial.steps:,}",
-            *_taken(expected, trial),
+            *_estimate_cells(expected, trial),
             Text("; ").join(
                 [Text(str(found.states[trial.trial_id])), *(Text(warning, "yellow") for warning in trial.warnings)]
             ),
@@ -105,25 +106,25 @@ def plan_table(
     return table
 
 
-def _taken(expected: Estimate | None, trial: PlannedTrial) -> list[str]:
-    """The cells of what a trial would take; none where nothing was estimated."""
+def _estimate_cells(expected: Estimate | None, trial: PlannedTrial) -> list[str]:
+    """Return the cells for time and memory of a trial; no cells if there is no estimate."""
     if expected is None:
         return []
-    mine = expected.trials.get(trial.trial_id)
-    return [duration(mine.seconds), size(mine.worker_bytes)] if mine else ["-", "-"]
+    estimate = expected.trials.get(trial.trial_id)
+    return [duration(estimate.seconds), size(estimate.worker_bytes)] if estimate else ["-", "-"]
 
 
 def plan_json(
     sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
 ) -> str:
-    """The plan of some trials for programs; `estimate` is there where one was made."""
+    """Return the plan of some trials as JSON, with `estimate` if there is one."""
     selections = [str(selection) for selection in sweep.spec.analysis.selections]
     entries: list[dict[str, Any]] = [
         {
             "trial_id": trial.trial_id,
             "label": trial.label,
             "coordinates": trial.coordinates,
-            "state": found.states[trial.trial_id].what,
+            "state": found.states[trial.trial_id].state,
             "reason": found.states[trial.trial_id].reason,
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,
@@ -134,7 +135,7 @@ def plan_json(
             "steps": trial.steps,
             "warnings": list(trial.warnings),
         }
-        | _taken_json(expected, trial)
+        | _estimate_field(expected, trial)
         for trial in trials
     ]
     stale = [asdict(trial) for trial in found.stale]
@@ -142,23 +143,27 @@ def plan_json(
     if expected:
         totals = ("slots", "seconds", "gpu_hours", "dollars", "worker_bytes", "sources", "unknown")
         record["estimate"] = {name: getattr(expected, name) for name in totals}
-    about = json.dumps(record)
-    # A line for each trial: ten thousand of them indented would be 300,000 lines, and take longer than the plan.
+    head = json.dumps(record)
+    # One line per trial: json.dumps with indent is pure Python, and for ten thousand trials slower than the plan.
     lines = ",\n".join(map(json.dumps, entries))
-    return f'{about[:-1]}, "trials": [\n{lines}\n]}}'
+    return f'{head[:-1]}, "trials": [\n{lines}\n]}}'
 
 
-def _taken_json(expected: Estimate | None, trial: PlannedTrial) -> dict[str, Any]:
+def _estimate_field(expected: Estimate | None, trial: PlannedTrial) -> dict[str, Any]:
+    """Return the `estimate` of a trial as a dict; empty if there is no estimate."""
     if expected is None:
         return {}
-    mine = expected.trials.get(trial.trial_id)
-    return {"estimate": asdict(mine) if mine else None}
+    estimate = expected.trials.get(trial.trial_id)
+    return {"estimate": asdict(estimate) if estimate else None}
 
 
 def print_power(
     sweep: SweepRecord, noises: tuple[float, ...], bits_per_param: float, num_sweeps: int, *, as_json: bool
 ) -> None:
-    """Print how often each reading would be told from the others, if it were true. Raises SpecError where none could."""
+    """Print how often simulated sweeps decide for the true reading, for each reading and noise.
+
+    Raises SpecError if all readings agree on this sweep, so that there is nothing to decide.
+    """
     import numpy as np
 
     from raycap.analysis.power import simulate
@@ -177,18 +182,19 @@ def print_power(
         )
         if len(power.readings) < 2:
             raise SpecError(
-                [f"{sweep.spec.name}: analysis: all readings say the same of this data; there is no choice"]
+                [f"{sweep.spec.name}: analysis: all readings give the same bits for these data; there is no choice"]
             )
         powers.append(power)
         if as_json:
             continue
         table = Table(
-            title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials for each truth",
+            title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials per true reading: "
+            "how often each reading scores best",
             title_justify="left",
             caption_justify="left",
             box=SIMPLE,
         )
-        table.add_column("if this is true, the best score has", no_wrap=True)
+        table.add_column("true reading", no_wrap=True)
         letters = string.ascii_uppercase[: len(power.readings)]
         for letter in letters:
             table.add_column(letter, justify="right", no_wrap=True)
@@ -198,8 +204,8 @@ def print_power(
             shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
             table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
         table.caption = (
-            f"usable trials are neither exhausted nor ignorant; fewer than {MIN_CELLS} cells of them compare nothing; "
-            f"models are taken to store {bits_per_param:g} bits/param"
+            f"Usable trials are neither exhausted nor ignorant; with fewer than {MIN_CELLS} usable cells, readings are not "
+            f"compared. Models are assumed to store {bits_per_param:g} bits/param."
         )
         console.print(table)
     if as_json:

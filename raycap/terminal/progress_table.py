@@ -1,4 +1,4 @@
-"""The table of a sweep's trials while they run, with a bar for the whole of it."""
+"""Progress table of a running sweep: one row per trial, and a progress bar for the whole sweep."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,30 +17,37 @@ ROWS_SHOWN = 30
 BAR_WIDTH = 40
 TRIAL_WIDTH = 10
 NUMBERS = {"done": 4, "exposures": 9, "loss bits": 9, "bits/param": 10, "tokens/s": 8, "left": 11}
-"""Columns and their widths: with those of trial and state they fit into 80 characters."""
+"""Numeric columns and their widths; together with the columns of trial and state they fit into 80 characters."""
 RUNNING, WAITING, FINISHED, FAILED = "running", "waiting", "finished", "failed"
-STYLES = {FAILED: "bold red", RUNNING: "cyan", "resumable": "yellow", WAITING: "dim", "new": "dim", FINISHED: "green"}
-"""By state, in the order in which states are shown."""
+STATE_STYLES = {
+    FAILED: "bold red",
+    RUNNING: "cyan",
+    "resumable": "yellow",
+    WAITING: "dim",
+    "new": "dim",
+    FINISHED: "green",
+}
+"""Styles by state, in the order in which rows are sorted."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """A trial as it is now."""
+class TrialRow:
+    """A trial with its current state and progress."""
 
     trial: PlannedTrial
     state: str
     progress: TrialProgress | None = None
-    """How far it is or was, as far as that is known."""
+    """Progress of a running trial, or the final evaluation of a finished one; None if unknown."""
     share_saved: float = 0.0
-    """Of its steps, as its last checkpoint has it."""
+    """Share of its steps at its last checkpoint."""
 
     @property
     def work(self) -> float:
-        """What it has to compute, about: parameters times tokens."""
+        """Approximate amount of computation of the whole trial: parameters times tokens."""
         return float(self.trial.parameters.total) * self.trial.tokens
 
     def share_done(self, now: float) -> float:
-        """Of its steps; `now` is in seconds since the epoch."""
+        """Return the share of its steps that are done; `now` is in seconds since the epoch."""
         if self.state == FINISHED:
             return 1.0
         if self.state != RUNNING or self.progress is None:
@@ -48,74 +55,80 @@ class Line:
         return max(self.share_saved, self.progress.share_done(self.trial.steps, now))
 
     def seconds_left(self, now: float) -> float | None:
-        """Until it is done; None where nothing tells, and for trials that do not run."""
+        """Return the predicted remaining time in seconds; None for trials that do not run or whose speed is unknown."""
         if self.state != RUNNING or self.progress is None:
             return None
         return self.progress.seconds_left(self.trial.steps, now)
 
 
-def share_done(lines: Iterable[Line], now: float) -> float:
-    """Of all that the trials compute."""
-    done = [(line.work, line.share_done(now)) for line in lines]
+def share_done(rows: Iterable[TrialRow], now: float) -> float:
+    """Return the share of the total computation of the trials that is done."""
+    done = [(row.work, row.share_done(now)) for row in rows]
     return sum(work * share for work, share in done) / sum(work for work, _ in done)
 
 
-def seconds_left(lines: Iterable[Line], now: float) -> float | None:
-    """Until all trials that run or wait are done, if as many go on at once as do now; None where nothing tells."""
+def seconds_left(rows: Iterable[TrialRow], now: float) -> float | None:
+    """Return the predicted time until all running and waiting trials are done; None if no speed is known.
+
+    Assumes that the number of trials that run at the same time stays the same.
+    """
     timed: list[float] = []
-    step_times: list[float] = []
-    untimed, num_running = 0.0, 0
-    for line in lines:
-        if line.state not in (RUNNING, WAITING):
+    seconds_per_work: list[float] = []
+    untimed_work, num_running = 0.0, 0
+    for row in rows:
+        if row.state not in (RUNNING, WAITING):
             continue
-        num_running += line.state == RUNNING
-        seconds, share = line.seconds_left(now), line.share_done(now)
-        if seconds is None or line.progress is None or not line.progress.steps_per_s:
-            untimed += line.work * (1 - share)
+        num_running += row.state == RUNNING
+        seconds, share = row.seconds_left(now), row.share_done(now)
+        if seconds is None or row.progress is None or not row.progress.steps_per_s:
+            untimed_work += row.work * (1 - share)
         else:
             timed.append(seconds)
-            step_times.append(line.trial.steps / line.progress.steps_per_s / line.work)
+            seconds_per_work.append(row.trial.steps / row.progress.steps_per_s / row.work)
     if not timed:
         return None
-    step_time = sum(step_times) / len(step_times)
-    return max(*timed, (sum(timed) + step_time * untimed) / num_running)
+    # The mean speed of the running trials predicts the others. The sweep lasts at least as long as its longest trial,
+    # and at least as long as the total work on the slots that are in use.
+    mean = sum(seconds_per_work) / len(seconds_per_work)
+    return max(*timed, (sum(timed) + mean * untimed_work) / num_running)
 
 
-def format_lines(lines: Sequence[Line], now: float, num_before: int = 0) -> str:
-    """How far a sweep is, in a line; so many more trials of it were finished before."""
-    count = {state: sum(line.state == state for line in lines) for state in (RUNNING, FAILED)}
-    finished = sum(line.state == FINISHED for line in lines)
-    parts = [f"{num_before + finished} of {num_before + len(lines)} trials finished"]
+def summarize(rows: Sequence[TrialRow], now: float, num_before: int = 0) -> str:
+    """Return the progress of a sweep in one line; `num_before` is the number of finished trials without a row."""
+    count = {state: sum(row.state == state for row in rows) for state in (RUNNING, FAILED)}
+    finished = sum(row.state == FINISHED for row in rows)
+    parts = [f"{num_before + finished} of {num_before + len(rows)} trials finished"]
     parts += [f"{num} {state}" for state, num in count.items() if num]
-    if (left := seconds_left(lines, now)) is not None:
+    if (left := seconds_left(rows, now)) is not None:
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
 
 
-def render_progress(lines: Sequence[Line], now: float, num_before: int = 0) -> Group:
-    """All of it: the trials, those that failed and those that run first, and the bar."""
+def render_progress(rows: Sequence[TrialRow], now: float, num_before: int = 0) -> Group:
+    """Return the table of trials, failed and running ones first, with the progress bar and the summary line."""
     table = Table(box=SIMPLE, padding=0)
-    table.add_column("trial", overflow="ellipsis", min_width=TRIAL_WIDTH)  # labels give way where a terminal is narrow
+    table.add_column("trial", overflow="ellipsis", min_width=TRIAL_WIDTH)  # labels are cut in narrow terminals
     table.add_column("state", no_wrap=True, min_width=9)
     for column, width in NUMBERS.items():
         table.add_column(column, justify="right", no_wrap=True, min_width=width)
-    order = list(STYLES)
-    ranked = sorted(lines, key=lambda line: order.index(line.state) if line.state in STYLES else -1)
-    for line in ranked[:ROWS_SHOWN]:
-        style = STYLES.get(line.state, "bold red")
-        table.add_row(line.trial.label, Text(line.state, style), *_numbers(line, now))
+    order = list(STATE_STYLES)
+    ranked = sorted(rows, key=lambda row: order.index(row.state) if row.state in STATE_STYLES else -1)
+    for row in ranked[:ROWS_SHOWN]:
+        style = STATE_STYLES.get(row.state, "bold red")
+        table.add_row(row.trial.label, Text(row.state, style), *_numbers(row, now))
     if len(ranked) > ROWS_SHOWN:
         table.caption = f"and {len(ranked) - ROWS_SHOWN} more"
     bar = Table.grid(padding=(0, 1))
-    share = share_done(lines, now)
+    share = share_done(rows, now)
     bar.add_row(ProgressBar(total=1.0, completed=share, width=BAR_WIDTH), f"{share:.0%}")
-    return Group(table, bar, Text(format_lines(lines, now, num_before)))
+    return Group(table, bar, Text(summarize(rows, now, num_before)))
 
 
-def _numbers(line: Line, now: float) -> list[str]:
-    share, left = line.share_done(now), line.seconds_left(now)
+def _numbers(row: TrialRow, now: float) -> list[str]:
+    """Return the cells of the numeric columns, in the order of NUMBERS; empty strings for unknown values."""
+    share, left = row.share_done(now), row.seconds_left(now)
     done = f"{share:.0%}" if share else ""
-    last = line.progress.last if line.progress else None
+    last = row.progress.last if row.progress else None
     if last is None:
         return [done, "", "", "", "", ""]
     return [

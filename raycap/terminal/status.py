@@ -1,4 +1,4 @@
-"""How far a sweep is, as its files tell: results, failures, checkpoints, who holds the lock, and progress.json."""
+"""Status of a sweep from its files: results, failures, checkpoints, the holder of the lock, and progress.json."""
 
 import json
 import time
@@ -14,104 +14,110 @@ from raycap.results import SweepRecord
 from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
 from raycap.storage.progress import Event, TrialProgress, read_progress
+from raycap.storage.sweep_folder import SweepFolder
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
     RUNNING,
     WAITING,
-    Line,
-    format_lines,
+    TrialRow,
     render_progress,
     seconds_left,
     share_done,
+    summarize,
 )
 
 REFRESH_INTERVAL_S = 2.0
+"""Interval at which `follow` reads the files."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep at one moment."""
+    """Status of a sweep at one moment."""
 
     name: str
     holder: Holder | None
-    """Who runs it; None where nobody does."""
-    lines: list[Line]
+    """Holder of the lock; None if the sweep is not running."""
+    rows: list[TrialRow]
     states: Mapping[str, InventoryEntry]
-    """By trial_id, with reasons."""
+    """Stored states with reasons, by trial_id."""
     at: float
     """Seconds since the epoch."""
 
     @property
-    def who(self) -> str:
-        """Who runs it, in a line."""
-        return f"{self.name}: run by {self.holder}" if self.holder else f"{self.name}: nobody runs it"
+    def runner(self) -> str:
+        """The process that runs the sweep, in one line."""
+        return f"{self.name}: run by {self.holder}" if self.holder else f"{self.name}: not running"
 
     def show(self, console: Console) -> None:
-        """Print it."""
-        console.print(self.who, soft_wrap=True)
-        console.print(render_progress(self.lines, self.at))
-        for line in self.lines:
-            state = self.states[line.trial.trial_id]
-            if line.state not in (FINISHED, RUNNING) and state.what in (TrialState.FAILED, TrialState.DAMAGED):
-                console.print(f"{line.trial.label}: {state}", soft_wrap=True)
+        """Print the status with the reasons of failed and damaged trials."""
+        console.print(self.runner, soft_wrap=True)
+        console.print(render_progress(self.rows, self.at))
+        for row in self.rows:
+            entry = self.states[row.trial.trial_id]
+            if row.state not in (FINISHED, RUNNING) and entry.state in (TrialState.FAILED, TrialState.DAMAGED):
+                console.print(f"{row.trial.label}: {entry}", soft_wrap=True)
 
     def json(self) -> str:
-        """For programs."""
+        """Return the status as JSON."""
         trials = []
-        for line in self.lines:
-            progress, trial = line.progress, line.trial
+        for row in self.rows:
+            progress, trial = row.progress, row.trial
             trials.append(
                 {
                     "trial_id": trial.trial_id,
                     "label": trial.label,
-                    "state": line.state,
+                    "state": row.state,
                     "reason": self.states[trial.trial_id].reason,
-                    "share_done": line.share_done(self.at),
+                    "share_done": row.share_done(self.at),
                     "steps": trial.steps,
-                    "seconds_left": line.seconds_left(self.at),
-                    "began": progress.began if progress and line.state == RUNNING else None,
+                    "seconds_left": row.seconds_left(self.at),
+                    "began": progress.began if progress and row.state == RUNNING else None,
                     "evaluation": asdict(progress.last) if progress and progress.last else None,
                 }
             )
-        about = {
+        status = {
             "sweep": self.name,
             "run_by": asdict(self.holder) if self.holder else None,
             "at": self.at,
-            "share_done": share_done(self.lines, self.at),
-            "seconds_left": seconds_left(self.lines, self.at),
+            "share_done": share_done(self.rows, self.at),
+            "seconds_left": seconds_left(self.rows, self.at),
             "trials": trials,
         }
-        return json.dumps(about, indent=1)
+        return json.dumps(status, indent=1)
 
 
-def look(sweep: SweepRecord, storage: Storage) -> Status:
-    """The state of a sweep now. Nothing is changed."""
+def read_status(sweep: SweepRecord, storage: Storage) -> Status:
+    """Return the current status of a sweep from its files. Changes nothing."""
     holder = holder_of(storage, sweep.spec.name)
-    under_way = read_progress(storage, sweep.spec.name) if holder else {}
-    measured = _last_analysis(sweep, storage)
+    # A killed run leaves progress.json behind, so the file counts only while the lock is held.
+    running = read_progress(storage, sweep.spec.name) if holder else {}
+    evaluations = _last_evaluations(sweep, storage)
     states = inventory(sweep, storage).states
-    lines = []
+    shown = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
+    rows = []
     for trial in sweep.trials:
-        state, progress = states[trial.trial_id], under_way.get(trial.trial_id)
-        words = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
-        word = words.get(state.what, str(state.what))
-        if progress and state.what is not TrialState.FINISHED:
-            word = RUNNING
-        elif holder and state.what is TrialState.RESUMABLE:
-            word = WAITING
-        if state.what is TrialState.FINISHED and trial.trial_id in measured:
-            progress = TrialProgress(began=0.0, last=measured[trial.trial_id])
-        lines.append(Line(trial, word, progress, state.steps_done / trial.steps))
-    return Status(sweep.spec.name, holder, lines, states, time.time())
+        entry, progress = states[trial.trial_id], running.get(trial.trial_id)
+        state = shown.get(entry.state, str(entry.state))
+        if progress and entry.state is not TrialState.FINISHED:
+            state = RUNNING
+        elif holder and entry.state is TrialState.RESUMABLE:
+            state = WAITING
+        if entry.state is TrialState.FINISHED and trial.trial_id in evaluations:
+            progress = TrialProgress(began=0.0, last=evaluations[trial.trial_id])
+        rows.append(TrialRow(trial, state, progress, entry.steps_done / trial.steps))
+    return Status(sweep.spec.name, holder, rows, states, time.time())
 
 
-def _last_analysis(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
-    """What finished trials came to, by trial_id, as far as summary.json tells: it is not written after every trial."""
+def _last_evaluations(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
+    """Return the final evaluations of finished trials from summary.json, by trial_id.
+
+    summary.json is not written after every trial, so recently finished ones may be missing.
+    """
     scheme, selection = sweep.spec.analysis.headline
     kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
     try:
-        entries = json.loads(storage.read(f"{sweep.spec.name}/summary.json"))["trials"]
+        entries = json.loads(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))["trials"]
         return {
             entry["trial_id"]: Event(
                 entry["trial_id"],
@@ -126,21 +132,21 @@ def _last_analysis(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
             for entry in entries
             if entry["state"] == "finished" and entry["trial_id"] in kinds
         }
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # none yet, or one of other readings
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # no summary, or one with other readings
         return {}
 
 
 def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console) -> None:
-    """Show a sweep as long as somebody runs it; without a terminal a line whenever it has changed."""
-    now, said = first, ""
+    """Show the status of a sweep until it is no longer running; without a terminal, print a line at every change."""
+    now, printed = first, ""
     with Live(console=console, auto_refresh=False) as live:
         while True:
             if console.is_terminal:
-                live.update(Group(Text(now.who), render_progress(now.lines, now.at)), refresh=True)
-            elif (line := f"{now.who}; {format_lines(now.lines, now.at)}") != said:
-                said = line
+                live.update(Group(Text(now.runner), render_progress(now.rows, now.at)), refresh=True)
+            elif (line := f"{now.runner}; {summarize(now.rows, now.at)}") != printed:
+                printed = line
                 console.print(line, soft_wrap=True)
             if now.holder is None:
                 return
             time.sleep(REFRESH_INTERVAL_S)
-            now = look(sweep, storage)
+            now = read_status(sweep, storage)

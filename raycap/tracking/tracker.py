@@ -27,6 +27,7 @@ from raycap.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ModelByWidth, TrackingSpec
 from raycap.storage import Storage
+from raycap.storage.sweep_folder import SweepFolder
 from raycap.tracking.client import connect, unavailable_as_tracking_error, unusable
 from raycap.tracking.lineage import dataset_inputs, register_model
 from raycap.tracking.links import VIEW_TAG, Pages, colours, shared_view, with_artifact_urls
@@ -183,14 +184,14 @@ class Tracker:
         `num_finished`, the number of finished trials, is the step of the metrics. `files` are names in the sweep's folder,
         among them the images of the description; their present content is logged.
         """
-        parent_id, name = self._parent(), self._sweep.spec.name
+        parent_id = self._parent()
         before = self._client.get_run(parent_id).data.metrics
         changed = {key: value for key, value in metrics.items() if before.get(key) != value}
         self._log(parent_id, _points(changed, num_finished, time_ms))
         self._client.set_tag(parent_id, NOTE_TAG, with_artifact_urls(description, parent_id))
         with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
             for file in files:
-                (Path(folder) / file).write_bytes(self._storage.read(f"{name}/{file}"))
+                (Path(folder) / file).write_bytes(SweepFolder(self._storage, self._sweep.spec.name).read(file))
             (Path(folder) / "spec.yaml").write_text(self._sweep.spec_yaml, encoding="utf-8")
             self._client.log_artifacts(parent_id, folder)
 

@@ -11,12 +11,12 @@ import pytest
 
 import raycap
 from raycap import pipeline
-from raycap.commands.arguments import sweep_in
+from raycap.commands.arguments import open_sweep
 from raycap.results import Failure, SweepRecord, TrialResult
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.checksum import with_checksum
-from raycap.terminal.status import look
+from raycap.terminal.status import read_status
 from tests.support import planted
 
 ROOT = Path(__file__).parents[2]
@@ -58,16 +58,16 @@ def test_a_copied_folder_is_a_sweep_of_its_new_name(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path / "runs/before [1]")
     assert raycap.load(".").answer == raycap.load("../grid/").answer
     for folder in (".", str(tmp_path / "runs/before [1]/")):
-        sweep, storage = sweep_in(folder)
+        sweep, storage = open_sweep(folder)
         assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
         pipeline.report(sweep, storage)
-        assert {line.state for line in look(sweep, storage).lines} == {"finished"}
+        assert {line.state for line in read_status(sweep, storage).rows} == {"finished"}
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"
-    with pytest.raises(SpecError, match=r"^\.\.: not the folder of a sweep"):
-        sweep_in("..")
+    with pytest.raises(SpecError, match="not the folder of a sweep"):
+        open_sweep("..")
     with pytest.raises(SpecError, match=r"^foo://a/b: storage 'foo://a' is neither"):
-        sweep_in("foo://a/b")
+        open_sweep("foo://a/b")
 
 
 def test_importing_raycap_imports_no_heavy_module() -> None:

@@ -1,4 +1,4 @@
-"""raycap export: models and populations in folders and on the hub, as anybody loads them."""
+"""Tests of `raycap export`: models and populations in folders and on the hub, loaded with transformers and datasets."""
 
 import re
 import subprocess
@@ -38,19 +38,19 @@ def raycap(*arguments: str, environment: dict[str, str] | None = None) -> subpro
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """With a finished trial, and sweeps of which two ask for it."""
-    place = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
+    """A storage with a finished trial, a sweep that contains it, another sweep, and a damaged sweep.json."""
+    root = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
     result = told().result
-    told().save_model(place, model_folder(result.trial_id))
-    place.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
-    place.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
-    place.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
-    place.write("damaged/sweep.json", f'{{"question": "{result.trial_id}')
-    return place
+    told().save_model(root, model_folder(result.trial_id))
+    root.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
+    root.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
+    root.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
+    root.write("damaged/sweep.json", f'{{"question": "{result.trial_id}')
+    return root
 
 
 def answers(folder: Path) -> list[tuple[str, str]]:
-    """What an exported model says to every question about its people, all at once, and what is true."""
+    """Return the answer of an exported model and the correct answer for every question, generated in one batch."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -58,24 +58,24 @@ def answers(folder: Path) -> list[tuple[str, str]]:
     texts = render(corpus, np.arange(corpus.num_ids))
     prompts = [text.partition("? Answer:")[0] + "? Answer:" for text in texts]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    said = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-    true = [text.partition("? Answer: ")[2].removesuffix("<|end|>") for text in texts]
-    return list(zip(tokenizer.batch_decode(said, skip_special_tokens=True), true, strict=True))
+    generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+    correct = [text.partition("? Answer: ")[2].removesuffix("<|end|>") for text in texts]
+    return list(zip(tokenizer.batch_decode(generated, skip_special_tokens=True), correct, strict=True))
 
 
 def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: Path) -> None:
-    trial_id, folder = told().result.trial_id, tmp_path / "told"
+    trial_id, folder = told().result.trial_id, tmp_path / "model"
     with local_hub() as hub:
-        places = ["--storage", storage.root, "--to", str(folder), "--push", "me/told", "--private"]
-        more = ["--dataset", "me/people"]
-        output = raycap("export", trial_id[:5], *places, *more, environment=hub.environment(tmp_path))
+        targets = ["--storage", storage.root, "--to", str(folder), "--push", "me/model", "--private"]
+        card_option = ["--dataset", "me/people"]
+        output = raycap("export", trial_id[:5], *targets, *card_option, environment=hub.environment(tmp_path))
     assert output.returncode == 0, output.stderr
     assert f"{trial_id}: 53,696 parameters, logits within" in output.stdout
-    assert f"{hub.url}/me/told" in output.stdout
+    assert f"{hub.url}/me/model" in output.stdout
 
-    said = answers(folder)
-    assert len(said) == 120
-    assert sum(a == b for a, b in said) == 120, [pair for pair in said if pair[0] != pair[1]]
+    pairs = answers(folder)
+    assert len(pairs) == 120
+    assert all(answer == correct for answer, correct in pairs), [pair for pair in pairs if pair[0] != pair[1]]
     card = (folder / "README.md").read_text()
     assert ModelCard(card).data.datasets == ["me/people"]
     assert "> Is it so?\n> (sweep `one`)" in card
@@ -84,14 +84,14 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
     assert 0 < float(parity) < 1e-4
     assert (folder / "result.json").read_bytes() == storage.read(result_path(trial_id))
 
-    repository = hub.repositories["models/me/told"]
+    repository = hub.repositories["models/me/model"]
     assert repository.private
     assert repository.commits == [f"Trial {trial_id} from raycap"]
     assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(hub.objects) == 1  # the weights, by git-lfs
 
 
-def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path: Path) -> None:
+def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) -> None:
     target = str(tmp_path / "people.parquet")
     output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--to", target)
     assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
@@ -109,7 +109,7 @@ def test_a_population_is_saved_and_trains_as_the_one_that_was_generated(tmp_path
     assert generated.num_texts == 100
 
 
-def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
+def test_a_pushed_population_replaces_the_data_of_its_repository(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = profiles_of(PEOPLE)
@@ -133,7 +133,7 @@ def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
     assert sorted(repository.files) == ["README.md", "data/train-00000-of-00001.parquet", "notes.md"]
     card = repository.files["README.md"].decode()
     assert 'source: hub\n  path: "me/people"' in card
-    # A folder that looks like the dataset on the hub stands in for it: load_dataset reads either.
+    # load_dataset reads a folder with the same layout in the same way as a dataset on the hub.
     (tmp_path / "hub/data").mkdir(parents=True)
     for name, content in repository.files.items():
         (tmp_path / "hub" / name).write_bytes(content)
@@ -143,52 +143,52 @@ def test_the_people_of_a_trial_are_pushed_in_the_place_of_others(
 
 
 @pytest.mark.parametrize(
-    ("change", "told_is"),
+    ("change", "message"),
     [
         (
             {"HF_TOKEN": "", "HF_HOME": "/nowhere"},
             "no token for .*: log in with `hf auth login`, or set HF_TOKEN",
         ),
-        ({"HF_TOKEN": "hf_wrong"}, "upload of me/told .* failed: .*401"),
-        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "me/told to the hub at http://127.0.0.1:9 failed: .*refused"),
+        ({"HF_TOKEN": "hf_wrong"}, "me/model .*: .*401"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 .*refused"),
     ],
 )
-def test_what_keeps_from_pushing_is_told_in_a_line(change: dict[str, str], told_is: str, tmp_path: Path) -> None:
+def test_errors_of_a_push_are_one_line(change: dict[str, str], message: str, tmp_path: Path) -> None:
     with local_hub() as hub:
         environment = hub.environment(tmp_path) | change
-        output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/told", environment=environment)
+        output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--push", "me/model", environment=environment)
     assert output.returncode == 2
-    assert re.search(told_is, output.stderr), output.stderr
+    assert re.search(message, output.stderr), output.stderr
     assert len(output.stderr.splitlines()) == 1
     assert not hub.repositories
 
 
 @pytest.mark.parametrize(
-    ("what", "options", "told_is"),
+    ("what", "options", "message"),
     [
-        ("<id>", {}, "say where to: --to DIR, --push USER/NAME, or both"),
-        ("<id>", {"to": "new", "private": True}, "--private is about a repository on the hub"),
-        ("<id>", {"to": "full"}, r"--to .*full: .*full exists already; .* --force to replace it"),
-        ("<id>", {"to": "full", "force": True}, ".*full is not an earlier export"),
-        ("<id>", {"repo": "told"}, "--push told: must have the form USER/NAME, got 'told'"),
+        ("<id>", {}, "give --to DIR, --push USER/NAME, or both"),
+        ("<id>", {"to": "new", "private": True}, "--private .*add --push USER/NAME"),
+        ("<id>", {"to": "full"}, r"--to .*full: .* --force"),
+        ("<id>", {"to": "full", "force": True}, ".*full .*earlier export"),
+        ("<id>", {"repo": "model"}, "--push model: must have the form USER/NAME, got 'model'"),
         ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*Give it as USER/NAME"),
-        ("<id>", {"repo": "me/told"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
-        ("<id>", {"repo": "me/told", "force": True}, "--force is about a folder: add --to DIR"),
-        ("<id>", {"to": "new", "people": True, "dataset": "me/people"}, "--dataset is for the card of a model"),
-        ("<id>", {"to": "new", "overrides": ["a=1"]}, "cannot be changed; overrides and --index are for specs"),
-        ("<id>", {"to": "new", "people": True, "index": 1}, "cannot be changed; overrides and --index are for specs"),
-        ("f00", {"to": "new"}, "f00: no trial in .*/trials begins so; give --storage"),
-        ("", {"to": "new"}, ": 3 trials begin so: .*; give more of the id"),
-        ("0123", {"to": "new"}, r"0123456789ab: it has not finished, there is no .*/result\.json; run its sweep"),
-        ("cdef", {"to": "new"}, r"result\.json: it is damaged; delete it"),
-        ("runs/one", {"to": "new"}, "runs/one: the folder of a trial ends in trials/ID"),
-        ("specs/grid.yaml", {"to": "new"}, "a spec has no model; give a trial of it, or --profiles"),
+        ("<id>", {"repo": "me/model"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
+        ("<id>", {"repo": "me/model", "force": True}, "--force .*add --to DIR"),
+        ("<id>", {"to": "new", "people": True, "dataset": "me/people"}, "--dataset .*remove"),
+        ("<id>", {"to": "new", "overrides": ["a=1"]}, "overrides and --index apply to specs"),
+        ("<id>", {"to": "new", "people": True, "index": 1}, "overrides and --index apply to specs"),
+        ("f00", {"to": "new"}, "f00: no trial in .*/trials .*--storage"),
+        ("", {"to": "new"}, "prefix of 3 trials: "),
+        ("0123", {"to": "new"}, r"0123456789ab: .*/result\.json does not exist; run its sweep"),
+        ("cdef", {"to": "new"}, r"result\.json: the checksum does not match"),
+        ("runs/one", {"to": "new"}, "runs/one: must be the folder of a trial"),
+        ("specs/grid.yaml", {"to": "new"}, "a spec has no model; .*--profiles"),
         ("specs/gird.yaml", {"to": "new", "people": True}, "did you mean"),
         ("specs/grid.yaml", {"to": "new", "people": True, "index": 9}, "--index must lie in 0..7, got 9"),
     ],
 )
-def test_what_cannot_be_exported_is_told(
-    what: str, options: dict[str, Any], told_is: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_exports_that_are_impossible_are_refused_with_the_reason(
+    what: str, options: dict[str, Any], message: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     storage.write("trials/0123456789ab/checkpoint-1.pt", "")
@@ -197,31 +197,31 @@ def test_what_cannot_be_exported_is_told(
     (tmp_path / "full" / "mine.txt").write_text("mine")
     if "to" in options:
         options = options | {"to": tmp_path / options["to"]}
-    with pytest.raises(SpecError, match=told_is):
+    with pytest.raises(SpecError, match=message):
         export(what.replace("<id>", told().result.trial_id), storage=storage.root, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
 
-def test_a_place_holds_what_was_there_or_all_that_is_new(tmp_path: Path) -> None:
-    place = tmp_path / "new" / "export"
+def test_an_export_replaces_its_target_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "export"
     for content in ("first", "second"):
-        with placed(place, force=content == "second") as folder:
+        with placed(target, force=content == "second") as folder:
             folder.mkdir()
             (folder / "README.md").write_text(f"tags:\n- raycap\n{content}")
             (folder / content).touch()
-    assert sorted(path.name for path in place.iterdir()) == ["README.md", "second"]
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "second"]
 
     def interrupted() -> None:
-        with placed(place, force=True) as folder:
+        with placed(target, force=True) as folder:
             folder.mkdir()
             (folder / "third").touch()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert sorted(path.name for path in place.iterdir()) == ["README.md", "second"]
-    assert [path.name for path in place.parent.iterdir()] == ["export"]
+    assert sorted(path.name for path in target.iterdir()) == ["README.md", "second"]
+    assert [path.name for path in target.parent.iterdir()] == ["export"]
     (tmp_path / "empty").mkdir()
     with placed(tmp_path / "empty") as folder:
         folder.mkdir()

@@ -1,21 +1,25 @@
-"""The first steps: a sweep file that explains itself, and what this machine can do."""
+"""Tests of `raycap init` and `raycap doctor`."""
 
 import json
+import re
 import socket
 import sqlite3
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from raycap.cli import app
 from raycap.commands import doctor
 from raycap.commands.doctor import Check, Verdict, examine
-from raycap.commands.starter import GRID, REST, TRIAL, SpecSection, starter
+from raycap.commands.starter import GRID, SETTINGS, TRIAL, starter
 from raycap.plan.expand import expand
-from raycap.spec import TrialSpec
+from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.file import SpecError, load_sweep
 
 
@@ -23,21 +27,24 @@ def run(*arguments: str):
     return CliRunner().invoke(app, arguments)
 
 
-def parts(part: SpecSection) -> list[SpecSection]:
-    return [
-        part,
-        *(inner for value in part.values.values() if isinstance(value, SpecSection) for inner in parts(value)),
-    ]
+def written_fields(section: BaseModel, values: dict[str, Any]) -> list[tuple[FieldInfo, Any]]:
+    """Return the fields of a section, and of all sections in it, with the values that the example writes."""
+    found = []
+    for name, value in values.items():
+        found.append((type(section).model_fields[name], value))
+        if isinstance(value, dict):
+            found += written_fields(getattr(section, name), value)
+    return found
 
 
 # --- init -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_sweep_loads_and_is_planned_and_can_be_learned(tmp_path: Path, monkeypatch) -> None:
+def test_the_starter_sweep_loads_and_is_planned_without_warnings(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = run("init", "first")
-    assert told.exit_code == 0, told.output
-    assert "raycap run first.yaml" in told.output
+    result = run("init", "first")
+    assert result.exit_code == 0, result.output
+    assert "raycap run first.yaml" in result.output
     loaded = load_sweep("first.yaml")
     trials = expand(loaded)
     assert len(trials) == len(GRID["model.hidden_size"]) * len(GRID["training.seed"])
@@ -45,35 +52,35 @@ def test_the_first_sweep_loads_and_is_planned_and_can_be_learned(tmp_path: Path,
     assert not any(trial.warnings for trial in trials)
 
 
-def test_every_section_of_a_trial_is_there_and_every_field_is_explained_by_itself() -> None:
+def test_the_starter_has_every_section_and_the_description_of_every_field() -> None:
     text = " ".join(line.strip("# ") for line in starter("first").splitlines())
-    assert set(TRIAL.values) == set(TrialSpec.model_fields) - {"fill"}
-    for part in [*parts(TRIAL), *parts(REST)]:
-        for name, value in part.values.items():
-            field = part.model.model_fields[name]
-            if field.description:
-                assert " ".join(field.description.split()) in text, name
-            if isinstance(field.default, int | float | str) and not isinstance(value, SpecSection):
-                assert f"Default: {field.default}." in text.replace("false", "False"), name
+    assert set(TRIAL) == set(TrialSpec.model_fields) - {"fill"}
+    trial = TrialSpec.model_validate_json(json.dumps(TRIAL))
+    sweep = SweepSpec.model_validate_json(json.dumps({"name": "first", **SETTINGS}))
+    for field, value in [*written_fields(trial, TRIAL), *written_fields(sweep, SETTINGS)]:
+        if field.description:
+            assert " ".join(field.description.split()) in text
+        if isinstance(field.default, int | float | str) and not isinstance(value, dict):
+            assert f"Default: {field.default}." in text.replace("false", "False")
 
 
 @pytest.mark.parametrize("name", ["1e3", "null", "12", "plain", "a.b-c"])
-def test_any_name_a_sweep_may_have_is_read_as_that_name(name: str, tmp_path: Path, monkeypatch) -> None:
+def test_every_valid_name_is_written_so_that_it_is_read_back(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("init", name).exit_code == 0
     assert load_sweep(f"{name}.yaml").spec.name == name
 
 
-def test_what_is_there_is_replaced_by_force_alone(tmp_path: Path, monkeypatch) -> None:
+def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("first.yaml").write_text("mine")
     refused = run("init", "first")
-    assert "first.yaml: is there already; --force replaces it" in str(refused.exception)
+    assert "first.yaml: exists already" in str(refused.exception)
     assert Path("first.yaml").read_text() == "mine"
     assert run("init", "first", "--force").exit_code == 0
     assert Path("first.yaml").read_text() == starter("first")
     for name in ("../evil", "trials"):
-        with pytest.raises(SpecError, match="cannot be called so"):
+        with pytest.raises(SpecError, match=f"name: .*got '{re.escape(name)}'"):
             starter(name)
 
 
@@ -86,7 +93,7 @@ def verdicts(folder: Path, uri: str = "", storage: str = "") -> dict[str, Check]
     return {check.name: check for check in checks}
 
 
-def test_the_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
+def test_doctor_checks_everything_and_changes_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     found = verdicts(tmp_path)
     assert {
@@ -102,33 +109,33 @@ def test_the_doctor_looks_at_everything_and_changes_nothing(tmp_path: Path, monk
         "storage",
     } <= set(found)
     assert not [check for check in found.values() if check.verdict is Verdict.FAIL]
-    assert found["mlflow"].found.endswith("not there yet; the first run makes it")
-    assert found["where trials run"].found == "this machine: a run starts Ray of its own"
+    assert "does not exist yet" in found["mlflow"].found
+    assert "this machine" in found["where trials run"].found
     assert "OMP_NUM_THREADS=1" in found["threads"].found
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cluster_that_does_not_answer_fails(tmp_path: Path, monkeypatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_doctor_fails_for_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        assert "which answers" in verdicts(tmp_path)["where trials run"].found
+        assert verdicts(tmp_path)["where trials run"].verdict is Verdict.OK
     refused = verdicts(tmp_path)["where trials run"]
     assert refused.verdict is Verdict.FAIL
     assert "unset RAY_ADDRESS" in refused.to_do
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
-    assert "not of the form host:port" in verdicts(tmp_path)["where trials run"].found
+    assert "host:port" in verdicts(tmp_path)["where trials run"].found
 
 
-def test_the_state_of_mlflow_is_told(tmp_path: Path) -> None:
+def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as connection:
         connection.execute("create table runs (id)")
         connection.executemany("insert into runs values (?)", [("x" * 100,)] * 1000)
     connection.close()
-    assert "sound" in verdicts(tmp_path)["mlflow"].found
+    assert verdicts(tmp_path)["mlflow"].verdict is Verdict.OK
     whole = file.read_bytes()
     file.write_bytes(whole[:5000] + b"\xff" * 20_000 + whole[25_000:])
     damaged = verdicts(tmp_path)["mlflow"]
@@ -156,19 +163,19 @@ def test_the_state_of_mlflow_is_told(tmp_path: Path) -> None:
     assert verdicts(tmp_path, uri)["mlflow"].verdict is Verdict.FAIL
 
 
-def test_what_fails_is_the_exit_code_and_json_is_for_programs(tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_check_gives_exit_code_1_and_json_lists_all_checks(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    places = ["--storage", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    good = run("doctor", "--json", *places)
+    locations = ["--storage", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    good = run("doctor", "--json", *locations)
     assert good.exit_code == 0
     assert {entry["verdict"] for entry in json.loads(good.output)} <= {"ok", "warn"}
     (tmp_path / "file").write_text("")
-    below = run("doctor", "--storage", f"{tmp_path}/file/runs", *places[2:])
+    below = run("doctor", "--storage", f"{tmp_path}/file/runs", *locations[2:])
     assert below.exit_code == 1
-    assert f"{tmp_path}/file is no folder" in "".join(below.output.split("\n"))
+    assert f"{tmp_path}/file is not a folder" in "".join(below.output.split("\n"))
     monkeypatch.setattr(doctor, "_is_installed", lambda name: False)
-    assert "pip install -e '.[gcp]'" in run("doctor", *places).output
+    assert "pip install -e '.[gcp]'" in run("doctor", *locations).output
     monkeypatch.setattr(doctor, "DISK_FAIL_BYTES", 1e18)
-    bad = run("doctor", *places)
+    bad = run("doctor", *locations)
     assert bad.exit_code == 1
-    assert "give a folder elsewhere" in bad.output
+    assert "storage" in bad.output

@@ -1,4 +1,4 @@
-"""What the plan says of every trial, and that nothing an edit or damage leaves behind is lost or believed."""
+"""Tests of the inventory: states of trials, damaged files, edited specs, failures, and fill parents."""
 
 import json
 from io import StringIO
@@ -23,7 +23,7 @@ from raycap.spec.file import load_sweep
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
-from raycap.terminal.failures import kind_of, print_failures
+from raycap.terminal.failures import normalize_cause, print_failures
 from raycap.terminal.plan_table import plan_json, print_plan
 from tests.support.planted import RUN, results, sweep
 
@@ -50,7 +50,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def edited(edits: dict[str, Any], grid: dict[str, list[Any]] = SEEDS) -> SweepRecord:
-    """The sweep of BASE after some edits."""
+    """Return the sweep of BASE after some edits."""
     tree = json.loads(json.dumps(BASE))
     for path, value in edits.items():
         *parents, last = path.split(".")
@@ -67,7 +67,7 @@ def before(record: SweepRecord) -> list[PreviousTrial]:
     return [PreviousTrial.model_validate(trial.model_dump(mode="json")) for trial in record.trials]
 
 
-def told(record: SweepRecord, storage: Storage) -> list[str]:
+def descriptions(record: SweepRecord, storage: Storage) -> list[str]:
     return [str(state) for state in inventory(record, storage).states.values()]
 
 
@@ -103,15 +103,15 @@ def test_every_state_has_its_reason(storage: Storage) -> None:
         "new",
     ]
     plan = json.loads(plan_json(record, record.trials, inventory(record, storage)))
-    assert [trial["state"] for trial in plan["trials"]] == [states[trial.trial_id].what for trial in trials]
+    assert [trial["state"] for trial in plan["trials"]] == [states[trial.trial_id].state for trial in trials]
     assert plan["trials"][1]["reason"] == "early: plateau"
     console = Console(file=StringIO(), width=300)
     print_plan(record, trials, inventory(record, storage), console)
-    assert "OSError: [Errno 28] no space left" in console.file.getvalue()  # not taken for markup
+    assert "OSError: [Errno 28] no space left" in console.file.getvalue()  # not interpreted as markup
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "without a seal"])
-def test_a_damaged_result_is_never_believed_and_trained_again(damage: str, storage: Storage) -> None:
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "without checksum"])
+def test_a_damaged_result_is_ignored_and_trained_again(damage: str, storage: Storage) -> None:
     record = sweep([12, 14, 16, 20])
     planted = results(record, 1.8)
     for result in planted.values():
@@ -121,23 +121,26 @@ def test_a_damaged_result_is_never_believed_and_trained_again(damage: str, stora
     whole = file.read_text()
     bits = whole.index('"sum_bits": ') + len('"sum_bits": ')
     content = {
-        "flipped": whole[:bits] + str((int(whole[bits]) + 1) % 10) + whole[bits + 1 :],  # still JSON, another number
+        "flipped": whole[:bits]
+        + str((int(whole[bits]) + 1) % 10)
+        + whole[bits + 1 :],  # valid JSON with another number
         "truncated": whole[: len(whole) // 2],
         "empty": "",
-        "without a seal": planted[bad].model_dump_json(),
+        "without checksum": planted[bad].model_dump_json(),
     }[damage]
     file.write_text(content)
 
     stored = read_stored(record.trials, storage)
     assert set(stored.measured) == set(planted) - {bad}
-    assert stored.unreadable == {bad: "it is damaged; a run sets it aside and trains the trial again"}
+    assert list(stored.unreadable) == [bad]
+    assert stored.unreadable[bad].startswith("the checksum does not match")
     analysis = analyse(record, RUN, stored.measured, stored.failures, stored.unreadable)
     assert [trial["state"] for trial in summary(analysis)["trials"]].count("unreadable") == 1
-    assert "it is damaged" in analysis.law.excluded[bad]
+    assert "checksum does not match" in analysis.law.excluded[bad]
 
     found = inventory(record, storage)
     assert found.states[bad] == InventoryEntry(TrialState.DAMAGED, "trained again")
-    assert file.read_text() == content  # to plan changes nothing
+    assert file.read_text() == content  # planning changes nothing
     assert [trial.trial_id for trial in found.to_run(record.trials)] == [bad]
     prepare_folder(record, found, storage)
     assert file.with_name("result.json.damaged").read_text() == content
@@ -145,7 +148,7 @@ def test_a_damaged_result_is_never_believed_and_trained_again(damage: str, stora
     assert inventory(record, storage).states[bad] == InventoryEntry(TrialState.NEW)
 
 
-def test_only_failed_runs_those_alone(storage: Storage) -> None:
+def test_only_failed_selects_failed_trials(storage: Storage) -> None:
     record = sweep([12, 14, 16])
     finish(storage, next(iter(results(record, 1.8).values())))
     failed = record.trials[1].trial_id
@@ -160,17 +163,17 @@ def test_only_failed_runs_those_alone(storage: Storage) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.sets(st.sampled_from(sorted(EDITS)), min_size=1))
-def test_the_plan_says_which_fields_an_edit_changed(fields: set[str]) -> None:
+def test_the_plan_names_the_fields_that_an_edit_changed(fields: set[str]) -> None:
     record = edited({field: EDITS[field][0] for field in fields})
     reasons = changes(record.trials, before(edited({})))
     assert set(reasons) == {trial.trial_id for trial in record.trials}
     (reason,) = set(reasons.values())
-    if len(fields) <= 3 and "questions.hops" not in fields:  # more hops have more fields
+    if len(fields) <= 3 and "questions.hops" not in fields:  # another number of hops adds fields
         assert sorted(reason.split(", ")) == sorted(f"{field} {EDITS[field][1]}" for field in fields)
     assert reason.endswith(f" and {len(fields) - 3} more") == (len(fields) > 3) or "questions.hops" in fields
 
 
-def test_points_that_only_the_grid_adds_are_just_new() -> None:
+def test_points_added_by_an_extended_grid_have_no_reason() -> None:
     once = before(edited({}))
     known = {trial.trial_id for trial in once}
     for grid in ({"training.seed": [0, 1, 2]}, SEEDS | {"training.optimizer.lr": [0.003, 0.01]}):
@@ -180,23 +183,23 @@ def test_points_that_only_the_grid_adds_are_just_new() -> None:
     assert changes(edited({}).trials, []) == {}
 
 
-def test_on_another_grid_a_trial_is_set_beside_the_nearest() -> None:
+def test_with_another_grid_a_trial_is_compared_with_the_nearest() -> None:
     once = before(edited({}, SEEDS | {"model.hidden_size": [8, 16], "training.optimizer.lr": [0.003, 0.01]}))
     record = edited({"model.hidden_size": 16, "training.order_seed": 3}, {"training.seed": [0, 1]})
     assert set(changes(record.trials, once).values()) == {"training.order_seed 0 -> 3"}
 
 
-def test_only_what_was_edited_is_new_and_what_is_left_of_before_is_listed(storage: Storage) -> None:
+def test_edited_trials_are_new_and_earlier_ones_are_listed_as_stale(storage: Storage) -> None:
     first = edited({})
     prepare_folder(first, inventory(first, storage), storage)
-    assert told(first, storage) == ["new", "new"]
+    assert descriptions(first, storage) == ["new", "new"]
     for trial, (name, content) in zip(
         first.trials, [("result.json", with_checksum("{}")), ("model/x", "")], strict=True
     ):
         storage.write(f"trials/{trial.trial_id}/{name}", content)
     second = edited({"training.optimizer.lr": 0.01})
     found = inventory(second, storage)
-    assert told(second, storage) == 2 * ["new: training.optimizer.lr 0.003 -> 0.01"]
+    assert descriptions(second, storage) == 2 * ["new: training.optimizer.lr 0.003 -> 0.01"]
     ids = [trial.trial_id for trial in first.trials]
     assert [(stale.trial_id, stale.finished) for stale in found.stale] == [(ids[0], True), (ids[1], False)]
     shown = json.loads(plan_json(second, second.trials, found))["stale"]
@@ -205,18 +208,18 @@ def test_only_what_was_edited_is_new_and_what_is_left_of_before_is_listed(storag
     print_plan(second, second.trials, found, console)
     assert f"{first.trials[1].label}  {ids[1]}  not finished" in console.file.getvalue()
     prepare_folder(second, found, storage)
-    assert told(second, storage) == ["new", "new"]  # the run before asked for them
+    assert descriptions(second, storage) == ["new", "new"]  # the previous run planned the same trials
 
-    third = edited({"training.optimizer.lr": 0.02})  # what the second left is nothing, and not listed
+    third = edited({"training.optimizer.lr": 0.02})  # trials of the second run have no files, so they are not listed
     prepare_folder(third, inventory(third, storage), storage)
     assert [stale.trial_id for stale in inventory(third, storage).stale] == ids
-    back = edited({}, {"training.seed": [0]})  # asked for again
+    back = edited({}, {"training.seed": [0]})  # the first trial is planned again
     prepare_folder(back, inventory(back, storage), storage)
     assert [stale.trial_id for stale in inventory(back, storage).stale] == ids[1:]
-    assert told(back, storage) == ["finished"]
+    assert descriptions(back, storage) == ["finished"]
 
 
-def test_records_of_earlier_runs_that_are_damaged_stop_nothing(storage: Storage) -> None:
+def test_damaged_records_of_earlier_runs_are_ignored(storage: Storage) -> None:
     record = edited({})
     prepare_folder(record, inventory(record, storage), storage)
     folder = record.spec.name
@@ -248,12 +251,12 @@ def test_records_of_earlier_runs_that_are_damaged_stop_nothing(storage: Storage)
         ("ValueError: rate 1e-05 is off", "ValueError: rate 0.3 is off"),
     ],
 )
-def test_causes_that_differ_in_numbers_are_one(one: str, other: str) -> None:
-    assert kind_of(one) == kind_of(other)
-    assert kind_of(one) != kind_of("FileNotFoundError: people.parquet")
+def test_causes_that_differ_only_in_numbers_and_paths_are_grouped(one: str, other: str) -> None:
+    assert normalize_cause(one) == normalize_cause(other)
+    assert normalize_cause(one) != normalize_cause("FileNotFoundError: people.parquet")
 
 
-def test_the_digest_tells_each_cause_once_and_how_to_go_on(storage: Storage) -> None:
+def test_failures_are_printed_by_cause_with_the_command_to_repeat_them(storage: Storage) -> None:
     record = sweep(list(range(8, 8 + 2 * 14, 2)))
     failures = {
         trial.trial_id: Failure(
@@ -297,14 +300,11 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
         for content in (whole[:-1], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
             (folder / name).write_bytes(content)
             for fill in (by_id, by_path):
-                with (
-                    pytest.raises(ValueError, match="is damaged: it is not as it was saved"),
-                    parent_model(fill, storage),
-                ):
+                with pytest.raises(ValueError, match="is damaged"), parent_model(fill, storage):
                     pass
         (folder / name).write_bytes(whole)
     (folder / DIGEST_FILE).unlink()
-    with parent_model(by_path, storage):  # somebody else's model
+    with parent_model(by_path, storage):  # a model that raycap did not save has no digest file
         pass
     with pytest.raises(ValueError, match="there is no trained model"), parent_model(by_id, storage):
         pass
@@ -312,5 +312,7 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
     file = Path(storage.path(result_path(planned.trial_id)))
     file.write_bytes(file.read_bytes()[:-2])
     filled = planned.spec.model_copy(update={"fill": by_id})
-    with pytest.raises(ValueError, match=r"result\.json: it is damaged; run the sweep of that trial again"):
+    with pytest.raises(
+        ValueError, match=r"result\.json: the checksum does not match; run the sweep of that trial again"
+    ):
         resolve_parent(filled, storage)

@@ -1,4 +1,4 @@
-"""Which trials of a sweep train together."""
+"""Tests of the grouping of trials into stacks."""
 
 import json
 
@@ -26,11 +26,13 @@ def planned(*trees: dict) -> list[PlannedTrial]:
 
 def sizes(trials: list[PlannedTrial], num_replicas: int = 8, **steps_done: int) -> list[int]:
     groups = replica_groups(trials, num_replicas, steps_done)
-    assert [trial for group in groups for trial in group] == trials  # here alike ones stand together already
+    assert [
+        trial for group in groups for trial in group
+    ] == trials  # the trials of these tests are already in the order of their groups
     return [len(group) for group in groups]
 
 
-def test_seeds_rates_decay_and_people_may_differ() -> None:
+def test_replicas_may_differ_in_seeds_rates_decay_and_people() -> None:
     trials = planned(
         {"training": {"length": {"steps": 20}, "seed": 1}},
         {"training": {"length": {"steps": 20}, "order_seed": 7}},
@@ -55,11 +57,11 @@ def test_seeds_rates_decay_and_people_may_differ() -> None:
     ],
     ids=str,
 )
-def test_nothing_else_may(other: dict) -> None:
+def test_replicas_may_differ_in_nothing_else(other: dict) -> None:
     assert sizes(planned({}, other)) == [1, 1]
 
 
-def test_trials_go_on_together_only_from_the_same_step() -> None:
+def test_trials_resume_together_only_from_the_same_step() -> None:
     trials = planned(*({"training": {"length": {"steps": 20}, "seed": seed}} for seed in range(4)))
     ids = [trial.trial_id for trial in trials]
     assert sizes(trials, **{ids[0]: 10, ids[1]: 10}) == [2, 2]
@@ -74,12 +76,12 @@ def test_trials_go_on_together_only_from_the_same_step() -> None:
     ],
     ids=str,
 )
-def test_what_has_steps_or_rows_of_its_own_trains_alone(alone: dict) -> None:
+def test_windows_and_plateaus_train_alone(alone: dict) -> None:
     trees = [{"training": {"length": {"steps": 20}, "batch_size": 16, **alone, "seed": seed}} for seed in range(2)]
     assert sizes(planned(*trees)) == [1, 1]
 
 
-def test_tokens_are_counted_over_other_people_differently() -> None:
+def test_with_a_length_in_tokens_other_people_train_apart() -> None:
     trees = [
         {"training": {"length": {"tokens": 5000}, "seed": seed}, "profiles": {"seed": people}}
         for seed, people in ((0, 0), (1, 0), (0, 1))

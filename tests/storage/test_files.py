@@ -1,4 +1,4 @@
-"""Files are whole, old or new, and damage to a sealed one is always noticed."""
+"""Tests of atomic writes and checksums: files have old or new content, and any damage is detected."""
 
 import json
 import os
@@ -25,14 +25,14 @@ OBJECTS = st.dictionaries(st.text().filter(lambda key: key != "sha256"), VALUES,
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=40).filter(
     lambda name: name not in (".", "..") and not name.endswith(".tmp") and len(name.encode()) < 200
 )
-HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
-# --- sealed files -----------------------------------------------------------------------------------------------------
+# --- checksums --------------------------------------------------------------------------------------------------------
 
 
 @given(OBJECTS, st.sampled_from([None, 1, 2]), st.booleans())
-def test_a_sealed_object_is_json_that_anything_reads(tree: dict, indent: int | None, ascii_only: bool) -> None:
+def test_json_with_a_checksum_is_still_valid_json(tree: dict, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(tree, indent=indent, ensure_ascii=ascii_only)
     file = with_checksum(text)
     assert file.startswith('{"sha256": "')
@@ -41,17 +41,17 @@ def test_a_sealed_object_is_json_that_anything_reads(tree: dict, indent: int | N
 
 
 @given(OBJECTS, st.data())
-def test_any_damage_to_a_sealed_file_is_noticed(tree: dict, data: st.DataObject) -> None:
+def test_any_damage_to_a_file_with_a_checksum_is_detected(tree: dict, data: st.DataObject) -> None:
     file = with_checksum(json.dumps(tree, indent=1)).encode()
-    place = data.draw(st.integers(0, len(file) - 1))
-    flipped = bytes([file[place] ^ data.draw(st.integers(1, 255))])
+    index = data.draw(st.integers(0, len(file) - 1))
+    flipped = bytes([file[index] ^ data.draw(st.integers(1, 255))])
     damaged = (
-        file[:place] + flipped + file[place + 1 :],
-        file[:place],
-        file[:place] + file[place + 1 :],
-        file[:place] + bytes(len(file) - place),
+        file[:index] + flipped + file[index + 1 :],
+        file[:index],
+        file[:index] + file[index + 1 :],
+        file[:index] + bytes(len(file) - index),
         file + flipped,
-        json.dumps(tree, indent=1).encode(),  # without its seal
+        json.dumps(tree, indent=1).encode(),  # without a checksum
     )
     for content in damaged:
         with pytest.raises(DamagedError):
@@ -63,23 +63,23 @@ def test_any_damage_to_a_sealed_file_is_noticed(tree: dict, data: st.DataObject)
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "small disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    """A mounted file system of 1 MiB."""
+    mount_point = tmp_path / "small disk"
+    mount_point.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount_point)]
     if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system is not permitted here")
     try:
-        yield place
+        yield mount_point
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(mount_point)], check=True)
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(full_disk: Path) -> None:
     storage, old = Storage.at(str(full_disk)), os.urandom(300_000)
     storage.write("trials/a/result.json", old)
-    for _ in range(2):  # what is left of the first attempt would be in the way of the second
-        with pytest.raises(OSError, match=r"No space left on device: .*small disk/trials/a/result\.json'$"):
+    for _ in range(2):  # a temporary file left by the first attempt would make the second fail earlier
+        with pytest.raises(OSError, match=r"small disk/trials/a/result\.json'$"):
             storage.write("trials/a/result.json", os.urandom(1_500_000))
         assert [path.name for path in (full_disk / "trials" / "a").iterdir()] == ["result.json"]
         assert storage.read("trials/a/result.json") == old
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(full_disk: Path) -> No
     assert storage.read("trials/a/result.json") == new
 
 
-def test_a_file_that_cannot_take_its_place_is_told_by_its_name(tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_cannot_be_replaced_has_its_path(tmp_path: Path) -> None:
     storage = Storage.at(str(tmp_path))
     (tmp_path / "taken").mkdir()
     with pytest.raises(IsADirectoryError, match=r"taken'$"):
@@ -96,9 +96,11 @@ def test_a_file_that_cannot_take_its_place_is_told_by_its_name(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-@HERE
+@SHARED_FOLDER
 @given(folder=NAMES, name=NAMES, content=st.binary(), after=st.binary())
-def test_any_name_holds_any_content(tmp_path: Path, folder: str, name: str, content: bytes, after: bytes) -> None:
+def test_files_with_any_name_and_content_can_be_written(
+    tmp_path: Path, folder: str, name: str, content: bytes, after: bytes
+) -> None:
     storage = Storage.at(str(tmp_path / "Läufe 1"))
     for data in (content, after):
         storage.write(f"trials/{folder}/{name}", data)
@@ -106,7 +108,7 @@ def test_any_name_holds_any_content(tmp_path: Path, folder: str, name: str, cont
     assert name in storage.folders("trials")[folder]
 
 
-def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_a_valid_file(tmp_path: Path) -> None:
     code = (
         "import sys; from raycap.storage import Storage; from raycap.storage.checksum import with_checksum\n"
         "storage, number = Storage.at(sys.argv[1]), 0\n"
@@ -126,7 +128,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_file_whole(tmp_path
         )
 
 
-def test_unfinished_files_are_not_there(tmp_path: Path) -> None:
+def test_unfinished_files_are_ignored(tmp_path: Path) -> None:
     storage = Storage.at(str(tmp_path))
     storage.write(checkpoint_path("a", 40), b"state")
     folder = tmp_path / trial_folder("a")
@@ -139,10 +141,10 @@ def test_unfinished_files_are_not_there(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["checkpoint-000000000040.pt"]
 
 
-def test_what_is_set_aside_again_and_again_is_all_kept(tmp_path: Path) -> None:
+def test_every_damaged_file_that_is_set_aside_is_kept(tmp_path: Path) -> None:
     storage = Storage.at(str(tmp_path))
     for content in ("one", "two", "three"):
         storage.write("result.json", content)
         storage.set_aside("result.json")
-    storage.set_aside("result.json")  # there is none any more
+    storage.set_aside("result.json")  # the file no longer exists
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["one", "three", "two"]

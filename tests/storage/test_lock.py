@@ -1,4 +1,4 @@
-"""One sweep runs once at a time, and a lock outlives nobody."""
+"""Tests of the sweep lock: one process at a time, and locks of dead processes are free."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 from pyarrow import fs
 
 from raycap.storage import Storage
-from raycap.storage.lock import STALE_SECONDS, Holder, LockedError, holder_of, lock_path, locked, refuse_others
+from raycap.storage.lock import STALE_SECONDS, Holder, LockedError, holder_of, locked, refuse_others
 
 HOLD = """
 import sys, time
@@ -29,7 +29,7 @@ with locked(Storage.at(sys.argv[1]), "grid"):
 
 
 class ObjectStore(Storage):
-    """The same folder as if it were an object store: without the operating system's locks."""
+    """A local folder that is treated as an object store, without locks of the operating system."""
 
     @property
     def is_local(self) -> bool:
@@ -55,53 +55,51 @@ def other(tmp_path: Path) -> "subprocess.Popen[str]":
     process.stdout.close()
 
 
-def test_the_second_is_told_who_holds_the_lock(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+def test_a_second_run_is_refused_with_the_holder_of_the_lock(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
     storage = local(tmp_path)
-    told = f"being run already: process {other.pid} of .* on {platform.node()}, since 20.*UTC"
-    with pytest.raises(LockedError, match=told), locked(storage, "grid"):
+    holder = f"process {other.pid} of .* on {platform.node()}, since 20.*UTC"
+    with pytest.raises(LockedError, match=holder), locked(storage, "grid"):
         pass
     assert holder_of(storage, "grid").pid == other.pid
-    with locked(storage, "another"):  # locks are of sweeps, not of storages
+    with locked(storage, "another"):  # a lock covers one sweep, not the whole storage
         pass
 
 
 @pytest.mark.parametrize("store", [local, object_store])
-def test_the_lock_of_a_dead_process_is_taken_over(
+def test_the_lock_of_a_dead_process_is_free(
     tmp_path: Path, other: "subprocess.Popen[str]", store: Callable[[Path], Storage]
 ) -> None:
     storage = store(tmp_path)
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert json.loads((tmp_path / lock_path("grid")).read_text())["pid"] == other.pid
+    assert json.loads((tmp_path / "grid/lock.json").read_text())["pid"] == other.pid
     with locked(storage, "grid"):
         assert holder_of(storage, "grid").pid == os.getpid()
     assert holder_of(storage, "grid") is None
 
 
-def test_trials_that_another_sweep_trains_now_are_not_trained_twice(
-    tmp_path: Path, other: "subprocess.Popen[str]"
-) -> None:
-    """Trials belong to no sweep: two sweeps in one storage may share some."""
+def test_trials_of_another_running_sweep_are_refused(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+    """Trials are stored by id, so two sweeps in one storage may share some."""
     storage = local(tmp_path)
     (tmp_path / "grid" / "sweep.json").write_text(json.dumps({"trials": [{"trial_id": "a"}, {"trial_id": "b"}]}))
-    with pytest.raises(LockedError, match=f"1 of these trials belong to sweep grid too.*process {other.pid} of"):
-        refuse_others("mine", {"b", "c"}, storage)
-    refuse_others("mine", {"c"}, storage)
-    refuse_others("grid", {"a", "b"}, storage)  # one's own
+    with pytest.raises(LockedError, match=f"1 of these trials .* sweep grid.*process {other.pid} of"):
+        refuse_others("second", {"b", "c"}, storage)
+    refuse_others("second", {"c"}, storage)
+    refuse_others("grid", {"a", "b"}, storage)  # the sweep that holds the lock itself
     other.kill()
     other.wait()
-    refuse_others("mine", {"b", "c"}, storage)
+    refuse_others("second", {"b", "c"}, storage)
 
 
 def write_holder(folder: Path, **changes: object) -> None:
-    path = folder / lock_path("grid")
+    path = folder / "grid/lock.json"
     path.parent.mkdir(exist_ok=True)
-    about = asdict(Holder.myself()) | {"host": "elsewhere", "user": "ada", "pid": 1, "token": "t"}
-    path.write_text(json.dumps(about | changes))
+    fields = asdict(Holder.myself()) | {"host": "elsewhere", "user": "ada", "pid": 1, "token": "t"}
+    path.write_text(json.dumps(fields | changes))
 
 
 @pytest.mark.parametrize("store", [local, object_store])
-def test_other_machines_count_as_alive_while_they_give_signs_of_life(
+def test_holders_on_other_machines_are_alive_until_their_heartbeat_is_stale(
     tmp_path: Path, store: Callable[[Path], Storage]
 ) -> None:
     write_holder(tmp_path)
@@ -113,49 +111,49 @@ def test_other_machines_count_as_alive_while_they_give_signs_of_life(
 
 
 @pytest.mark.parametrize(
-    ("of_myself", "is_dead"),
+    ("changes", "is_dead"),
     [
         ({}, False),
-        ({"alive_at": 0.0}, False),  # it stood still, but lives
-        ({"alive_at": 0.0, "born": 1.0}, True),  # its number has come again
-        ({"born": 1.0}, False),  # the clock has jumped
-        ({"machine": "before it was started again"}, False),  # or another of the same name
-        ({"machine": "before it was started again", "alive_at": 0.0}, True),
+        ({"alive_at": 0.0}, False),  # the process was suspended, but exists
+        ({"alive_at": 0.0, "born": 1.0}, True),  # the PID was reused
+        ({"born": 1.0}, False),  # the clock was set
+        ({"machine": "before a reboot"}, False),  # or another host of the same name
+        ({"machine": "before a reboot", "alive_at": 0.0}, True),
     ],
 )
-def test_a_number_that_comes_again_is_another_process(of_myself: dict[str, object], is_dead: bool) -> None:
-    assert replace(Holder.myself(), **of_myself).is_dead == is_dead
+def test_a_reused_pid_is_another_process(changes: dict[str, object], is_dead: bool) -> None:
+    assert replace(Holder.myself(), **changes).is_dead == is_dead
 
 
 @pytest.mark.parametrize("garbage", ["", "{", '{"pid": 3}', "[]"])
-def test_a_damaged_lock_holds_nobody_up(tmp_path: Path, garbage: str) -> None:
+def test_a_damaged_lock_file_counts_as_free(tmp_path: Path, garbage: str) -> None:
     (tmp_path / "grid").mkdir()
-    (tmp_path / lock_path("grid")).write_text(garbage)
+    (tmp_path / "grid/lock.json").write_text(garbage)
     with locked(local(tmp_path), "grid"):
         pass
 
 
-def test_of_two_that_write_at_once_the_last_has_it(tmp_path: Path) -> None:
-    """Where nothing locks: whoever finds another's name after a moment has lost."""
-    told: list[str] = []
-    begun = threading.Barrier(2)
+def test_at_most_one_of_two_simultaneous_writers_gets_the_lock(tmp_path: Path) -> None:
+    """Without system locks, a writer that reads back another token gives up."""
+    outcomes: list[str] = []
+    barrier = threading.Barrier(2)
 
-    def try_it() -> None:
-        begun.wait()
+    def acquire() -> None:
+        barrier.wait()
         try:
             with locked(object_store(tmp_path), "grid"):
-                told.append("had it")
+                outcomes.append("acquired")
                 time.sleep(2)
         except LockedError:
-            told.append("had it not")
+            outcomes.append("refused")
 
-    threads = [threading.Thread(target=try_it) for _ in range(2)]
+    threads = [threading.Thread(target=acquire) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(told) in (["had it", "had it not"], ["had it not", "had it not"])
+    assert sorted(outcomes) in (["acquired", "refused"], ["refused", "refused"])
 
 
-def test_a_holder_says_who_it_is() -> None:
+def test_a_holder_is_printed_with_its_pid() -> None:
     assert str(os.getpid()) in str(Holder.myself())

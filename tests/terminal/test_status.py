@@ -1,4 +1,4 @@
-"""How far a sweep is: by events while it runs, by its files from outside."""
+"""Tests of progress and status: extrapolation from events, progress.json, and the status from stored files."""
 
 import json
 from io import StringIO
@@ -13,19 +13,19 @@ from raycap.results import Failure, SweepRecord
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
-from raycap.storage.progress import Event, ProgressFile, TrialProgress, progress_path, read_progress
+from raycap.storage.progress import Event, ProgressFile, TrialProgress, read_progress
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
     RUNNING,
     WAITING,
-    Line,
-    format_lines,
+    TrialRow,
     render_progress,
     seconds_left,
     share_done,
+    summarize,
 )
-from raycap.terminal.status import follow, look
+from raycap.terminal.status import follow, read_status
 from tests.support import planted
 from tests.support.planted import results, sweep
 
@@ -38,56 +38,56 @@ def evaluated(trial_id: str, at: float, share: float) -> Event:
     return Event(trial_id, "evaluated", at, round(share * STEPS), 10 * share, 5.0, 1.5, 2e5)
 
 
-def standing(began: float, *events: Event) -> TrialProgress:
-    found = TrialProgress(began=began)
+def progress(began: float, *events: Event) -> TrialProgress:
+    result = TrialProgress(began=began)
     for event in events:
-        found = found.after(event)
-    return found
+        result = result.after(event)
+    return result
 
 
 # --- one trial --------------------------------------------------------------------------------------------------------
 
 
-def test_a_trial_goes_on_at_the_pace_between_its_evaluations() -> None:
-    """Its start took 90 s, which says nothing of its steps."""
-    mine = standing(0.0, evaluated(A.trial_id, 100.0, 0.25), evaluated(A.trial_id, 110.0, 0.5))
-    assert mine.share_done(STEPS, 114.0) == pytest.approx(0.6, abs=0.01)
-    assert mine.seconds_left(STEPS, 114.0) == pytest.approx(16.0, abs=0.2)
-    assert mine.share_done(STEPS, 1000.0) == 0.99  # late, but not done
-    assert mine.seconds_left(STEPS, 1000.0) == pytest.approx(0.4, abs=0.01)
+def test_progress_is_extrapolated_at_the_speed_between_evaluations() -> None:
+    """The time before the first evaluation, 90 s of start-up here, does not count."""
+    trial = progress(0.0, evaluated(A.trial_id, 100.0, 0.25), evaluated(A.trial_id, 110.0, 0.5))
+    assert trial.share_done(STEPS, 114.0) == pytest.approx(0.6, abs=0.01)
+    assert trial.seconds_left(STEPS, 114.0) == pytest.approx(16.0, abs=0.2)
+    assert trial.share_done(STEPS, 1000.0) == 0.99  # slower than predicted, but not done
+    assert trial.seconds_left(STEPS, 1000.0) == pytest.approx(0.4, abs=0.01)
 
 
-def test_one_evaluation_is_better_than_none() -> None:
-    assert standing(0.0).seconds_left(STEPS, 50.0) is None
-    assert standing(0.0).share_done(STEPS, 50.0) == 0.0
-    assert standing(100.0, evaluated(A.trial_id, 110.0, 0.1)).seconds_left(STEPS, 110.0) == pytest.approx(90, rel=0.05)
+def test_with_one_evaluation_the_speed_is_measured_from_the_start() -> None:
+    assert progress(0.0).seconds_left(STEPS, 50.0) is None
+    assert progress(0.0).share_done(STEPS, 50.0) == 0.0
+    assert progress(100.0, evaluated(A.trial_id, 110.0, 0.1)).seconds_left(STEPS, 110.0) == pytest.approx(90, rel=0.05)
 
 
-# --- all of them ------------------------------------------------------------------------------------------------------
+# --- a sweep ----------------------------------------------------------------------------------------------------------
 
 
-def test_waiting_trials_take_what_running_ones_take() -> None:
-    """Two at once, half done after 50 s, and two that wait: 50 s more, and then 100 s for the others, about."""
-    half = [standing(0.0, evaluated(t.trial_id, 0.0, 0.0), evaluated(t.trial_id, 50.0, 0.5)) for t in (A, B)]
-    lines = [Line(A, RUNNING, half[0]), Line(B, RUNNING, half[1]), Line(C, WAITING), Line(D, WAITING)]
+def test_waiting_trials_are_predicted_from_running_ones() -> None:
+    """Two run and are half done after 50 s, two wait: about 50 s are left for the former and 100 s for the latter."""
+    half = [progress(0.0, evaluated(t.trial_id, 0.0, 0.0), evaluated(t.trial_id, 50.0, 0.5)) for t in (A, B)]
+    lines = [TrialRow(A, RUNNING, half[0]), TrialRow(B, RUNNING, half[1]), TrialRow(C, WAITING), TrialRow(D, WAITING)]
     left = seconds_left(lines, 50.0)
     assert left == pytest.approx(
         50 + 100 * (C.parameters.total + D.parameters.total) / (A.parameters.total + B.parameters.total), rel=0.05
     )
-    assert share_done(lines, 50.0) < 0.25  # the others are larger
-    assert format_lines(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
+    assert share_done(lines, 50.0) < 0.25  # the waiting trials are larger
+    assert summarize(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
 
 
-def test_nothing_is_foretold_where_nothing_tells() -> None:
-    lines = [Line(A, RUNNING, standing(0.0)), Line(B, WAITING), Line(C, FINISHED), Line(D, FAILED)]
+def test_without_evaluations_there_is_no_prediction() -> None:
+    lines = [TrialRow(A, RUNNING, progress(0.0)), TrialRow(B, WAITING), TrialRow(C, FINISHED), TrialRow(D, FAILED)]
     assert seconds_left(lines, 10.0) is None
-    assert format_lines(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
+    assert summarize(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
 
 
-def test_the_board_shows_those_that_matter_first() -> None:
-    running = standing(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
-    lines = [Line(A, FINISHED), Line(B, RUNNING, running), Line(C, WAITING), Line(D, FAILED)]
-    console = Console(file=StringIO(), width=80)  # all numbers fit in the narrowest terminal
+def test_the_progress_table_shows_failed_and_running_trials_first() -> None:
+    running = progress(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
+    lines = [TrialRow(A, FINISHED), TrialRow(B, RUNNING, running), TrialRow(C, WAITING), TrialRow(D, FAILED)]
+    console = Console(file=StringIO(), width=80)  # all numbers must fit into 80 characters
     console.print(render_progress(lines, 20.0))
     shown = console.file.getvalue().splitlines()
     rows = [row.split() for row in shown if "-L2-" in row]
@@ -99,7 +99,7 @@ def test_the_board_shows_those_that_matter_first() -> None:
     assert "1 of 4 trials finished, 1 running, 1 failed" in shown[-1]
 
 
-# --- its file ---------------------------------------------------------------------------------------------------------
+# --- progress.json ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage.at(str(tmp_path))
 
 
-def test_the_file_has_what_is_under_way_and_is_written_about_once_a_second(storage: Storage, monkeypatch) -> None:
+def test_the_progress_file_has_the_running_trials_and_is_written_once_a_second(storage: Storage, monkeypatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("raycap.storage.progress.time.monotonic", lambda: clock[0])
     file = ProgressFile(storage, "planted")
@@ -118,28 +118,28 @@ def test_the_file_has_what_is_under_way_and_is_written_about_once_a_second(stora
     clock[0] += 1.0
     file.flush()
     assert read_progress(storage, "planted") == {
-        A.trial_id: standing(0.0, evaluated(A.trial_id, 5.0, 0.25)),
+        A.trial_id: progress(0.0, evaluated(A.trial_id, 5.0, 0.25)),
         B.trial_id: TrialProgress(began=5.0),
     }
     clock[0] += 1.0
     file.add(Event(A.trial_id, "finished", 9.0))
     assert list(read_progress(storage, "planted")) == [B.trial_id]
-    storage.write(progress_path("planted"), '{"trials": {')
+    storage.write("planted/progress.json", '{"trials": {')
     assert read_progress(storage, "planted") == {}
     file.close()
-    assert not storage.exists(progress_path("planted"))
+    assert not storage.exists("planted/progress.json")
 
 
-def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+def test_a_progress_file_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "planted").write_text("in the way")
     ProgressFile(Storage.at(str(tmp_path)), "planted").add(Event(A.trial_id, "started", 0.0))
 
 
-# --- from outside -----------------------------------------------------------------------------------------------------
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
-def of_all_states(storage: Storage) -> SweepRecord:
-    """A is finished, B under way, C has failed, D has checkpoints."""
+def store_all_states(storage: Storage) -> SweepRecord:
+    """Store a sweep in which A is finished, B is running, C has failed, and D has checkpoints."""
     result = results(RECORD, 1.8)[A.trial_id]
     storage.write(result_path(A.trial_id), with_checksum(result.model_dump_json()))
     failure = Failure(trial_id=C.trial_id, cause="ValueError: no", traceback="")
@@ -150,52 +150,53 @@ def of_all_states(storage: Storage) -> SweepRecord:
     return RECORD
 
 
-def test_status_reads_files_alone_and_says_who_runs_it(storage: Storage) -> None:
-    record = of_all_states(storage)
+def test_status_is_read_from_files_and_names_the_running_process(storage: Storage) -> None:
+    record = store_all_states(storage)
     before = sorted(str(path) for path in Path(storage.root).rglob("*"))
-    alone = look(record, storage)
-    assert [line.state for line in alone.lines] == ["finished", "new", "failed", "resumable"]
-    assert alone.who == "planted: nobody runs it"
-    assert alone.lines[3].share_done(alone.at) == pytest.approx(0.5, abs=0.01)
+    alone = read_status(record, storage)
+    assert [row.state for row in alone.rows] == ["finished", "new", "failed", "resumable"]
+    assert alone.holder is None
+    assert alone.runner.startswith("planted: ")
+    assert alone.rows[3].share_done(alone.at) == pytest.approx(0.5, abs=0.01)
     assert sorted(str(path) for path in Path(storage.root).rglob("*")) == before
     with locked(storage, "planted"):
-        now = look(record, storage)
-    assert [line.state for line in now.lines] == ["finished", "running", "failed", "waiting"]
-    assert now.who.startswith("planted: run by process ")
-    read = json.loads(now.json())
-    assert read["run_by"]["pid"] == now.holder.pid
-    assert [trial["state"] for trial in read["trials"]] == [line.state for line in now.lines]
-    assert read["trials"][2]["reason"] == "ValueError: no"
+        now = read_status(record, storage)
+    assert [row.state for row in now.rows] == ["finished", "running", "failed", "waiting"]
+    assert now.runner.startswith("planted: run by process ")
+    parsed = json.loads(now.json())
+    assert parsed["run_by"]["pid"] == now.holder.pid
+    assert [trial["state"] for trial in parsed["trials"]] == [row.state for row in now.rows]
+    assert parsed["trials"][2]["reason"] == "ValueError: no"
     console = Console(file=StringIO(), width=120)
     now.show(console)
     assert f"{C.label}: failed before: ValueError: no" in console.file.getvalue()
 
 
-def test_finished_trials_show_what_the_last_analysis_says_of_them(storage: Storage) -> None:
-    record = of_all_states(storage)
+def test_finished_trials_show_the_numbers_of_the_last_analysis(storage: Storage) -> None:
+    record = store_all_states(storage)
     measured = planted.measured({A.trial_id: results(RECORD, 1.8)[A.trial_id]})
     entries = summary(analyse(record, planted.RUN, measured, {}))
     storage.write("planted/summary.json", json.dumps(entries))
-    first, *others = look(record, storage).lines
+    first, *others = read_status(record, storage).rows
     assert (first.state, first.progress.last.bits_per_param) == ("finished", pytest.approx(1.8))
     assert first.progress.last.tokens_per_s > 0
-    assert json.loads(look(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
-    assert [line.progress for line in others] == [None] * 3
+    assert json.loads(read_status(record, storage).json())["trials"][0]["evaluation"]["step"] == 100
+    assert [row.progress for row in others] == [None] * 3
     console = Console(file=StringIO(), width=120)
-    look(record, storage).show(console)
+    read_status(record, storage).show(console)
     assert " 1.80 " in console.file.getvalue()
     assert 'finished": 1' not in console.file.getvalue()
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)
-        assert look(record, storage).lines[0].progress is None
+        assert read_status(record, storage).rows[0].progress is None
 
 
-def test_following_ends_when_nobody_runs_it(storage: Storage, monkeypatch) -> None:
+def test_following_ends_when_the_sweep_ends(storage: Storage, monkeypatch) -> None:
     monkeypatch.setattr("raycap.terminal.status.REFRESH_INTERVAL_S", 0.05)
-    record, console = of_all_states(storage), Console(file=StringIO(), width=200)
+    record, console = store_all_states(storage), Console(file=StringIO(), width=200)
     with locked(storage, "planted"):
-        first = look(record, storage)
+        first = read_status(record, storage)
     follow(first, record, storage, console)
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("1 of 4 trials finished, 1 running, 1 failed")
-    assert lines[1] == "planted: nobody runs it; 1 of 4 trials finished, 1 failed"
+    assert lines[1] == "planted: not running; 1 of 4 trials finished, 1 failed"

@@ -1,0 +1,99 @@
+"""Folder of one sweep: the names and paths of its files, and reading and writing of its records."""
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from pydantic import ValidationError
+
+from raycap.results import Record, RunRecord, SweepRecord
+from raycap.storage.files import Storage, split_folder
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class NotASweepError(FileNotFoundError):
+    """A folder lacks files of a sweep that has run; the message has the folder and the files."""
+
+
+class InvalidRecordError(ValueError):
+    """A record is damaged, or of another version of raycap; the message has the file, the field and what to do."""
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Folder of a sweep in a storage. Its files are referred to by the names below."""
+
+    storage: Storage
+    name: str
+    """Name of the sweep and of its folder."""
+
+    SWEEP: ClassVar[str] = "sweep.json"
+    """Spec, question and planned trials, a `SweepRecord`."""
+    RUN: ClassVar[str] = "run.json"
+    """Outcome of the last run that trained something, a `RunRecord`."""
+    EARLIER: ClassVar[str] = "earlier.json"
+    """Trials of earlier runs that the last one did not plan, an `EarlierTrials` record."""
+    SUMMARY: ClassVar[str] = "summary.json"
+    """Results of the analysis as plain numbers."""
+    REPORT: ClassVar[str] = "report.html"
+    """Results of the analysis as one self-contained page."""
+    LOCK: ClassVar[str] = "lock.json"
+    """Holder of the lock (lock.py); empty if there is none."""
+    PROGRESS: ClassVar[str] = "progress.json"
+    """Progress of running trials (progress.py)."""
+    OUTBOX: ClassVar[str] = "outbox.json"
+    """Operations that MLflow has yet to receive (raycap/tracking/outbox.py)."""
+
+    @classmethod
+    def at(cls, location: str) -> "SweepFolder":
+        """Return the sweep folder at a path or URI, which need not exist. Raises ValueError for unknown schemes."""
+        parent, name = split_folder(location)
+        return cls(Storage.at(parent), name)
+
+    @property
+    def location(self) -> str:
+        """Absolute path of the folder in its file system."""
+        return self.storage.path(self.name)
+
+    def path(self, file: str) -> str:
+        """Return the path of a file relative to the storage."""
+        return f"{self.name}/{file}"
+
+    def exists(self, file: str) -> bool:
+        """Return whether a file exists."""
+        return self.storage.exists(self.path(file))
+
+    def read(self, file: str) -> bytes:
+        """Return the content of a file. Raises FileNotFoundError."""
+        return self.storage.read(self.path(file))
+
+    def write(self, file: str, content: str | bytes) -> None:
+        """Write a file atomically. Raises OSError with its path."""
+        self.storage.write(self.path(file), content)
+
+    def require(self, *files: str) -> None:
+        """Raise NotASweepError if one of the files does not exist."""
+        if missing := [file for file in files if not self.exists(file)]:
+            raise NotASweepError(
+                f"{self.location}: not the folder of a sweep that has run (it lacks {' and '.join(missing)})"
+            )
+
+    def read_sweep(self) -> SweepRecord:
+        """Return the record of the sweep. Raises NotASweepError or InvalidRecordError."""
+        return self._read_record(self.SWEEP, SweepRecord)
+
+    def read_run(self) -> RunRecord:
+        """Return the record of the last run that trained something. Raises NotASweepError or InvalidRecordError."""
+        return self._read_record(self.RUN, RunRecord)
+
+    def _read_record(self, file: str, model: type[RecordT]) -> RecordT:
+        self.require(file)
+        try:
+            return model.model_validate_json(self.read(file))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
+            problem = f"{field}: {first['msg']}" if field else first["msg"]
+            raise InvalidRecordError(
+                f"{self.location}/{file}: {problem}; run the sweep's spec once more to write the file again"
+            ) from None
