@@ -195,7 +195,7 @@ class Analyst:
             fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/{SweepFolder.OUTBOX}"
             cause = f" ({outbox.trouble})" if outbox.trouble else ""
             problems.append(
-                f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver them: raycap sync {folder}"
+                f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver what is stored: raycap sync {folder}"
             )
         if outbox.refused:
             problems.append(
