@@ -29,6 +29,8 @@ from tests.support.mlflow_runs import (
     wait_until,
 )
 
+START_TIMEOUT_S = 300.0
+"""A server loads for minutes on a busy machine."""
 RUN_JSON = planted.RUN.model_dump_json()
 
 
@@ -50,7 +52,7 @@ class Server:
             [sys.executable, "-m", "mlflow", "server", *options, "--port", str(self._port), "--workers", "1"],
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until(self.answers)
+        wait_until(self.answers, START_TIMEOUT_S)
 
     def answers(self) -> bool:
         try:
@@ -65,14 +67,20 @@ class Server:
         if number is signal.SIGKILL:
             self._process.wait()
 
+    def kill(self) -> None:
+        """Kill the server unless it has ended, even if it is stopped or does not answer."""
+        if self._process.poll() is None:
+            self.send(signal.SIGKILL)
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    if server.answers():
-        server.send(signal.SIGKILL)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture
