@@ -14,7 +14,7 @@ from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.readings import Reading, headline, readings
 from raycap.analysis.selection import Comparison, Evidence, compare
-from raycap.analysis.tables import ARMS, Tables, joined, tables
+from raycap.analysis.tables import ARMS, Tables, joined_blocks, tables
 from raycap.results import Failure, RunRecord, SweepRecord
 from raycap.spec import AnalysisSpec, Calibration, Kind
 
@@ -115,7 +115,7 @@ def analyse(
     training = _training(draft)
     states = dict(zip(training["trial"], map(Convergence, training["convergence"]), strict=True))
     laws = {reading: _law(draft, reading, states) for reading in readings(spec)}
-    comparison = _comparison(draft, joined(found), states, spec)
+    comparison = _comparison(draft, joined_blocks(found), states, spec)
     return Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison)
 
 

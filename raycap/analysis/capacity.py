@@ -111,7 +111,7 @@ def _standard_errors(
     is repeated as a whole because a row may enter several parts, or one part twice (as a relation that is followed and
     as an answer), and such contributions must be added before they are squared. See docs/science.md#sampling-error.
     """
-    kinds = {kind, Kind.ONE_HOP} if incremental else {kind}
+    kinds = (kind, Kind.ONE_HOP) if incremental else (kind,)  # in a fixed order, so that sums are reproducible
     sampled_columns = [
         column
         for measured_kind in kinds

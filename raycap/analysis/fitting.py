@@ -209,7 +209,7 @@ def descend(problem: Problem, theta: Floats, weights: Floats, noise: Floats) -> 
     return theta
 
 
-def noise_at(problem: Problem, theta: Floats, weights: Floats) -> Floats:
+def estimate_noise(problem: Problem, theta: Floats, weights: Floats) -> Floats:
     """Return the standard deviation of log capacities (...) from the weighted median of absolute residuals.
 
     The learned bits of a trial that is limited by its data do not depend on its capacity and do not show its noise. So
@@ -245,13 +245,13 @@ def fit(problem: Problem) -> Fit:
         starts.append(theta)
     starts = list({tuple(theta): theta for theta in starts}.values())
     free = list(problem.free)
-    noise = noise_at(problem, starts[0], ones)  # a rough first estimate
+    noise = estimate_noise(problem, starts[0], ones)  # a rough first estimate
     best = starts[0]
     for _ in range(3):
         found = [_lbfgs(problem, start, free, noise) for start in starts]
         _, best = min(found, key=lambda outcome: outcome[0])
         starts = [best]
-        noise = noise_at(problem, best, ones)
+        noise = estimate_noise(problem, best, ones)
     polished = descend(problem, best[None], ones[None], noise[None])[0]
     if problem.objective(polished, ones, noise) <= problem.objective(best, ones, noise):
         best = polished
@@ -285,8 +285,8 @@ def fit_many(problem: Problem, weights: Floats) -> Fit:
     theta = np.zeros((num, q + 2))
     theta[:, 0] = _weighted_median(problem.log_bits - problem.log_params, weights)
     theta[:, q], theta[:, q + 1] = 1.0, SHARPNESS_PRIOR[0]
-    noise = noise_at(problem, theta, weights)
+    noise = estimate_noise(problem, theta, weights)
     for _ in range(3):
         theta = descend(problem, theta, weights, noise)
-        noise = noise_at(problem, theta, weights)
+        noise = estimate_noise(problem, theta, weights)
     return Fit(problem, theta, noise)

@@ -14,8 +14,8 @@ from raycap.analysis.curves import EXHAUSTED_BELOW, IGNORANT_ABOVE
 from raycap.analysis.measurements import Floats, cells
 from raycap.analysis.planted import Truth, share_curves
 from raycap.analysis.readings import Reading, readings
-from raycap.analysis.scoring import cell_means, folds_of, predictive_bits
-from raycap.analysis.selection import MIN_CELLS, Verdict, best_of, distinct_readings, judged, verdict_on
+from raycap.analysis.scoring import cell_folds, cell_means, predictive_bits
+from raycap.analysis.selection import MIN_CELLS, Verdict, best_of, compare_pairs, distinct_readings, verdict_on
 from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec
 
@@ -73,7 +73,7 @@ def simulate(
     dataset_bits = {r: np.array([curve.learned_bits[r][0] for curve in curves]) for r in readings(analysis)}
     at_chance = {r: np.array([curve.bits_at(r, np.ones(())) for curve in curves]) for r in readings(analysis)}
     distinct, _ = distinct_readings(at_chance, dataset_bits)
-    folds = folds_of(of_cell, rng)
+    folds = cell_folds(of_cell, rng)
     picked = np.zeros((len(distinct), len(distinct)))
     decided, misled, usable = (np.zeros(len(distinct)) for _ in range(3))
     for row, truth in enumerate(distinct):
@@ -100,7 +100,9 @@ def simulate(
                 continue
             picked[row, cell_scores[:, mask].mean(-1).argmax()] += 1
             whole_sizes = size_scores[:, mask] if of_size.max() else np.empty(0)
-            pairs = judged(tuple(distinct), cell_scores[:, mask], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES)
+            pairs = compare_pairs(
+                tuple(distinct), cell_scores[:, mask], whole_sizes, rng=rng, num_resamples=NUM_RESAMPLES
+            )
             decided[row] += best_of(pairs) == truth
             misled[row] += any(verdict_on(p, truth) is Verdict.WORSE for p in pairs if truth in p[:2])
     picked /= num_sweeps

@@ -15,7 +15,7 @@ MAX_FOLDS = 100
 Ints = NDArray[np.int64]
 
 
-def folds_of(cells: Ints, rng: np.random.Generator) -> Ints:
+def cell_folds(cells: Ints, rng: np.random.Generator) -> Ints:
     """Return the fold (n,) of each trial's cell: one cell per fold, or random groups of cells beyond MAX_FOLDS cells."""
     num_cells = int(cells.max(initial=-1)) + 1
     return cells if num_cells <= MAX_FOLDS else rng.permutation(num_cells)[cells] % MAX_FOLDS

@@ -226,7 +226,8 @@ def _failures(analysis: Analysis) -> str:
 
 
 def _method(analysis: Analysis) -> str:
-    sampled = any((one.losses.num_evaluated < one.losses.asked.num_texts).any() for one in analysis.measured.values())
+    measured = analysis.measured.values()
+    sampled = any((one.losses.num_evaluated < one.losses.questions.num_texts).any() for one in measured)
     coverage = "all one-hop questions and a sample of those of more hops" if sampled else "all texts"
     spec = analysis.sweep.spec.analysis
     text = (

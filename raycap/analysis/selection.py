@@ -19,7 +19,7 @@ from scipy import stats
 from raycap.analysis.fitting import Floats
 from raycap.analysis.intervals import Interval
 from raycap.analysis.readings import Reading
-from raycap.analysis.scoring import cell_means, folds_of, predictive_bits
+from raycap.analysis.scoring import cell_folds, cell_means, predictive_bits
 
 NUM_RESAMPLES = 4_000
 LEVEL = 0.05
@@ -146,12 +146,14 @@ def compare(
     cells = np.unique(evidence.cells, return_inverse=True)[1].astype(np.int64)
     num_cells, num_sizes = int(cells.max(initial=-1)) + 1, len(set(evidence.num_params.tolist()))
     enough = num_cells >= MIN_CELLS and len(distinct) > 0
-    folds = folds_of(cells, rng)
+    folds = cell_folds(cells, rng)
     by_cell = {r: _cell_scores(evidence, r, cells, folds, log_scale) for r in distinct} if enough else {}
     sized = enough and num_sizes > 1
     by_size = {r: _cell_scores(evidence, r, cells, evidence.sizes, log_scale) for r in distinct} if sized else {}
     scores = np.array(list(by_cell.values()))
-    pairs = judged(tuple(by_cell), scores, np.array(list(by_size.values())), rng=rng, num_resamples=num_resamples)
+    pairs = compare_pairs(
+        tuple(by_cell), scores, np.array(list(by_size.values())), rng=rng, num_resamples=num_resamples
+    )
     weights = stacking(scores) if by_cell else np.empty(0)
     return Comparison(
         tuple(distinct),
@@ -167,7 +169,7 @@ def compare(
     )
 
 
-def judged(
+def compare_pairs(
     readings: tuple[Reading, ...],
     by_cell: Floats,
     by_size: Floats,
@@ -186,7 +188,7 @@ def judged(
     """
     indices = [(i, j) for i in range(len(readings)) for j in range(i + 1, len(readings))]
     differences = np.array([by_cell[i] - by_cell[j] for i, j in indices])
-    p_values, intervals = paired(differences, rng=rng, num_resamples=num_resamples)
+    p_values, intervals = paired_bootstrap(differences, rng=rng, num_resamples=num_resamples)
     pairs = []
     for (i, j), difference, p, (low, high) in zip(indices, differences, holm(p_values), intervals, strict=True):
         mean = float(difference.mean())
@@ -248,7 +250,7 @@ def _cell_scores(
     return cell_means(densities, cells, present)[0]
 
 
-def paired(
+def paired_bootstrap(
     differences: Floats, *, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Floats, Floats]:
     """Test whether mean differences (pairs, cells) are 0; return p-values (pairs,) and 95 % intervals (pairs, 2).

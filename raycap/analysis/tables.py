@@ -44,7 +44,7 @@ Block = tuple[pd.DataFrame, Losses]
 
 def tables(trials: Sequence[PlannedTrial], found: Mapping[int, Measured], analysis: AnalysisSpec) -> Tables:
     """Return the tables of a plan and its measured trials, which are keyed by their index in the plan."""
-    blocks = joined(found)
+    blocks = joined_blocks(found)
     frame = _trials(trials, found)
     evaluations = _evaluations(blocks)
     return Tables(
@@ -62,7 +62,7 @@ def _empty(columns: str) -> pd.DataFrame:
     return pd.DataFrame(columns=columns.split())
 
 
-def joined(found: Mapping[int, Measured]) -> list[Block]:
+def joined_blocks(found: Mapping[int, Measured]) -> list[Block]:
     """Concatenate the evaluations of trials with the same question set, so that capacities are computed in few calls."""
     groups: dict[QuestionSet, list[int]] = {}
     for index in sorted(found):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.analysis.analyse import analyse
@@ -62,6 +62,7 @@ def test_uniform_answers_give_the_bits_of_the_names_alone(
         assert found[kind, scheme, selection, subject].learned_bits == pytest.approx(0, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 3), st.floats(0, 3))
 def test_learned_bits_decrease_with_the_loss_and_are_not_clamped(a: float, b: float) -> None:
     less, more = sorted((a, b))
@@ -89,6 +90,7 @@ def test_subjects_and_names_add_up_to_the_total() -> None:
             assert sum(parts) == pytest.approx(found[Kind.ONE_HOP, scheme, selection, TOTAL].learned_bits)
 
 
+@settings(deadline=None)
 @given(st.floats(0.0, 1.0), st.integers(2, 10_000), st.integers(2, 4))
 def test_hop_loss_inverts_the_probability_of_several_hops(p: float, num_values: int, hops: int) -> None:
     p = 1 / num_values + p * (1 - 1 / num_values)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.analysis.curves import Convergence, asymptote, convergence, derivative, gain
@@ -14,6 +14,7 @@ def approach(end: float, tau: float, exposures: np.ndarray = EXPOSURES) -> np.nd
     return end * (1 - np.exp(-exposures / tau))
 
 
+@settings(deadline=None)
 @given(st.floats(1e3, 1e7), st.floats(5, 60))
 def test_an_exponential_approach_is_recovered(end: float, tau: float) -> None:
     limit = asymptote(EXPOSURES, approach(end, tau))

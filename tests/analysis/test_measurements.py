@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.analysis.measurements import Losses, Measured, cells
-from raycap.analysis.tables import joined, tables
+from raycap.analysis.tables import joined_blocks, tables
 from raycap.results import Evaluation, LossRow, LossTable, Part
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
 from tests.support.planted import POPULATION, measured, results, sweep
@@ -48,6 +48,7 @@ def evaluation(losses: LossTable, step: int = 1) -> Evaluation:
     return Evaluation(step=step, tokens=1, losses=losses, **numbers)
 
 
+@settings(deadline=None)
 @given(loss_tables(), loss_tables())
 def test_columns_means_and_errors_agree_with_the_tables(one: LossTable, other: LossTable) -> None:
     other = LossTable(rows=tuple(b.model_copy(update={"num_texts": max(a.num_texts, b.num_evaluated)})
@@ -81,7 +82,7 @@ def test_tables_keep_the_numbers_of_every_trial() -> None:
         if index != 3:
             found[index] = Measured.of(result)
     frames = tables(record.trials, found, AnalysisSpec())
-    (block,) = joined(found)
+    (block,) = joined_blocks(found)
     assert len(block[0]) == block[1].num_evaluations == sum(len(one.curve.step) for one in found.values())
     finals = frames.capacities.query("final and subject == 'total' and selection == 'enumerate'")
     assert finals["trial"].tolist() == sorted(found)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.analysis.analyse import Analysis, analyse
@@ -18,11 +18,11 @@ from raycap.analysis.selection import (
     Evidence,
     best_of,
     compare,
+    compare_pairs,
     distinct_readings,
     holm,
     in_order,
-    judged,
-    paired,
+    paired_bootstrap,
     stacking,
 )
 from raycap.plan.expand import expand
@@ -205,6 +205,7 @@ def test_scores_are_densities_of_the_loss() -> None:
         assert np.trapezoid(density, np.log(shares)) == pytest.approx(1.0, abs=0.05)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_does_not_lower_p_values_and_keeps_their_order(p_values: list[float]) -> None:
     p = np.array(p_values)
@@ -221,12 +222,12 @@ def test_holm_agrees_with_a_worked_example() -> None:
 def test_the_paired_bootstrap_has_its_nominal_error_rate_and_coverage() -> None:
     rng = np.random.default_rng(0)
     no_difference = rng.standard_normal((1000, 12))
-    p_values, intervals = paired(no_difference, rng=rng, num_resamples=500)
+    p_values, intervals = paired_bootstrap(no_difference, rng=rng, num_resamples=500)
     assert (p_values < 0.05).mean() == pytest.approx(0.05, abs=0.025)
     assert ((intervals[:, 0] < 0) & (intervals[:, 1] > 0)).mean() == pytest.approx(0.95, abs=0.03)
-    clear, _ = paired(no_difference + 2.0, rng=rng, num_resamples=500)
+    clear, _ = paired_bootstrap(no_difference + 2.0, rng=rng, num_resamples=500)
     assert (clear < 0.05).mean() > 0.95
-    same, _ = paired(np.zeros((1, 12)), rng=rng)
+    same, _ = paired_bootstrap(np.zeros((1, 12)), rng=rng)
     assert same[0] == 1.0
 
 
@@ -244,11 +245,11 @@ def test_a_verdict_needs_the_same_sign_with_whole_sizes_left_out(by_size: float 
     rng = np.random.default_rng(0)
     by_cell = np.stack([3 + 0.1 * rng.standard_normal(12), np.zeros(12)])
     sizes = np.empty(0) if by_size is None else np.stack([np.full(12, by_size), np.zeros(12)])
-    (pair,) = judged((SET, ENUMERATE), by_cell, sizes, rng=rng)
+    (pair,) = compare_pairs((SET, ENUMERATE), by_cell, sizes, rng=rng)
     assert pair.p_value < 0.01
     assert pair.difference_bits.low > 0
     assert pair.verdict == verdict
-    (swapped,) = judged((ENUMERATE, SET), by_cell[::-1], sizes[::-1], rng=rng)
+    (swapped,) = compare_pairs((ENUMERATE, SET), by_cell[::-1], sizes[::-1], rng=rng)
     assert swapped.verdict == {"better": "worse"}.get(verdict, verdict)
     assert best_of((pair,)) == best_of((swapped,)) == (SET if verdict == "better" else None)
 
