@@ -144,11 +144,11 @@ def _column(table: Any, name: str, fits: Callable[[Any], bool], expected: str) -
 
 
 def _is_null(column: Any) -> NDArray[np.bool_]:
-    return column.is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _texts(table: Any, name: str) -> Any:
@@ -201,7 +201,7 @@ def _text_attribute(name: str, column: Any) -> Attribute:
 def _indices(pool: tuple[str, ...], column: Any, name: str) -> IntArray:
     found = pc.index_in(column, value_set=pa.array(pool, pa.string()))
     _refuse(_is_null(found), name, lambda row: f"must be one of {len(pool)} possible values, got {column[row]}")
-    return found.to_numpy()
+    return np.asarray(found.to_numpy(), np.int32)
 
 
 def _targets(table: Any, relation: str, names: Any) -> IntArray:

@@ -154,7 +154,8 @@ MUTATIONS: list[Mutation] = [_replace, _replace, _replace, _lines, _lines, _mark
 
 
 def fuzz(num: int, folder: Path) -> Counter[str]:
-    """Plan `num` mutants and return how many are planned, refused, and refused although they are valid YAML (`read`)."""
+    """Plan `num` mutants and return how many are planned, refused, and refused although they are valid YAML
+    (`read`)."""
     outcomes: Counter[str] = Counter()
     path = folder / "spec.yaml"
     position = re.compile(rf"override '|override \"|{re.escape(str(path))}:[0-9]+:[0-9]+: ")
