@@ -52,7 +52,7 @@ def test_names_are_unique_even_when_the_pool_is_exhausted() -> None:
     for num_profiles in (100, 9_000, 16_000):
         profiles = generate(census_schema(SMALL, 2), num_profiles, seed=0)
         assert len({profiles.full_name(person) for person in range(num_profiles)}) == num_profiles
-    with pytest.raises(ValueError, match="16000.*got 16001"):
+    with pytest.raises(ValueError, match=r"16000.*got 16001"):
         generate(census_schema(SMALL, 2), 16_001, seed=0)
 
 

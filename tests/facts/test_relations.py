@@ -155,7 +155,7 @@ def test_adding_relations_changes_nothing_else(structure: RelationStructure) -> 
 
 
 def test_bipartite_relations_of_an_odd_number_of_people_are_refused() -> None:
-    with pytest.raises(ValueError, match="even.*got 7"):
+    with pytest.raises(ValueError, match=r"even.*got 7"):
         generate(census_schema(NamePools(), 1, BIPARTITE), 7, seed=0)
 
 

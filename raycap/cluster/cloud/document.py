@@ -1,16 +1,14 @@
 """A cluster's file as Ray and Kubernetes read it, with the line of every value; and faults, which name that line."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from raycap.spec.document import SpecError, truncated
-
-KeyPath = tuple[str | int, ...]
+from raycap.spec.yaml_tree import KeyPath
 
 MARK = "FILL"
 """What templates write beside a value that a person must decide."""
@@ -69,12 +67,6 @@ def find_document(tree: Any, *place: str | int) -> Any:
 def field_name(place: KeyPath) -> str:
     """A place in words: available_node_types.head.resources, setup_commands[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fault]]:
