@@ -185,7 +185,7 @@ class TrainedIds(WithoutCaches):
 
 def is_trained(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether texts with these split codes are training texts. One-hop questions are, regardless of their split."""
-    return codes != VOID if kind.hops < 2 else codes == TRAIN
+    return np.not_equal(codes, VOID) if kind.hops < 2 else np.equal(codes, TRAIN)
 
 
 def answer_values(profiles: Profiles) -> list[tuple[int, str]]:

@@ -40,7 +40,9 @@ def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
     try:
         profiles = from_dataset(_read(spec), spec.structure, spec.self_relations, spec.names)
         if spec.fingerprint is not None and (found := fingerprint(profiles)) != spec.fingerprint:
-            raise ValueError(f"the fingerprint must be {spec.fingerprint}, got {found}; the data have changed")
+            raise ValueError(
+                f"the fingerprint is {found}, but the spec requires {spec.fingerprint}; the data have changed"
+            )
     except ValueError as error:
         raise ValueError(f"profiles at {spec.path}: {error}") from error
     return profiles
@@ -109,7 +111,7 @@ def from_dataset(
     first_rows = names.dictionary_encode().indices.to_numpy()  # numbered in order of first occurrence
     _refuse(first_rows != rows, "name", lambda row: f"must be unique, got {names[row]} again")
     index = _column(table, "index", pa.types.is_integer, "an integer")
-    _refuse(index.to_numpy() != rows, "index", lambda row: f"must be the row number {row}, got {index[row]}")
+    _refuse(index.to_numpy() != rows, "index", lambda row: f"must be {row}, the row number, got {index[row]}")
 
     columns = {"birth_date": _dates(table), **{column: _texts(table, column) for column in TEXT_ATTRIBUTES}}
     attributes = (birth_dates(), *(_text_attribute(column, columns[column]) for column in TEXT_ATTRIBUTES))
@@ -144,11 +146,11 @@ def _column(table: Any, name: str, fits: Callable[[Any], bool], expected: str) -
 
 
 def _is_null(column: Any) -> NDArray[np.bool_]:
-    return column.is_null().to_numpy(zero_copy_only=False)
+    return np.asarray(column.is_null().to_numpy(zero_copy_only=False), np.bool_)
 
 
 def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _texts(table: Any, name: str) -> Any:
@@ -200,8 +202,8 @@ def _text_attribute(name: str, column: Any) -> Attribute:
 
 def _indices(pool: tuple[str, ...], column: Any, name: str) -> IntArray:
     found = pc.index_in(column, value_set=pa.array(pool, pa.string()))
-    _refuse(_is_null(found), name, lambda row: f"must be one of {len(pool)} possible values, got {column[row]}")
-    return found.to_numpy()
+    _refuse(_is_null(found), name, lambda row: f"{column[row]} is not one of the {len(pool)} values")
+    return np.asarray(found.to_numpy(), np.int32)
 
 
 def _targets(table: Any, relation: str, names: Any) -> IntArray:
@@ -218,13 +220,13 @@ def _targets(table: Any, relation: str, names: Any) -> IntArray:
     _refuse(incomplete, relation, lambda row: f"name and index must both be given or both be null, got {column[row]}")
     targets = index.fill_null(0).to_numpy().astype(np.int64)
     outside = (targets < 0) | (targets >= len(names))
-    _refuse(outside, relation, lambda row: f"index must be in 0..{len(names) - 1}, got {index[row]}")
+    _refuse(outside, relation, lambda row: f"index {index[row]} is not in 0..{len(names) - 1}")
     expected = names.take(pa.array(targets))
     wrong = pc.not_equal(target_names, expected).fill_null(False).to_numpy(zero_copy_only=False)
     _refuse(
         wrong,
         relation,
-        lambda row: f"name must be {expected[row]}, which has index {index[row]}, got {target_names[row]}",
+        lambda row: f"{target_names[row]} is not the name at index {index[row]}, {expected[row]}",
     )
     return np.where(missing, NO_PERSON, targets).astype(np.int32)
 

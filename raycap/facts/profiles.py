@@ -140,7 +140,7 @@ class Profiles:
 
     def attribute_value(self, person: int, attribute: int) -> str:
         """Return the value of a person's attribute as text."""
-        return self.schema.attributes[attribute].values[self.attributes[person, attribute]]
+        return self.schema.attributes[attribute].values[int(self.attributes[person, attribute])]
 
     @cached_property
     def used_values(self) -> tuple[IntArray, ...]:
@@ -245,7 +245,8 @@ def _name_ids(schema: Schema, people: "Profiles") -> NDArray[np.int64]:
         index_of = {part: index for index, part in enumerate(pool)}
         columns.append(np.array([index_of.get(part, -1) for part in own])[column])
     possible = np.min(columns, axis=0) >= 0
-    return np.ravel_multi_index([c[possible] for c in columns], [len(pool) for pool in schema.name_pools])
+    shape = [len(pool) for pool in schema.name_pools]
+    return np.asarray(np.ravel_multi_index([c[possible] for c in columns], shape), np.int64)
 
 
 def _distinct(num_values: int, num: int, excluded: NDArray[np.int64], *, rng: np.random.Generator) -> NDArray[np.int64]:

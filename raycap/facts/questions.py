@@ -56,7 +56,7 @@ class Questions(SpanCorpus):
     def num_ids(self) -> int:
         """Number of questions, N R^(k-1) S."""
         schema = self.profiles.schema
-        return self.profiles.num_profiles * len(schema.relations) ** (self.hops - 1) * len(schema.subjects)
+        return int(self.profiles.num_profiles * len(schema.relations) ** (self.hops - 1) * len(schema.subjects))
 
     @property
     def _spells_chain(self) -> bool:

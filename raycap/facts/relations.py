@@ -75,11 +75,11 @@ def broken_structure(
     for name, column in columns.items():
         paired = bipartite and name in (*MATCHINGS, *INVERSES)
         if not (bipartite and name in INVERSES) and (column == NO_PERSON).any():
-            return f"{name}: is missing for person {int((column == NO_PERSON).argmax())}"
+            return f"{name}: person {int((column == NO_PERSON).argmax())} has no such relation"
         if paired and name in MATCHINGS and not (column[column] == people).all():
             return f"{name}: is not a perfect matching at person {int((column[column] != people).argmax())}"
         if (paired or not self_relations) and (column == people).any():
-            return f"{name}: leads from person {int((column == people).argmax())} to the same person"
+            return f"{name}: person {int((column == people).argmax())} is related to themselves"
         if paired and name in INVERSES:
             sources = people[column != NO_PERSON]
             if len(sources) != len(people) // 2 or len(np.unique(column[sources])) != len(sources):

@@ -171,7 +171,7 @@ def _two_hop(profiles: Profiles, new: Components) -> Codes:
     flags = first[:, :, None] | second[profiles.relations]
     if Split.TUPLES in new:
         flags.reshape(-1)[new[Split.TUPLES]] |= BIT[Split.TUPLES]
-    split_codes = CODE_OF_FLAGS[flags]
+    split_codes: Codes = CODE_OF_FLAGS[flags]
     if not profiles.all_answers_exist:
         no_answer = (profiles.answers == NO_PERSON)[profiles.relations]
         no_second_person = (profiles.relations == NO_PERSON)[:, :, None]

@@ -87,7 +87,7 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
         case "missing":
             return "is required"
         case "raycap_rule":
-            return fault["msg"]
+            return str(fault["msg"])
         case "string_type":
             return f"should be text, got {format_value(fault['input'])}; put it in quotes"
         case "enum" | "literal_error" | "union_tag_invalid":

@@ -141,10 +141,10 @@ class ModelByWidth(_Llama):
         """Factor of the attention scores: d^(-1/2) for head size d; under muP d0^(1/2) / d, where d0 is d at
         base_width."""
         if isinstance(self.parametrization, Standard):
-            return self.head_size**-0.5
+            return float(self.head_size**-0.5)
         heads = self.heads
         base = heads.head_size if isinstance(heads, HeadSize) else self.parametrization.base_width / heads.num_heads
-        return base**0.5 / self.head_size
+        return float(base**0.5 / self.head_size)
 
 
 class ModelByParams(_Llama):

@@ -82,7 +82,8 @@ class Rows:
     @property
     def lengths(self) -> IntArray:
         """Number of tokens of each row up to the last measured token, which is the last of the text, shape (n,)."""
-        return self.labels.shape[1] - (self.labels[:, ::-1] > 0).argmax(axis=1)
+        lengths: IntArray = self.labels.shape[1] - (self.labels[:, ::-1] > 0).argmax(axis=1)
+        return lengths
 
 
 @dataclass(frozen=True, eq=False)

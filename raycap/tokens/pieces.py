@@ -63,7 +63,7 @@ class PieceTable(WithoutCaches):
     @property
     def width(self) -> int:
         """Number of tokens of the longest piece."""
-        return self.cells.shape[1]
+        return int(self.cells.shape[1])
 
     @cached_property
     def records(self) -> Records:

@@ -1,4 +1,4 @@
-"""Texts as ids and pieces: every question once, answers read off the profiles, biographies and names told in full."""
+"""Corpora: ids, answers and texts of questions, biographies, names and random data."""
 
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ PAIRED = generate(census_schema(SMALL, 4, RelationStructure.BIPARTITE), 50, seed
 
 
 def facts_of(profiles: Profiles) -> dict[tuple[str, str], str]:
-    """Every fact by (name, subject), read off the arrays."""
+    """Return every fact by (name, subject), computed directly from the arrays of the population."""
     schema, num_attributes = profiles.schema, len(profiles.schema.attributes)
     return {
         (profiles.full_name(person), subject.replace("_", " ")): (
@@ -51,11 +51,12 @@ def facts_of(profiles: Profiles) -> dict[tuple[str, str], str]:
 
 @settings(max_examples=30, deadline=None)
 @given(populations(), st.integers(1, 3))
-def test_every_chain_of_relations_is_one_question(profiles: Profiles, hops: int) -> None:
+def test_every_combination_of_person_relations_and_subject_is_one_question(profiles: Profiles, hops: int) -> None:
     questions = Questions(profiles, hops)
-    asked = questions.unpack(np.arange(questions.num_ids))
+    components = questions.unpack(np.arange(questions.num_ids))
     rows = {
-        (int(p), *map(int, r), int(s)) for p, r, s in zip(asked.person, asked.relations, asked.subject, strict=True)
+        (int(p), *map(int, r), int(s))
+        for p, r, s in zip(components.person, components.relations, components.subject, strict=True)
     }
     schema = profiles.schema
     num = profiles.num_profiles * len(schema.relations) ** (hops - 1) * len(schema.subjects)
@@ -87,7 +88,7 @@ def test_the_text_of_a_question() -> None:
     assert text == f"Question: What was {profiles.full_name(0)}'s best friend's birth city? Answer: {city}<|end|>"
 
 
-def test_questions_nobody_can_answer_are_none() -> None:
+def test_questions_without_an_answer_are_not_trained() -> None:
     facts = facts_of(PAIRED)
     one_hop, two_hop = Questions(PAIRED, 1), Questions(PAIRED, 2)
     assert (
@@ -107,16 +108,16 @@ def test_questions_nobody_can_answer_are_none() -> None:
 
 @pytest.mark.parametrize("profiles", [PEOPLE, PAIRED], ids=["uniform", "bipartite"])
 @pytest.mark.parametrize("permute", [False, True])
-def test_biographies_tell_every_fact_of_a_person_once(profiles: Profiles, permute: bool) -> None:
+def test_a_biography_states_every_fact_of_a_person_once(profiles: Profiles, permute: bool) -> None:
     corpus = Biographies(profiles, BiographiesSpec(kind="biographies", per_person=3, permute=permute))
     facts = facts_of(profiles)
     texts = render(corpus, np.arange(corpus.num_ids))
     orders = set()
     for number, text in enumerate(texts):
         name = profiles.full_name(number // 3)
-        told = text.removeprefix(f"Biography: {name}").removesuffix(END)
-        assert told != text
-        sentences = told.removesuffix(".").split(". They")
+        body = text.removeprefix(f"Biography: {name}").removesuffix(END)
+        assert body != text
+        sentences = body.removesuffix(".").split(". They")
         subjects = []
         for sentence in sentences:
             (subject,) = [
@@ -129,11 +130,11 @@ def test_biographies_tell_every_fact_of_a_person_once(profiles: Profiles, permut
         assert sorted(subjects) == sorted(s for s in profiles.schema.subjects if (name, s.replace("_", " ")) in facts)
         orders.add(tuple(subjects))
     assert (len(orders) > 20) == permute
-    assert len(set(texts)) == len(texts)  # k different biographies of everybody
+    assert len(set(texts)) == len(texts)  # k different biographies of each person
     assert texts == render(Biographies(profiles, corpus.spec), np.arange(corpus.num_ids))
 
 
-def test_there_are_twenty_leads_a_subject_and_none_begins_another() -> None:
+def test_each_subject_has_twenty_leads_and_no_lead_is_a_prefix_of_another() -> None:
     leads = {subject: lead_texts(subject) for subject in (*LEADS, *RELATIONS)}
     assert all(len(set(texts)) >= 20 for texts in leads.values())
     every = sorted(lead + " " for texts in leads.values() for lead in texts)
@@ -142,7 +143,7 @@ def test_there_are_twenty_leads_a_subject_and_none_begins_another() -> None:
     assert all(lead[0] == " " and lead[-2].isalpha() for lead in every)
 
 
-def test_names_and_strings_are_recited_whole() -> None:
+def test_texts_of_names_and_strings_lie_between_end_tokens() -> None:
     assert render(NamesCorpus(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
     spec = RandomStrings(source="strings", num_strings=40, vocab_size=7, length=12)
     texts = render(NamesCorpus(strings(spec)), np.arange(40))
@@ -151,7 +152,7 @@ def test_names_and_strings_are_recited_whole() -> None:
     assert {word.removesuffix(END) for row in words for word in row} == {f"T{token}" for token in range(7)}
 
 
-def test_pairs_ask_for_uniform_values_of_given_keys() -> None:
+def test_random_pairs_have_given_keys_and_uniform_values() -> None:
     spec = RandomPairs(source="pairs", num_keys=3000, num_relations=2, num_values=8)
     profiles = pairs(spec)
     assert profiles.facts.names_given
@@ -170,7 +171,7 @@ def test_pairs_ask_for_uniform_values_of_given_keys() -> None:
         NamesOnly(kind="names"),
     ],
 )
-def test_every_arm_keeps_the_promises_of_a_corpus(spec: QuestionsByShare | BiographiesSpec | NamesOnly) -> None:
+def test_every_kind_of_corpus_satisfies_the_protocol(spec: QuestionsByShare | BiographiesSpec | NamesOnly) -> None:
     corpora: tuple[Corpus, ...] = corpora_of(PAIRED, spec)
     assert tuple(corpus.kind for corpus in corpora) == spec.kinds
     assert sum(spec.shares) == pytest.approx(1)
@@ -183,5 +184,5 @@ def test_every_arm_keeps_the_promises_of_a_corpus(spec: QuestionsByShare | Biogr
             limit = {Table.TEXT: len(corpus.texts), Table.NAME: 50, Table.SUBJECT: 8}.get(slot.table, 10_000)
             assert ((rows >= NOTHING) & (rows < limit)).all()
             labels[np.broadcast_to(slot.label, len(ids))] = True
-        assert labels[1:].all()  # every measure is somewhere measured
+        assert labels[1:].all()  # every measure occurs in some text
         assert corpus.uses == max(corpus.kind.hops, 1) or corpus.kind is Kind.BIOGRAPHY

@@ -1,4 +1,4 @@
-"""Code lengths against brute force and against the formulas written out."""
+"""Code lengths, compared with enumeration and with the written-out formulas."""
 
 import math
 from itertools import combinations, permutations, product
@@ -33,14 +33,14 @@ def test_the_set_of_names_costs_log2_of_the_number_of_sets(num_profiles: int, nu
 
 def test_the_set_of_names_is_exact_for_the_census_pool() -> None:
     num_names, num_profiles = 5163 * 5163 * 88_799, 2_000
-    exact = math.log2(math.comb(num_names, num_profiles))  # integers without end
+    exact = math.log2(math.comb(num_names, num_profiles))  # exact integer arithmetic
     assert name_set_bits(population(num_profiles, num_names), SelectionScheme.SET) == pytest.approx(exact, rel=1e-13)
     textbook = num_profiles * (math.log2(num_names) - math.log2(num_profiles))
-    assert exact - textbook == pytest.approx(num_profiles / math.log(2), rel=0.01)  # what the reference left out
+    assert exact - textbook == pytest.approx(num_profiles / math.log(2), rel=0.01)  # the term that the reference omits
 
 
 @given(st.integers(2, 500), st.integers(1, 17), st.sampled_from(SelectionScheme))
-def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, selection: SelectionScheme) -> None:
+def test_every_scheme_follows_its_formula(num_profiles: int, num_relations: int, selection: SelectionScheme) -> None:
     facts = population(num_profiles, 10_000, num_relations)
     names = name_set_bits(facts, selection)
     a = sum(facts.attribute_entropies_bits.values())
@@ -70,7 +70,7 @@ def test_the_formulas_of_every_scheme(num_profiles: int, num_relations: int, sel
 
 
 @given(st.integers(1, 400))
-def test_a_list_costs_more_than_a_set_by_the_order(num_profiles: int) -> None:
+def test_a_list_of_names_costs_more_than_a_set_by_the_bits_of_the_order(num_profiles: int) -> None:
     facts = population(num_profiles, 1_000)
     listed, unordered = (name_set_bits(facts, s) for s in (SelectionScheme.ENUMERATE, SelectionScheme.SET))
     with_repeats = num_profiles * math.log2(1_000)
@@ -79,7 +79,7 @@ def test_a_list_costs_more_than_a_set_by_the_order(num_profiles: int) -> None:
     assert listed - unordered == pytest.approx(order + with_repeats - without_repeats, rel=1e-9, abs=1e-9)
 
 
-def test_names_beyond_any_float_and_names_that_are_given() -> None:
+def test_numbers_of_names_beyond_the_range_of_floats_and_given_names() -> None:
     """Random strings have 2^704 names; the keys of random pairs are all there are."""
     strings = population(100, 2048**64, 0)
     assert name_set_bits(strings, SelectionScheme.ENUMERATE) == 100 * 64 * 11
@@ -88,15 +88,15 @@ def test_names_beyond_any_float_and_names_that_are_given() -> None:
     assert [name_set_bits(keys, selection) for selection in SelectionScheme] == [0, 0, 0]
 
 
-def test_nobody_related_to_themselves_leaves_one_choice_less() -> None:
+def test_without_self_relations_an_answer_has_one_choice_less() -> None:
     facts = population(100, 10_000, 1)
     others = facts.model_copy(update={"self_relations": False})
     before, after = (fact_bits(f, SelectionScheme.SET)["parent"] for f in (facts, others))
     assert (before, after) == pytest.approx((100 * math.log2(100), 100 * math.log2(99)))
 
 
-def test_what_nobody_asks_for_or_follows_is_not_counted() -> None:
-    """A subject held out of two-hop questions needs no bits there; a relation is stored for what it is used for."""
+def test_facts_that_no_question_requires_are_not_counted() -> None:
+    """A subject without training questions takes no bits, and a relation is stored only for its uses."""
     facts = population(100, 10_000, 4)
     names, each = name_set_bits(facts, SelectionScheme.SET), 100 * math.log2(100)
     trained = {"birth_date": 300, "parent": 300, "child": 300, "best_friend": 300}  # neither employer nor worst_enemy
@@ -114,20 +114,20 @@ def test_what_nobody_asks_for_or_follows_is_not_counted() -> None:
 
 
 def every_relation(num: int, kind: str) -> int:
-    """How many ways there are to relate `num` people, counted one by one."""
+    """Return the number of possible relations between `num` people, by enumeration."""
     if kind == "uniform":
         return sum(1 for _ in product(range(num), repeat=num))
     if kind == "others":
-        return sum(all(led != own for own, led in enumerate(to)) for to in product(range(num), repeat=num))
+        return sum(all(t != i for i, t in enumerate(to)) for to in product(range(num), repeat=num))
     if kind == "matching":  # an involution without fixed points
         return sum(all(to[to[i]] == i != to[i] for i in range(num)) for to in permutations(range(num)))
-    children = combinations(range(num), num // 2)  # each half of the people, and each bijection from it to the other
+    children = combinations(range(num), num // 2)  # each half, and each bijection from it to the other
     return sum(1 for half in children for _ in permutations(set(range(num)) - set(half)))
 
 
 @pytest.mark.parametrize("num", [2, 4, 6])
-def test_relations_cost_log2_of_the_ways_there_are(num: int) -> None:
-    """By enumeration: functions, functions without fixed points, perfect matchings, bijections between halves."""
+def test_relations_cost_log2_of_the_number_of_possible_relations(num: int) -> None:
+    """Enumerates functions, functions without fixed points, perfect matchings and bijections between halves."""
     relations = ("parent", "child", "best_friend", "sibling")
     facts = population(num, 1_000).model_copy(update={"relations": relations})
     paired = facts.model_copy(update={"structure": RelationStructure.BIPARTITE})
@@ -143,15 +143,15 @@ def test_relations_cost_log2_of_the_ways_there_are(num: int) -> None:
 
 
 @pytest.mark.parametrize("self_relations", [True, False])
-def test_a_whole_world_costs_log2_of_the_worlds_there_are(self_relations: bool) -> None:
-    """Every set of names, every attribute of everybody, every relation: counted one by one for three people."""
+def test_a_population_costs_log2_of_the_number_of_possible_populations(self_relations: bool) -> None:
+    """Enumerates all sets of names, attributes and relations of three people."""
     names, cities, num = 5, 3, 3
-    worlds = sum(
+    num_populations = sum(
         1
         for _ in combinations(range(names), num)
         for _ in product(range(cities), repeat=num)
         for to in product(range(num), repeat=num)
-        if self_relations or all(led != own for own, led in enumerate(to))
+        if self_relations or all(t != i for i, t in enumerate(to))
     )
     facts = PopulationFacts(
         num_profiles=num,
@@ -161,11 +161,11 @@ def test_a_whole_world_costs_log2_of_the_worlds_there_are(self_relations: bool) 
         self_relations=self_relations,
     )
     bits = code_length_bits(facts, EncodingScheme.OPTIMAL, SelectionScheme.SET)
-    assert bits == pytest.approx(math.log2(worlds), rel=1e-12)
+    assert bits == pytest.approx(math.log2(num_populations), rel=1e-12)
 
 
 def test_the_entropy_of_birth_dates_is_that_of_their_distribution() -> None:
-    """Clipped days are likelier: by enumeration of all 73,048 days, not log2 of anything."""
+    """Enumerates all 73,048 days, because clipping makes the distribution non-uniform."""
     dates = birth_dates()
     days = np.repeat(np.arange(len(dates.weights)), dates.weights)
     assert len(days) == 73_048

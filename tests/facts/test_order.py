@@ -1,4 +1,4 @@
-"""The order of texts: each once per epoch, the declared mix, the same for any number of workers."""
+"""The order of training texts: one use per epoch, the declared mix, and independence of the number of workers."""
 
 import numpy as np
 import pytest
@@ -16,21 +16,19 @@ def order(share: float = 1.0, batch_size: int = 7, seed: int = 0) -> Order:
     return Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (share, 1 - share)),), batch_size, seed)
 
 
-def asked(texts: Order, corpus: int, num: int) -> np.ndarray:
+def indices_of(texts: Order, corpus: int, num: int) -> np.ndarray:
     return np.concatenate([texts.step_indices(step)[corpus] for step in range(num)])
 
 
-def test_each_text_comes_exactly_once_per_epoch() -> None:
-    epochs = asked(order(), 0, 3 * ONE_HOP)[: 3 * ONE_HOP].reshape(3, ONE_HOP)
+def test_each_text_occurs_exactly_once_per_epoch() -> None:
+    epochs = indices_of(order(), 0, 3 * ONE_HOP)[: 3 * ONE_HOP].reshape(3, ONE_HOP)
     assert all(sorted(epoch) == list(range(ONE_HOP)) for epoch in epochs)
     assert not np.array_equal(epochs[0], epochs[1])
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=4), st.integers(1, 50), st.integers(1, 5), st.integers(0, 200))
-def test_workers_share_a_step_without_overlap_or_loss(
-    weights: list[float], batch_size: int, world: int, step: int
-) -> None:
+def test_workers_partition_the_texts_of_a_step(weights: list[float], batch_size: int, world: int, step: int) -> None:
     shares = tuple(weight / sum(weights) for weight in weights)
     texts = Order(tuple(range(50, 50 + len(shares))), tuple(range(len(shares))), (Mix(0, shares),), batch_size, 0)
     whole = texts.step_indices(step)
@@ -45,7 +43,7 @@ def test_workers_share_a_step_without_overlap_or_loss(
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 40), st.integers(1, 4), st.integers(0, 3), st.floats(0, 1))
-def test_steps_together_are_the_steps_one_by_one(first: int, num: int, world: int, rank: int, share: float) -> None:
+def test_several_steps_equal_the_single_steps(first: int, num: int, world: int, rank: int, share: float) -> None:
     mixes = (Mix(0, (1.0, 0.0)), Mix(30, (share, 1 - share)))
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), mixes, 7, 0)
     indices, counts = texts.indices(range(first, first + num), rank % world, world)
@@ -56,7 +54,7 @@ def test_steps_together_are_the_steps_one_by_one(first: int, num: int, world: in
 
 
 @given(st.lists(st.floats(0.0, 1), min_size=1, max_size=4).filter(lambda w: sum(w) > 0.01), st.integers(1, 300))
-def test_the_mix_is_what_was_declared(weights: list[float], steps: int) -> None:
+def test_the_numbers_of_texts_follow_the_declared_mix(weights: list[float], steps: int) -> None:
     shares = tuple(weight / sum(weights) for weight in weights)
     texts = Order((100,) * len(shares), tuple(range(len(shares))), (Mix(0, shares),), 16, 0)
     counts = texts.num_asked(steps)
@@ -64,8 +62,8 @@ def test_the_mix_is_what_was_declared(weights: list[float], steps: int) -> None:
     assert all(abs(count - share * 16 * steps) <= 2 for count, share in zip(counts, shares, strict=True))
 
 
-def test_what_is_sampled_is_the_mix_and_uniform_within_it() -> None:
-    """Chi-square tests of the texts that really come, not of the counts that were planned."""
+def test_sampled_texts_follow_the_mix_and_are_uniform_within_a_corpus() -> None:
+    """Chi-square tests of the sampled texts instead of the planned counts."""
     shares = (1 / 11, 6 / 11, 4 / 11)
     texts = Order((40, 60, 50), (1, 2, 3), (Mix(0, shares),), 64, 5)
     indices = [np.concatenate(step) for step in zip(*(texts.step_indices(s) for s in range(500)), strict=True)]
@@ -73,44 +71,44 @@ def test_what_is_sampled_is_the_mix_and_uniform_within_it() -> None:
     assert chisquare(counts, counts.sum() * np.array(shares)).pvalue > 0.01
     for part, size in zip(indices, texts.sizes, strict=True):
         within = np.bincount(part, minlength=size)
-        assert within.max() - within.min() <= 1  # every text once before any comes again
+        assert within.max() - within.min() <= 1  # no text is repeated before all have occurred
     one_step = [len(part) for part in texts.step_indices(7)]
     assert all(abs(n - share * 64) <= 2 for n, share in zip(one_step, shares, strict=True))
 
 
-def test_phases_follow_each_other_at_their_steps() -> None:
+def test_phases_start_at_their_steps() -> None:
     mixes = (Mix(0, (1.0, 0.0)), Mix(10, (0.0, 1.0)), Mix(15, (0.5, 0.5)))
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), mixes, 8, 0)
     counts = [tuple(map(len, texts.step_indices(step))) for step in range(20)]
     assert counts == [(8, 0)] * 10 + [(0, 8)] * 5 + [(4, 4)] * 5
-    later = Order((ONE_HOP, TWO_HOP), (1, 2), mixes[:1], 8, 0)  # what is not known yet changes nothing before
+    later = Order((ONE_HOP, TWO_HOP), (1, 2), mixes[:1], 8, 0)  # later phases do not change earlier steps
     for step in range(10):
         for a, b in zip(texts.step_indices(step), later.step_indices(step), strict=True):
             assert np.array_equal(a, b)
-    assert len(set(asked(texts, 0, 25))) == 10 * 8 + 10 * 4  # no text again before all have come
+    assert len(set(indices_of(texts, 0, 25))) == 10 * 8 + 10 * 4  # no text is repeated before all have occurred
 
 
-def test_another_corpus_moves_no_order() -> None:
+def test_adding_a_corpus_does_not_change_the_order_of_another() -> None:
     alone = Order((ONE_HOP,), (1,), (Mix(0, (1.0,)),), 8, 0)
     mixed = Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (0.5, 0.5)),), 16, 0)
     for step in range(30):
         assert np.array_equal(alone.step_indices(step)[0], mixed.step_indices(step)[0])
 
 
-def test_the_order_is_a_function_of_seed_and_step_alone() -> None:
+def test_the_order_depends_only_on_seed_and_step() -> None:
     late = order().step_indices(500)[0]
     assert np.array_equal(late, order().step_indices(500)[0])
     assert not np.array_equal(late, order(seed=1).step_indices(500)[0])
 
 
-def test_orders_are_alike_from_one_release_to_the_next() -> None:
-    """Numbers that a stored result depends on: the first places of three epochs, in a mix."""
+def test_orders_do_not_change_between_releases() -> None:
+    """Stored results depend on these numbers: the first indices of three steps in a mix."""
     texts = Order((ONE_HOP, TWO_HOP), (1, 2), (Mix(0, (0.3, 0.7)),), 10, 0)
     assert [texts.step_indices(step)[0][0] for step in (0, 40, 80)] == [93, 117, 91]
     assert [texts.step_indices(step)[1][0] for step in (0, 40, 80)] == [39, 50, 167]
 
 
-def test_lengths_become_steps() -> None:
+def test_lengths_are_converted_to_steps() -> None:
     rates = Rates(exposures=1 / 80, tokens=9.0)
     assert rates.num_steps(Steps(steps=12), 512) == 12
     assert rates.num_steps(Tokens(tokens=9 * 512 * 3), 512) == 3

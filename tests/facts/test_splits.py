@@ -1,4 +1,4 @@
-"""Held-out splits: disjoint, exhaustive, seeded, stable, and no held-out question is ever trained."""
+"""Held-out splits: disjoint, exhaustive and seeded, and no held-out question is trained."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ populations = st.sampled_from([UNIFORM, PAIRED])
 
 
 def components(profiles: Profiles, person: int, relation: int, subject: int) -> dict[Split, tuple[int, ...]]:
-    """The components of a two-hop question, spelled out one by one."""
+    """Return the components of a two-hop question."""
     second = int(profiles.relations[person, relation])
     return {
         Split.FIRST_PEOPLE: (person,),
@@ -59,22 +59,22 @@ def test_every_question_is_in_exactly_one_split(profiles: Profiles, held_out: He
         return
     assert found.shape == (questions.num_ids,)
     assert set(np.unique(found)) <= {*range(len(SPLITS)), VOID}
-    asked = questions.unpack(np.arange(questions.num_ids))
-    person, exists = asked.person, np.ones(questions.num_ids, bool)
-    for relation in asked.relations.T:
+    indices = questions.unpack(np.arange(questions.num_ids))
+    person, exists = indices.person, np.ones(questions.num_ids, bool)
+    for relation in indices.relations.T:
         exists &= person >= 0
         person = np.where(exists, profiles.relations[person, relation], -1)
     exists &= person >= 0
-    exists[exists] &= profiles.answers[person[exists], asked.subject[exists]] >= 0
+    exists[exists] &= profiles.answers[person[exists], indices.subject[exists]] >= 0
     assert np.array_equal(found == VOID, ~exists)
 
 
 @settings(max_examples=25, deadline=None)
 @given(populations, held_outs, st.booleans(), st.integers(1, 3), st.integers(0, 2))
-def test_no_held_out_question_is_ever_trained(
+def test_no_held_out_question_is_trained(
     profiles: Profiles, held_out: HeldOut, chain_of_thought: bool, hops: int, rank: int
 ) -> None:
-    """What streams to the workers of a trial, epoch after epoch, against the components written out by hand."""
+    """Checks the texts that a worker receives over several epochs against the drawn components."""
     sizes = {
         Split.FIRST_PEOPLE: (40,), Split.RELATIONS: (4,), Split.FIRST_PAIRS: (40, 4), Split.SECOND_PEOPLE: (40,),
         Split.SECOND_SUBJECTS: (8,), Split.SECOND_PAIRS: (40, 8), Split.TUPLES: (40, 4, 8),
@@ -90,13 +90,13 @@ def test_no_held_out_question_is_ever_trained(
     trained = TrainedIds(questions)
     order = Order((len(trained),), (hops,), (Mix(0, (1.0,)),), 64, 0)
     steps = 3 * -(-len(trained) // 64)
-    places = np.concatenate([order.step_indices(step, rank, 3)[0] for step in range(0, steps, 2)])
-    asked = questions.unpack(np.unique(trained[places]))
+    trained_indices = np.concatenate([order.step_indices(step, rank, 3)[0] for step in range(0, steps, 2)])
+    indices = questions.unpack(np.unique(trained[trained_indices]))
     num_attributes = len(profiles.schema.attributes)
-    for p, chain, s in zip(asked.person.tolist(), asked.relations.tolist(), asked.subject.tolist(), strict=True):
+    for p, chain, s in zip(indices.person.tolist(), indices.relations.tolist(), indices.subject.tolist(), strict=True):
         person = p
-        for place, relation in enumerate(chain):  # every two-hop part of the question
-            following = num_attributes + chain[place + 1] if place + 1 < len(chain) else s
+        for i, relation in enumerate(chain):  # every two-hop part of the question
+            following = num_attributes + chain[i + 1] if i + 1 < len(chain) else s
             for split, component in components(profiles, person, relation, following).items():
                 assert component not in new.get(split, ())
             person = int(profiles.relations[person, relation])
@@ -104,8 +104,10 @@ def test_no_held_out_question_is_ever_trained(
 
 @given(populations, st.sets(st.sampled_from(KINDS), min_size=1), st.integers(0, 5))
 @settings(max_examples=40, deadline=None)
-def test_adding_a_kind_moves_no_component_of_another(profiles: Profiles, kinds: set[Split], seed: int) -> None:
-    """A question held out for kind k stays out, and what was trained moves only into the kind that was added."""
+def test_adding_a_kind_does_not_change_the_components_of_another(
+    profiles: Profiles, kinds: set[Split], seed: int
+) -> None:
+    """A held-out question remains held out, and a training question can move only into the split of the added kind."""
     fractions = {str(split): getattr(ALL_KINDS, split) for split in kinds}
     without = codes(profiles, HeldOut(**fractions, seed=seed), 2)
     for added in set(KINDS) - kinds:
@@ -113,30 +115,31 @@ def test_adding_a_kind_moves_no_component_of_another(profiles: Profiles, kinds: 
         moved = without != with_it
         allowed = {SPLITS.index(added), SPLITS.index(Split.SEVERAL), *(SPLITS.index(split) for split in kinds)}
         assert set(with_it[moved]) <= allowed
-        assert ((without == TRAIN) | (with_it != TRAIN)).all()  # nothing that was held out is trained now
+        assert ((without == TRAIN) | (with_it != TRAIN)).all()  # no held-out question becomes a training question
         assert set(with_it[moved & (without == TRAIN)]) <= {SPLITS.index(added)}
 
 
-def test_each_kind_holds_out_its_declared_fraction_of_its_own_population() -> None:
-    """Alone, so that no other kind claims a share: the components of the split are the number declared, and complete."""
+def test_each_kind_holds_out_the_declared_fraction_of_its_components() -> None:
+    """With a single kind, so that no question belongs to SEVERAL."""
     for split in KINDS:
         held_out = HeldOut(**{str(split): getattr(ALL_KINDS, split)}, seed=3)
         found = codes(UNIFORM, held_out, 2)
-        asked = Questions(UNIFORM, 2).unpack(np.arange(len(found)))
-        parts: dict[str, set] = {"held": set(), "trained": set()}
-        for code, p, (r,), s in zip(found, asked.person, asked.relations, asked.subject, strict=True):
+        indices = Questions(UNIFORM, 2).unpack(np.arange(len(found)))
+        components_of: dict[str, set] = {"held_out": set(), "trained": set()}
+        for code, p, (r,), s in zip(found, indices.person, indices.relations, indices.subject, strict=True):
             assert SPLITS[code] in (split, Split.TRAIN)
-            parts["trained" if code == TRAIN else "held"].add(components(UNIFORM, int(p), int(r), int(s))[split])
-        assert not parts["held"] & parts["trained"]
+            key = "trained" if code == TRAIN else "held_out"
+            components_of[key].add(components(UNIFORM, int(p), int(r), int(s))[split])
+        assert not components_of["held_out"] & components_of["trained"]
         num, size = num_held_out(UNIFORM.schema, 40, held_out)[split]
         assert num == round(getattr(ALL_KINDS, split) * size)
-        if split in (Split.SECOND_PEOPLE, Split.SECOND_PAIRS):  # nobody may lead to them
-            assert len(parts["held"]) <= num
+        if split in (Split.SECOND_PEOPLE, Split.SECOND_PAIRS):  # some people are not the target of any relation
+            assert len(components_of["held_out"]) <= num
         else:
-            assert len(parts["held"]) == num
+            assert len(components_of["held_out"]) == num
 
 
-def test_a_question_new_in_two_ways_belongs_to_neither() -> None:
+def test_a_question_with_two_new_components_belongs_to_several() -> None:
     found = codes(UNIFORM, ALL_KINDS, 2).reshape(40, 4, 8)
     only = {split: HeldOut(**{str(split): getattr(ALL_KINDS, split)}) for split in KINDS}
     new = {split: codes(UNIFORM, held_out, 2).reshape(40, 4, 8) != TRAIN for split, held_out in only.items()}
@@ -150,7 +153,7 @@ def test_a_question_new_in_two_ways_belongs_to_neither() -> None:
     assert not any((pure_tuples & new[split]).any() for split in KINDS if split is not Split.TUPLES)
 
 
-def test_single_hops_are_classed_and_trained() -> None:
+def test_one_hop_questions_have_splits_and_are_all_trained() -> None:
     one_hop = Questions(UNIFORM, 1, held_out=ALL_KINDS)
     assert len(TrainedIds(one_hop)) == one_hop.num_ids
     found = one_hop.split_codes.reshape(40, 8)
@@ -166,10 +169,10 @@ def test_splits_are_seeded() -> None:
     assert not np.array_equal(codes(UNIFORM, ALL_KINDS.model_copy(update={"seed": 1}), 2), again)
 
 
-REFUSED = [("relations", 0.02, "0.02 of 4 is nothing"), ("second_subjects", 0.99, "of 8 is everything")]
+REFUSED = [("relations", 0.02, "4 components, got 0.02"), ("second_subjects", 0.99, "8 components, got 0.99")]
 
 
-@pytest.mark.parametrize(("kind", "fraction", "told"), REFUSED)
-def test_a_fraction_that_means_nothing_is_refused(kind: str, fraction: float, told: str) -> None:
-    with pytest.raises(ValueError, match=rf"held_out.{kind}: .*{told}"):
+@pytest.mark.parametrize(("kind", "fraction", "content"), REFUSED)
+def test_fractions_that_hold_out_nothing_or_everything_are_refused(kind: str, fraction: float, content: str) -> None:
+    with pytest.raises(ValueError, match=rf"held_out.{kind}: .*{content}"):
         codes(UNIFORM, HeldOut(**{kind: fraction}), 2)

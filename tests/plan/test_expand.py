@@ -163,19 +163,19 @@ def test_target_bits_depend_on_the_kind_of_questions() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trial.profiles={target_bits: 3}", "less than a single profile takes"),
-        ("trial.profiles={target_bits: 1e6, names: {first: 2, middle: 2, last: 2}}", "more than the 8 people"),
-        ("trial.profiles={source: disk, path: /nowhere}", "there is no file or folder /nowhere"),
-        ("trial.questions={hops: [1, 2], held_out: {relations: 0.02}}", "relations: 0.02 of 4 is nothing"),
+        ("trial.profiles={target_bits: 3}", "target_bits: .*got 3"),
+        ("trial.profiles={target_bits: 1e6, names: {first: 2, middle: 2, last: 2}}", "8 profiles"),
+        ("trial.profiles={source: disk, path: /nowhere}", "/nowhere"),
+        ("trial.questions={hops: [1, 2], held_out: {relations: 0.02}}", "relations: .*0.02"),
         (
             "trial={questions: {kind: biographies}, training: {packing: {kind: windows, length: 16}}}",
             "training.packing.length: must be at least 4[0-9], .* got 16",
         ),
-        ("trial.training.precision=fp16", "fp16 needs CUDA"),
+        ("trial.training.precision=fp16", "training.precision: fp16"),
         (
             "trial={questions: {hops: [1, 2]}, "
             "training: {length: {steps: 9}, curriculum: [{weights: [1, 0], until: {steps: 9}}]}}",
-            "its phases fill the whole",
+            "training.curriculum",
         ),
         (
             "trial.training={length: {exposures: 9}, optimizer: {schedule: constant}, stop: {}}",

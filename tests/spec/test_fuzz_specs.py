@@ -46,10 +46,10 @@ def shrunk(text: str) -> str:
 SPECS = [GOOD, *(shrunk(path.read_text()) for path in sorted((ROOT / "sweeps" / "specs").glob("*.yaml")))]
 WORDS = sorted({word for text in SPECS for word in re.findall(r"[A-Za-z_]+", text)})
 NUMBERS = split_words("0 1 2 3 4 5 7 8 16 40 64 0.1 0.5 0.999 2.5 1e3 1_000")
-NAMES = split_words("""generate pairs strings bpe word mup muon schedule_free names hops biographies windows rows fp16 bf16
-    constant plateau bipartite observed""")
-UNUSUAL = split_words(r"""~ null true yes -1 -0.5 1e-300 1e30 1e300 1e400 .nan -.inf 0x10 017 1:30 2020-01-01 x '' '5' [] {}
-    [1] [1,2] {a:1} [[1]] !!int !foo &a *a | >- ? << ../x / \ "\0" "\e[31m" "\ud800" """)
+NAMES = split_words("""generate pairs strings bpe word mup muon schedule_free names hops biographies windows rows fp16
+    bf16 constant plateau bipartite observed""")
+UNUSUAL = split_words(r"""~ null true yes -1 -0.5 1e-300 1e30 1e300 1e400 .nan -.inf 0x10 017 1:30 2020-01-01 x '' '5'
+    [] {} [1] [1,2] {a:1} [[1]] !!int !foo &a *a | >- ? << ../x / \ "\0" "\e[31m" "\ud800" """)
 SECTIONS = [
     "[1, 2, 3]",
     "[0.5, 0.5]",
@@ -69,14 +69,18 @@ SECTIONS = [
     "{source: pairs, num_keys: 10}",
 ]
 VALUES = [*NUMBERS, *NAMES, *UNUSUAL, *SECTIONS, "", "9" * 400]
-PATHS = split_words("""name storage tracking.uri execution.num_workers execution.replicas analysis.schemes analysis.accounting
-    x trial trial.profiles trial.profiles.structure trial.profiles.num_relations trial.profiles.seed trial.questions
-    trial.questions.hops trial.questions.weights trial.questions.held_out.tuples trial.questions.chain_of_thought
-    trial.questions.kind trial.tokenizer.kind trial.model.heads trial.model.num_layers trial.model.hidden_size trial.training
-    trial.training.length trial.training.length.steps trial.training.optimizer.kind trial.training.optimizer.lr
-    trial.training.packing.kind trial.training.stop trial.training.curriculum trial.training.order_seed trial.fill
-    trial.fill.parent.trial_id trial.fill.weights trial.fill.profiles grid grid.training.seed grid.model.hidden_size
-    grid.training.batch_size grid.questions.hops grid.profiles grid.profiles.seed grid.training.optimizer""")
+PATHS = split_words("""
+    name storage tracking.uri execution.num_workers execution.replicas analysis.schemes analysis.accounting x
+    trial trial.profiles trial.profiles.structure trial.profiles.num_relations trial.profiles.seed
+    trial.questions trial.questions.hops trial.questions.weights trial.questions.held_out.tuples
+    trial.questions.chain_of_thought trial.questions.kind trial.tokenizer.kind trial.model.heads
+    trial.model.num_layers trial.model.hidden_size trial.training trial.training.length
+    trial.training.length.steps trial.training.optimizer.kind trial.training.optimizer.lr
+    trial.training.packing.kind trial.training.stop trial.training.curriculum trial.training.order_seed
+    trial.fill trial.fill.parent.trial_id trial.fill.weights trial.fill.profiles grid grid.training.seed
+    grid.model.hidden_size grid.training.batch_size grid.questions.hops grid.profiles grid.profiles.seed
+    grid.training.optimizer
+""")
 LINES = [
     "storage: $",
     "tracking: {uri: $}",
@@ -154,7 +158,8 @@ MUTATIONS: list[Mutation] = [_replace, _replace, _replace, _lines, _lines, _mark
 
 
 def fuzz(num: int, folder: Path) -> Counter[str]:
-    """Plan `num` mutants and return how many are planned, refused, and refused although they are valid YAML (`read`)."""
+    """Plan `num` mutants and return how many are planned, refused, and refused although they are valid YAML
+    (`read`)."""
     outcomes: Counter[str] = Counter()
     path = folder / "spec.yaml"
     position = re.compile(rf"override '|override \"|{re.escape(str(path))}:[0-9]+:[0-9]+: ")

@@ -164,7 +164,8 @@ OVERRIDES = [
 
 
 def refused(folder: Path, content: str | bytes, *overrides: str) -> list[str]:
-    """Return the faults of a spec that must be refused, after checking that they are short, printable and have positions."""
+    """Return the faults of a spec that must be refused, after checking that they are short, printable and have
+    positions."""
     path = folder / "spec.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     with pytest.raises(SpecError) as caught:

@@ -1,4 +1,4 @@
-"""Composed rows equal tokenised text, for both tokenizers and every arm, whatever the names and values look like."""
+"""Composed rows equal the tokens of the whole texts, for both tokenizers and every kind of corpus."""
 
 import pickle
 from pathlib import Path
@@ -38,8 +38,8 @@ SMALL = generate(census_schema(POOLS, 4), 100, seed=0)
 PAIRED = generate(census_schema(POOLS, 4, RelationStructure.BIPARTITE), 100, seed=0)
 
 
-def arms(profiles: Profiles) -> list[Corpus]:
-    """Every kind of text about a population."""
+def all_corpora(profiles: Profiles) -> list[Corpus]:
+    """Return one corpus of every kind about a population."""
     spec = BiographiesSpec(kind="biographies", per_person=2, permute=True)
     corpora: list[Corpus] = [Questions(profiles, 1), NamesCorpus(profiles), Biographies(profiles, spec)]
     if profiles.schema.relations:
@@ -52,7 +52,7 @@ def arms(profiles: Profiles) -> list[Corpus]:
     return corpora
 
 
-def assert_rows_are_tokenised_text(corpus: Corpus, spec: TokenizerSpec, stride: int = 1) -> None:
+def assert_rows_equal_tokenized_texts(corpus: Corpus, spec: TokenizerSpec, stride: int = 1) -> None:
     tokenizer = build_tokenizer(spec, (corpus,))
     composer = Composer.build(corpus, tokenizer)
     trained = TrainedIds(corpus)
@@ -73,65 +73,67 @@ def assert_rows_are_tokenised_text(corpus: Corpus, spec: TokenizerSpec, stride: 
 @pytest.mark.parametrize("spec", [WORD, BPE])
 @settings(max_examples=40, deadline=None)
 @given(profiles=populations())
-def test_rows_are_tokenised_text(spec: TokenizerSpec, profiles: Profiles) -> None:
-    for corpus in arms(profiles):
-        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 200)
+def test_rows_equal_tokenized_texts(spec: TokenizerSpec, profiles: Profiles) -> None:
+    for corpus in all_corpora(profiles):
+        assert_rows_equal_tokenized_texts(corpus, spec, stride=1 + corpus.num_ids // 200)
 
 
 @pytest.mark.parametrize("spec", [WORD, BpeTokenizer(kind="bpe")])
-def test_rows_are_tokenised_text_on_census_names(spec: TokenizerSpec) -> None:
-    for corpus in arms(generate(census_schema(NamePools(), 17), 100, seed=0)):
-        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 300)
+def test_rows_equal_tokenized_texts_with_census_names(spec: TokenizerSpec) -> None:
+    for corpus in all_corpora(generate(census_schema(NamePools(), 17), 100, seed=0)):
+        assert_rows_equal_tokenized_texts(corpus, spec, stride=1 + corpus.num_ids // 300)
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-def test_rows_leave_out_what_somebody_has_not(spec: TokenizerSpec) -> None:
-    for corpus in arms(PAIRED):
-        assert_rows_are_tokenised_text(corpus, spec, stride=1 + corpus.num_ids // 300)
+def test_rows_omit_facts_that_a_person_lacks(spec: TokenizerSpec) -> None:
+    for corpus in all_corpora(PAIRED):
+        assert_rows_equal_tokenized_texts(corpus, spec, stride=1 + corpus.num_ids // 300)
 
 
-def test_rows_of_random_data_are_tokenised_text() -> None:
+def test_rows_of_random_data_equal_tokenized_texts() -> None:
     random_strings = strings(RandomStrings(source="strings", num_strings=50, vocab_size=16, length=9))
     keys = pairs(RandomPairs(source="pairs", num_keys=60, num_relations=3, num_values=16))
     for corpus in (NamesCorpus(random_strings), Questions(keys, 1)):
-        assert_rows_are_tokenised_text(corpus, WORD)
+        assert_rows_equal_tokenized_texts(corpus, WORD)
     tokenizer = build_tokenizer(WORD, (NamesCorpus(random_strings),))
-    assert tokenizer.get_vocab_size() == 16 + 1  # the strings' own tokens, and the end
+    assert tokenizer.get_vocab_size() == 16 + 1  # the tokens of the strings and the end token
 
 
-def test_rows_are_tokenised_text_on_the_references_file(shared_profiles: Path) -> None:
+def test_rows_equal_tokenized_texts_of_a_file_of_the_reference(shared_profiles: Path) -> None:
     loaded = profiles_of(ProfilesFromDisk(source="disk", path=str(shared_profiles)))
     for spec in (WORD, BpeTokenizer(kind="bpe")):
-        assert_rows_are_tokenised_text(Questions(loaded, 1), spec, stride=11)
+        assert_rows_equal_tokenized_texts(Questions(loaded, 1), spec, stride=11)
 
 
 @pytest.mark.parametrize("profiles", [SMALL, PAIRED], ids=["uniform", "bipartite"])
-def test_stretches_too_large_to_be_kept_give_the_same_rows(monkeypatch: pytest.MonkeyPatch, profiles: Profiles) -> None:
+def test_stretches_that_are_too_large_to_cache_give_the_same_rows(
+    monkeypatch: pytest.MonkeyPatch, profiles: Profiles
+) -> None:
     monkeypatch.setattr(pieces, "CHAINS_PER_CHUNK", 77)
-    for corpus in arms(profiles):
+    for corpus in all_corpora(profiles):
         tokenizer = build_tokenizer(BPE, (corpus,))
-        kept, joined_anew = Composer.build(corpus, tokenizer), Composer.build(corpus, tokenizer)
+        cached, uncached = Composer.build(corpus, tokenizer), Composer.build(corpus, tokenizer)
         trained = TrainedIds(corpus)
         ids = trained[np.random.default_rng(0).permutation(len(trained))[:1000]]
-        rows = kept.compose(ids, kept.row_length)
+        rows = cached.compose(ids, cached.row_length)
         with monkeypatch.context() as patch:
             patch.setattr(pieces, "MAX_TABLE_BYTES", 0)
-            assert np.array_equal(joined_anew.compose(ids, kept.row_length).cells, rows.cells)
-        assert joined_anew.row_length == kept.row_length
+            assert np.array_equal(uncached.compose(ids, cached.row_length).cells, rows.cells)
+        assert uncached.row_length == cached.row_length
 
 
-def test_large_vocabularies_take_wider_cells() -> None:
-    """Word by word the census has more names than 16 bits tell apart; rows are then as wide as they must be."""
+def test_large_vocabularies_use_wider_cells() -> None:
+    """The census has more names than 16 bits can distinguish."""
     corpus = Questions(generate(census_schema(NamePools(), 4), 50, seed=0), 2)
     tokenizer = build_tokenizer(WORD, (corpus,))
     assert tokenizer.get_vocab_size() > 2**16
-    for known, dtype in ((tokenizer, np.uint32), (build_tokenizer(BPE, (corpus,)), np.uint16)):
-        composer = Composer.build(corpus, known)
+    for each, dtype in ((tokenizer, np.uint32), (build_tokenizer(BPE, (corpus,)), np.uint16)):
+        composer = Composer.build(corpus, each)
         assert composer.compose(np.arange(9), composer.row_length).input_ids.dtype == dtype
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-def test_rows_travel_without_what_was_joined(spec: TokenizerSpec) -> None:
+def test_a_pickled_composer_does_not_contain_joined_stretches(spec: TokenizerSpec) -> None:
     corpus = Questions(SMALL, 2, chain_of_thought=True)
     composer = Composer.build(corpus, build_tokenizer(spec, (corpus,)))
     ids = np.arange(0, corpus.num_ids, 7)
@@ -149,20 +151,20 @@ def test_rows_too_short_for_a_text_are_refused() -> None:
         composer.compose(np.arange(3), composer.row_length - 1)
 
 
-def test_labels_tell_subject_and_part() -> None:
+def test_labels_identify_subject_and_part() -> None:
     corpus = Questions(SMALL, 2, chain_of_thought=True)
     composer = Composer.build(corpus, build_tokenizer(WORD, (corpus,)))
     ids = np.arange(corpus.num_ids)
     rows = composer.compose(ids, composer.row_length)
     subjects = corpus.unpack(ids).subject
     for i in range(0, len(ids), 97):
-        told = [corpus.measures[label - 1] for label in rows.labels[i] if label]
-        assert {measure.subject for measure in told} == {SMALL.schema.subjects[subjects[i]]}
-        assert [measure.part for measure in told] == [Part.CHAIN] * 4 + [Part.ANSWER] * (len(told) - 4)
+        measured = [corpus.measures[label - 1] for label in rows.labels[i] if label]
+        assert {measure.subject for measure in measured} == {SMALL.schema.subjects[subjects[i]]}
+        assert [measure.part for measure in measured] == [Part.CHAIN] * 4 + [Part.ANSWER] * (len(measured) - 4)
     assert (rows.lengths == composer.lengths(ids)[0]).all()
 
 
-def test_a_word_is_a_token() -> None:
+def test_each_word_is_one_token() -> None:
     tokenizer = build_tokenizer(WORD, (Questions(SMALL, 2, True),))
     text = "Question: What was James Mary Smith's best friend's birth date? Answer: John Mary Smith; 1950-01-02<|end|>"
     assert tokenizer.encode(text).tokens == [
@@ -172,15 +174,15 @@ def test_a_word_is_a_token() -> None:
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_the_vocabulary_tells_nothing_about_the_people() -> None:
+def test_the_word_vocabulary_does_not_depend_on_the_population() -> None:
     other = generate(SMALL.schema, 100, seed=1)
-    for mine, theirs in zip(arms(SMALL), arms(other), strict=True):
-        assert build_tokenizer(WORD, (mine,)).get_vocab() == build_tokenizer(WORD, (theirs,)).get_vocab()
+    for first, second in zip(all_corpora(SMALL), all_corpora(other), strict=True):
+        assert build_tokenizer(WORD, (first,)).get_vocab() == build_tokenizer(WORD, (second,)).get_vocab()
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-def test_token_counts_are_those_of_all_rows(spec: TokenizerSpec) -> None:
-    for corpus in arms(SMALL):
+def test_token_counts_equal_those_of_all_rows(spec: TokenizerSpec) -> None:
+    for corpus in all_corpora(SMALL):
         composer = Composer.build(corpus, build_tokenizer(spec, (corpus,)))
         rows = composer.compose(np.arange(corpus.num_ids), composer.row_length)
         counts = composer.token_counts
@@ -190,8 +192,8 @@ def test_token_counts_are_those_of_all_rows(spec: TokenizerSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-def test_saved_tokenizers_load_as_fast_ones(spec: TokenizerSpec, tmp_path: Path) -> None:
-    for corpus in arms(SMALL):
+def test_saved_tokenizers_load_as_fast_tokenizers_of_transformers(spec: TokenizerSpec, tmp_path: Path) -> None:
+    for corpus in all_corpora(SMALL):
         tokenizer = build_tokenizer(spec, (corpus,))
         save_tokenizer(tokenizer, tmp_path)
         loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -204,6 +206,6 @@ def test_saved_tokenizers_load_as_fast_ones(spec: TokenizerSpec, tmp_path: Path)
         assert len(loaded) <= num_embeddings(spec, tokenizer)
 
 
-def test_training_a_bpe_twice_gives_the_same() -> None:
+def test_training_bpe_is_deterministic() -> None:
     corpus = Questions(SMALL, 1)
     assert build_tokenizer(BPE, (corpus,)).to_str() == build_tokenizer(BPE, (corpus,)).to_str()

@@ -1,16 +1,14 @@
 """Reads cluster files as YAML with the line of every value, and defines faults, which name a line and a field."""
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from raycap.spec.document import SpecError, truncated
-
-KeyPath = tuple[str | int, ...]
+from raycap.spec.yaml_tree import KeyPath
 
 MARK = "FILL"
 """Marks lines of templates whose values the user must decide."""
@@ -69,12 +67,6 @@ def find_document(tree: Any, *place: str | int) -> Any:
 def field_name(place: KeyPath) -> str:
     """Format a path: available_node_types.head.resources, setup_commands[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` with the most similar known name, or an empty string if none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fault]]:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, KeyPath
+from raycap.cluster.cloud.document import ClusterDocument, Fault
 from raycap.cluster.cloud.machines import known_size
+from raycap.spec.yaml_tree import KeyPath
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, KeyPath, did_you_mean, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.versions import Versions
+from raycap.spec.document import did_you_mean
+from raycap.spec.yaml_tree import KeyPath
 
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
 """Path of the cluster's description in each kind of document."""

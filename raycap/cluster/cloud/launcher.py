@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, KeyPath, did_you_mean, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.versions import Versions
+from raycap.spec.document import did_you_mean
+from raycap.spec.yaml_tree import KeyPath
 
 REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
             "worker_start_ray_commands")  # fmt: skip
