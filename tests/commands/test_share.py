@@ -19,7 +19,7 @@ from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFr
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import with_checksum
-from tests.support.exported import PEOPLE, TOLD, told
+from tests.support.exported import MEMORIZED, PEOPLE, memorized
 from tests.support.hub import Repository, local_hub
 from tests.support.tiny import trained
 
@@ -40,8 +40,8 @@ def raycap(*arguments: str, environment: dict[str, str] | None = None) -> subpro
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """A storage with a finished trial, a sweep that contains it, another sweep, and a damaged sweep.json."""
     root = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
-    result = told().result
-    told().save_model(root, model_folder(result.trial_id))
+    result = memorized().result
+    memorized().save_model(root, model_folder(result.trial_id))
     root.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
     root.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
     root.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
@@ -54,7 +54,7 @@ def answers(folder: Path) -> list[tuple[str, str]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    (corpus,) = corpora_of(profiles_of(PEOPLE), TOLD.questions)
+    (corpus,) = corpora_of(profiles_of(PEOPLE), MEMORIZED.questions)
     texts = render(corpus, np.arange(corpus.num_ids))
     prompts = [text.partition("? Answer:")[0] + "? Answer:" for text in texts]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
@@ -64,7 +64,7 @@ def answers(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: Path) -> None:
-    trial_id, folder = told().result.trial_id, tmp_path / "model"
+    trial_id, folder = memorized().result.trial_id, tmp_path / "model"
     with local_hub() as hub:
         targets = ["--storage", storage.root, "--to", str(folder), "--push", "me/model", "--private"]
         card_option = ["--dataset", "me/people"]
@@ -100,9 +100,9 @@ def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) ->
         ProfilesByCount(num_profiles=20, num_relations=1, names=pools),
         ProfilesFromDisk(source="disk", path=target, names=pools),
     )
-    training = TOLD.training.model_copy(update={"length": Steps(steps=5)})
+    training = MEMORIZED.training.model_copy(update={"length": Steps(steps=5)})
     generated, loaded = (
-        trained(TOLD.model_copy(update={"profiles": people, "training": training})).result.final.losses
+        trained(MEMORIZED.model_copy(update={"profiles": people, "training": training})).result.final.losses
         for people in populations
     )
     assert generated == loaded
@@ -113,7 +113,7 @@ def test_a_pushed_population_replaces_the_data_of_its_repository(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people = profiles_of(PEOPLE)
-    trial = storage.path(f"trials/{told().result.trial_id}")
+    trial = storage.path(f"trials/{memorized().result.trial_id}")
     with local_hub() as hub:
         old = {"data/train-00000-of-00002.parquet": b"old", "notes.md": b"mine"}
         repository = hub.repositories["datasets/me/people"] = Repository(private=False, files=dict(old))
@@ -198,7 +198,7 @@ def test_exports_that_are_impossible_are_refused_with_the_reason(
     if "to" in options:
         options = options | {"to": tmp_path / options["to"]}
     with pytest.raises(SpecError, match=message):
-        export(what.replace("<id>", told().result.trial_id), storage=storage.root, **options)
+        export(what.replace("<id>", memorized().result.trial_id), storage=storage.root, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 

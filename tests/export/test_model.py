@@ -27,7 +27,7 @@ from raycap.spec import (
 )
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import DIGEST_FILE, sha256_of
-from tests.support.exported import MUP, PEOPLE, TOLD, told
+from tests.support.exported import MEMORIZED, MUP, PEOPLE, memorized
 from tests.support.tiny import trained
 
 SHORT = TrainingSpec(length=Steps(steps=12), batch_size=16, num_evaluations=3, optimizer=AdamW(lr=0.01, warmup_steps=2))
@@ -76,10 +76,10 @@ def test_logits_agree_and_cards_are_complete(arm: str, tmp_path: Path) -> None:
 
 
 def test_a_fill_model_is_compared_on_both_populations(tmp_path: Path) -> None:
-    parent, storage = stored(told(), tmp_path)
+    parent, storage = stored(memorized(), tmp_path)
     second = PEOPLE.model_copy(update={"num_profiles": 10, "seed": 1})
     fill = Fill(parent=ParentTrial(trial_id=parent.trial_id), profiles=second)
-    trial = trained(TOLD.model_copy(update={"training": SHORT, "fill": fill}), storage=storage)
+    trial = trained(MEMORIZED.model_copy(update={"training": SHORT, "fill": fill}), storage=storage)
     outcome, card = exported(trial, tmp_path)
     assert outcome.max_difference < 1e-4
     assert [(each.population, each.num_texts) for each in outcome.agreements] == [(0, 120), (1, 60)]
@@ -115,10 +115,10 @@ def check_card(card: str, result: TrialResult, outcome: Any) -> None:
 
 
 def test_the_usage_code_of_the_card_gives_the_answer(tmp_path: Path) -> None:
-    outcome, card = exported(told(), tmp_path)
+    outcome, card = exported(memorized(), tmp_path)
     assert outcome.max_difference < 1e-4
     assert outcome.agreements[0].num_texts == outcome.agreements[0].num_right == 120
-    check_card(card, told().result, outcome)
+    check_card(card, memorized().result, outcome)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
         exec(card.split("```python\n")[1].split("```")[0], {})
@@ -130,7 +130,7 @@ def test_the_usage_code_of_the_card_gives_the_answer(tmp_path: Path) -> None:
 
 
 def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> None:
-    result, storage = stored(told(), tmp_path)
+    result, storage = stored(memorized(), tmp_path)
     model = Path(storage.path(model_folder(result.trial_id)))
     config = (model / "config.json").read_text()
     (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap ignores this field
@@ -143,7 +143,7 @@ def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> No
 
 
 def test_a_model_without_its_population_or_files_is_refused(tmp_path: Path) -> None:
-    result, storage = stored(told(), tmp_path)
+    result, storage = stored(memorized(), tmp_path)
     (tmp_path / "out").mkdir()
     (other,) = result.populations
     others = result.model_copy(update={"populations": (other.model_copy(update={"num_names": 7}),)})

@@ -10,7 +10,7 @@ PEOPLE = ProfilesByCount(num_profiles=20, num_relations=2, names=NamePools(first
 
 MUP = MuP(kind="mup", base_width=16)
 
-TOLD = TINY.model_copy(
+MEMORIZED = TINY.model_copy(
     update={
         "profiles": PEOPLE,
         "model": TINY.model.model_copy(
@@ -23,6 +23,6 @@ TOLD = TINY.model_copy(
 
 
 @cache
-def told() -> TrainedTrial:
+def memorized() -> TrainedTrial:
     """Train the trial once per process."""
-    return trained(TOLD)
+    return trained(MEMORIZED)
