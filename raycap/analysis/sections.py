@@ -203,7 +203,9 @@ def _failures(analysis: Analysis) -> str:
 
 
 def _method(analysis: Analysis) -> str:
-    sampled = any((one.losses.num_evaluated < one.losses.questions.num_texts).any() for one in analysis.measured.values())
+    sampled = any(
+        (one.losses.num_evaluated < one.losses.questions.num_texts).any() for one in analysis.measured.values()
+    )
     coverage = "a sample of the longer and all of the one-hop questions" if sampled else "the whole population"
     spec = analysis.sweep.spec.analysis
     told = (
