@@ -58,7 +58,8 @@ class Checkpoints:
         if hashlib.sha256(data).digest() != digest:
             raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))}: the checksum does not match")
         # weights_only: unpickling arbitrary objects could run code.
-        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        return state
 
     def resumable_groups(self, trial_ids: list[str]) -> list[list[str]]:
         """Return the trials in groups that can resume as one stack, from a step of which all have a checkpoint or from 0.

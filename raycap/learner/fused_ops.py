@@ -48,7 +48,8 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Return x / sqrt(mean(x^2) + eps) * weight over the last axis of x (R, N, H), with weight (R, H)."""
     if torch.compiler.is_compiling():
         return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * weight[:, None]
-    return _RMSNorm.apply(x, weight)
+    output: Tensor = _RMSNorm.apply(x, weight)
+    return output
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -92,7 +93,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
-    return _SwiGLU.apply(gate_up)
+    output: Tensor = _SwiGLU.apply(gate_up)
+    return output
 
 
 class _Rotation(torch.autograd.Function):
@@ -124,7 +126,8 @@ def rotate(x: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         (real, imaginary), (cos, sin) = (part.unflatten(-1, (-1, 2)).unbind(-1) for part in (x, rope))
         return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2).to(x.dtype)
-    return _Rotation.apply(x, rope, rope_conjugate)
+    output: Tensor = _Rotation.apply(x, rope, rope_conjugate)
+    return output
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -179,7 +182,8 @@ def attend(heads: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """
     short = heads.shape[2] <= MAX_SHORT_ROW_LENGTH and heads.dtype is torch.float32 and not heads.is_cuda
     if short and mask is None and not torch.compiler.is_compiling():
-        return _ShortAttention.apply(heads, scale)
+        output: Tensor = _ShortAttention.apply(heads, scale)
+        return output
     q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (R B, K, T, D)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return _merge_heads(mixed, heads.shape)
@@ -223,4 +227,5 @@ def cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tenso
     Shapes are hidden (R, A, H), unembedding (R, V, H) and targets (R, A). The softmax is computed in fp32, whatever the
     precision of the product.
     """
-    return _CrossEntropy.apply(hidden, unembedding, targets)
+    output: Tensor = _CrossEntropy.apply(hidden, unembedding, targets)
+    return output
