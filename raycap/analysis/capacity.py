@@ -283,7 +283,8 @@ class _SubjectAccounting:
         answer_losses = [self._answer_loss(candidate) for candidate in candidates if candidate in self._asked]
         if not answer_losses:  # no answer is a name: nothing is known about the relations
             return np.full(self._losses.num_evaluations, self._uniform[relation])
-        return np.mean(answer_losses, axis=0)
+        means: Floats = np.mean(answer_losses, axis=0)
+        return means
 
 
 def _mean_losses(

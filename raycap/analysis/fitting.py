@@ -120,7 +120,10 @@ class Problem:
         """Return the weighted Huber loss plus the prior term, (...): minus the log posterior up to a constant."""
         r = (self.log_bits - self.predict(theta)[0]) / noise[..., None]
         huber = np.where(np.abs(r) <= self.delta, r**2 / 2, self.delta * (np.abs(r) - self.delta / 2))
-        return (weights * huber).sum(-1) + (self.prior.precision * (theta - self.prior.mean) ** 2).sum(-1) / 2
+        objective: Floats = (weights * huber).sum(-1) + (self.prior.precision * (theta - self.prior.mean) ** 2).sum(
+            -1
+        ) / 2
+        return objective
 
     def newton_step(self, theta: Floats, weights: Floats, noise: Floats) -> Floats:
         """Return the step (..., q + 2) that solves (J'WJ + prior) step = J'Wr + prior (mean - theta).
@@ -220,7 +223,8 @@ def estimate_noise(problem: Problem, theta: Floats, weights: Floats) -> Floats:
     counted = weights * slopes[..., 0]
     n, num_fitted = counted.sum(-1), len(problem.free)
     middle = _weighted_median(np.abs(problem.log_bits - f), counted)
-    return np.maximum(1.4826 * middle * np.sqrt(n / np.maximum(n - num_fitted, 0.5)), MIN_NOISE)
+    noise: Floats = np.maximum(1.4826 * middle * np.sqrt(n / np.maximum(n - num_fitted, 0.5)), MIN_NOISE)
+    return noise
 
 
 def _weighted_median(values: Floats, weights: Floats) -> Floats:

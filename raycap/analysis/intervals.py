@@ -90,7 +90,8 @@ class Resamples:
         """
         values = of(self.left_out)
         num = len(values)
-        return max(num - self.num_fitted, 0.5) / num * ((values - values.mean(0)) ** 2).sum(0)
+        variance: Floats = max(num - self.num_fitted, 0.5) / num * ((values - values.mean(0)) ** 2).sum(0)
+        return variance
 
     def interval(self, of: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
         """Return the low and high ends (k,) of the 95 % interval of a function of theta.

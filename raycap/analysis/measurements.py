@@ -163,7 +163,8 @@ class Losses:
         spread = np.maximum(self.sum_squares_bits2[:, columns] / n - mean**2, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             variance = np.where(n >= m, 0.0, np.where(n < 2, np.inf, spread / (n - 1) * (1 - n / m)))
-        return np.sqrt(variance @ m.astype(float) ** 2) / m.sum()
+        errors: Floats = np.sqrt(variance @ m.astype(float) ** 2) / m.sum()
+        return errors
 
     @cached_property
     def _num_texts(self) -> Ints:

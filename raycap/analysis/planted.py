@@ -62,7 +62,10 @@ class Truth:
         u = np.log(self.bits_per_param) + log_params.mean() + self.gamma * (log_params - log_params.mean())
         u = u + self.noise * rng.standard_normal((num, len(num_params)))
         u += self.cell_noise * rng.standard_normal((num, int(cells.max()) + 1))[:, cells]
-        return np.exp(-np.logaddexp(-self.sharpness * u, -self.sharpness * np.log(dataset_bits)) / self.sharpness)
+        lost: Floats = np.exp(
+            -np.logaddexp(-self.sharpness * u, -self.sharpness * np.log(dataset_bits)) / self.sharpness
+        )
+        return lost
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class ShareCurves:
 
     def share_lost(self, reading: Reading, learned_bits: Floats) -> Floats:
         """Return the lost share at which so many bits are learned."""
-        return np.interp(-learned_bits, -self.learned_bits[reading], SHARES)
+        shares: Floats = np.interp(-learned_bits, -self.learned_bits[reading], SHARES)
+        return shares
 
     def bits_at(self, reading: Reading, share_lost: Floats) -> Floats:
         """Return the learned bits at a lost share."""

@@ -26,7 +26,8 @@ def cell_means(values: Floats, cells: Ints, present: NDArray[np.bool_]) -> Float
     num = int(cells.max()) + 1
     member = (cells == np.arange(num)[:, None]).astype(float).T  # (n, cells)
     counts = present @ member
-    return (np.where(present, values, 0.0) @ member) / np.maximum(counts, 1)
+    means: Floats = (np.where(present, values, 0.0) @ member) / np.maximum(counts, 1)
+    return means
 
 
 def predictive_bits(

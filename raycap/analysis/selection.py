@@ -247,7 +247,8 @@ def _cell_scores(
     slopes = evidence.slopes_bits[reading][None]
     present = np.ones(learned.shape, bool)
     densities = predictive_bits(learned, data, slopes, evidence.num_params, left_out, present, log_scale)
-    return cell_means(densities, cells, present)[0]
+    scores: Floats = cell_means(densities, cells, present)[0]
+    return scores
 
 
 def paired_bootstrap(

@@ -52,7 +52,7 @@ def atomic_export(target: Path, *, force: bool = False) -> Iterator[Path]:
 def check_hub(repo: str) -> None:
     """Raise HubError unless `repo` has the form owner/name, the hub is not switched off, and a token is configured."""
     from huggingface_hub import constants, get_token
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)
@@ -83,7 +83,7 @@ def push(
     Raises HubError if the hub refuses the upload, or if `private` is set and the repository exists and is public.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or its fork, by version
 
     check_hub(repo)
     api = HfApi()

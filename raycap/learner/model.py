@@ -114,7 +114,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (R, N, H) to (R, N, H)."""
-        return self.down_proj(swiglu(self.gate_up_proj(x)))
+        output: Tensor = self.down_proj(swiglu(self.gate_up_proj(x)))
+        return output
 
 
 class Block(nn.Module):
@@ -138,7 +139,8 @@ class Block(nn.Module):
         if answers_only:
             x = gather_rows(x, batch.answer_nodes)
         x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of_node))
-        return x + self.mlp(self.post_attention_layernorm(x))
+        output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return output
 
 
 class Llama(nn.Module):
@@ -232,7 +234,8 @@ class Llama(nn.Module):
         for block in blocks:
             x = block(x, rope, batch, mask, answers_only=False)
         x = self.norm(last(x, rope, batch, mask, answers_only=True))
-        return x / self.spec.width_multiplier  # divides logits by m; H numbers instead of V
+        hidden: Tensor = x / self.spec.width_multiplier  # divides logits by m; H numbers instead of V
+        return hidden
 
     def compile_blocks(self) -> None:
         """Compile the forward and backward pass with torch.compile, for batches of any size."""

@@ -80,7 +80,7 @@ class Optimizer:
 
     def clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradient of each replica to at most a norm; return the norms before clipping, (R,)."""
-        norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in self._gradients.values()]).norm(dim=0)
+        norms: Tensor = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in self._gradients.values()]).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
         for gradients in self._gradients.values():
             gradients.mul_(factors[:, None])
@@ -166,7 +166,7 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
             adamw = torch.optim.AdamW(groups(matrices, *others), betas=spec.betas, fused=True)
             return Optimizer(specs, model, (adamw,))
         case ScheduleFree():
-            import schedulefree  # type: ignore[import-untyped]  # not at module level: other optimizers do not need it
+            import schedulefree  # not at module level: other optimizers do not need it
 
             # Without its own warm-up: set_rate scales lr by the same factors, and the average is weighted by lr.
             schedule_free = schedulefree.AdamWScheduleFree(groups(matrices, *others), betas=spec.betas)
@@ -257,7 +257,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     Frobenius norm end in about [0.7, 1.2].
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x: Tensor = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(NUM_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # a x + (b gram + c gram^2) x

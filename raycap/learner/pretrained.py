@@ -36,12 +36,14 @@ def _is_rotated(name: str) -> bool:
 
 def _to_half_split(rows: Tensor, spec: ModelByWidth) -> Tensor:
     """Reorder the rows of each head: rotated pairs (2i, 2i + 1) become (i, i + D/2), as in transformers."""
-    return rows.unflatten(0, (-1, spec.head_size // 2, 2)).transpose(1, 2).flatten(0, 2)
+    ordered: Tensor = rows.unflatten(0, (-1, spec.head_size // 2, 2)).transpose(1, 2).flatten(0, 2)
+    return ordered
 
 
 def _to_interleaved(rows: Tensor, spec: ModelByWidth) -> Tensor:
     """Invert `_to_half_split`."""
-    return rows.unflatten(0, (-1, 2, spec.head_size // 2)).transpose(1, 2).flatten(0, 2)
+    ordered: Tensor = rows.unflatten(0, (-1, 2, spec.head_size // 2)).transpose(1, 2).flatten(0, 2)
+    return ordered
 
 
 def _projection_names(name: str) -> list[str]:

@@ -145,7 +145,8 @@ def _sum_over_workers(table: LossTable, world_size: int) -> LossTable:
         return table
     parts: list[Any] = [None] * world_size
     dist.all_gather_object(parts, table)
-    return sum(parts[1:], start=parts[0])
+    total: LossTable = sum(parts[1:], start=parts[0])
+    return total
 
 
 def _provenance(source_commit: str, device: torch.device) -> Provenance:

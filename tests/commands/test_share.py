@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from raycap.commands.share import export
-from raycap.export.hub import placed
+from raycap.export.hub import atomic_export
 from raycap.facts.build import corpora_of, profiles_of
 from raycap.facts.corpus import render
 from raycap.facts.hosted import fingerprint, load
@@ -206,14 +206,14 @@ def test_exports_that_are_impossible_are_refused_with_the_reason(
 def test_an_export_replaces_its_target_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "export"
     for content in ("first", "second"):
-        with placed(target, force=content == "second") as folder:
+        with atomic_export(target, force=content == "second") as folder:
             folder.mkdir()
             (folder / "README.md").write_text(f"tags:\n- raycap\n{content}")
             (folder / content).touch()
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "second"]
 
     def interrupted() -> None:
-        with placed(target, force=True) as folder:
+        with atomic_export(target, force=True) as folder:
             folder.mkdir()
             (folder / "third").touch()
             raise KeyboardInterrupt
@@ -223,7 +223,7 @@ def test_an_export_replaces_its_target_as_a_whole_or_not_at_all(tmp_path: Path) 
     assert sorted(path.name for path in target.iterdir()) == ["README.md", "second"]
     assert [path.name for path in target.parent.iterdir()] == ["export"]
     (tmp_path / "empty").mkdir()
-    with placed(tmp_path / "empty") as folder:
+    with atomic_export(tmp_path / "empty") as folder:
         folder.mkdir()
         (folder / "file").touch()
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["file"]
