@@ -1,11 +1,10 @@
-"""Differentiable operations with hand-written gradients, which make fewer passes over memory than autograd.
+"""Differentiable operations of the model. Where autograd costs more, gradients are written by hand.
 
 Letters as in model.py. In comments, g is the gradient of the objective with respect to the output of an operation, and
 d_x the gradient with respect to its input x. Tests compare values and gradients with the plain formulas. Under
-torch.compile the plain formulas are used: the compiler fuses them better and cannot trace these functions.
+torch.compile the plain formulas are used: the compiler fuses them better and cannot trace hand-written gradients.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from torch.autograd.function import once_differentiable
 NORM_EPS = 1e-6
 MAX_SHORT_ROW_LENGTH = 64
 """Longest rows for which attention on a CPU is computed with batched products."""
-CHUNK_ELEMENTS = 2**18
-"""Elements per chunk of elementwise work on a CPU; 1 MiB in fp32."""
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -52,82 +49,22 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return output
 
 
-class _SwiGLU(torch.autograd.Function):
-    # y = silu(a) b with gate a, up b and silu(a) = a sigmoid(a):
-    #   d_b = g silu(a)
-    #   d_a = g b silu'(a),  silu'(a) = sigmoid(a) (1 + a (1 - sigmoid(a)))
-    # silu(a) is computed again in the backward pass instead of being stored. Both gradients are written into the halves
-    # of one tensor; autograd would allocate them separately and concatenate them.
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        activations = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-        for part, out in _chunks(gate_up, activations):
-            gate, up = part.chunk(2, dim=-1)
-            torch.mul(F.silu(gate), up, out=out)
-        return activations
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        grads = torch.empty_like(gate_up)
-        for part, upstream, out in _chunks(gate_up, grad, grads):
-            gate, up = part.chunk(2, dim=-1)
-            grad_gate, grad_up = out.chunk(2, dim=-1)
-            torch.mul(upstream, F.silu(gate), out=grad_up)
-            torch.ops.aten.silu_backward.grad_input(upstream * up, gate, grad_input=grad_gate)
-        return grads
-
-
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield chunks of tensors (R, N, ...) along N, on a CPU small enough to stay in the cache between operations."""
-    first = tensors[0]
-    size = first.shape[1] if first.is_cuda else max(1, CHUNK_ELEMENTS // (first.shape[0] * first.shape[2]))
-    return zip(*(tensor.split(size, dim=1) for tensor in tensors), strict=True)
-
-
 def swiglu(gate_up: Tensor) -> Tensor:
     """Return silu(gate) * up, where gate is the first half of the last axis and up the second."""
-    if torch.compiler.is_compiling():
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-    output: Tensor = _SwiGLU.apply(gate_up)
-    return output
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
-class _Rotation(torch.autograd.Function):
-    # y = x e^(i angle) for pairs as complex numbers. A rotation is orthogonal, so its transpose is its inverse:
-    #   d_x = g e^(-i angle).
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Multiply each pair (x_2i, x_2i+1) of the last axis of x (R, N, C), as a complex number in fp32, by that of `rope`.
 
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
-        ctx.save_for_backward(rope_conjugate)
-        return _rotate_pairs(qkv, rope)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (rope_conjugate,) = ctx.saved_tensors
-        return _rotate_pairs(grad, rope_conjugate), None, None
-
-
-def _rotate_pairs(x: Tensor, rope: Tensor) -> Tensor:
-    pairs, rope = (torch.view_as_complex(part.unflatten(-1, (-1, 2))) for part in (x.float(), rope))
-    return torch.view_as_real(pairs * rope).flatten(-2).to(x.dtype)
-
-
-def rotate(x: Tensor, rope: Tensor, rope_conjugate: Tensor) -> Tensor:
-    """Multiply each pair (x_2i, x_2i+1) of the last axis of x (R, N, C), as a complex number, by that of `rope`.
-
-    `rope` has the shape of x; `rope_conjugate` holds its complex conjugates.
+    `rope` has the shape of x.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # the compiler does not fuse complex products
         (real, imaginary), (cos, sin) = (part.unflatten(-1, (-1, 2)).unbind(-1) for part in (x, rope))
         return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(-2).to(x.dtype)
-    output: Tensor = _Rotation.apply(x, rope, rope_conjugate)
-    return output
+    pairs, factors = (torch.view_as_complex(part.unflatten(-1, (-1, 2))) for part in (x.float(), rope))
+    return torch.view_as_real(pairs * factors).flatten(-2).to(x.dtype)
 
 
 class _ShortAttention(torch.autograd.Function):

@@ -91,13 +91,13 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(3 * spec.hidden_size, spec.hidden_size)
         self.o_proj = Linear(spec.hidden_size, spec.hidden_size)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, batch: Batch, mask: Tensor | None) -> Tensor:
         """Map nodes (R, N, H) to the mixed values of cells (R, B T, H).
 
         `mask` (R B, 1, T, T) is true where the first cell attends to the second; None means all cells up to its own.
         """
         num_rows, length = batch.shape
-        qkv = rotate(self.qkv_proj(x), *rope)
+        qkv = rotate(self.qkv_proj(x), rope)
         heads = gather_rows(qkv, batch.node_of_cell).view(
             -1, num_rows, length, 3, x.shape[-1] // self.head_size, self.head_size
         )
@@ -128,9 +128,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(spec.hidden_size)
         self.mlp = MLP(spec.hidden_size)
 
-    def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch, mask: Tensor | None, *, answers_only: bool
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, batch: Batch, mask: Tensor | None, *, answers_only: bool) -> Tensor:
         """Map (R, N, H) to (R, N, H), or to (R, A, H) with `answers_only`.
 
         The last block computes only the nodes of answers; its other outputs are unused.
@@ -217,16 +215,16 @@ class Llama(nn.Module):
         If the batch has segments, a cell attends only to earlier cells of its segment, as if each segment were a row of
         its own. Rotary positions do not restart at a segment: attention depends only on differences of positions.
         """
-        tables = rope_tables(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device)
+        table = rope_table(batch.shape[1], self.spec.hidden_size, self.spec.head_size, self.device)
         # On an H100, rows of 35 tokens take 0.72 times as long with this kernel as with torch's default, cuDNN's, which
         # builds a plan for each new length (0.17 s) and fails on 65,536 rows and more.
         short = self.device.type == "cuda" and batch.segments is None
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if short else nullcontext():
-            return self._final_hidden(batch, tables)
+            return self._final_hidden(batch, table)
 
-    def _final_hidden(self, batch: Batch, tables: tuple[Tensor, Tensor]) -> Tensor:
+    def _final_hidden(self, batch: Batch, table: Tensor) -> Tensor:
         x = gather_rows(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
-        rope = tuple(F.embedding(batch.position_ids, table) for table in tables)
+        rope = F.embedding(batch.position_ids, table)  # (R, N, 3H)
         mask = None
         if batch.segments is not None:  # cells of equal segments, up to the diagonal
             mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
@@ -252,8 +250,8 @@ def gather_rows(x: Tensor, indices: Tensor) -> Tensor:
 
 
 @cache
-def rope_tables(length: int, hidden_size: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the RoPE tables for queries, keys and values, and their complex conjugates, each (T, 3H).
+def rope_table(length: int, hidden_size: int, head_size: int, device: torch.device) -> Tensor:
+    """Return the RoPE table for queries, keys and values, (T, 3H).
 
     Entries are interleaved cos and sin of position * base^(-2i/D) for queries and keys (arXiv 2104.09864, section 3.4.2),
     and 1 and 0 for values, so that one product covers the fused projection. A pair is (2i, 2i + 1) here and (i, i + D/2)
@@ -262,8 +260,7 @@ def rope_tables(length: int, hidden_size: int, head_size: int, device: torch.dev
     frequencies = ROPE_BASE ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies).repeat(1, hidden_size // head_size)
     angles = torch.cat([angles, angles, torch.zeros_like(angles)], dim=1)
-    rope, rope_conjugate = (torch.stack([angles.cos(), sign * angles.sin()], dim=-1).flatten(1) for sign in (1, -1))
-    return rope.to(device), rope_conjugate.to(device)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1).to(device)
 
 
 def build(

@@ -10,7 +10,7 @@ from torch import Tensor
 from raycap.learner.fused_ops import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
 
 ANGLES = torch.arange(40.0).view(2, 5, 4)
-ROPE, ROPE_CONJUGATE = (torch.stack([a.cos(), a.sin()], dim=-1).flatten(-2) for a in (ANGLES, -ANGLES))
+ROPE = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=-1).flatten(-2)
 TARGETS = torch.tensor([[0, 3, 6, 2, 2], [1, 1, 0, 5, 4]])
 
 
@@ -45,7 +45,7 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
     [
         (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
         (swiglu, plain_swiglu, [(2, 5, 8)]),
-        (lambda x: rotate(x, ROPE, ROPE_CONJUGATE), plain_rotation, [(2, 5, 8)]),
+        (lambda x: rotate(x, ROPE), plain_rotation, [(2, 5, 8)]),
         (lambda heads: attend(heads, None, 0.3), plain_attention, [(2, 3, 5, 3, 2, 4)]),
         (lambda h, w: cross_entropy(h, w, TARGETS), plain_cross_entropy, [(2, 5, 8), (2, 7, 8)]),
     ],
