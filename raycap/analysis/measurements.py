@@ -21,7 +21,9 @@ from raycap.results import (
     Provenance,
     StopReason,
     TrialResult,
+    mean_bits,
     select_keys,
+    standard_error_bits,
 )
 from raycap.spec import HeldOut, Kind, Split, TrialSpec
 
@@ -145,26 +147,13 @@ class Losses:
         return sum(self.questions.num_texts[column] for column in columns)
 
     def mean_bits(self, columns: list[int]) -> Floats:
-        """Return the mean loss of a text of some rows, (E,). A sample is weighted by the texts that it stands for."""
-        weights = self._num_texts[columns] / self.num_texts(columns)
-        return (self.sum_bits[:, columns] / self.num_evaluated[:, columns]) @ weights
+        """Return the mean loss of a text of some rows, (E,); see `raycap.results.mean_bits`."""
+        return mean_bits(self.sum_bits[:, columns], self.num_evaluated[:, columns], self._num_texts[columns])
 
     def standard_error_bits(self, columns: list[int]) -> Floats:
-        """Return the standard error of `mean_bits` from sampling without replacement, (E,).
-
-        Rows are sampled independently. A row of n texts sampled from m contributes the variance
-        s^2 / (n - 1) (1 - n / m) to its mean, where s^2 is the mean squared deviation, and infinity if n is 1. See
-        docs/science.md#sampling-error.
-        """
-        n, m = self.num_evaluated[:, columns], self._num_texts[columns]
-        if (n >= m).all():
-            return np.zeros(self.num_evaluations)
-        mean = self.sum_bits[:, columns] / n
-        spread = np.maximum(self.sum_squares_bits2[:, columns] / n - mean**2, 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance = np.where(n >= m, 0.0, np.where(n < 2, np.inf, spread / (n - 1) * (1 - n / m)))
-        errors: Floats = np.sqrt(variance @ m.astype(float) ** 2) / m.sum()
-        return errors
+        """Return the standard error of `mean_bits`, (E,); see `raycap.results.standard_error_bits`."""
+        sums, squares, counts = (a[:, columns] for a in (self.sum_bits, self.sum_squares_bits2, self.num_evaluated))
+        return standard_error_bits(sums, squares, counts, self._num_texts[columns])
 
     @cached_property
     def _num_texts(self) -> Ints:

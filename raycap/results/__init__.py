@@ -8,7 +8,9 @@ from raycap.results.losses import (
     Part,
     Record,
     is_trained,
+    mean_bits,
     select_keys,
+    standard_error_bits,
 )
 from raycap.results.records import (
     SCHEMA_VERSION,
@@ -49,7 +51,9 @@ __all__ = [
     "SweepRecord",
     "TrialResult",
     "is_trained",
+    "mean_bits",
     "read_failure",
     "select_keys",
     "source_commit",
+    "standard_error_bits",
 ]

@@ -1,10 +1,11 @@
 """Records of losses in bits, as sums and counts: a row per kind, subject, part and split, and tables of rows."""
 
-import math
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from raycap.spec import Kind, Split
@@ -29,6 +30,8 @@ class Part(StrEnum):
     """The steps of a chain of thought before the answer."""
 
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 LossKey = tuple[Kind, str, Part, Split, int]
 """Kind, subject, part, split and index of the population of a row of losses."""
 
@@ -67,6 +70,33 @@ def select_keys(
     ]
 
 
+def mean_bits(sum_bits: Floats, num_evaluated: Ints, num_texts: Ints) -> Floats:
+    """Return the mean loss of a text over K rows, for arrays (..., K) and `num_texts` (K,).
+
+    The mean of each row is weighted by the number of texts that the row stands for, so a sample counts as much as its
+    population.
+    """
+    mean: Floats = (sum_bits / num_evaluated) @ (num_texts / num_texts.sum())
+    return mean
+
+
+def standard_error_bits(sum_bits: Floats, sum_squares_bits2: Floats, num_evaluated: Ints, num_texts: Ints) -> Floats:
+    """Return the standard error of `mean_bits` from sampling without replacement; 0 where every text was evaluated.
+
+    Rows are sampled independently. A row of n texts sampled from m contributes the variance s^2 / (n - 1) (1 - n / m) to
+    its mean, where s^2 is the mean squared deviation, and infinity if n is 1. See docs/science.md#sampling-error.
+    """
+    n, m = num_evaluated, num_texts
+    if (n >= m).all():
+        return np.zeros(n.shape[:-1])
+    mean = sum_bits / n
+    spread = np.maximum(sum_squares_bits2 / n - mean**2, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(n >= m, 0.0, np.where(n < 2, np.inf, spread / (n - 1) * (1 - n / m)))
+    error: Floats = np.sqrt(variance @ m.astype(float) ** 2) / m.sum()
+    return error
+
+
 class LossRow(Record):
     """Loss of one part of the texts of one kind about one subject."""
 
@@ -102,25 +132,6 @@ class LossRow(Record):
     def mean_bits(self) -> float:
         """Mean loss of a text in bits."""
         return self.sum_bits / self.num_evaluated
-
-    @property
-    def total_bits(self) -> float:
-        """Loss summed over all such texts in bits; a sample is scaled up."""
-        return self.mean_bits * self.num_texts
-
-    @property
-    def total_variance_bits2(self) -> float:
-        """Variance of `total_bits` from sampling without replacement; 0 where every text was evaluated.
-
-        See docs/science.md#sampling-error.
-        """
-        n = self.num_evaluated
-        if n >= self.num_texts:
-            return 0.0
-        if n < 2:
-            return math.inf
-        variance = max(self.sum_squares_bits2 / n - self.mean_bits**2, 0.0) * n / (n - 1)
-        return variance / n * (1 - n / self.num_texts) * self.num_texts**2
 
     def __add__(self, other: Self) -> Self:
         assert (self.key, self.num_texts) == (other.key, other.num_texts)
@@ -190,24 +201,22 @@ class LossTable(Record):
         return sum(row.num_texts for row in self.rows)
 
     @property
-    def total_bits(self) -> float:
-        """Loss in bits summed over all texts that the rows stand for; samples are scaled up."""
-        return sum(row.total_bits for row in self.rows)
-
-    @property
-    def total_standard_error_bits(self) -> float:
-        """Standard error of `total_bits` from sampled evaluation."""
-        return math.sqrt(sum(row.total_variance_bits2 for row in self.rows))
-
-    @property
     def mean_bits(self) -> float:
-        """Mean loss of a text in bits."""
-        return self.total_bits / self.num_texts
+        """Mean loss of a text in bits; see the function `mean_bits`."""
+        sums, _, counts, texts = self._arrays
+        return float(mean_bits(sums, counts, texts))
 
     @property
     def standard_error_bits(self) -> float:
-        """Standard error of `mean_bits`."""
-        return self.total_standard_error_bits / self.num_texts
+        """Standard error of `mean_bits`; see the function `standard_error_bits`."""
+        return float(standard_error_bits(*self._arrays))
+
+    @property
+    def _arrays(self) -> tuple[Floats, Floats, Ints, Ints]:
+        """Arguments of `standard_error_bits`, each (K,)."""
+        sums, squares = ([row.sum_bits for row in self.rows], [row.sum_squares_bits2 for row in self.rows])
+        counts, texts = ([row.num_evaluated for row in self.rows], [row.num_texts for row in self.rows])
+        return np.array(sums), np.array(squares), np.array(counts), np.array(texts)
 
     def generalisation(self, population: int = 0, part: Part = Part.ANSWER) -> dict[str, dict[str, float]]:
         """Return the mean loss in bits by split and kind: the generalisation matrix (docs/science.md#splits).

@@ -73,7 +73,7 @@ def test_a_model_with_zero_weights_loses_log2_of_the_vocabulary_per_token() -> N
         for row in table.select(kind).rows:
             assert row.mean_bits == pytest.approx(tokens[row.subject] * math.log2(vocab_size), rel=1e-6)
             assert row.num_evaluated == row.num_texts == 30 * 2 ** (kind.hops - 1)
-            assert row.total_variance_bits2 == 0
+        assert table.select(kind).standard_error_bits == 0
     for row in table.select(Kind.TWO_HOP, part=Part.CHAIN).rows:  # three names and the separator
         assert row.mean_bits == pytest.approx(4 * math.log2(vocab_size), rel=1e-6)
 
@@ -93,13 +93,13 @@ def test_tables_of_ranks_add_up_and_samples_agree_within_their_standard_error() 
     sampled = measure(trial.model, composers, size=60)
     for split in (Split.TRAIN, Split.TUPLES):
         some, every = (table.select(Kind.TWO_HOP, split=split) for table in (sampled, whole))
-        error = some.total_standard_error_bits
+        error = some.standard_error_bits
         # Equally many texts of each subject; fewer if a subject has fewer.
         assert 50 < sum(row.num_evaluated for row in some.rows) <= 60
         assert some.num_texts == every.num_texts
-        assert 0 < error < every.total_bits
-        assert abs(some.total_bits - every.total_bits) < 4 * error
-    assert sampled.select(Kind.ONE_HOP).total_standard_error_bits == 0  # one-hop questions are not sampled
+        assert 0 < error < every.mean_bits
+        assert abs(some.mean_bits - every.mean_bits) < 4 * error
+    assert sampled.select(Kind.ONE_HOP).standard_error_bits == 0  # one-hop questions are not sampled
 
 
 def test_only_the_last_evaluation_keeps_histograms_of_losses() -> None:
