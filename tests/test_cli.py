@@ -239,14 +239,14 @@ def test_one_trial_runs_without_ray() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "specs/gird.yaml"], "did you mean sweeps/specs/grid.yaml?"),
+        (["plan", "specs/gird.yaml"], "sweeps/specs/grid.yaml"),
         (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..7, got 99"),
         (["plan", "specs/grid.yaml", "--slots", "0"], "--slots: must lie in 1e-06..1e+15, got 0"),
         (["plan", "specs/grid.yaml", "--throughput", "nan"], "--throughput: must lie in 1e-06..1e+15, got nan"),
         (["plan", "specs/grid.yaml", "storage=README.md"], "README.md"),
         (["run", "specs/grid.yaml", "storage=README.md", "--dry-run"], "README.md"),
         (["report", "foo://a/b"], "foo://a/b: storage 'foo://a' is neither a folder nor a known URI"),
-        (["cluster", "check", "cluster.yaml", "storage=runs"], "storage=runs: is about a sweep; add --spec FILE"),
+        (["cluster", "check", "cluster.yaml", "storage=runs"], "add --spec FILE"),
         (["status", "/nowhere"], "/nowhere: not the folder of a sweep that has run (it lacks sweep.json)"),
         (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
         (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),

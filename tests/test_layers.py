@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "raycap"
-MAX_LINES = 320
+MAX_LINES = 400
 
 
 @pytest.mark.parametrize(

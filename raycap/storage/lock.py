@@ -159,8 +159,8 @@ def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
                 raise LockedError(f"writing the lock took {took:.1f} s, too long to exclude another run; start again")
             time.sleep(SETTLE_SECONDS)
             now = holder_of(storage, sweep_name)
-            if now is not None and now.token != me.token:
-                raise LockedError(f"sweep {sweep_name} is already running: {now}")
+            if now is None or now.token != me.token:
+                raise LockedError(f"sweep {sweep_name} is already running: {now or 'by a process that is starting'}")
         over = threading.Event()
 
         def beat() -> None:

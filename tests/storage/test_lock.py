@@ -136,14 +136,17 @@ def test_a_damaged_lock_file_counts_as_free(tmp_path: Path, garbage: str) -> Non
 def test_at_most_one_of_two_simultaneous_writers_gets_the_lock(tmp_path: Path) -> None:
     """Without system locks, a writer that reads back another token gives up."""
     outcomes: list[str] = []
+    holders: list[int] = []
     barrier = threading.Barrier(2)
 
     def acquire() -> None:
         barrier.wait()
         try:
             with locked(object_store(tmp_path), "grid"):
-                outcomes.append("acquired")
+                holders.append(threading.get_ident())
+                outcomes.append("acquired" if len(holders) == 1 else "acquired twice")
                 time.sleep(2)
+                holders.pop()
         except LockedError:
             outcomes.append("refused")
 
@@ -152,7 +155,9 @@ def test_at_most_one_of_two_simultaneous_writers_gets_the_lock(tmp_path: Path) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(outcomes) in (["acquired", "refused"], ["refused", "refused"])
+    # Both are "acquired" if one thread starts only after the other has released the lock, as on a busy machine.
+    assert len(outcomes) == 2
+    assert set(outcomes) <= {"acquired", "refused"}
 
 
 def test_a_holder_is_printed_with_its_pid() -> None:
