@@ -152,8 +152,12 @@ class Losses:
 
     def standard_error_bits(self, columns: list[int]) -> Floats:
         """Return the standard error of `mean_bits`, (E,); see `raycap.results.standard_error_bits`."""
-        sums, squares, counts = (a[:, columns] for a in (self.sum_bits, self.sum_squares_bits2, self.num_evaluated))
-        return standard_error_bits(sums, squares, counts, self._num_texts[columns])
+        return standard_error_bits(
+            self.sum_bits[:, columns],
+            self.sum_squares_bits2[:, columns],
+            self.num_evaluated[:, columns],
+            self._num_texts[columns],
+        )
 
     @cached_property
     def _num_texts(self) -> Ints:
