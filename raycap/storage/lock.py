@@ -159,8 +159,10 @@ def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
                 raise LockedError(f"writing the lock took {took:.1f} s, too long to exclude another run; start again")
             time.sleep(SETTLE_SECONDS)
             now = holder_of(storage, sweep_name)
-            if now is None or now.token != me.token:
-                raise LockedError(f"sweep {sweep_name} is already running: {now or 'by a process that is starting'}")
+            if now is None:
+                raise LockedError(f"the lock of sweep {sweep_name} could not be read back; start again")
+            if now.token != me.token:
+                raise LockedError(f"sweep {sweep_name} is already running: {now}")
         over = threading.Event()
 
         def beat() -> None:
