@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 
+from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
 MIN_PYTHON = (3, 11)
@@ -203,6 +204,8 @@ def _disk(storage: str) -> Iterator[Check]:
 
 
 def _storage(storage: str) -> Check:
+    if has_password(storage):
+        return Check("storage", Verdict.FAIL, without_password(storage), f"the URI {NO_CREDENTIALS}")
     if "://" in storage:
         return Check("storage", Verdict.OK, f"{storage}: not checked; the first run connects to it")
     path, nearest = Path(storage).absolute(), _existing(Path(storage))

@@ -5,17 +5,18 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from raycap.spec.uris import without_password
 from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_yaml
 
 
 class SpecError(ValueError):
     """A spec cannot be run. `problems` holds one line per fault, with its position, the rule and the remedy.
 
-    The lines are escaped and truncated, so they are safe to print even if they quote hostile input.
+    The lines are escaped and truncated, and passwords in URIs are hidden, so they are safe to print whatever they quote.
     """
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = [truncated(_printable(problem), 1_000) for problem in problems]
+        self.problems = [truncated(_printable(without_password(problem)), 1_000) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 

@@ -20,6 +20,7 @@ from raycap.spec.base import (
 from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.training import Precision, Windows
 from raycap.spec.trial import TrialSpec
+from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
 STORAGE_SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
 
@@ -183,6 +184,8 @@ class SweepSpec(Spec):
     @field_validator("storage")
     @classmethod
     def _scheme_is_known(cls, storage: str) -> str:
+        if has_password(storage):
+            raise broken_rule(f"{NO_CREDENTIALS}, got '{{got}}'", got=without_password(storage))
         scheme, is_uri, path = storage.partition("://")
         relative = scheme == "file" and not path.startswith("/")
         if is_uri and (scheme not in STORAGE_SCHEMES or not path or relative):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
+
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
 UNFINISHED = ".tmp"
@@ -36,8 +38,10 @@ class Storage:
     def at(cls, location: str) -> "Storage":
         """Return the storage at a folder (relative to the working directory) or URI.
 
-        Raises ValueError for unknown schemes.
+        Raises ValueError for unknown schemes and for URIs with a password.
         """
+        if has_password(location):
+            raise ValueError(f"storage {without_password(location)!r} {NO_CREDENTIALS}")
         if "://" not in location:
             return cls(fs.LocalFileSystem(), Path(location).absolute().as_posix())
         try:

@@ -249,3 +249,11 @@ def test_every_field_is_documented() -> None:
 
     assert undocumented(TrialSpec.model_json_schema()) == []
     assert all("description" in field for field in ExecutionSpec.model_json_schema()["properties"].values())
+
+
+@pytest.mark.parametrize("uri", ["s3://KEY:SECRET@bucket/x", "s3://KEY:SEC/RET@bucket/x", "s3://b/x?secret_key=SECRET"])
+def test_a_storage_with_a_password_is_refused_without_showing_it(tmp_path: Path, uri: str) -> None:
+    for found in (problems(tmp_path, f"{GOOD}storage: {uri}\n"), problems(tmp_path, GOOD, f"storage={uri}")):
+        assert "storage: " in found[0]
+        assert "AWS_SECRET_ACCESS_KEY" in found[0]
+        assert "SEC" not in found[0].replace("AWS_SECRET_ACCESS_KEY", "").replace("secret_key", "")
