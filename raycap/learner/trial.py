@@ -8,7 +8,7 @@ import ctypes
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from raycap.facts.build import populations_of
+from raycap.facts.profiles import Profiles
 from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
@@ -113,18 +114,13 @@ def run_trials(
     assert len(specs) == 1 or spec.fill is None, "a fill trial trains alone"
     with parent_model(spec.fill, storage) if spec.fill and storage else nullcontext() as parent:
         tokenizer = load_tokenizer(parent) if parent else None
-        populations = [populations_of(each) for each in specs]
-        datasets = [TrainingData.of(*pair, tokenizer) for pair in zip(specs, populations, strict=True)]
-        (vocab_size,) = {data.vocab_size for data in datasets}
+        replicas = _replicas(specs, tokenizer)
+        (vocab_size,) = {replica.data.vocab_size for replica in replicas}
         if parent:
             model = pretrained.load(spec.model, parent).copy(context.device)
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
-    replicas = [
-        Replica(each, tuple(profiles.facts for profiles in drawn), data)
-        for each, drawn, data in zip(specs, populations, datasets, strict=True)
-    ]
     run = _Run(replicas, model, context, report, checkpoints)
     run.resume()
     on_step(run.step)
@@ -141,6 +137,24 @@ def run_trials(
             )
             for index, replica in enumerate(replicas)
         ]
+
+
+def _replicas(specs: tuple[TrialSpec, ...], tokenizer: Tokenizer | None) -> list[Replica]:
+    """Return a replica for each trial. Trials with equal populations and texts share the composers of their data.
+
+    Row sources with the same composers and equal orders are equal, so the rows of each step and their prefix tree are
+    then computed once for all of these trials.
+    """
+    built: dict[str, tuple[tuple[Profiles, ...], TrainingData]] = {}
+    replicas = []
+    for spec in specs:
+        texts = spec.model_dump_json(include={"profiles", "questions", "tokenizer", "fill"})
+        if texts not in built:
+            populations = populations_of(spec)
+            built[texts] = populations, TrainingData.of(spec, populations, tokenizer)
+        populations, data = built[texts]
+        replicas.append(Replica(spec, tuple(profiles.facts for profiles in populations), replace(data, spec=spec)))
+    return replicas
 
 
 def _keep_freed_memory() -> None:
