@@ -187,6 +187,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 on_step=record_step,
                 context=WorkerContext(rank, context.get_world_size(), device),
                 compiled=execution.compile,
+                graphed=execution.cuda_graph,
             )
         except PausedError:
             break

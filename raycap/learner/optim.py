@@ -24,6 +24,8 @@ NUM_NEWTON_SCHULZ_STEPS = 5
 """Newton-Schulz coefficients and steps of kellerjordan.github.io/posts/muon, also those of torch.optim.Muon."""
 ADAM_RMS = 0.2
 """Root mean square of an AdamW update in units of lr (arXiv 2502.16982, section 2.2)."""
+NOT_SAVED = ("params", "lr", "capturable")
+"""Entries of torch's parameter groups that no checkpoint determines: lr is set at every step."""
 
 
 class Optimizer:
@@ -66,7 +68,10 @@ class Optimizer:
         factor = schedule_factor(self.specs[0], step, num_steps)
         for member in self.members:
             for group in member.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(group["initial_lr"] * factor)
+                else:
+                    group["lr"] = group["initial_lr"] * factor
         return tuple(spec.lr * factor for spec in self.specs)
 
     def take_gradients(self, objective: Tensor) -> None:
@@ -117,7 +122,7 @@ class Optimizer:
         return [
             {
                 "row": {key: value.clone() for key, value in member.state[row].items()},
-                "group": {key: value for key, value in group.items() if key != "params"},
+                "group": {key: value for key, value in group.items() if key not in NOT_SAVED},
             }
             for member, group, row in self._rows_of(replica)
         ]
@@ -126,7 +131,7 @@ class Optimizer:
         """Restore a state that was saved under the same spec."""
         for (member, group, row), saved in zip(self._rows_of(replica), state, strict=True):
             member.state[row] = saved["row"]
-            group.update(saved["group"])
+            group.update({key: value for key, value in saved["group"].items() if key not in NOT_SAVED})
 
     def _rows_of(self, replica: int) -> Iterator[tuple[torch.optim.Optimizer, dict[str, Any], Tensor]]:
         for member in self.members:
@@ -136,9 +141,13 @@ class Optimizer:
                         yield member, group, row
 
 
-def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
-    """Return the optimizer of a stack, with one spec per replica. The model must already be on its device."""
+def build(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: bool = False) -> Optimizer:
+    """Return the optimizer of a stack, with one spec per replica. The model must already be on its device.
+
+    With `graphed`, learning rates are tensors, so that a CUDA graph of a step reads the rate of each step.
+    """
     spec, m = specs[0], model.spec.width_multiplier
+    capturable = graphed and model.device.type == "cuda"
 
     def groups(*parts: tuple[set[ParameterGroup], str, str, float]) -> list[dict[str, Any]]:
         """Return torch parameter groups, one for each distinct pair of peak learning rate and weight decay.
@@ -152,7 +161,12 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
                 key = getattr(replica_spec, rate) / factor, getattr(replica_spec.weight_decay, decay) * factor
                 rows_by_rates[key] += [weights[replica] for group, weights in model.storage.items() if group in kinds]
         return [
-            {"params": rows, "initial_lr": lr, "lr": lr, "weight_decay": weight_decay}
+            {
+                "params": rows,
+                "initial_lr": lr,
+                "lr": torch.tensor(lr, device=model.device) if graphed else lr,
+                "weight_decay": weight_decay,
+            }
             for (lr, weight_decay), rows in rows_by_rates.items()
         ]
 
@@ -163,7 +177,7 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
     matrices = ({ParameterGroup.MATRIX}, "lr", "matrices", m)
     match spec:
         case AdamW():
-            adamw = torch.optim.AdamW(groups(matrices, *others), betas=spec.betas, fused=True)
+            adamw = torch.optim.AdamW(groups(matrices, *others), betas=spec.betas, fused=True, capturable=capturable)
             return Optimizer(specs, model, (adamw,))
         case ScheduleFree():
             import schedulefree  # not at module level: other optimizers do not need it
@@ -183,7 +197,8 @@ def build(specs: tuple[OptimizerSpec, ...], model: Llama) -> Optimizer:
             ]
             matrix_groups = groups(({ParameterGroup.MATRIX}, "muon_lr", "matrices", math.sqrt(m)))
             muon = FusedMuon([group | {"shapes": shapes} for group in matrix_groups], momentum=spec.momentum)
-            return Optimizer(specs, model, (muon, torch.optim.AdamW(groups(*others), betas=spec.betas, fused=True)))
+            adamw = torch.optim.AdamW(groups(*others), betas=spec.betas, fused=True, capturable=capturable)
+            return Optimizer(specs, model, (muon, adamw))
 
 
 def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
@@ -246,8 +261,7 @@ class FusedMuon(torch.optim.Optimizer):
                     pieces.append(piece)
             for shape, (matrices, pieces) in by_shape.items():
                 step_size = lr * ADAM_RMS * math.sqrt(shape[1])
-                for matrix, direction in zip(matrices, orthogonalized(torch.stack(pieces)), strict=True):
-                    matrix.sub_(direction, alpha=step_size)
+                torch._foreach_sub_(matrices, list(step_size * orthogonalized(torch.stack(pieces))))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

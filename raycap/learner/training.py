@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raycap.learner.batches import Batch
 from raycap.learner.evaluation import DivergedError, autocast, in_loss_units, token_losses
+from raycap.learner.graph import Counts, GraphedStep
 from raycap.learner.model import Llama
 from raycap.learner.optim import Optimizer
 from raycap.spec import Precision, TrainingSpec
@@ -63,71 +64,102 @@ class Loss:
         return (token_nats * weights).sum()
 
 
+class TrainingStep:
+    """One step of training: losses, gradients and the update of the weights of all replicas.
+
+    What has to be known at the next pause is summed on the device, because reading a value waits for it. A step depends on
+    no number of the host except learning rates, so a CUDA graph can repeat it (see graph.py).
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler,
+        spec: TrainingSpec,
+        loss: Loss,
+        *,
+        start_step: int,
+        num_steps: int,
+        world_size: int = 1,
+    ) -> None:
+        self.model, self.optimizer, self.scaler, self.spec = model, optimizer, scaler, spec
+        self._loss, self._world_size, self.num_steps = loss, world_size, num_steps
+        device, num_replicas = model.device, model.num_replicas
+        self.loss_sums = torch.zeros(num_replicas, dtype=torch.int64, device=device)
+        """Sums of unweighted losses since the last pause in LOSS_UNIT_BITS, (R,)."""
+        self.first_bad = torch.full((num_replicas,), num_steps, device=device)
+        """First step of each replica whose loss or gradient is not finite; num_steps if there is none, (R,)."""
+        self._index = torch.tensor(start_step, device=device)
+
+    def __call__(self, batch: Batch) -> None:
+        """Train on a batch."""
+        with autocast(self.spec.precision, self.model.device):
+            token_nats = token_losses(self.model, batch)
+        self.optimizer.take_gradients(self.scaler.scale(self._loss(token_nats, batch)))
+        totals = (token_nats.detach() * batch.loss_mask).double().sum(dim=1)
+        if self._world_size > 1:
+            dist.all_reduce(self.optimizer.gradients)
+        for member in self.optimizer.members:
+            self.scaler.unscale_(member)
+        # Norms are taken after the all-reduce, so that all workers detect divergence at the same step.
+        norms = self.optimizer.clip_gradients(self.spec.optimizer.grad_clip)
+        for member in self.optimizer.members:
+            self.scaler.step(member)
+        self.scaler.update()
+        self.loss_sums += in_loss_units(totals)
+        # In fp16, scaled gradients overflow occasionally and GradScaler skips the step; only losses must stay finite.
+        checked = _sum_over_workers(totals, self._world_size) if self.spec.precision is Precision.FP16 else norms
+        bad = torch.where(torch.isfinite(checked), self.num_steps, self._index)
+        torch.minimum(self.first_bad, bad, out=self.first_bad)
+        self._index += 1
+
+    def check_finite(self, done: int, rate: float) -> None:
+        """Raise DivergedError if a loss or gradient of every replica is not finite, or the loss scale is too small."""
+        if (bad := int(self.first_bad.max())) < self.num_steps:
+            raise diverged_error(bad, rate)
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
+            raise DivergedError(
+                f"training.precision: fp16 gradients overflow even at the smallest loss scale, step {done}; use bf16"
+            )
+
+
 def train(
-    model: Llama,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
+    step: TrainingStep,
     batches: Iterator[list[Rows]],
-    spec: TrainingSpec,
-    loss: Loss,
     *,
     start_step: int,
-    num_steps: int,
     pauses_after: Callable[[int], bool],
     world_size: int = 1,
+    graphed: bool = False,
 ) -> Iterator[tuple[Snapshot, ...]]:
-    """Train all replicas from `start_step` to `num_steps` and yield a snapshot of each after pauses.
+    """Train all replicas from `start_step` to the last step and yield a snapshot of each after pauses.
 
     Pauses follow the steps for which `pauses_after` returns true. They do not change training. `batches` yields the rows of
-    each replica for one step. `spec` may be that of any replica: replicas differ in seeds and rates, which are not read
-    here.
+    each replica for one step. With `graphed`, batches are built on the device and steps run as CUDA graphs.
 
     Raises DivergedError, with the step, once the losses or gradients of all replicas are no longer finite.
     """
-    device, num_replicas = model.device, model.num_replicas
-    loss_sums = torch.zeros(num_replicas, dtype=torch.int64, device=device)
-    counts = np.zeros((2, num_replicas), np.int64)  # texts, tokens
-    # First bad step of each replica, on the device, since reading a value waits for the GPU.
-    first_bad = torch.full((num_replicas,), num_steps, device=device)
+    model = step.model
+    run = runner(step, graphed=graphed)
+    counts = np.zeros((2, model.num_replicas), np.int64)  # texts, tokens
     rows = next(batches, None)  # before the clock starts: opening the stream is not training time
     began = time.perf_counter()
-    for step in range(start_step, num_steps):
-        assert rows is not None, f"the stream of rows ended before step {step} of {num_steps}"
-        rates = optimizer.set_rate(step, num_steps)
-        batch = Batch.of(rows, model.vocab_size, device, spec.packing)
-        with autocast(spec.precision, device):
-            token_nats = token_losses(model, batch)
-        optimizer.take_gradients(scaler.scale(loss(token_nats, batch)))
-        totals = (token_nats.detach() * batch.loss_mask).double().sum(dim=1)
-        if world_size > 1:
-            dist.all_reduce(optimizer.gradients)
-        for member in optimizer.members:
-            scaler.unscale_(member)
-        # Norms are taken after the all-reduce, so that all workers detect divergence at the same step.
-        norms = optimizer.clip_gradients(spec.optimizer.grad_clip)
-        for member in optimizer.members:
-            scaler.step(member)
-        scaler.update()
-
-        loss_sums += in_loss_units(totals)
-        counts += batch.num_texts, batch.num_tokens
-        # In fp16, scaled gradients overflow occasionally and GradScaler skips the step; only losses must stay finite.
-        checked = _sum_over_workers(totals, world_size) if spec.precision is Precision.FP16 else norms
-        first_bad = torch.where(torch.isfinite(checked), first_bad, first_bad.clamp(max=step))
+    for index in range(start_step, step.num_steps):
+        assert rows is not None, f"the stream of rows ended before step {index} of {step.num_steps}"
+        rates = step.optimizer.set_rate(index, step.num_steps)
+        counts += run(rows)
         rows = next(batches, None)
-        done = step + 1
+        done = index + 1
         pauses = pauses_after(done)
         if done % CHECK_FINITE_EVERY == 0 or pauses:
-            if (bad := int(first_bad.max())) < num_steps:
-                raise diverged_error(bad, max(rates))
-            if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
-                raise DivergedError(
-                    f"training.precision: fp16 gradients overflow even at the smallest loss scale, step {done}; use bf16"
-                )
+            step.check_finite(done, max(rates))
         if pauses:
-            seconds = (time.perf_counter() - began) / num_replicas
-            sums = torch.cat([loss_sums[None], torch.from_numpy(counts).to(device)])
-            per_replica = zip(*_sum_over_workers(sums, world_size).tolist(), first_bad.tolist(), rates, strict=True)
+            seconds = (time.perf_counter() - began) / model.num_replicas
+            sums = torch.cat([step.loss_sums[None], torch.from_numpy(counts).to(model.device)])
+            per_replica = zip(
+                *_sum_over_workers(sums, world_size).tolist(), step.first_bad.tolist(), rates, strict=True
+            )
             yield tuple(
                 Snapshot(
                     step=done,
@@ -136,13 +168,27 @@ def train(
                     num_texts=num_texts,
                     num_tokens=num_tokens,
                     learning_rate=rate,
-                    diverged_at=bad if bad < num_steps else None,
+                    diverged_at=bad if bad < step.num_steps else None,
                 )
                 for units, num_texts, num_tokens, bad, rate in per_replica
             )
-            loss_sums.zero_()
+            step.loss_sums.zero_()
             counts[:] = 0
             began = time.perf_counter()
+
+
+def runner(step: TrainingStep, *, graphed: bool) -> Callable[[list[Rows]], Counts]:
+    """Return a function that trains on the rows of each replica for one step."""
+    model = step.model
+    if graphed:
+        return GraphedStep(step, model.vocab_size, model.device)
+
+    def run(rows: list[Rows]) -> Counts:
+        batch = Batch.of(rows, model.vocab_size, model.device, step.spec.packing)
+        step(batch)
+        return batch.num_texts, batch.num_tokens
+
+    return run
 
 
 def diverged_error(step: int, rate: float) -> DivergedError:

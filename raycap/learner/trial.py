@@ -25,7 +25,7 @@ from raycap.learner.evaluation import DivergedError
 from raycap.learner.pauses import PauseSchedule
 from raycap.learner.replica import SINGLE_WORKER, Replica, WorkerContext
 from raycap.learner.signals import PausedError, Signal
-from raycap.learner.training import Loss, Snapshot, train
+from raycap.learner.training import Loss, Snapshot, TrainingStep, train
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
@@ -82,6 +82,7 @@ def run_trials(
     on_step: Callable[[int], None] = lambda step: None,
     context: WorkerContext = SINGLE_WORKER,
     compiled: bool = False,
+    graphed: bool = False,
 ) -> list[TrainedTrial | DivergedError]:
     """Train and evaluate resolved trials as replicas of one stack, resuming from their checkpoints if there are any.
 
@@ -102,6 +103,8 @@ def run_trials(
         on_step: Called with the number of completed steps when training starts or resumes, and at each pause.
         context: Rank, world size and device of this worker.
         compiled: Compile the model with torch.compile, which takes minutes on a CPU.
+        graphed: Build batches on the device and, on CUDA, run training steps as CUDA graphs. `spec.sweep` lists the specs
+            for which this is possible.
 
     Raises:
         PausedError: After a PAUSE signal.
@@ -121,7 +124,7 @@ def run_trials(
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
-    run = _Run(replicas, model, context, report, checkpoints)
+    run = _Run(replicas, model, context, report, checkpoints, graphed=graphed)
     run.resume()
     on_step(run.step)
     if compiled:
@@ -179,12 +182,16 @@ class _Run:
         context: WorkerContext,
         report: Report,
         checkpoints: Checkpoints | None,
+        *,
+        graphed: bool,
     ) -> None:
         self.replicas, self.model, self.context = replicas, model, context
-        self.report, self.checkpoints = report, checkpoints
+        self.report, self.checkpoints, self.graphed = report, checkpoints, graphed
         self.training = replicas[0].spec.training
         (self.num_steps,) = {replica.data.num_steps for replica in replicas}
-        self.optimizer = optim.build(tuple(replica.spec.training.optimizer for replica in replicas), model)
+        self.optimizer = optim.build(
+            tuple(replica.spec.training.optimizer for replica in replicas), model, graphed=graphed
+        )
         fp16 = self.training.precision is Precision.FP16
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=fp16)
         self.step = 0
@@ -213,17 +220,23 @@ class _Run:
             )
             watched = first.curriculum.watched_steps(self.num_steps)
             pauses.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}
-            all_snapshots = train(
+            step = TrainingStep(
                 self.model,
                 self.optimizer,
                 self.scaler,
-                open_rows(sources, self.step),
                 self.training,
                 loss,
                 start_step=self.step,
                 num_steps=self.num_steps,
+                world_size=context.world_size,
+            )
+            all_snapshots = train(
+                step,
+                open_rows(sources, self.step),
+                start_step=self.step,
                 pauses_after=pauses.pauses_after,
                 world_size=context.world_size,
+                graphed=self.graphed,
             )
             for snapshots in all_snapshots:
                 self.step = snapshots[0].step

@@ -209,7 +209,9 @@ def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
     }
     tree = spec.model_dump(mode="json", exclude=irrelevant)
     tree["training"]["optimizer"] = tree["training"]["optimizer"]["kind"]
-    resources = execution.model_dump(include={"num_workers", "cpus_per_worker", "gpus_per_worker", "compile"})
+    resources = execution.model_dump(
+        include={"num_workers", "cpus_per_worker", "gpus_per_worker", "compile", "cuda_graph"}
+    )
     return json.dumps([tree, resources], sort_keys=True)
 
 

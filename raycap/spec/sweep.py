@@ -18,7 +18,7 @@ from raycap.spec.base import (
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
-from raycap.spec.training import Precision, Windows
+from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, Windows
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
@@ -109,6 +109,10 @@ class ExecutionSpec(Spec):
     compile: bool = False
     """Whether to compile the model with torch.compile. Compilation takes about a minute unless it is cached, so enable
     it for long trials on GPUs."""
+    cuda_graph: bool = False
+    """Whether to run each training step as a CUDA graph, with batches that are built on the GPU. This is faster for models
+    whose kernels take less time than their launches. Steps with fp16, schedule-free AdamW, packing in windows or several
+    workers cannot be recorded."""
     max_failures: int = Field(default=3, ge=0, le=1000)
     """Number of restarts of a trial from its last checkpoint before it is marked as failed."""
     max_concurrent_trials: int = Field(default=1024, ge=1, le=100_000)
@@ -210,8 +214,25 @@ def not_allowed(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
         yield f"training.packing.attend_across: {rule}"
     if sweep.analysis.accounting is Accounting.OBSERVED and (unsupported := _unsupported_by_observed(trial)):
         yield f"{unsupported}; set analysis.accounting: exact"
+    if execution.cuda_graph and (obstacle := _not_recordable(training, execution)):
+        yield f"{obstacle}; set execution.cuda_graph: false"
     if training.precision is Precision.FP16 and not execution.gpus_per_worker:
         yield "training.precision: fp16 requires CUDA; set execution.gpus_per_worker or use bf16"
+
+
+def _not_recordable(training: TrainingSpec, execution: ExecutionSpec) -> str | None:
+    """Return the first property of a trial whose steps cannot be recorded as CUDA graphs, as "field: rule", or None."""
+    if not execution.gpus_per_worker:
+        return "execution.gpus_per_worker: CUDA graphs require a GPU"
+    if execution.num_workers > 1:
+        return "execution.num_workers: CUDA graphs support only one worker per trial"
+    if training.precision is Precision.FP16:
+        return "training.precision: the loss scale of fp16 depends on each step, which a CUDA graph cannot contain"
+    if isinstance(training.optimizer, ScheduleFree):
+        return "training.optimizer.kind: schedule-free AdamW computes on the host, which a CUDA graph cannot contain"
+    if isinstance(training.packing, Windows):
+        return "training.packing.kind: CUDA graphs support only one text per row"
+    return None
 
 
 def _unsupported_by_observed(trial: TrialSpec) -> str | None:

@@ -6,13 +6,13 @@ The learner runs without ray, mlflow and datasets, so only torch, transformers, 
 ruamel.yaml and names are needed. Parts, run in the order given to `--parts`:
 
 - check: compares trials on the GPU with the CPU: fp32 losses within 1e-4, bf16 within 2e-3 of fp32, three replicas
-  within 1e-4 of each alone, compiled within 1e-4 of eager, Muon, fp16 with scaling, resuming bit-equal, and training
-  steps between two pauses that never synchronise with the device.
+  within 1e-4 of each alone, compiled and graphed within 1e-4 of eager, Muon, fp16 with scaling, resuming bit-equal, and
+  training steps between two pauses that never synchronise with the device.
 - profile: kernel launches per step, the device's busy share, milliseconds on the host by stage, and the kernels that take
-  longest, at 1M parameters with batches of 256, 1024 and 4096 questions and at 10M.
+  longest, at 1M parameters with batches of 256, 1024 and 4096 questions and at 10M, eager and as CUDA graphs.
 - speed: questions and tokens per second, and the share of the device's rate, at 1M, 10M and 100M parameters in bf16,
-  eager and compiled. The rate is that of a bf16 product of 8192 x 8192 matrices in the same process. FLOPs are counted
-  as in flops.py, `needed`. Targets: 10, 30 and 50 %.
+  eager, as CUDA graphs (`execution.cuda_graph`), compiled, and both. The rate is that of a bf16 product of
+  8192 x 8192 matrices in the same process. FLOPs are counted as in flops.py, `needed`. Targets: 10, 30 and 50 %.
 - replicas: 16 models of 1M parameters in one stack against one alone, at batches of 256 and 1024. Target: 5x at 256.
 - law: 10,000 people, three widths, two seeds stacked, 100 exposures: bits per parameter under each reading of the names
   and the exponent of learned bits over parameters with a bootstrap interval.
@@ -32,7 +32,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,9 +48,10 @@ from raycap.learner import model as llama
 from raycap.learner import optim
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.device_batches import SortedRows
 from raycap.learner.replica import WorkerContext
 from raycap.learner.signals import PausedError, Signal
-from raycap.learner.training import Loss, train
+from raycap.learner.training import Loss, TrainingStep, runner, train
 from raycap.learner.trial import run_trials
 from raycap.plan.expand import expand
 from raycap.spec import ExecutionSpec, SweepSpec, TrialSpec
@@ -62,6 +63,7 @@ from raycap.tokens.training_data import TrainingData
 
 SIZES = {"1M": (1_000_000, 4, 16, 0.10), "10M": (10_000_000, 8, 64, 0.30), "100M": (100_000_000, 12, 64, 0.50)}
 """Parameters, layers, head size, and the target for the share of the device's rate."""
+MODES = ("eager", "graph", "compiled", "compiled, graph")
 NUM_REPLICAS = 16
 REPLICA_BATCHES = (256, 1024)
 PROFILED = (("1M", 256), ("1M", 1024), ("1M", 4096), ("10M", 4096))
@@ -146,31 +148,36 @@ def compared(found: list[float], expected: list[float], tolerance: float) -> dic
     return {"ok": difference <= tolerance, "relative_difference": difference, "tolerance": tolerance, "bits": found}
 
 
-def resumed(device: torch.device) -> dict[str, Any]:
+def resumed(device: torch.device, *, graphed: bool = False) -> dict[str, Any]:
     """Compare a trial that is paused and resumed from its checkpoint with the same trial uninterrupted."""
     spec = small_trial(steps=400)
-    (whole,) = mean_losses([spec], device)
+    (whole,) = mean_losses([spec], device, graphed=graphed)
     with TemporaryDirectory() as folder:
         checkpoints, polls = Checkpoints(Storage.at(folder)), iter([Signal.CONTINUE])
         try:
-            mean_losses([spec], device, checkpoints=checkpoints, poll_signal=lambda: next(polls, Signal.PAUSE))
+            mean_losses(
+                [spec],
+                device,
+                checkpoints=checkpoints,
+                poll_signal=lambda: next(polls, Signal.PAUSE),
+                graphed=graphed,
+            )
             paused = None
         except PausedError as error:
             paused = str(error)
-        (again,) = mean_losses([spec], device, checkpoints=checkpoints)
+        (again,) = mean_losses([spec], device, checkpoints=checkpoints, graphed=graphed)
     return {"ok": paused is not None and again == whole, "bits": [again, whole], "paused": paused}
 
 
-def unsynchronised(options: Options) -> dict[str, Any]:
+def unsynchronised(options: Options, *, graphed: bool = False) -> dict[str, Any]:
     """Run twenty steps between two pauses in the CUDA mode in which a synchronisation raises an error."""
-    setup = Setup.of([speed_trial("1M", 256, 0, options.scale)], options.device)
-    for _ in range(WARM_UP_STEPS):
-        setup.bare_step()
+    setup = Setup.of([speed_trial("1M", 256, 0, options.scale)], options.device, graphed=graphed)
+    setup.warm_up()
     if options.device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(20):
-            setup.bare_step()
+        for number in range(20):
+            setup.bare_step(number)
     finally:
         if options.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
@@ -190,6 +197,7 @@ def check(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
         return [mean_losses([small_trial(precision=precision, seed=seed)], gpu)[0] for seed in range(3)]
 
     yield "no synchronisation between pauses", lambda: unsynchronised(options)
+    yield "no synchronisation between pauses, graph", lambda: unsynchronised(options, graphed=True)
     for kind in ("word", "bpe"):
         yield (
             f"{kind}, fp32 against CPU",
@@ -218,6 +226,31 @@ def check(options: Options) -> Iterator[tuple[str, Callable[[], Any]]]:
         lambda: {"ok": (pair := [mean_losses([small_trial()], gpu)[0] for _ in range(2)])[0] == pair[1], "bits": pair},
     )
     yield "resumed, fp32", lambda: resumed(gpu)
+    yield "resumed, fp32, graph", lambda: resumed(gpu, graphed=True)
+    yield (
+        "graph, fp32 against CPU",
+        lambda: compared(mean_losses([small_trial()], gpu, graphed=True), reference("word"), 1e-4),
+    )
+    yield (
+        "graph, bf16 against eager bf16",
+        lambda: compared(
+            mean_losses([small_trial("bpe", "bf16")], gpu, graphed=True),
+            mean_losses([small_trial("bpe", "bf16")], gpu),
+            2e-3,
+        ),
+    )
+    yield (
+        "three replicas, graph, against each alone, fp32",
+        lambda: compared(mean_losses([small_trial(seed=seed) for seed in range(3)], gpu, graphed=True), alone(), 1e-4),
+    )
+    yield (
+        "Muon, graph, fp32 against CPU",
+        lambda: compared(
+            mean_losses([small_trial(optimizer=muon)], gpu, graphed=True),
+            mean_losses([small_trial(optimizer=muon)], CPU),
+            1e-3,
+        ),
+    )
     yield (
         "compiled fp32 against eager",
         lambda: compared(mean_losses([small_trial()], gpu, compiled=True), reference("word"), 1e-4),
@@ -293,9 +326,12 @@ class Setup:
     scaler: torch.amp.GradScaler
     loss: Loss
     sources: tuple[RowSource, ...]
+    graphed: bool
 
     @classmethod
-    def of(cls, specs: list[TrialSpec], device: torch.device, *, compiled: bool = False) -> Setup:
+    def of(
+        cls, specs: list[TrialSpec], device: torch.device, *, compiled: bool = False, graphed: bool = False
+    ) -> Setup:
         """Build trials of one shape as replicas of a stack on a device."""
         datasets = [reading_of(spec) for spec in specs]
         first = datasets[0]
@@ -313,10 +349,11 @@ class Setup:
             specs,
             datasets,
             model,
-            optim.build(tuple(spec.training.optimizer for spec in specs), model),
+            optim.build(tuple(spec.training.optimizer for spec in specs), model, graphed=graphed),
             torch.amp.GradScaler(device.type, enabled=False),
             Loss(expected, first.corpus_weights, device),
             sources,
+            graphed,
         )
 
     def steps(
@@ -324,15 +361,23 @@ class Setup:
     ) -> Iterator[Any]:
         """Train, yielding the snapshots of each pause."""
         return train(
+            self.training_step(num_steps),
+            rows or rows_of(self.sources, 0),
+            start_step=0,
+            pauses_after=pauses_after,
+            graphed=self.graphed,
+        )
+
+    def training_step(self, num_steps: int) -> TrainingStep:
+        """Return the step of a training of `num_steps` steps."""
+        return TrainingStep(
             self.model,
             self.optimizer,
             self.scaler,
-            rows or rows_of(self.sources, 0),
             self.specs[0].training,
             self.loss,
             start_step=0,
             num_steps=num_steps,
-            pauses_after=pauses_after,
         )
 
     @property
@@ -345,20 +390,31 @@ class Setup:
         stream = rows_of(self.sources, 0)
         return [next(stream) for _ in range(num)]
 
-    def bare_step(self) -> None:
-        """Run one step of `train` without a pause, on rows composed in advance."""
-        if not hasattr(self, "_rows"):
-            self._rows, self._number = self.some_rows(4), 0
-        self._number += 1
-        for _ in train(
-            self.model, self.optimizer, self.scaler, iter([self._rows[self._number % 4]]), self.specs[0].training,
-            self.loss, start_step=0, num_steps=1, pauses_after=lambda step: False,
-        ):  # fmt: skip
-            raise AssertionError("train paused although no pause was requested")
+    @cached_property
+    def _ready(self) -> tuple[Callable[[list[Rows]], object], list[list[Rows]]]:
+        """A function that runs one step, and rows composed in advance."""
+        return runner(self.training_step(10**6), graphed=self.graphed), self.some_rows(4)
+
+    def bare_step(self, number: int = 0) -> None:
+        """Run one step without a pause, on the given one of four batches of rows composed in advance."""
+        run, rows = self._ready
+        self.optimizer.set_rate(0, 10**6)
+        run(rows[number % len(rows)])
+
+    def warm_up(self) -> None:
+        """Run every batch of rows often enough that graphs are recorded for all shapes."""
+        for number in range(3 * len(self._ready[1])):
+            self.bare_step(number)
 
 
 def speed(
-    size: str, batch_size: int, options: Options, *, compiled: bool = False, num_replicas: int = 1
+    size: str,
+    batch_size: int,
+    options: Options,
+    *,
+    compiled: bool = False,
+    graphed: bool = False,
+    num_replicas: int = 1,
 ) -> dict[str, Any]:
     """Time training steps for about `options.seconds` after a warm-up, with rows composed in advance and as it trains."""
     device, seconds = options.device, min(options.seconds, max(1.0, options.left / 3))
@@ -366,7 +422,7 @@ def speed(
         torch.cuda.reset_peak_memory_stats()
     specs = [speed_trial(size, batch_size, seed, options.scale) for seed in range(num_replicas)]
     began = time.perf_counter()
-    setup = Setup.of(specs, device, compiled=compiled)
+    setup = Setup.of(specs, device, compiled=compiled, graphed=graphed)
     built_s = time.perf_counter() - began
 
     def timed(rows: Iterator[list[Rows]], warm_up: int) -> tuple[float, float, int]:
@@ -388,7 +444,8 @@ def speed(
         while True:
             yield from ready
 
-    warm_up = 3 * len(ready) if compiled else WARM_UP_STEPS  # enough to compile for every batch width that occurs
+    # Enough to compile or record a graph for every shape that occurs.
+    warm_up = 3 * len(ready) if compiled or graphed else WARM_UP_STEPS
     first_s, of_steps, num_steps = timed(endless(), warm_up)
     _, of_steps_composing, num_composing = timed(rows_of(setup.sources, 0), WARM_UP_STEPS)
     questions = num_replicas * setup.batch_size
@@ -435,14 +492,15 @@ def product_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / min(times)
 
 
-def profile(size: str, batch_size: int, options: Options, num_replicas: int = 1) -> dict[str, Any]:
+def profile(
+    size: str, batch_size: int, options: Options, num_replicas: int = 1, *, graphed: bool = False
+) -> dict[str, Any]:
     """Time of a step by stage on the host, and by kernel on the device."""
     device = options.device
     specs = [speed_trial(size, batch_size, seed, options.scale) for seed in range(num_replicas)]
-    setup = Setup.of(specs, device)
+    setup = Setup.of(specs, device, graphed=graphed)
     rows = setup.some_rows(PROFILED_STEPS)
-    for _ in range(WARM_UP_STEPS):
-        setup.bare_step()
+    setup.warm_up()
 
     def ms(work: Callable[[list[Rows]], object]) -> float:
         synchronize(device)
@@ -457,6 +515,7 @@ def profile(size: str, batch_size: int, options: Options, num_replicas: int = 1)
     host = {
         "compose_rows_ms": ms(lambda _: next(stream)),
         "build_batch_ms": ms(lambda batch: Batch.of(batch, vocab_size, device)),
+        "sort_rows_ms": ms(SortedRows.of),
         "step_ms": ms(lambda _: setup.bare_step()),
     }
     synchronize(device)
@@ -535,6 +594,7 @@ def law_cell(width: int, options: Options) -> list[dict[str, Any]]:
         tuple(specs),
         source_commit="benchmark",
         context=WorkerContext(device=options.device),
+        graphed=True,
         poll_signal=lambda: Signal.STOP if time.monotonic() - began > share - EVALUATION_S else Signal.CONTINUE,
     )
     rows = []
@@ -649,36 +709,42 @@ def main() -> None:
             for check_name, measure in check(options):
                 record.add(f"check: {check_name}", measure)
         if part == "profile":
-            for size, batch_size in PROFILED:
-                if size in given.sizes:
-                    record.add(
-                        f"profile: {size}, batch {batch_size}",
-                        lambda size=size, batch_size=batch_size: profile(size, batch_size, options),
-                    )
-            if "1M" in given.sizes:
-                record.add("profile: 16 of 1M, batch 256", lambda: profile("1M", 256, options, NUM_REPLICAS))
+            cells = [(size, batch, 1) for size, batch in PROFILED] + [("1M", 256, NUM_REPLICAS)]
+            for mode in MODES[:2]:
+                for size, batch, num in cells:
+                    if size in given.sizes:
+                        record.add(
+                            f"profile: {num} of {size}, batch {batch}, {mode}",
+                            lambda cell=(size, batch), num=num, graphed=mode == "graph": profile(
+                                *cell, options, num, graphed=graphed
+                            ),
+                        )
         if part == "speed":
             for size in given.sizes:
-                for compiled in (False,) if given.no_compile else (False, True):
+                for mode in MODES[:2] if given.no_compile else MODES:
+                    choice = {"compiled": "compiled" in mode, "graphed": "graph" in mode}
                     record.add(
-                        f"speed: {size}, batch 4096, {'compiled' if compiled else 'eager'}",
-                        lambda size=size, compiled=compiled: speed(size, 4096, options, compiled=compiled),
+                        f"speed: {size}, batch 4096, {mode}",
+                        lambda size=size, choice=choice: speed(size, 4096, options, **choice),
                     )
         if part == "replicas":
             for batch_size in REPLICA_BATCHES:
-                one, many = (
-                    record.add(
-                        f"replicas: {num} of 1M, batch {batch_size}",
-                        lambda num=num, batch_size=batch_size: speed("1M", batch_size, options, num_replicas=num),
+                for mode in MODES[:2]:
+                    one, many = (
+                        record.add(
+                            f"replicas: {num} of 1M, batch {batch_size}, {mode}",
+                            lambda num=num, batch_size=batch_size, graphed=mode == "graph": speed(
+                                "1M", batch_size, options, num_replicas=num, graphed=graphed
+                            ),
+                        )
+                        for num in (1, NUM_REPLICAS)
                     )
-                    for num in (1, NUM_REPLICAS)
-                )
-                if one and many:
-                    record.add(
-                        f"replicas: ratio at batch {batch_size}",
-                        lambda one=one, many=many: many["questions_per_s"] / one["questions_per_s"],
-                        instant=True,
-                    )
+                    if one and many:
+                        record.add(
+                            f"replicas: ratio at batch {batch_size}, {mode}",
+                            lambda one=one, many=many: many["questions_per_s"] / one["questions_per_s"],
+                            instant=True,
+                        )
         if part == "law":
             cells = [record.add(f"law: width {w}", lambda w=w: law_cell(w, options)) for w in LAW_WIDTHS]
             points = [row for cell in cells if cell for row in cell]
