@@ -198,6 +198,23 @@ def test_targets_that_cannot_be_met_are_refused_with_the_reason(override: str, m
         planned("grid.yaml", "grid={}", override)
 
 
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("execution.gpus_per_worker=0", "execution.gpus_per_worker"),
+        ("execution.num_workers=2", "execution.num_workers"),
+        ("trial.training.precision=fp16", "training.precision"),
+        ("trial.training.optimizer={kind: schedule_free}", "training.optimizer.kind"),
+        ("trial.training.packing={kind: windows, length: 256}", "training.packing.kind"),
+    ],
+)
+def test_steps_that_no_cuda_graph_can_record_are_refused(override: str, field: str) -> None:
+    recordable = ("grid={}", "execution={gpus_per_worker: 1, cuda_graph: true}")
+    assert planned("grid.yaml", *recordable)
+    with pytest.raises(SpecError, match=rf"{field}: .*execution\.cuda_graph: false"):
+        planned("grid.yaml", *recordable, override)
+
+
 def test_unsuitable_trials_have_warnings() -> None:
     def warnings(*overrides: str) -> str:
         (trial,) = planned("grid.yaml", "grid={}", *overrides)
