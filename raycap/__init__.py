@@ -1,7 +1,6 @@
 """raycap: measure how many bits of knowledge a transformer stores per parameter, and with which encoding scheme."""
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # raycap/search_path.py says why typing is not imported
 if TYPE_CHECKING:
     import os
 

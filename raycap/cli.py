@@ -1,14 +1,9 @@
 """The `raycap` command line: registration of the commands in raycap/commands/."""
 
-import sys
-
 import typer
-from rich.console import Console
 
-from raycap import sweep
-from raycap.commands import cluster, pieces, share, start, sweeps, ui
-from raycap.pipeline import EXIT_BAD_SPEC
-from raycap.spec.document import SpecError
+from raycap.commands import cluster, pieces, run, share, start, sweeps, ui
+from raycap.entry import run_command
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
 EPILOG = (
@@ -24,7 +19,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=START)(start.init)
 app.command(rich_help_panel=START)(start.doctor)
-app.command("run", rich_help_panel=SWEEPS)(sweep.main)
+app.command("run", rich_help_panel=SWEEPS)(run.run)
 app.command(rich_help_panel=SWEEPS)(sweeps.plan)
 app.command(rich_help_panel=SWEEPS)(sweeps.status)
 app.command(rich_help_panel=SWEEPS)(sweeps.report)
@@ -38,14 +33,5 @@ app.add_typer(cluster.app, name="cluster", rich_help_panel=AROUND)
 
 
 def main() -> None:
-    """Entry point. Prints spec errors, and errors of reading and writing files, without traceback; exit code 2."""
-    try:
-        app()
-    except SpecError as error:
-        problems = error.problems
-    except OSError as error:
-        problems = [str(error)]
-    else:
-        return
-    Console(stderr=True).print("\n".join(problems), highlight=False, soft_wrap=True, markup=False)
-    sys.exit(EXIT_BAD_SPEC)
+    """Run the command line of this process; does not return. The installed command starts in raycap/__main__.py."""
+    run_command(lambda: app)

@@ -1,105 +1,22 @@
-"""Entry point `python -m raycap.sweep SPEC`, the same as `raycap run SPEC`; raycap/pipeline.py lists the exit codes."""
+"""Entry point `python -m raycap.sweep SPEC`, the same as `raycap run SPEC`."""
 
-import signal
-import sys
-import time
-from pathlib import Path
-from typing import Annotated
+from raycap.entry import run_command
 
-import psutil
-import typer
-
-from raycap.cluster.budget import UNBOUNDED, Budget
-from raycap.commands.arguments import (
-    BudgetOption,
-    NotifyCommand,
-    OnlyFailed,
-    Overrides,
-    SetName,
-    SpecFile,
-    Trials,
-    all_overrides,
-)
-from raycap.commands.notify import notify
-from raycap.pipeline import EXIT_BAD_SPEC, EXIT_FAILED, EXIT_INTERRUPTED, run, show_plan
-from raycap.results import SweepRecord
-from raycap.spec.document import SpecError
-from raycap.storage import Storage
-from raycap.terminal.format import wide_console
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
-def main(
-    spec: SpecFile,
-    overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--dry-run", "--plan", help="Print the plan and exit.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")] = False,
-    only_failed: OnlyFailed = False,
-    trials: Trials = None,
-    set_name: SetName = None,
-    budget: BudgetOption = None,
-    notify_cmd: NotifyCommand = None,
-) -> None:
-    """Run a sweep: train its missing trials, fit the laws, and write the report.
+def load() -> "Callable[[], object]":
+    """Import the command and return it."""
+    from functools import partial
 
-    Finished trials are not trained again: after an interruption, the same command continues.
+    import typer
 
-    Examples:
+    from raycap.commands.run import run
 
-      raycap run specs/grid.yaml
-
-      raycap run specs/grid.yaml trial.training.length.exposures=20 --set-name quick
-
-      raycap run specs/grid.yaml --trials d10-L2-N1000-s0,d12-L2-N1000-s0 --budget 30m
-
-      raycap run specs/grid.yaml --notify-cmd 'mail -s "$RAYCAP_SWEEP $RAYCAP_STATUS" me@example.org </dev/null'
-    """
-    changes = all_overrides(overrides, set_name)
-    # For --notify-cmd, which also runs if the spec cannot be loaded; then the file name stands for the sweep's name.
-    identity = {"sweep": set_name or Path(spec).stem, "folder": ""}
-
-    def announce(sweep: SweepRecord, storage: Storage) -> None:
-        identity.update(sweep=sweep.spec.name, folder=storage.path(sweep.spec.name))
-
-    code = EXIT_FAILED
-    try:
-        if plan:
-            show_plan(spec, changes, only_failed=only_failed, only=trials, as_json=as_json)
-            return
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        # The start of the process on the monotonic clock, so that wall time includes the imports.
-        began = time.monotonic() - (time.time() - psutil.Process().create_time())
-        code = run(
-            spec,
-            changes,
-            wide_console(),
-            began,
-            only_failed=only_failed,
-            only=trials,
-            budget=_budget(budget),
-            announce=announce,
-        )
-    except SpecError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        code = EXIT_BAD_SPEC
-    except OSError as error:
-        print(f"{spec}: {error}", file=sys.stderr)
-        code = EXIT_BAD_SPEC
-    except KeyboardInterrupt:
-        print("Interrupted. Finished trials are stored; the same command continues from there.", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    finally:
-        if notify_cmd and not plan:
-            notify(notify_cmd, **identity, code=code)
-    raise typer.Exit(code)
-
-
-def _budget(text: str | None) -> Budget:
-    try:
-        return Budget.parse(text) if text is not None else UNBOUNDED
-    except ValueError as error:
-        raise SpecError([f"--budget: {error}"]) from None
+    return partial(typer.run, run)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(load)

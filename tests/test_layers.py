@@ -14,7 +14,7 @@ MAX_LINES = 400
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("raycap.sweep", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
+        ("raycap.commands.run", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
         ("raycap.pipeline", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
         ("raycap.cli", ["torch", "ray", "mlflow", "pandas", "matplotlib"]),
         ("raycap.plan.expand", ["torch", "ray"]),
@@ -31,7 +31,17 @@ def test_importing_a_module_does_not_load(module: str, absent: list[str]) -> Non
 
 
 def test_only_entry_points_are_at_the_root_of_the_package() -> None:
-    assert {p.name for p in PACKAGE.glob("*.py")} == {"__init__.py", "cli.py", "errors.py", "pipeline.py", "sweep.py"}
+    entry_points = {
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "entry.py",
+        "errors.py",
+        "pipeline.py",
+        "search_path.py",
+        "sweep.py",
+    }
+    assert {path.name for path in PACKAGE.glob("*.py")} == entry_points
 
 
 def test_modules_have_at_most_so_many_lines() -> None:

@@ -1,8 +1,8 @@
 """Execution of the user's notification command at the end of a run."""
 
-import os
 import subprocess
 import sys
+from collections.abc import Mapping
 
 COMMAND_TIMEOUT_S = 60.0
 """Maximum run time of the command."""
@@ -10,8 +10,8 @@ STATUSES = {0: "finished", 1: "failed", 2: "refused", 3: "budget", 130: "interru
 """Values of RAYCAP_STATUS by the exit code of the run."""
 
 
-def notify(command: str, *, sweep: str, folder: str, code: int) -> None:
-    """Run a shell command with the outcome of a sweep in RAYCAP_* environment variables.
+def notify(command: str, environment: Mapping[str, str], *, sweep: str, folder: str, code: int) -> None:
+    """Run a shell command with the outcome of a sweep in RAYCAP_* environment variables, added to `environment`.
 
     If the command fails, the error is printed and otherwise ignored.
     """
@@ -22,6 +22,6 @@ def notify(command: str, *, sweep: str, folder: str, code: int) -> None:
         "RAYCAP_EXIT_CODE": str(code),
     }
     try:
-        subprocess.run(command, shell=True, check=True, env=os.environ | variables, timeout=COMMAND_TIMEOUT_S)
+        subprocess.run(command, shell=True, check=True, env={**environment, **variables}, timeout=COMMAND_TIMEOUT_S)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"--notify-cmd: {error}", file=sys.stderr)

@@ -64,7 +64,7 @@ def doctor(
     else:
         table = Table(box=SIMPLE, show_header=False)
         for check in checks:
-            found = f"{check.found}\n→ {check.to_do}" if check.to_do else check.found
+            found = f"{check.found}\nto do: {check.to_do}" if check.to_do else check.found
             table.add_row(Text(check.verdict, VERDICT_STYLES[check.verdict]), check.name, found)
         wide_console().print(table)
     if any(check.verdict is Verdict.FAIL for check in checks):

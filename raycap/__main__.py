@@ -1,0 +1,23 @@
+"""Entry point of the command `raycap`, and of `python -m raycap`."""
+
+from raycap.entry import run_command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def load() -> "Callable[[], object]":
+    """Import the command line and return it."""
+    from raycap.cli import app
+
+    return app
+
+
+def main() -> None:
+    """Run the command line of this process; does not return."""
+    run_command(load)
+
+
+if __name__ == "__main__":
+    main()

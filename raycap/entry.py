@@ -1,0 +1,77 @@
+"""Runs a command line: sets up the search path and the standard streams, and prints errors without traceback.
+
+The entry points import this module before anything else; raycap/search_path.py says why that matters.
+"""
+
+import os
+import sys
+
+from raycap import search_path
+from raycap.terminal import streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+EXIT_REFUSED, EXIT_INTERRUPTED = 2, 130
+
+
+def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
+    """Run a command line and exit.
+
+    Args:
+        load: Imports the command line and returns it. Missing packages and Ctrl-C during these imports are reported, too.
+    """
+    streams.open_standard_streams()
+    code: object = 0
+    try:
+        _prepare()
+        load()()
+    except SystemExit as ended:  # typer ends every command this way
+        code = ended.code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+        print("Interrupted.", file=sys.stderr)
+    except Exception as error:
+        message = _describe(error)
+        if message is None:
+            raise
+        code = EXIT_REFUSED
+        print(message, file=sys.stderr)
+    if lost := streams.take_output_error():
+        print(f"standard output cannot be written: {lost}. Write to another file or disk.", file=sys.stderr)
+        code = code or EXIT_REFUSED
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _prepare() -> None:
+    """Make the process independent of the folder and the settings of the shell it was started from."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OSError(
+            f"the working directory cannot be used: {error.strerror}. Change to another folder with cd"
+        ) from None
+    hidden = search_path.hidden_modules()
+    search_path.isolate()
+    for name, file in hidden.items():
+        raise OSError(f"{file} hides Python's module {name}: rename the file, or remove its folder from PYTHONPATH")
+    for variable in ("COLUMNS", "LINES"):
+        if not os.environ.get(variable, "1").strip("0").isdigit():
+            del os.environ[variable]  # 0 would be taken for the width of the terminal
+
+
+def _describe(error: Exception) -> str | None:
+    """Return the message of an error that the user can correct; None for all others."""
+    if isinstance(error, ImportError) and not (error.name or "").startswith("raycap"):
+        package = (error.name or "a package").partition(".")[0]
+        problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        install = f"{sys.executable} -m pip install -e {search_path.PACKAGE_ROOT}"
+        return f"{package} {problem}. To install it with all other packages that raycap needs: {install}"
+    from raycap.errors import CannotRunError
+    from raycap.spec.document import SpecError
+
+    if isinstance(error, SpecError):
+        return "\n".join(error.problems)
+    return str(error) if isinstance(error, CannotRunError | OSError) else None

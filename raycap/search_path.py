@@ -1,0 +1,54 @@
+"""Keeps modules of the user, such as a `names.py` in the working directory, from hiding modules that raycap imports.
+
+Imports only modules that Python itself has loaded: until `isolate` is done, a file of the user could be imported instead.
+"""
+
+import os
+import site
+import sys
+
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Folder that contains the package raycap."""
+
+
+def isolate() -> None:
+    """Remove the folder that Python prepended to `sys.path`, and move the folders of PYTHONPATH to its end.
+
+    Python prepends the working directory for `python -m`, or the folder of the script. PYTHONPATH may name packages that
+    are installed nowhere else, so its folders stay, but installed packages and the standard library go first.
+    """
+    if not sys.flags.safe_path:
+        del sys.path[0]
+    installed = {os.path.dirname(os.__file__), *site.getsitepackages(), site.getusersitepackages()}
+    user_folders = [folder for folder in sys.path if folder in _python_path() and folder not in installed]
+    sys.path[:] = [folder for folder in sys.path if folder not in user_folders] + user_folders
+
+
+def hidden_modules() -> dict[str, str]:
+    """Return files of the user that were imported instead of modules of the standard library, by module name.
+
+    These are imported before `isolate` can run.
+    """
+    folders = {os.getcwd(), *_python_path()}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sys.stdlib_module_names}
+    return {name: file for name, file in files.items() if file and os.path.dirname(os.path.abspath(file)) in folders}
+
+
+def child_environment() -> dict[str, str]:
+    """Return environment variables with which other Python processes get the search path of this one."""
+    variables = {"PYTHONSAFEPATH": "1"}  # does not prepend the working directory or the folder of the script
+    folders = raycap_folders() + [folder for folder in sys.path if _python_path() and os.path.exists(folder)]
+    return variables | ({"PYTHONPATH": os.pathsep.join(folders)} if folders else {})
+
+
+def raycap_folders() -> list[str]:
+    """Return the folder of raycap if other Python processes would find another raycap, or none, without it."""
+    found = (finder.find_spec("raycap", None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    origin = next((spec.origin for spec in found if spec), None)
+    return [] if origin and os.path.samefile(os.path.dirname(os.path.dirname(origin)), PACKAGE_ROOT) else [PACKAGE_ROOT]
+
+
+def _python_path() -> list[str]:
+    """Return the folders of PYTHONPATH as they are in `sys.path`; an empty entry stands for the working directory."""
+    folders = os.environ.get("PYTHONPATH", "")
+    return [os.path.abspath(folder) for folder in folders.split(os.pathsep)] if folders else []
