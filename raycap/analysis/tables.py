@@ -10,7 +10,7 @@ import pandas as pd
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
 from raycap.analysis.measurements import Curve, Ints, Losses, Measured, QuestionSet, cells
 from raycap.results import Part, PlannedTrial
-from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split, TrialSpec
+from raycap.spec import AnalysisSpec, Kind, LoopSharing, ModelByWidth, ModelSpec, Split, TrialSpec
 
 ARMS = ("layers", "optimizer", "precision", "tying", "parametrization")
 """Covariates of a law; columns of `Tables.trials`."""
@@ -130,13 +130,21 @@ def arms(spec: TrialSpec) -> dict[str, str]:
     """Return the covariates of a law as text, keyed by ARMS."""
     model = spec.model
     values = (
-        f"{model.num_layers} layers",
+        f"{model.num_layers} layers{_loop(model)}",
         spec.training.optimizer.kind,
         str(spec.training.precision),
         "tied" if model.tie_embeddings else "untied",
         model.parametrization.kind,
     )
     return dict(zip(ARMS, values, strict=True))
+
+
+def _loop(model: ModelSpec) -> str:
+    """Return how the blocks of a model are repeated, as a suffix of their number."""
+    if model.loop is None:
+        return ""
+    shared = "" if model.loop.shared is LoopSharing.BLOCK else f", {model.loop.shared} shared"
+    return f" x {model.loop.times}{shared}{', own norms' if model.loop.own_norms else ''}"
 
 
 def _evaluations(blocks: list[Block]) -> pd.DataFrame:

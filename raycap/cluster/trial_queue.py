@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 from raycap.cluster.budget import Spending
 from raycap.cluster.signals import send_signal
 from raycap.learner.signals import Signal
+from raycap.plan.sizes import computed_parameters
 from raycap.results import PlannedTrial
 
 GRACE_PERIOD_S = 5.0
@@ -23,7 +24,7 @@ TrialGroup = tuple[PlannedTrial, ...]
 
 def work_of(group: TrialGroup) -> float:
     """Return the approximate amount of computation of a group: parameters times tokens."""
-    return sum(float(trial.parameters.total) * trial.tokens for trial in group)
+    return sum(float(computed_parameters(trial)) * trial.tokens for trial in group)
 
 
 class TrialQueue(Searcher):

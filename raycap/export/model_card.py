@@ -187,7 +187,13 @@ def _losses(result: TrialResult) -> str:
 def _parameters(result: TrialResult) -> str:
     counts = result.parameters
     groups = {**counts.model_dump(), "all": counts.total, "non-embedding": counts.non_embedding}
-    return _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
+    table = _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
+    if (loop := result.spec.model.loop) is None:
+        return table
+    return (
+        f"{table}\n\nThe blocks of this model were repeated {loop.times} times with shared weights ({loop.shared}), "
+        "which are counted once above. The files hold a copy for each block, so that a plain Llama computes the same."
+    )
 
 
 def _training(result: TrialResult) -> str:

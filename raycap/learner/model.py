@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from raycap.learner.batches import Batch
 from raycap.learner.fused_ops import attend, rms_norm, rotate, swiglu
 from raycap.results import ParameterCounts
-from raycap.spec import ModelByWidth, MuP
+from raycap.spec import LoopSharing, ModelByWidth, MuP
 
 ROPE_BASE = 10_000.0
 INIT_SCALE = 0.4
@@ -141,6 +141,28 @@ class Block(nn.Module):
         return output
 
 
+def _blocks(spec: ModelByWidth) -> list[Block]:
+    """Return the blocks in the order in which they are computed.
+
+    In a looped model, the blocks of later passes contain the modules of the first pass that they share.
+    """
+    blocks = [Block(spec) for _ in range(spec.num_layers)]
+    if spec.loop is None:
+        return blocks
+    shared = {
+        "self_attn": spec.loop.shared in (LoopSharing.BLOCK, LoopSharing.ATTENTION),
+        "mlp": spec.loop.shared in (LoopSharing.BLOCK, LoopSharing.MLP),
+        "input_layernorm": not spec.loop.own_norms,
+        "post_attention_layernorm": not spec.loop.own_norms,
+    }
+    for index in range(spec.num_layers, spec.depth):
+        block, first = Block(spec), blocks[index % spec.num_layers]
+        for name in (name for name, is_shared in shared.items() if is_shared):
+            setattr(block, name, getattr(first, name))
+        blocks.append(block)
+    return blocks
+
+
 class Llama(nn.Module):
     """A stack of decoder-only transformers that are evaluated at the answer positions of a batch."""
 
@@ -156,7 +178,7 @@ class Llama(nn.Module):
         super().__init__()
         self.spec, self.vocab_size = spec, vocab_size
         self.embed_tokens = Weight(vocab_size, spec.hidden_size)
-        self.layers = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
+        self.layers = nn.ModuleList(_blocks(spec))
         self.norm = RMSNorm(spec.hidden_size)
         if not spec.tie_embeddings:
             self.lm_head = Weight(vocab_size, spec.hidden_size)
@@ -268,7 +290,7 @@ def build(
 ) -> Llama:
     """Return a stack with one freshly initialised replica per generator.
 
-    Weights are normal, output projections are smaller by sqrt(2 * layers), gains are 1. Under muP, embeddings and the
+    Weights are normal, output projections are smaller by sqrt(2 * depth), gains are 1. Under muP, embeddings and the
     output layer have the standard deviation of the base width at every width (docs/science.md#mup).
     """
     model = Llama(spec, vocab_size, len(generators), device)
@@ -281,7 +303,7 @@ def build(
                 continue
             std = INIT_SCALE / math.sqrt(spec.hidden_size if group is ParameterGroup.MATRIX else base)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * spec.num_layers)
+                std /= math.sqrt(2 * spec.depth)
             weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))  # drawn on the CPU
     return model
 

@@ -17,11 +17,12 @@ from raycap.spec import ModelByWidth
 def transformers_weights(model: Llama) -> dict[str, Tensor]:
     """Return the weights of a single model under the names of transformers' LlamaForCausalLM, on the CPU.
 
-    Fused projections are split. The multipliers of muP are folded into the weights, so a plain Llama has the same logits.
+    Fused projections are split. The multipliers of muP are folded into the weights, and weights that the passes of a loop
+    share are copied for each block, so a plain Llama has the same logits.
     """
     factors = _folded_factors(model.spec)
     weights: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         (tensor,), names = parameter.detach(), _projection_names(name)
         for projection, weight in zip(names, tensor.chunk(len(names)), strict=True):
             weight = _to_half_split(weight, model.spec) if _is_rotated(projection) else weight
@@ -79,7 +80,7 @@ def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
         "vocab_size": vocab_size,
         "hidden_size": spec.hidden_size,
         "intermediate_size": MLP_RATIO * spec.hidden_size,
-        "num_hidden_layers": spec.num_layers,
+        "num_hidden_layers": spec.depth,
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_heads,
         "head_dim": spec.head_size,
@@ -115,7 +116,7 @@ def load(spec: ModelByWidth, folder: Path) -> Llama:
     The size of the vocabulary is taken from the folder. The parametrization is not stored there: weights are those of a
     plain Llama, and the factors of the spec's parametrization are divided out.
 
-    Raises ValueError if config.json has another shape than the spec.
+    Raises ValueError if config.json has another shape than the spec, or blocks that share weights have different ones.
     """
     config = json.loads((folder / "config.json").read_text())
     expected = _config(spec, config.get("vocab_size"))
@@ -125,10 +126,17 @@ def load(spec: ModelByWidth, folder: Path) -> Llama:
         raise ValueError(f"the model in {folder} has {got}, but the spec requires {required}")
     stored, factors = load_file(folder / "model.safetensors"), _folded_factors(spec)
     model = Llama(spec, config["vocab_size"])
-    for name, parameter in model.named_parameters():
+    filled: set[int] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         projections = []
         for projection in _projection_names(name):
             weight = _to_interleaved(stored[projection], spec) if _is_rotated(projection) else stored[projection]
             projections.append(weight / factors.get(_module_name(projection), 1.0))
-        parameter.detach()[0].copy_(torch.cat(projections))
+        weights = torch.cat(projections)
+        if id(parameter) in filled and not torch.equal(parameter.detach()[0], weights):
+            raise ValueError(
+                f"the model in {folder} has its own {name}, but the spec's model.loop shares these weights"
+            )
+        parameter.detach()[0].copy_(weights)
+        filled.add(id(parameter))
     return model

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from raycap.plan.sizes import computed_parameters
 from raycap.results import PlannedTrial
 from raycap.spec import Biographies, ExecutionSpec, ModelByWidth, Muon, NamesOnly, NumHeads, Precision, TrialSpec
 
@@ -190,7 +191,7 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     vocab_size = parameters.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
     loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies) else ANSWER_SHARE
-    activations = size * tokens * (per_layer * model.num_layers + LOGIT_COPIES * loss_share * vocab_size)
+    activations = size * tokens * (per_layer * model.depth + LOGIT_COPIES * loss_share * vocab_size)
     data = BYTES_PER_TEXT * sum(texts for _, texts in _texts(trial))
     return PROCESS_BYTES + members * (state + activations + data)
 
@@ -217,7 +218,7 @@ def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
 
 def work_per_step(group: StackGroup) -> float:
     """Return the approximate amount of computation in a step of a stack: parameters times tokens."""
-    return sum(trial.parameters.total * trial.tokens / trial.steps for trial in group)
+    return sum(computed_parameters(trial) * trial.tokens / trial.steps for trial in group)
 
 
 def spread(works: Sequence[float], most: int) -> list[int]:

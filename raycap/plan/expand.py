@@ -150,7 +150,8 @@ def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Ite
 
 def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationFacts) -> str:
     assert isinstance(spec.model, ModelByWidth)
-    label = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{population.num_profiles}-s{spec.training.seed}"
+    layers = f"{spec.model.num_layers}x{spec.model.loop.times}" if spec.model.loop else f"{spec.model.num_layers}"
+    label = f"d{spec.model.hidden_size}-L{layers}-N{population.num_profiles}-s{spec.training.seed}"
     covered = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
     others = [
         f"{path.rpartition('.')[2]}={_short(value)}" for path, value in coordinates.items() if path not in covered

@@ -1,7 +1,7 @@
 """Parameter counts of models by formula, without torch, and the width of a model with a given size."""
 
-from raycap.results import ParameterCounts
-from raycap.spec import HeadSize, ModelByParams, ModelByWidth
+from raycap.results import ParameterCounts, PlannedTrial
+from raycap.spec import HeadSize, LoopSharing, ModelByParams, ModelByWidth
 
 MAX_RELATIVE_ERROR = 0.15
 """Largest relative difference between the size of a solved model and `num_params`."""
@@ -10,16 +10,27 @@ MAX_RELATIVE_ERROR = 0.15
 def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
     """Return the parameter counts of a Llama with an MLP of width 4h.
 
-    The total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
+    The total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; weights that the passes of a loop share count once.
+    See docs/science.md#model.
     """
-    h, num_layers = model.hidden_size, model.num_layers
+    h = model.hidden_size
     return ParameterCounts(
         embedding=vocab_size * h,
-        attention=4 * num_layers * h * h,
-        mlp=12 * num_layers * h * h,
-        norms=(2 * num_layers + 1) * h,
+        attention=4 * model.num_copies(LoopSharing.ATTENTION) * h * h,
+        mlp=12 * model.num_copies(LoopSharing.MLP) * h * h,
+        norms=(2 * model.num_norms + 1) * h,
         unembedding=0 if model.tie_embeddings else vocab_size * h,
     )
+
+
+def computed_parameters(trial: PlannedTrial) -> int:
+    """Return the number of parameters that a token meets: those that a loop uses several times count each time.
+
+    The computation for a token is about proportional to it.
+    """
+    model, counts = trial.spec.model, trial.parameters
+    assert isinstance(model, ModelByWidth), "trials are resolved"
+    return counts.total - counts.attention - counts.mlp + 16 * model.depth * model.hidden_size**2
 
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:

@@ -23,6 +23,8 @@ from raycap.spec.facts import (
 from raycap.spec.learner import (
     BpeTokenizer,
     HeadSize,
+    Loop,
+    LoopSharing,
     ModelByParams,
     ModelByWidth,
     ModelSpec,
@@ -76,6 +78,8 @@ __all__ = [
     "Kind",
     "LengthSpec",
     "LoadedProfiles",
+    "Loop",
+    "LoopSharing",
     "LossBelow",
     "ModelByParams",
     "ModelByWidth",

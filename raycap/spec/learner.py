@@ -1,5 +1,6 @@
 """Specs of the learner: tokenizer and model architecture."""
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
@@ -81,9 +82,33 @@ ParametrizationSpec = Annotated[
 ]
 
 
+class LoopSharing(StrEnum):
+    """Weights that the passes of a looped model share."""
+
+    BLOCK = "block"
+    """Attention and MLP."""
+    ATTENTION = "attention"
+    """Attention only; every pass has its own MLPs."""
+    MLP = "mlp"
+    """MLP only; every pass has its own attention."""
+
+
+class Loop(Spec):
+    """Repetition of the stack of blocks with the same weights (looped transformer, arXiv 1807.03819)."""
+
+    times: int = Field(ge=2, le=100)
+    """Number of passes through the stack. Shared weights count as parameters once."""
+    shared: LoopSharing = LoopSharing.BLOCK
+    """Weights that the passes share: block, attention or mlp."""
+    own_norms: bool = False
+    """Whether every pass has its own gains of the norms."""
+
+
 class _Llama(Spec):
     num_layers: int = Field(default=4, ge=1, le=1000)
     """L, the number of transformer blocks. The MLP of a block is 4 times as wide as hidden_size."""
+    loop: Loop | None = None
+    """Repetition of the blocks with shared weights; null for none. A model with `loop: {times: 3}` computes 3 L blocks."""
     tie_embeddings: bool = False
     """Whether the output layer shares the weights of the embedding."""
     heads: HeadsSpec = HeadSize()
@@ -91,6 +116,21 @@ class _Llama(Spec):
     parametrization: ParametrizationSpec = Standard()
     """Dependence of initial scales and learning rates on the width. Use mup when a grid varies hidden_size with one
     learning rate."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks that a token passes through: num_layers times the number of passes."""
+        return self.num_layers * (self.loop.times if self.loop else 1)
+
+    def num_copies(self, part: LoopSharing) -> int:
+        """Return how many blocks have their own weights of a part, ATTENTION or MLP."""
+        shared = self.loop is not None and self.loop.shared in (part, LoopSharing.BLOCK)
+        return self.num_layers if shared else self.depth
+
+    @property
+    def num_norms(self) -> int:
+        """Number of blocks that have their own norms."""
+        return self.depth if self.loop is not None and self.loop.own_norms else self.num_layers
 
     def head_size_at(self, hidden_size: int) -> int:
         """Return the size of an attention head at a width. Raises PydanticCustomError if heads do not divide it."""

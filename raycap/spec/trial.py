@@ -167,6 +167,8 @@ class TrialSpec(Spec):
         populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
         assert not any(isinstance(p, ProfilesByBits) for p in populations), "unresolved population; use plan.expand"
         tree = self.model_dump(mode="json")
+        if self.model.loop is None:  # added later: without it, trials keep the id that they had
+            del tree["model"]["loop"]
         loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"])]
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]

@@ -61,7 +61,7 @@ def flops_per_question(size: str) -> dict[str, float]:
     spec = planned(size).spec
     data = TrainingData.of(spec, populations_of(spec))
     source = RowSource(data.composers, data.order((Mix(0, data.shares()),)), COUNTED_STEPS, 0, 1)
-    shape = spec.model.hidden_size, spec.model.num_layers, data.vocab_size
+    shape = spec.model.hidden_size, spec.model.depth, data.vocab_size
     sums = dict.fromkeys(CONVENTIONS, 0.0)
     for rows in source.rows_from(0):
         for convention, flops in flops_of(rows, *shape).items():
@@ -69,9 +69,9 @@ def flops_per_question(size: str) -> dict[str, float]:
     return {convention: flops / (COUNTED_STEPS * spec.training.batch_size) for convention, flops in sums.items()}
 
 
-def flops_of(rows: Rows, hidden_size: int, num_layers: int, vocab_size: int) -> dict[str, float]:
+def flops_of(rows: Rows, hidden_size: int, depth: int, vocab_size: int) -> dict[str, float]:
     """FLOPs of one batch by convention."""
-    h, layers = hidden_size, num_layers
+    h, layers = hidden_size, depth
     columns = np.arange(rows.input_ids.shape[1] - 1)
     inputs = columns < rows.lengths[:, None] - 1
     measured = (rows.labels[:, 1:] > 0) & inputs

@@ -451,7 +451,7 @@ def speed(
     questions = num_replicas * setup.batch_size
     tokens = float(np.mean([rows.lengths.sum() for batch in ready for rows in batch[:1]])) * num_replicas
     model = specs[0].model
-    shape = model.hidden_size, model.num_layers, setup.datasets[0].vocab_size  # type: ignore[union-attr]
+    shape = model.hidden_size, model.depth, setup.datasets[0].vocab_size  # type: ignore[union-attr]
     flops = flops_of(ready[0][0], *shape)
     peak = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
     per_s = questions * num_steps / of_steps

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from raycap.facts.order import Mix, Order
 from raycap.facts.profiles import census_schema, generate
@@ -14,7 +14,17 @@ from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.batches import Batch
 from raycap.learner.evaluation import token_losses
-from raycap.spec import AdamW, BpeTokenizer, HeadSize, ModelByWidth, NamePools, NumHeads, WordTokenizer
+from raycap.spec import (
+    AdamW,
+    BpeTokenizer,
+    HeadSize,
+    Loop,
+    LoopSharing,
+    ModelByWidth,
+    NamePools,
+    NumHeads,
+    WordTokenizer,
+)
 from raycap.tokens.composer import Composer, Rows
 from raycap.tokens.rows import RowSource
 from raycap.tokens.tokenizers import build_tokenizer
@@ -34,19 +44,48 @@ def rows_of_steps(hops: int, bpe: bool) -> tuple[int, list[Rows]]:
     return (400 if bpe else tokenizer.get_vocab_size()), list(source.rows_from(0))
 
 
+def share_modules(reference: PreTrainedModel, shape: ModelByWidth) -> None:
+    """Let the blocks of transformers' Llama share the modules that the passes of a loop share."""
+    if shape.loop is None:
+        return
+    reference.config.use_cache = False  # keys and values are cached by the index of the attention module
+    blocks = reference.model.layers
+    for index in range(shape.num_layers, shape.depth):
+        first = blocks[index % shape.num_layers]
+        if shape.loop.shared is not LoopSharing.MLP:
+            blocks[index].self_attn = first.self_attn
+        if shape.loop.shared is not LoopSharing.ATTENTION:
+            blocks[index].mlp = first.mlp
+        if not shape.loop.own_norms:
+            blocks[index].input_layernorm = first.input_layernorm
+            blocks[index].post_attention_layernorm = first.post_attention_layernorm
+
+
 @pytest.mark.parametrize(
     ("hops", "bpe", "shape"),
     [
         (1, False, ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=1), tie_embeddings=True)),
         (2, True, ModelByWidth(hidden_size=32, num_layers=2, heads=HeadSize(head_size=8))),
+        (2, True, ModelByWidth(hidden_size=16, num_layers=2, heads=HeadSize(head_size=8), loop=Loop(times=2))),
+        (
+            1,
+            False,
+            ModelByWidth(
+                hidden_size=16,
+                num_layers=1,
+                heads=HeadSize(head_size=8),
+                loop=Loop(times=3, shared=LoopSharing.ATTENTION, own_norms=True),
+            ),
+        ),
     ],
-    ids=["one hop, words, tied", "two hops, BPE, untied"],
+    ids=["one hop, words, tied", "two hops, BPE, untied", "looped blocks", "looped attention"],
 )
 def test_training_losses_equal_those_of_transformers(hops: int, bpe: bool, shape: ModelByWidth, tmp_path: Path) -> None:
     vocab_size, steps = rows_of_steps(hops, bpe)
     model = llama.build(shape, vocab_size, generators=(torch.Generator().manual_seed(1),))
     pretrained.save(model, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path)
+    share_modules(reference, shape)
     optimizer = optim.build((OPTIMIZER,), model)
     decayed = [p for name, p in reference.named_parameters() if "norm" not in name]
     gains = [p for name, p in reference.named_parameters() if "norm" in name]
