@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raycap.facts.profiles import IntArray
 from raycap.learner.batches import Batch, first_cells, sort_by_prefix
 from raycap.tokens.composer import Rows
 from raycap.tokens.tokenizers import END_ID
@@ -88,14 +89,14 @@ def rounded_up(number: int) -> int:
     return -(-number // step) * step
 
 
-def _sorted(rows: Rows) -> tuple[Rows, NDArray[np.int64], NDArray[np.int64]]:
+def _sorted(rows: Rows) -> tuple[Rows, NDArray[np.int64], IntArray]:
     """Return rows sorted by prefix, their order, and their lengths."""
     order = sort_by_prefix(np.ascontiguousarray(rows.input_ids[:, : int(rows.lengths.max())]))
     part = rows.take(order)
     return part, order, part.lengths
 
 
-def _num_nodes(rows: Rows, lengths: NDArray[np.int64]) -> int:
+def _num_nodes(rows: Rows, lengths: IntArray) -> int:
     """Return the number of distinct prefixes of sorted rows."""
     return int(np.count_nonzero(first_cells(rows.input_ids[:, : int(lengths.max()) - 1], lengths)))
 
