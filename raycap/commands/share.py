@@ -1,6 +1,7 @@
 """Command `raycap export`: writes a trained model or a population to a folder or to the Hugging Face hub."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -127,6 +128,8 @@ def _export_people(
     description = spec.model_dump_json(indent=2)
     with _error_as_message(what):
         profiles = profiles_of(spec)
+        if profiles.unused_columns:
+            print(f"{what}: not exported: columns {', '.join(map(repr, profiles.unused_columns))}", file=sys.stderr)
         size = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
             people.save(profiles, str(to), description=description, force=force)

@@ -13,7 +13,8 @@ import pyarrow as pa
 from raycap.export import hub
 from raycap.export.dataset_card import card
 from raycap.export.hub import CARD_FILE, atomic_export
-from raycap.facts.hosted import ATTRIBUTES, fingerprint, hide_progress, name_parts
+from raycap.facts.columns import ATTRIBUTES, name_parts
+from raycap.facts.hosted import fingerprint, hide_progress
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NO_PERSON
 

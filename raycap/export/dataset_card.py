@@ -4,7 +4,7 @@ import json
 
 from raycap.facts.entropy import fact_bits, name_set_bits
 from raycap.facts.profiles import Profiles, Schema, census_schema
-from raycap.spec import NamePools, RelationStructure, SelectionScheme
+from raycap.spec import NUM_CENSUS_FIRST_NAMES, NUM_CENSUS_LAST_NAMES, NamePools, RelationStructure, SelectionScheme
 
 SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 
@@ -45,8 +45,7 @@ Random facts of known code length, for measuring how many bits a language model 
 |---|---|---|
 | `name` | string | first, middle and last name |
 | `index` | int32 | row number, from 0 |
-| `birth_date` | timestamp[s] | uniform over the days from 1900-01-01 to 2099-12-30; days of the month above 28 become 28 |
-| `birth_city`, `university`, `employer` | string | each drawn uniformly |{relation_rows}{bio}
+{_attribute_rows(schema)}{relation_rows}{bio}
 
 ## Code length
 
@@ -73,9 +72,27 @@ profiles:
 """
 
 
+def _attribute_rows(schema: Schema) -> str:
+    """Return the rows of the table that describe the attributes."""
+    rows = []
+    for attribute, known in zip(schema.attributes, census_schema(NamePools(), 0).attributes, strict=True):
+        kind, content = "string", f"drawn uniformly from {len(known.values)} values"
+        if attribute.name == "birth_date":
+            kind, content = (
+                "timestamp[s]",
+                "uniform over the days from 1900-01-01 to 2099-12-30; days above 28 become 28",
+            )
+        if attribute.values != known.values or (attribute.weights != known.weights).any():
+            content = f"{len(attribute.values):,} values with an entropy of {attribute.entropy_bits:.2f} bits"
+        rows.append(f"| `{attribute.name}` | {kind} | {content} |")
+    return "\n".join(rows)
+
+
 def _pools(schema: Schema) -> str:
     """Return the line `names: {...}` of the spec if the pools are prefixes of the census lists, else ""."""
     first, middle, last = map(len, schema.name_pools)
+    if max(first, middle) > NUM_CENSUS_FIRST_NAMES or last > NUM_CENSUS_LAST_NAMES:
+        return ""
     pools = NamePools(first=first, middle=middle, last=last)
     if pools == NamePools() or census_schema(pools, 0).name_pools != schema.name_pools:
         return ""

@@ -6,6 +6,7 @@ in docs/science.md#code-lengths.
 
 import math
 from collections.abc import Mapping
+from statistics import fmean
 
 import numpy as np
 
@@ -44,11 +45,13 @@ def answer_bits(population: PopulationFacts, selection: SelectionScheme) -> dict
     """Return the bits of one answer about each subject.
 
     They are the entropy of an attribute, log2 N for a name (log2(N - 1) if self_relations is false) or log2 M for a
-    name under the selection independent. This is the loss of a model that knows only the distribution of the answers.
+    name under the selection independent. A loaded relation that is not a uniform draw has the entropy of its
+    frequencies. This is the loss of a model that knows only the distribution of the answers.
     """
     others = population.num_profiles - (not population.self_relations)
     choices = population.num_names if selection is SelectionScheme.INDEPENDENT else max(1, others)
-    return population.attribute_entropies_bits | dict.fromkeys(population.relations, math.log2(choices))
+    names = dict.fromkeys(population.relations, math.log2(choices)) | population.relation_entropies_bits
+    return population.attribute_entropies_bits | names
 
 
 def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[str, float]:
@@ -77,7 +80,10 @@ def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[s
 
 def chain_bits(population: PopulationFacts, selection: SelectionScheme, kind: Kind) -> float:
     """Return the bits of the intermediate steps in a chain of thought: one name for each hop except the last."""
-    return (kind.hops - 1) * answer_bits(population, selection)[population.relations[0]]
+    answers = answer_bits(population, selection)
+    if not population.relation_entropies_bits:
+        return (kind.hops - 1) * answers[population.relations[0]]
+    return (kind.hops - 1) * fmean(answers[relation] for relation in population.relations)
 
 
 def relation_copies(scheme: EncodingScheme, kind: Kind, *, asked: bool, followed: float) -> tuple[float, float]:

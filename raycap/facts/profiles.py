@@ -9,12 +9,14 @@ with many parts.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raycap.facts.fit import entropy_bits
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
 from raycap.facts.relations import NO_PERSON, draw_relations
 from raycap.results import ObservedFacts, PopulationFacts
@@ -45,8 +47,7 @@ class Attribute:
     @property
     def entropy_bits(self) -> float:
         """Entropy H = log2 T - sum_i w_i log2 w_i / T in bits, where T = sum_i w_i."""
-        total = int(self.weights.sum())
-        return float(np.log2(total) - (self.weights * np.log2(self.weights)).sum() / total)
+        return entropy_bits(self.weights)
 
     def sample(self, num: int, *, rng: np.random.Generator) -> IntArray:
         """Draw `num` independent values and return their indices, shape (num,)."""
@@ -67,6 +68,10 @@ class Schema:
     """Whether names cost no bits because all possible names occur, as for the keys of random pairs."""
     num_excluded: int = 0
     """Number of names that the pools contain but that were excluded, because a first population uses them."""
+    num_loaded_names: int | None = None
+    """M of loaded names that were not drawn from the census lists; see `columns.name_pools`."""
+    relation_entropies_bits: Mapping[str, float] = field(default_factory=dict)
+    """Entropy of an answer about each loaded relation that is not a uniform draw; see docs/science.md#loaded."""
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ class Schema:
     @property
     def num_names(self) -> int:
         """M, the number of possible full names."""
-        return math.prod(map(len, self.name_pools)) - self.num_excluded
+        return (self.num_loaded_names or math.prod(map(len, self.name_pools))) - self.num_excluded
 
     def facts(self, num_profiles: int) -> PopulationFacts:
         """Return the sizes and entropies that code lengths are computed from, for a population of this schema."""
@@ -86,6 +91,7 @@ class Schema:
             num_names=self.num_names,
             attribute_entropies_bits=entropies,
             relations=self.relations,
+            relation_entropies_bits=dict(self.relation_entropies_bits),
             structure=self.structure,
             self_relations=self.self_relations,
             names_given=self.names_given,
@@ -102,6 +108,8 @@ class Profiles:
     relations: IntArray
     bios: tuple[str, ...] | None = None
     """The column `bio` of a loaded dataset, kept only to be exported again."""
+    unused_columns: tuple[str, ...] = ()
+    """Other columns of a loaded dataset, which are neither trained on nor exported."""
 
     @property
     def num_profiles(self) -> int:
@@ -159,6 +167,11 @@ class Profiles:
             columns.append(begin + np.searchsorted(used, column))
             begin += len(used)
         return np.concatenate([np.array(columns, np.int32).reshape(-1, self.num_profiles).T, self.relations], axis=1)
+
+    @property
+    def untrained_columns(self) -> tuple[str, ...]:
+        """Columns of a loaded dataset that no text is made of."""
+        return (*self.unused_columns, *(("bio",) if self.bios is not None else ()))
 
     @property
     def all_answers_exist(self) -> bool:

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from raycap.facts.build import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
-from raycap.facts.hosted import fingerprint
+from raycap.facts.entropy import answer_bits
+from raycap.facts.hosted import about, fingerprint
 from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
@@ -30,8 +31,11 @@ from raycap.spec import (
     ModelByWidth,
     ProfilesByBits,
     ProfilesByCount,
+    ProfilesFromDisk,
+    ProfilesFromHub,
     ProfilesSpec,
     QuestionsSpec,
+    SelectionScheme,
     TrialSpec,
     Windows,
     WordTokenizer,
@@ -42,6 +46,7 @@ from raycap.spec.file import LoadedSweep
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
+from raycap.tokens.text_check import check_texts
 from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
@@ -112,7 +117,7 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> Pl
         tokens=round(steps * spec.training.batch_size * dataset.rates.tokens),
         steps=steps,
         tokens_exact=dataset.tokens_exact and not spec.training.curriculum and spec.training.stop is None,
-        warnings=tuple(_warnings(spec, steps, demanded, dataset.rates)),
+        warnings=(*dataset.warnings, *_warnings(spec, steps, demanded, dataset.rates)),
     )
 
 
@@ -137,6 +142,21 @@ def _check_training(spec: TrialSpec, data: TrainingData) -> None:
             )
 
 
+def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
+    """Raise ValueError if texts about loaded people do not survive their tokenizer, or if all their answers are equal."""
+    specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
+    for composer, population in zip(data.composers, data.population_of, strict=True):
+        loaded, profiles = specs[population], composer.corpus.profiles
+        if not isinstance(loaded, ProfilesFromDisk | ProfilesFromHub):
+            continue
+        try:
+            check_texts(composer, data.tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{about(loaded)}: {error}") from None
+        if composer.corpus.kind is not Kind.NAME and not any(answer_bits(profiles.facts, SelectionScheme.SET).values()):
+            raise ValueError(f"{about(loaded)}: every column has only one value, so there is nothing to learn")
+
+
 def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Iterator[str]:
     if demanded < TRIVIAL_BITS_PER_PARAM:
         yield f"trivially small, {demanded:.2f} bits/param"
@@ -146,6 +166,10 @@ def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Ite
         yield f"sees each fact only {exposures:.2f} times"
     if spec.training.optimizer.warmup_steps > steps // 2:
         yield f"warm-up cut to half of all steps, {steps // 2}"
+
+
+def _unused(profiles: Profiles) -> str:
+    return f"not trained on: columns {', '.join(map(repr, profiles.untrained_columns))}"
 
 
 def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationFacts) -> str:
@@ -188,6 +212,7 @@ class _Dataset:
     rates: Rates
     """Rates of the mix that the question spec defines, without curriculum."""
     tokens_exact: bool
+    warnings: tuple[str, ...]
 
 
 DATASET_FIELDS = {"profiles", "questions", "tokenizer", "fill"}
@@ -264,6 +289,7 @@ class _Shared:
     def _build_dataset(self, spec: TrialSpec) -> _Dataset:
         people = populations_of(spec) if spec.fill else (self._population(spec.profiles),)
         data = self._training_data(spec, people)
+        _check_loaded(spec, data)
         for profiles in people:
             num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
         populations = tuple(profiles.facts for profiles in people)
@@ -277,6 +303,7 @@ class _Shared:
             },
             rates=data.rates(data.shares()),
             tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in data.token_counts),
+            warnings=tuple(_unused(profiles) for profiles in people if profiles.untrained_columns),
         )
 
     def _training_data(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> TrainingData:

@@ -60,6 +60,8 @@ class PopulationFacts(Record):
     attribute_entropies_bits: dict[str, float]
     """Entropy of the distribution that each attribute is drawn from, by attribute."""
     relations: tuple[str, ...]
+    relation_entropies_bits: dict[str, float] = {}
+    """Entropy of an answer about each relation of loaded people that is not a uniform draw (docs/science.md#loaded)."""
     structure: RelationStructure = RelationStructure.UNIFORM
     """Distribution of the relations (docs/science.md#relations)."""
     self_relations: bool = True

@@ -82,7 +82,7 @@ class Accounting(StrEnum):
     """The source of the entropies in code lengths."""
 
     EXACT = "exact"
-    """The distributions that the data are drawn from."""
+    """The distributions that the data are drawn from. For loaded data see docs/science.md#loaded."""
     OBSERVED = "observed"
     """The number of distinct values that occur in the data, as in the reference implementation. Use it only to compare
     with published numbers of the reference; see docs/science.md#observed."""

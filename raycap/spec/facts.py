@@ -102,8 +102,9 @@ class ProfilesByBits(GeneratedProfiles):
 
 class LoadedProfiles(Spec):
     names: NamePools | None = None
-    """Pools that the names were drawn from, which the data do not state. By default the complete census lists if they
-    contain all names, otherwise the name parts that occur. Set it when the data were generated from smaller pools."""
+    """Pools that the names were drawn from, which the data do not state. By default the complete census lists if the
+    names may have been drawn from them, otherwise the name parts that occur (docs/science.md#loaded). Set it when the data
+    were generated from smaller pools."""
     structure: RelationStructure = RelationStructure.UNIFORM
     """Distribution that the relations were drawn from. The data are checked to be possible under it."""
     self_relations: bool = True

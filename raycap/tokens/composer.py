@@ -106,30 +106,30 @@ class Composer(WithoutCaches):
         dtype = cell_type(tokenizer.get_vocab_size())
         whole_words = isinstance(tokenizer.model, models.WordLevel)
 
-        def encode(pieces: list[tuple[str, ...]]) -> list[list[int]]:
-            """Tokenize pieces that are given as words. BPE tokenizes the concatenation, which includes leading
-            spaces."""
+        def encode(words: list[tuple[str, ...]], texts: list[str]) -> list[list[int]]:
+            """Tokenize pieces, which are given as words and as texts with the space before them."""
             if whole_words:
-                return [[vocabulary[word.strip()] for word in words] for words in pieces]
-            texts = ["".join(words) for words in pieces]
+                return [[vocabulary[word] for word in piece] for piece in words]
             return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
         # Tokenize each name part that occurs once, then concatenate the parts of each person's name.
         parts, people = _used_parts(profiles)
-        part_ids = [encode([(f" {part}",) for part in pool]) for pool in parts]
+        part_ids = [encode([(part,) for part in pool], [f" {part}" for part in pool]) for pool in parts]
         names = [
             [token for table, index in zip(part_ids, person, strict=True) for token in table[index]]
             for person in people.tolist()
         ]
-        pieces = {Table.TEXT: encode([(text,) for text in corpus.texts]), Table.NAME: names}
+        pieces = {
+            Table.TEXT: encode([(text.strip(),) for text in corpus.texts], list(corpus.texts)),
+            Table.NAME: names,
+        }
         if corpus.kind is not Kind.NAME:
-            attributes = profiles.schema.attributes
-            values = [
-                value_words(attributes[a], value) if whole_words else (f" {value}",)
-                for a, value in answer_values(profiles)
-            ]
-            pieces[Table.SUBJECT] = encode([(possessive(subject),) for subject in profiles.schema.subjects])
-            pieces[Table.ANSWER] = names + encode(values)
+            attributes, values = profiles.schema.attributes, answer_values(profiles)
+            subjects = [possessive(subject) for subject in profiles.schema.subjects]
+            pieces[Table.SUBJECT] = encode([(subject,) for subject in subjects], subjects)
+            pieces[Table.ANSWER] = names + encode(
+                [value_words(attributes[a], value) for a, value in values], [f" {value}" for _, value in values]
+            )
         return cls(corpus, corpus_index, {table: PieceTable.of(tokens, dtype) for table, tokens in pieces.items()})
 
     @cached_property

@@ -62,10 +62,10 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     pattern = _word_pattern(fixed_texts(corpora), subjects, values, names)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
-    # Decoding joins words by spaces, then removes the space before words that attach to the preceding one.
-    no_space_before = [decoders.Replace(f" {text}", text) for text in ("'s ", "? ", "-", ".", ";", END)]
+    # Decoding joins words by spaces, except before words that attach to the preceding one.
+    attached = rf"'s |\? |-[0-9]{{2}}\z|[.;]\z|{re.escape(END)}"
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(Regex(r"\A"), " "), *no_space_before, decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace(Regex(rf"\A(?!{attached})"), " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.add_special_tokens([AddedToken(END, special=True, normalized=False)])
     return tokenizer

@@ -50,7 +50,7 @@ class TrainingData:
                 lacks a word.
         """
         corpora = [corpora_of(profiles, spec.questions) for profiles in populations]
-        tokenizer = tokenizer or build_tokenizer(spec.tokenizer, corpora[0])
+        tokenizer = tokenizer or build_tokenizer(spec.tokenizer, corpora[0])  # which has all words of its corpora
         flat = [corpus for group in corpora for corpus in group]
         try:
             composers = tuple(Composer.build(corpus, tokenizer, index) for index, corpus in enumerate(flat))

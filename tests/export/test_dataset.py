@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from raycap.export.dataset import save, to_dataset
+from raycap.facts.columns import TEXT_ATTRIBUTES
 from raycap.facts.entropy import fact_bits, name_set_bits
-from raycap.facts.hosted import TEXT_ATTRIBUTES, fingerprint, from_dataset, load
+from raycap.facts.hosted import fingerprint, from_dataset, load
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs

@@ -1,0 +1,56 @@
+"""Choice of the distribution of loaded facts: a list that they were presumably drawn from, or their own frequencies.
+
+The data do not state how they were drawn. A list of values (raycap's cities, all people of the population) is assumed
+unless the data are much more regular than draws from it: unless a code that spells out the frequencies of the values is
+more than `MARGIN_BITS` shorter than the code of the list. No code can do that for draws from the list with a
+probability above 2^-MARGIN_BITS. See docs/science.md#loaded.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+MARGIN_BITS = 20.0
+"""Smallest saving of the own code that refutes a list."""
+
+
+def own_code_bits(counts: NDArray[np.integer], num_possible: int) -> float:
+    """Return the length of a code for a column that first states its frequencies and then the order of its values.
+
+    With n rows and d different values out of K possible ones, it is log2 min(n, K) for d, log2 C(K, d) for which values,
+    log2 C(n - 1, d - 1) for their numbers, and log2 n! / prod n_i! for the order.
+
+    Args:
+        counts: Number of rows with each value that occurs, all positive.
+        num_possible: K, the number of possible values.
+    """
+    num_rows, num_values = int(counts.sum()), len(counts)
+    order = _log2_factorial(num_rows) - sum(map(_log2_factorial, counts.tolist()))
+    return (
+        math.log2(min(num_rows, num_possible))
+        + _log2_binomial(num_possible, num_values)
+        + _log2_binomial(num_rows - 1, num_values - 1)
+        + order
+    )
+
+
+def fits(own_bits: float, list_bits: float) -> bool:
+    """Whether a column may have been drawn from a list, given the lengths of its own code and of the list's code."""
+    return own_bits >= list_bits - MARGIN_BITS
+
+
+def entropy_bits(counts: NDArray[np.integer]) -> float:
+    """Return the entropy of frequencies in bits, which is exactly 0 for a single value."""
+    if len(counts) == 1:
+        return 0.0
+    total = int(counts.sum())
+    return float(np.log2(total) - (counts * np.log2(counts)).sum() / total)
+
+
+def _log2_factorial(num: int) -> float:
+    return math.lgamma(num + 1) / math.log(2)
+
+
+def _log2_binomial(num: int, chosen: int) -> float:
+    return _log2_factorial(num) - _log2_factorial(chosen) - _log2_factorial(num - chosen)

@@ -1,0 +1,174 @@
+"""Check that the texts about loaded people survive their tokenizer: it gives raycap's own tokens, which decode to the text.
+
+Generated names and values do by construction. Loaded ones may not: the word tokenizer splits texts by patterns, so that an
+employer that reads like a date or like the name of a person is taken for one, and byte-level BPE joins punctuation across
+the boundaries of pieces. An exported model would then read other tokens than it was trained on.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer, models
+
+from raycap.facts.biographies import Biographies
+from raycap.facts.corpus import END, Corpus, Ids, TrainedIds, render
+from raycap.facts.profiles import Profiles, census_schema
+from raycap.facts.questions import Questions
+from raycap.spec import Kind, NamePools
+from raycap.tokens.composer import Composer
+from raycap.tokens.tokenizers import value_words
+
+MAX_TEXTS = 5_000
+"""Number of training texts of each corpus that are checked, beside one for every part of a name and every value."""
+BATCH_SIZE = 4_096
+WAY_OUT = "change it, or set tokenizer: {kind: bpe}"
+
+
+class _Fact(NamedTuple):
+    """A value or name of one person, with its column, and the subject of a question that shows it."""
+
+    column: str
+    value: str
+    person: int
+    subject: int
+    row: int
+    """Row of the value in the column: that of `person`, or of the person that the fact leads to."""
+
+
+class _Altered(NamedTuple):
+    """A text that does not survive."""
+
+    position: int
+    """Position of the text among those that were checked."""
+    text: str
+    encoding: Encoding | None
+    """None if the text contains a word that the tokenizer lacks."""
+    decoded: str
+
+    def keeps(self, value: str) -> bool:
+        """Whether a token ends where a value or name ends, in the text and in the decoded text."""
+        end = self.text.rfind(f" {value}") + len(value) + 1
+        ends = {end for _, end in self.encoding.offsets} if self.encoding else set()
+        return end in ends and f" {value}" in self.decoded
+
+
+def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
+    """Check the texts of one corpus about loaded people.
+
+    Raises ValueError with column, row and value, or with the text, if a text does not survive.
+    """
+    corpus, profiles = composer.corpus, composer.corpus.profiles
+    has_facts = corpus.kind is not Kind.NAME
+    if has_facts and isinstance(tokenizer.model, models.WordLevel):
+        _refuse_values_that_are_names(profiles)
+    facts = _facts(profiles, has_facts=has_facts)
+    # For questions of several hops, the one-hop questions contain every name and value.
+    short = Questions(profiles, 1) if isinstance(corpus, Questions) else corpus
+    ids = np.array([_text_about(short, fact) for fact in facts], np.int64)
+    for altered in _altered(composer if short is corpus else Composer.build(short, tokenizer), ids, tokenizer):
+        fact = _culprit(profiles, facts[altered.position], altered, tokenizer)
+        raise ValueError(
+            f"column {fact.column}, row {fact.row}: the tokenizer does not keep {fact.value!r} apart from the text around "
+            f"it, {altered.text!r}, or does not decode it unchanged; {WAY_OUT}"
+        )
+    trained = TrainedIds(corpus)
+    sample = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_TEXTS)).astype(np.int64))
+    for altered in _altered(composer, trained[sample], tokenizer):
+        raise ValueError(f"the tokenizer does not keep the names and values of {altered.text!r} apart; {WAY_OUT}")
+
+
+def _culprit(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer: Tokenizer) -> _Fact:
+    """Return the value that does not survive in a text, which may be a biography with other values than the fact's."""
+    row = fact.person
+    others = [
+        _Fact(attribute.name, profiles.attribute_value(row, column), row, column, row)
+        for column, attribute in enumerate(profiles.schema.attributes)
+        if f" {profiles.attribute_value(row, column)}" in altered.text
+    ]
+    parts = [part for part in altered.text.split(END) if part]
+    words = {word for part in parts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(part)}
+    for candidate in (fact, *others):
+        if not isinstance(tokenizer.model, models.WordLevel):
+            survives = altered.keeps(candidate.value)
+        elif candidate.column == "name":
+            survives = words >= {*candidate.value.split(" ")}
+        else:
+            attribute = profiles.schema.attributes[candidate.subject]
+            survives = words >= {*value_words(attribute, candidate.value)}
+            survives &= altered.encoding is None or f" {candidate.value}" in altered.decoded
+        if not survives:
+            return candidate
+    return fact
+
+
+def _refuse_values_that_are_names(profiles: Profiles) -> None:
+    """Raise ValueError for a value that is the full name of a person. The word tokenizer has one word for a value and
+    three for a name, and where both may follow, it cannot know which of them the same text is."""
+    if not profiles.schema.relations:
+        return
+    row_of = {profiles.full_name(person): person for person in range(profiles.num_profiles)}
+    for column, attribute in enumerate(profiles.schema.attributes):
+        for value in profiles.used_values[column].tolist():
+            if (named := row_of.get(attribute.values[value])) is not None:
+                row = int((profiles.attributes[:, column] == value).argmax())
+                raise ValueError(
+                    f"column {attribute.name}, row {row}: {attribute.values[value]!r} is the full name of the person in "
+                    f"row {named}, so the word tokenizer cannot tell them apart; {WAY_OUT}"
+                )
+
+
+def _facts(profiles: Profiles, *, has_facts: bool) -> list[_Fact]:
+    """Return facts that together contain every value and every part of a name that is not from raycap's lists.
+
+    A part of a name is contained in the name of a person that a question asks about, and in an answer.
+    """
+    schema, facts = profiles.schema, []
+    lists = census_schema(NamePools(), len(schema.relations))
+    if has_facts:
+        for column, (attribute, known) in enumerate(zip(schema.attributes, lists.attributes, strict=True)):
+            if attribute.name == "birth_date" or attribute.values == known.values:
+                continue
+            values, rows = np.unique(profiles.attributes[:, column], return_index=True)
+            for value, row in zip(values.tolist(), rows.tolist(), strict=True):
+                facts.append(_Fact(attribute.name, attribute.values[value], row, column, row))
+    if schema.num_loaded_names is None:
+        return facts
+    people = np.unique(np.concatenate([np.unique(part, return_index=True)[1] for part in profiles.names.T])).tolist()
+    facts += [_Fact("name", profiles.full_name(person), person, 0, person) for person in people]
+    if has_facts and schema.relations:
+        named, (targets, first) = set(people), np.unique(profiles.relations.reshape(-1), return_index=True)
+        for target, index in zip(targets.tolist(), first.tolist(), strict=True):
+            if target in named:
+                person, relation = divmod(index, len(schema.relations))
+                facts.append(
+                    _Fact("name", profiles.full_name(target), person, len(schema.attributes) + relation, target)
+                )
+    return facts
+
+
+def _text_about(corpus: Corpus, fact: _Fact) -> int:
+    """Return the id of a text of a corpus that contains a fact."""
+    if isinstance(corpus, Questions):
+        return fact.person * len(corpus.profiles.schema.subjects) + fact.subject
+    return fact.person * (corpus.spec.per_person if isinstance(corpus, Biographies) else 1)
+
+
+def _altered(composer: Composer, ids: Ids, tokenizer: Tokenizer) -> Iterator[_Altered]:
+    """Yield the texts whose tokens are not those of the composed row, or do not decode to the text."""
+    for begin in range(0, len(ids), BATCH_SIZE):
+        batch = ids[begin : begin + BATCH_SIZE]
+        texts, rows = render(composer.corpus, batch), composer.compose(batch, composer.row_length)
+        encodings = [_encode(text, tokenizer) for text in texts]
+        decoded = tokenizer.decode_batch([each.ids if each else [] for each in encodings], skip_special_tokens=False)
+        composed = [row[:length].tolist() for row, length in zip(rows.input_ids, rows.lengths.tolist(), strict=True)]
+        for index, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+            if encoding is None or encoding.ids != composed[index] or decoded[index] != text:
+                yield _Altered(begin + index, text, encoding, decoded[index])
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> Encoding | None:
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except Exception:  # the only exception that the library has for words that are not in the vocabulary
+        return None
