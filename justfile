@@ -15,7 +15,7 @@ setup:
 
 # Run the tests that CI runs; arguments go to pytest.
 test *args:
-    {{ bin }}/python -m pytest -q {{ args }}
+    {{ bin }}/python -m pytest -q -n auto {{ args }}
 
 # Run the slow tests, which CI leaves out because each takes minutes; arguments go to pytest.
 test-slow *args:

@@ -17,6 +17,13 @@ pytest.register_assert_rewrite("tests.support")
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `pytest -n` run the tests of a file in one process, and all tests with Ray in one, which share an instance."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_instance() -> Iterator[None]:
     from raycap.cluster.session import ray_session
