@@ -7,6 +7,7 @@ it, 3 the budget is spent, 130 interrupted.
 """
 
 import math
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,8 @@ from raycap.plan.lookup import lookup_trials
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.file import load_sweep
-from raycap.storage import Storage, absolute_uri
+from raycap.spec.places import DEFAULT_TRACKING_URI, PlaceError, environment_tracking_uri
+from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked, refuse_others
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
@@ -150,11 +152,18 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
         raise SpecError([f"{spec}: {error}"]) from error
-    # Workers and actors have other working directories, so paths are made absolute.
-    tracking = loaded.spec.tracking.model_copy(update={"uri": absolute_uri(loaded.spec.tracking.uri)})
-    location = loaded.spec.storage if "://" in loaded.spec.storage else storage.root
-    absolute = loaded.spec.model_copy(update={"storage": location, "tracking": tracking})
-    record = SweepRecord(spec=absolute, question=loaded.question, spec_yaml=loaded.text, trials=tuple(trials))
+    try:
+        uri = loaded.spec.tracking.uri or environment_tracking_uri() or DEFAULT_TRACKING_URI
+    except PlaceError as error:
+        raise SpecError([f"{error}; or set tracking.uri in {spec}"]) from None
+    tracking = loaded.spec.tracking.model_copy(update={"uri": uri})
+    record = SweepRecord(
+        spec=loaded.spec.model_copy(update={"tracking": tracking}),
+        question=loaded.question,
+        spec_yaml=loaded.text,
+        trials=tuple(trials),
+        working_directory=os.getcwd(),
+    )
     return record, storage
 
 

@@ -276,7 +276,9 @@ def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
     record = sweep([12], name="grid")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"storage": str(ROOT / "runs")})})
-    Tracker(record, record.spec.tracking.model_copy(update={"uri": uri}))
+    tracking = record.spec.tracking.model_copy(update={"uri": uri})
+    record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
+    Tracker(record)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

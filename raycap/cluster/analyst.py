@@ -58,7 +58,7 @@ class Analyst:
         self._tracking = tracker
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
-        self._storage = Storage.at(self._sweep.spec.storage)
+        self._storage = Storage.at(self._sweep.storage)
         self._folder = SweepFolder(self._storage, self._sweep.spec.name)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing, self._drawing = 0.0, threading.Thread()
@@ -81,7 +81,7 @@ class Analyst:
         self._slots = slots
         self._progress.close()  # remove the file that a killed run left behind
         self._stored = read_stored(self._sweep.trials, self._storage)
-        self._tracker = self._tracking.Tracker(self._sweep, self._sweep.spec.tracking, self._stored.measured)
+        self._tracker = self._tracking.Tracker(self._sweep, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
         self._outbox = Outbox(self._storage, self._folder.path(SweepFolder.OUTBOX), self._tracker, self._planned)
         if not self._folder.exists(SweepFolder.RUN):  # `raycap report` needs it, even after a crash
@@ -189,7 +189,7 @@ class Analyst:
 
     def delivery(self) -> Delivery:
         """Return which records reached MLflow. Call it after `conclude` or `interrupt`."""
-        outbox, folder = self._outbox, f"{self._sweep.spec.storage}/{self._sweep.spec.name}"
+        outbox, folder = self._outbox, f"{self._sweep.storage}/{self._sweep.spec.name}"
         problems = [self._unwritten, outbox.unread, outbox.unsaved]
         if self._undelivered:
             fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/{SweepFolder.OUTBOX}"
@@ -257,7 +257,7 @@ def sync(sweep: SweepRecord) -> Delivery:
         TrackingError: MLflow cannot be used.
     """
     analyst = Analyst(sweep.model_dump_json())
-    folder = SweepFolder(Storage.at(sweep.spec.storage), sweep.spec.name)
+    folder = SweepFolder(Storage.at(sweep.storage), sweep.spec.name)
     analyst.open(folder.read_run().slots)
     analyst.conclude(folder.read(SweepFolder.RUN).decode(), analyst.status(), patience_s=math.inf)
     return analyst.delivery()

@@ -204,7 +204,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
 
     from raycap.cluster.analyst import AnalystActor
 
-    sweep, storage_uri = job.sweep, job.sweep.spec.storage
+    sweep, storage_uri = job.sweep, job.sweep.storage
     # The actor imports MLflow while this process imports Ray Tune; each takes seconds.
     analyst = AnalystActor.remote(sweep.model_dump_json())
 
@@ -303,5 +303,5 @@ def _get(reference: Any) -> Any:
 
 def _last_run(sweep: SweepRecord) -> RunRecord | None:
     """Return the stored record of the last run that trained something, if any."""
-    folder = SweepFolder(Storage.at(sweep.spec.storage), sweep.spec.name)
+    folder = SweepFolder(Storage.at(sweep.storage), sweep.spec.name)
     return folder.read_run() if folder.exists(SweepFolder.RUN) else None

@@ -8,6 +8,7 @@ import typer
 
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
+from raycap.spec.places import canonical_place
 from raycap.storage import Storage, split_folder
 from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
 
@@ -81,18 +82,10 @@ def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     except (ValueError, OSError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
     storage, name = opened.storage, opened.name
-    is_moved = record.spec.name != name or not _is_at(record.spec.storage, storage)
     location = storage.root if storage.is_local else split_folder(folder)[0]
+    is_moved = record.spec.name != name or canonical_place(record.storage) != canonical_place(location)
     current = {"name": name, "storage": location} if is_moved else {}
     return record.model_copy(update={"spec": record.spec.model_copy(update=current)}), storage
-
-
-def _is_at(location: str, storage: Storage) -> bool:
-    """Whether a location, as noted in a record, is the root of a storage."""
-    try:
-        return Storage.at(location).root == storage.root
-    except (ValueError, OSError):  # for example a bucket that the folder was copied from
-        return False
 
 
 def planned_trial(record: SweepRecord, spec: str, index: int) -> PlannedTrial:

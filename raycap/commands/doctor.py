@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 import psutil
 
+from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
@@ -162,15 +163,20 @@ def _mlflow(uri: str) -> Iterator[Check]:
     version = importlib.metadata.version("mlflow")
     advice = "move the file away: the next run, or raycap sync, logs all stored results to a new one"
     try:
-        if uri.startswith("sqlite:///"):
-            state = _database(Path(uri.removeprefix("sqlite:///")))
+        check_written(uri)
+        uri = absolute_tracking_uri(uri)
+        file = database_path(uri)
+        if file is not None:
+            state = _database(Path(file))
         elif uri.startswith("http"):
             advice = "start the server, or set another one in tracking.uri"
-            urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S).close()
+            urlopen(f"{uri}/health", timeout=PROBE_TIMEOUT_S).close()
             state = "the server answers"
         else:
             state = "not checked; the first run connects to it"
         yield Check("mlflow", Verdict.OK, f"{version}; {uri}: {state}")
+    except PlaceError as error:
+        yield Check("mlflow", Verdict.FAIL, f"{version}; {error}", "correct tracking.uri, or MLFLOW_TRACKING_URI")
     except PermissionError as error:
         yield Check("mlflow", Verdict.FAIL, f"{version}; {uri}: {error}", "make it writable, or change tracking.uri")
     except (OSError, sqlite3.Error) as error:

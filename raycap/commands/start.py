@@ -1,6 +1,7 @@
 """Commands `raycap init`, which writes a first sweep file, and `raycap doctor`, which checks this machine."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.commands.arguments import AsJson
-from raycap.spec import SweepSpec, TrackingSpec
+from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
+from raycap.spec.places import DEFAULT_TRACKING_URI, TRACKING_VARIABLE
 from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -46,7 +48,13 @@ def init(
 def doctor(
     as_json: AsJson = False,
     storage: Annotated[str, typer.Option(help="Storage of your sweeps.")] = SweepSpec.model_fields["storage"].default,
-    tracking_uri: Annotated[str, typer.Option(help="MLflow database or server of your sweeps.")] = TrackingSpec().uri,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow database or server of your sweeps.",
+            show_default=f"MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI}",
+        ),
+    ] = None,
 ) -> None:
     """Check what sweeps need on this machine and print verdicts with advice; the exit code is 1 if a check fails.
 
@@ -58,7 +66,7 @@ def doctor(
     """
     from raycap.commands.doctor import Verdict, examine
 
-    checks = examine(storage, tracking_uri)
+    checks = examine(storage, tracking_uri or os.environ.get(TRACKING_VARIABLE) or DEFAULT_TRACKING_URI)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=1))
     else:

@@ -63,7 +63,7 @@ SETTINGS: dict[str, Any] = {
         "early_stop": [],
         "checkpoint_every_s": 60.0,
     },
-    "tracking": {"uri": "sqlite:///mlflow.db", "experiment": "raycap"},
+    "tracking": {"uri": None, "experiment": "raycap"},
     "storage": "runs",
 }
 """The other sections of the example."""

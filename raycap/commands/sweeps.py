@@ -23,8 +23,9 @@ from raycap.commands.arguments import (
 )
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected_times
+from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
-from raycap.storage import absolute_uri
+from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
 from raycap.storage.lock import LockedError, locked
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
@@ -173,11 +174,17 @@ def sync(
     sweep, storage = open_sweep(folder)
     spec = sweep.spec
     if tracking_uri:
-        tracking = spec.tracking.model_copy(update={"uri": absolute_uri(tracking_uri)})
-        spec = spec.model_copy(update={"tracking": tracking})
+        try:
+            check_written(tracking_uri)
+            absolute = absolute_tracking_uri(tracking_uri)
+        except PlaceError as error:
+            raise SpecError([f"--tracking-uri: {error}"]) from None
+        spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": absolute})})
+    sweep = sweep.model_copy(update={"spec": spec})
+    _check_database_folder(sweep)
     try:
         with locked(storage, spec.name):
-            delivery = deliver(sweep.model_copy(update={"spec": spec}))
+            delivery = deliver(sweep)
     except (CannotRunError, LockedError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
     except InvalidRecordError as error:
@@ -185,7 +192,19 @@ def sync(
     if delivery.problems:
         raise SpecError(list(delivery.problems))
     delivered = f"{delivery.num_points:,} points logged" if delivery.num_points else "nothing was missing"
-    print(f"{folder}: {delivered} in {spec.tracking.uri}")
+    print(f"{folder}: {delivered} in {sweep.tracking_uri}")
+
+
+def _check_database_folder(sweep: SweepRecord) -> None:
+    """Raise SpecError if the folder of the sweep's database does not exist, for example because it was moved."""
+    file = database_path(sweep.tracking_uri)
+    if file is not None and not Path(file).parent.is_dir():
+        raise SpecError(
+            [
+                f"tracking.uri {sweep.tracking_uri}: the folder {Path(file).parent} does not exist; if it was moved, "
+                "run the sweep's spec once from its new working directory, or give --tracking-uri"
+            ]
+        )
 
 
 def compare(

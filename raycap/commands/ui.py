@@ -16,7 +16,7 @@ import typer
 from raycap import pipeline
 from raycap.commands.arguments import Overrides, open_sweep
 from raycap.errors import CannotRunError
-from raycap.spec import SweepSpec
+from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
 from raycap.storage.sweep_folder import SweepFolder
 
@@ -44,12 +44,12 @@ def ui(
     from raycap.tracking.environment import configure_mlflow
 
     configure_mlflow()
-    from raycap.tracking.tracker import find_pages
+    from raycap.tracking.runs import find_pages
 
-    spec = _spec_of(sweep, tuple(overrides or ()))
-    uri = spec.tracking.uri
+    record = _record_of(sweep, tuple(overrides or ()))
+    uri = record.tracking_uri
     try:
-        pages = find_pages(spec.tracking, spec.name, spec.storage)
+        pages = find_pages(record)
     except CannotRunError as error:
         raise SpecError([f"{sweep}: {error}; run the sweep first, or raycap sync its folder"]) from error
     is_served = uri.startswith("http")  # a server is running already
@@ -66,13 +66,13 @@ def ui(
         webbrowser.open(opened)
 
 
-def _spec_of(sweep: str, overrides: tuple[str, ...]) -> SweepSpec:
-    """Return the spec of a sweep from its file, or from its folder with the current storage."""
+def _record_of(sweep: str, overrides: tuple[str, ...]) -> SweepRecord:
+    """Return the record of a sweep from its file, or from its folder with the current storage."""
     if not Path(sweep).is_dir() and "://" not in sweep:
-        return pipeline.prepare(sweep, overrides)[0].spec
+        return pipeline.prepare(sweep, overrides)[0]
     if overrides:
         raise SpecError([f"{sweep}: overrides apply to a spec, but this is a folder; remove {overrides[0]}"])
-    return open_sweep(sweep, SweepFolder.SWEEP)[0].spec
+    return open_sweep(sweep, SweepFolder.SWEEP)[0]
 
 
 def _check_free(port: int) -> None:
@@ -96,9 +96,15 @@ def _serve(uri: str, port: int, opened: str | None) -> int:
 
     Returns the exit code of the server.
     """
+    from raycap.tracking.client import client_uri
+
     # One worker and no job runner reduce the memory from 2.4 to 0.5 GiB.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], env=environment)
     try:

@@ -16,6 +16,7 @@ import pyarrow.parquet
 from raycap.facts.columns import from_table
 from raycap.facts.profiles import Profiles
 from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
+from raycap.spec.places import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,7 +52,7 @@ def _from_disk(location: str) -> Any:
     from datasets import Dataset, load_from_disk
 
     hide_progress()
-    path = Path(location.removeprefix("file://"))
+    path = Path(local_path(location) or "")
     if not path.exists():
         raise FileNotFoundError(f"profiles.path: no such file or folder: {path}")
     if path.is_file():

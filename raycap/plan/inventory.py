@@ -108,7 +108,7 @@ def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> No
     # in earlier.json or in the previous sweep.json.
     earlier = EarlierTrials(labels={trial.trial_id: trial.label for trial in found.stale})
     folder.write(SweepFolder.EARLIER, earlier.model_dump_json(indent=1))
-    folder.write(SweepFolder.SWEEP, sweep.model_dump_json(indent=1))
+    folder.write_sweep(sweep)
 
 
 def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> InventoryEntry:

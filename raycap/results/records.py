@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from raycap.results.losses import LossTable, Record
 from raycap.spec import RelationStructure, SweepSpec, TrialSpec
+from raycap.spec.places import DEFAULT_TRACKING_URI, absolute_place, absolute_tracking_uri
 
 SCHEMA_VERSION = 3
 
@@ -182,13 +183,29 @@ class PlannedTrial(Record):
 
 
 class SweepRecord(Record):
-    """Spec, question and planned trials of a sweep. Stored as sweep.json."""
+    """Spec, question and planned trials of a sweep. Stored as sweep.json.
+
+    The spec's places stay as they were written, so that relative ones are valid after its project was moved.
+    """
 
     spec: SweepSpec
     question: str
     spec_yaml: str
     """Text of the sweep file, without overrides."""
     trials: tuple[PlannedTrial, ...]
+    working_directory: str = ""
+    """Folder at which relative places of the spec start; if empty, that of the process. sweep.json has the path from the
+    storage to it if the spec's storage is a relative path (see SweepFolder)."""
+
+    @property
+    def storage(self) -> str:
+        """Absolute path or URI of the storage."""
+        return absolute_place(self.spec.storage, self.working_directory)
+
+    @property
+    def tracking_uri(self) -> str:
+        """Tracking URI, with an absolute path if it is that of a file."""
+        return absolute_tracking_uri(self.spec.tracking.uri or DEFAULT_TRACKING_URI, self.working_directory)
 
 
 class RunRecord(Record):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
+from raycap.spec.places import LocalPlace
 
 NUM_RELATIONS_KNOWN = 17
 """Length of `facts.names.RELATIONS`."""
@@ -120,7 +121,7 @@ class ProfilesFromDisk(LoadedProfiles):
 
     source: Literal["disk"]
     """Load the people from `path`."""
-    path: Text
+    path: LocalPlace
     """Path of a Parquet file or of a folder written by `datasets.Dataset.save_to_disk`. A path in the form file:///...
     states that every machine of the cluster has the file at that path."""
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_value, truncated
 from raycap.spec.faults import Faults
+from raycap.spec.places import PlaceError, check_written
 from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, YamlError, YamlTree, read_yaml
 
 MAX_GRID_POINTS = 100_000
@@ -77,6 +78,8 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
         spec = SweepSpec.model_validate_json(json.dumps(document.tree))
     except ValidationError as error:
         faults.add_validation_error(error, SweepSpec, ())
+    if spec is not None:
+        _check_places(spec, faults)
     first_line = document.text.lstrip().partition("\n")[0]
     question = first_line.lstrip("# ").strip() if first_line.startswith("#") else ""
     if len(question) > MAX_QUESTION:
@@ -92,6 +95,15 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     if bad_overrides or faults.lines or spec is None:
         raise SpecError([*bad_overrides, *faults.lines])
     return LoadedSweep(spec, points, question, document.text)
+
+
+def _check_places(spec: SweepSpec, faults: Faults) -> None:
+    """Check the places that the sweep writes to. The model cannot, because records hold places that raycap derived."""
+    for path, place in (("storage",), spec.storage), (("tracking", "uri"), spec.tracking.uri):
+        try:
+            check_written(place or "")
+        except PlaceError as error:
+            faults.add(path, f"{'.'.join(path)}: {error}")
 
 
 def _find(path_or_name: str) -> Path:

@@ -18,6 +18,7 @@ from raycap.spec.base import (
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
+from raycap.spec.places import check_tracking_uri, local_path, raise_broken_rule
 from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, Windows
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
@@ -149,13 +150,22 @@ class ExecutionSpec(Spec):
 class TrackingSpec(Spec):
     """Tracking of trials with MLflow."""
 
-    uri: Text = "sqlite:///mlflow.db"
-    """MLflow tracking URI. A relative sqlite path is relative to the working directory. Set the URI of a tracking
-    server to share runs."""
+    uri: Text | None = None
+    """MLflow tracking URI: sqlite:///FILE, http://HOST:PORT or a database (postgresql://, mysql://, mssql://). A relative
+    file starts at the working directory. If null, the environment variable MLFLOW_TRACKING_URI, or sqlite:///mlflow.db if
+    that is not set. Set the URI of a tracking server to share runs."""
     experiment: Text = Field(default="raycap", max_length=256)
     """Name of the MLflow experiment."""
     register_models: bool = False
     """Whether to log the models of finished trials as artifacts and register them as versions of `raycap-<sweep>`."""
+
+    @field_validator("uri")
+    @classmethod
+    def _is_well_formed(cls, uri: str | None) -> str | None:
+        if uri is not None:
+            with raise_broken_rule():
+                check_tracking_uri(uri)
+        return uri
 
 
 class SweepSpec(Spec):
@@ -190,9 +200,10 @@ class SweepSpec(Spec):
     def _scheme_is_known(cls, storage: str) -> str:
         if has_password(storage):
             raise broken_rule(f"{NO_CREDENTIALS}, got '{{got}}'", got=without_password(storage))
-        scheme, is_uri, path = storage.partition("://")
-        relative = scheme == "file" and not path.startswith("/")
-        if is_uri and (scheme not in STORAGE_SCHEMES or not path or relative):
+        with raise_broken_rule():
+            is_local = local_path(storage) is not None
+        scheme, _, path = storage.partition("://")
+        if not is_local and (scheme not in STORAGE_SCHEMES or not path):
             raise broken_rule(
                 "must be a folder, file:///folder or a URI with the scheme {schemes}, got '{got}'",
                 schemes=", ".join(STORAGE_SCHEMES[1:]),

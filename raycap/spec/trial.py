@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycap.spec.base import Kind, Spec, Text, Weight, broken_rule
+from raycap.spec.base import Kind, Spec, Weight, broken_rule
 from raycap.spec.facts import (
     NUM_ATTRIBUTES,
     GeneratedProfiles,
@@ -19,6 +19,7 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
+from raycap.spec.places import Place
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
 from raycap.spec.training import TrainingSpec
 
@@ -34,8 +35,8 @@ class ParentTrial(Spec):
 class ParentModel(Spec):
     """A saved model as parent, such as the folder `model` of a finished trial."""
 
-    path: Text
-    """Folder that contains config.json, model.safetensors and tokenizer.json. The architecture must be that of
+    path: Place
+    """Folder or URI that contains config.json, model.safetensors and tokenizer.json. The architecture must be that of
     `model`."""
     sha256: str | None = None
     """SHA-256 of the concatenation of config.json, model.safetensors and tokenizer.json. `plan` fills it in. Set it to

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from raycap.spec.places import local_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
 TRIALS_FOLDER = "trials"
@@ -38,12 +39,13 @@ class Storage:
     def at(cls, location: str) -> "Storage":
         """Return the storage at a folder (relative to the working directory) or URI.
 
-        Raises ValueError for unknown schemes and for URIs with a password.
+        Raises ValueError for unknown schemes, malformed places and URIs with a password.
         """
         if has_password(location):
             raise ValueError(f"storage {without_password(location)!r} {NO_CREDENTIALS}")
-        if "://" not in location:
-            return cls(fs.LocalFileSystem(), Path(location).absolute().as_posix())
+        path = local_path(location)
+        if path is not None:
+            return cls(fs.LocalFileSystem(), path)
         try:
             filesystem, root = fs.FileSystem.from_uri(location)
         except Exception as error:
@@ -155,14 +157,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def absolute_uri(uri: str) -> str:
-    """Return a database URI with a relative sqlite path made absolute, based on the working directory."""
-    prefix = "sqlite:///"
-    if uri.startswith(prefix) and not uri.startswith(prefix + "/"):
-        return prefix + Path(uri.removeprefix(prefix)).absolute().as_posix()
-    return uri
 
 
 def split_folder(folder: str) -> tuple[str, str]:

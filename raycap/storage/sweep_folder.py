@@ -1,11 +1,13 @@
 """Folder of one sweep: the names and paths of its files, and reading and writing of its records."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
 from pydantic import ValidationError
 
 from raycap.results import Record, RunRecord, SweepRecord
+from raycap.spec.places import is_uri, local_path
 from raycap.storage.files import Storage, split_folder
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -80,7 +82,24 @@ class SweepFolder:
 
     def read_sweep(self) -> SweepRecord:
         """Return the record of the sweep. Raises NotASweepError or InvalidRecordError."""
-        return self._read_record(self.SWEEP, SweepRecord)
+        record = self._read_record(self.SWEEP, SweepRecord)
+        directory = record.working_directory
+        if self.storage.is_local and not os.path.isabs(directory):
+            directory = os.path.realpath(os.path.join(self.storage.root, directory))
+        return record.model_copy(update={"working_directory": directory})
+
+    def write_sweep(self, record: SweepRecord) -> None:
+        """Write the record of the sweep. Raises OSError.
+
+        If the spec's storage is a relative path, the working directory is stored as a path from the storage, so that both
+        may be moved together. This is not possible if a symbolic link leads to the storage.
+        """
+        directory, root = record.working_directory or os.getcwd(), self.storage.root
+        is_relative = local_path(record.spec.storage) is not None and not os.path.isabs(record.spec.storage)
+        if self.storage.is_local and is_relative and not is_uri(record.spec.storage) and os.path.realpath(root) == root:
+            directory = os.path.relpath(directory, root)
+        stored = record.model_copy(update={"working_directory": directory})
+        self.write(self.SWEEP, stored.model_dump_json(indent=1))
 
     def read_run(self) -> RunRecord:
         """Return the record of the last run that trained something. Raises NotASweepError or InvalidRecordError."""

@@ -1,6 +1,7 @@
 """Plan and simulated power of a sweep, as tables and as JSON."""
 
 import json
+import os
 import string
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +17,8 @@ from raycap.plan.inventory import Inventory
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
+from raycap.spec.places import TRACKING_VARIABLE, without_credentials
+from raycap.spec.uris import join_uri
 from raycap.terminal.format import NAMES_SHOWN, duration, size, wide_console
 
 PLAN_ROWS_SHOWN = 60
@@ -32,6 +35,8 @@ def print_plan(
 ) -> None:
     """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
     console.print(plan_table(sweep, trials, found, expected))
+    for line in format_places(sweep):
+        console.print(line, soft_wrap=True)
     if expected:
         for line in format_estimate(expected):
             console.print(line, soft_wrap=True)
@@ -45,6 +50,22 @@ def print_plan(
         console.print(line, soft_wrap=True)
     if len(found.stale) > NAMES_SHOWN:
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
+
+
+def format_places(sweep: SweepRecord) -> list[str]:
+    """Return lines that say where the sweep's results are and where MLflow is."""
+    lines = [
+        f"Results: {join_uri(sweep.storage, sweep.spec.name)}",
+        f"MLflow: {sweep.tracking_uri}, experiment {sweep.spec.tracking.experiment}",
+    ]
+    from_environment = os.environ.get(TRACKING_VARIABLE)
+    if from_environment and without_credentials(from_environment).rstrip("/") not in (
+        sweep.tracking_uri,
+        sweep.spec.tracking.uri,
+    ):
+        ignored = f"{TRACKING_VARIABLE}={without_credentials(from_environment)}"
+        lines.append(f"  {ignored} is not used: tracking.uri overrides it.")
+    return lines
 
 
 def format_estimate(expected: Estimate) -> list[str]:
@@ -139,7 +160,14 @@ def plan_json(
         for trial in trials
     ]
     stale = [asdict(trial) for trial in found.stale]
-    record: dict[str, Any] = {"sweep": sweep.spec.name, "question": sweep.question, "stale": stale}
+    record: dict[str, Any] = {
+        "sweep": sweep.spec.name,
+        "question": sweep.question,
+        "folder": join_uri(sweep.storage, sweep.spec.name),
+        "tracking_uri": sweep.tracking_uri,
+        "experiment": sweep.spec.tracking.experiment,
+        "stale": stale,
+    }
     if expected:
         totals = ("slots", "seconds", "gpu_hours", "dollars", "worker_bytes", "sources", "unknown")
         record["estimate"] = {name: getattr(expected, name) for name in totals}

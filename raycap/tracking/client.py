@@ -1,20 +1,22 @@
 """Connects to MLflow, and separates errors that may pass from requests that MLflow rejects."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
 from requests import HTTPError, RequestException
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from raycap.errors import TrackingError
+from raycap.spec.places import DATABASES, SQLITE, TRACKING_VARIABLE, database_path, without_credentials
+from raycap.tracking.problems import unusable
 
 LOCK_TIMEOUT_S = 5.0
 """How long `connect` waits for the lock of a SQLite database."""
@@ -30,33 +32,66 @@ INTERNAL_ERROR, count as unavailability.
 """
 
 
-def connect(uri: str) -> MlflowClient:
-    """Return a client for a tracking URI, after a test of its database.
+def connect(uri: str, *, creates: bool = True) -> MlflowClient:
+    """Return a client for an absolute tracking URI, after a test of its database.
 
     MLflow retries a failing database for about 100 s (`create_sqlalchemy_engine_with_retry`: 10 attempts with growing
     delays) before it reports the error. This function opens the database first, and raises the error at once. A server
     (http, https) is not contacted.
 
-    Raises OSError or SQLAlchemyError if the database cannot be opened, written, or is damaged.
+    Args:
+        uri: The tracking URI.
+        creates: Whether an SQLite database that does not exist is created, with its folder.
+
+    Raises:
+        TrackingError: The database does not exist, and `creates` is false.
+        OSError: The folder of the database cannot be created, or the database is damaged.
+        SQLAlchemyError: The database cannot be opened or written, or it is damaged.
+        ModuleNotFoundError: The driver of the database is not installed.
     """
     for name in ("alembic", "mlflow"):  # raycap reports the errors that they would log with a traceback
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    dialect = uri.partition(":")[0].partition("+")[0]
-    if dialect == SQLITE:
-        if file := make_url(uri).database:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(uri, poolclass=NullPool, connect_args={"timeout": LOCK_TIMEOUT_S})
-        with engine.connect() as connection:
-            # BEGIN IMMEDIATE takes the write lock. Setting user_version to its own value fails on a read-only database.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-            connection.exec_driver_sql(f"PRAGMA user_version = {version}")
-            damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()  # "ok" or a description of the damage
-            if damage != "ok":
-                raise OSError(f"the database is damaged: {' '.join(str(damage).split())}")
-    elif dialect in DATABASE_ENGINES:
-        create_engine(uri, poolclass=NullPool).connect().close()
-    return MlflowClient(uri)
+    file = database_path(uri)
+    if file is not None:
+        if not creates and not Path(file).exists():
+            raise TrackingError(f"tracking.uri {uri}: there is no database {file}")
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        _check_database(uri)
+    elif uri.partition(":")[0].partition("+")[0] in DATABASES:
+        create_engine(client_uri(uri), poolclass=NullPool).connect().close()
+    return MlflowClient(client_uri(uri))
+
+
+def client_uri(uri: str) -> str:
+    """Return the form of a tracking URI for MLflow, with credentials for a database.
+
+    The credentials are those in MLFLOW_TRACKING_URI if it is the same URI otherwise; records and messages have none. Those
+    for a server become the environment variables that MLflow reads.
+    """
+    full = os.environ.get(TRACKING_VARIABLE, "").strip()
+    has_credentials = full != uri and without_credentials(full).rstrip("/") == uri
+    if has_credentials and uri.startswith("http"):
+        parts = urlsplit(full)
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
+    elif has_credentials:
+        return full
+    # MLflow creates the folder in `sqlite:///`, which it does not decode: for %3F, it would create another folder. It
+    # leaves URIs that name the driver alone.
+    return uri.replace(SQLITE, "sqlite+pysqlite:///", 1) if uri.startswith(SQLITE) else uri
+
+
+def _check_database(uri: str) -> None:
+    """Raise OSError or SQLAlchemyError if an SQLite database cannot be written or is damaged."""
+    engine = create_engine(uri, poolclass=NullPool, connect_args={"timeout": LOCK_TIMEOUT_S})
+    with engine.connect() as connection:
+        # BEGIN IMMEDIATE takes the write lock. Setting user_version to its own value fails on a read-only database.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        connection.exec_driver_sql(f"PRAGMA user_version = {version}")
+        damage = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()  # "ok" or a description of the damage
+        if damage != "ok":
+            raise OSError(f"the database is damaged: {' '.join(str(damage).split())}")
 
 
 @contextmanager
@@ -77,14 +112,3 @@ def unavailable_as_tracking_error(uri: str) -> Iterator[None]:
         if refused:
             raise
         raise unusable(uri, error) from error
-
-
-def unusable(uri: str, error: Exception) -> TrackingError:
-    """Return an error of one line that says why MLflow cannot be used, and what to do."""
-    message = f"tracking.uri {uri}: MLflow cannot be used: {(str(error) or type(error).__name__).splitlines()[0]}"
-    if not uri.startswith(SQLITE):
-        return TrackingError(message)
-    remedy = (
-        "If the file is damaged, move it away: the next run, or `raycap sync`, logs all stored results to a new one"
-    )
-    return TrackingError(f"{message}. {remedy}")

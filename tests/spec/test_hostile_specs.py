@@ -154,7 +154,7 @@ OVERRIDES = [
     "trial.training.batch_size=2020-01-01", "trial.training.batch_size=" + "9" * 5_000,
     "name=\x1b[31m", "\x1b[31m=1", 'name="\\0"', "name=a\nb: c", "name=\udc80", "\udc80=1", "name=" + "x" * 2**20,
     "x" * 2**20 + "=1", ".".join("x" * 10_000) + "=1",
-    "tracking.uri=", "tracking.uri=''", "tracking.uri=' x'", 'tracking.uri="a\\nb"', 'tracking.uri="a\\0b"',
+    "tracking.uri=''", "tracking.uri=' x'", 'tracking.uri="a\\nb"', 'tracking.uri="a\\0b"',
     "tracking.experiment=''", 'tracking.experiment="x\\n"', "tracking.experiment=" + "x" * 300,
     "storage=''", 'storage="a\\0b"', 'storage="runs\\n"', "storage=[a]", "storage=ftp://x", "storage=file://x", "storage=s3://",
     "trial.fill={parent: {trial_id: ../../x}, profiles: {seed: 1}}",

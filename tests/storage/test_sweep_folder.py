@@ -1,5 +1,6 @@
 """Tests of the folder of a sweep: its location, and records that are missing or invalid."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ RECORD = sweep([12, 14])
 
 def test_records_are_read_from_the_folder_at_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = SweepFolder.at(f"{tmp_path}/runs/grid/")
-    folder.write(SweepFolder.SWEEP, RECORD.model_dump_json())
+    folder.write_sweep(RECORD)
     folder.write(SweepFolder.RUN, RUN.model_dump_json())
     assert folder.location == f"{tmp_path}/runs/grid"
     assert (tmp_path / "runs/grid/sweep.json").exists()
+    written_in = os.getcwd()
     monkeypatch.chdir(tmp_path / "runs/grid")
     same = SweepFolder.at(".")
-    assert (same.name, same.read_sweep(), same.read_run()) == ("grid", RECORD, RUN)
+    record = RECORD.model_copy(update={"working_directory": written_in})
+    assert (same.name, same.read_sweep(), same.read_run()) == ("grid", record, RUN)
 
 
 def test_a_folder_without_records_is_not_a_sweep(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, mo
     finished = [Operation("finish_trial", 1_000_000, {"trial_id": result.trial_id}) for result in results]
 
     def deliver(record: SweepRecord, operations: list[Operation]) -> None:
-        tracker = Tracker(record, record.spec.tracking, measured)
+        tracker = Tracker(record, measured)
         for operation in operations:
             tracker.deliver(operation)
 

@@ -18,7 +18,8 @@ from raycap.cluster.analyst import sync
 from raycap.commands.ui import ui
 from raycap.spec.file import SpecError
 from raycap.tracking.links import VIEW_TAG, colours, shared_view
-from raycap.tracking.tracker import Tracker, find_pages
+from raycap.tracking.runs import find_pages
+from raycap.tracking.tracker import Tracker
 from tests.support import planted
 from tests.support.browser import CHROMIUM, TEXT, chromium
 from tests.support.mlflow_runs import make_results, planned_sweep, runs_of, store, wait_until
@@ -104,14 +105,13 @@ def rgb(colour: str) -> str:
 
 def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path) -> None:
     record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
-    Tracker(record, record.spec.tracking)
+    Tracker(record)
     client, parent, _ = runs_of(record)
-    arguments = (record.spec.tracking, "planted", record.spec.storage)
-    link = find_pages(*arguments).comparison("http://host")
+    link = find_pages(record).comparison("http://host")
     assert link.startswith(f"http://host/#/experiments/{parent.info.experiment_id}/runs?viewStateShareKey=")
     assert "searchFilter" not in link  # MLflow ignores the shared view if there is a filter
     client.delete_experiment_tag(parent.info.experiment_id, f"{VIEW_TAG}{parent.info.run_id}")
-    link = find_pages(*arguments).comparison("http://host")
+    link = find_pages(record).comparison("http://host")
     assert f"searchFilter=tags.mlflow.parentRunId%20%3D%20%27{parent.info.run_id}%27" in link
     assert "viewStateShareKey" not in link
 
@@ -151,7 +151,7 @@ def test_a_sweep_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
     assert "name=x" in error_of(folder, ["name=x"])
     assert f"{tmp_path}/runs" in error_of(f"{tmp_path}/runs")
     assert "'planted'" in error_of(folder)
-    Tracker(record, record.spec.tracking)
+    Tracker(record)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()

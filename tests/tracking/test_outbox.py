@@ -234,7 +234,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(tmp_path: Path,
     analyst.interrupt(RUN_JSON)
     assert analyst.delivery().undelivered > 0
     with pytest.raises(TrackingError):
-        Tracker(record, record.spec.tracking)
+        Tracker(record)
     server.send(signal.SIGCONT)
 
     analyst = Analyst(record.model_dump_json())  # the next run starts with the operations in the file
@@ -262,4 +262,4 @@ def test_a_sweep_ends_without_its_server_and_reports_what_is_undelivered(tmp_pat
         assert value in problem
 
     with pytest.raises(TrackingError):  # a new sweep does not start
-        Tracker(record, record.spec.tracking)
+        Tracker(record)

@@ -72,7 +72,7 @@ def test_repeated_operations_change_nothing(tmp_path: Path) -> None:
         Operation("finish_trial", now + 4, {"trial_id": trial_id}),
         Operation("close", now + 5, {"status": "FINISHED"}),
     ]
-    tracker = Tracker(record, record.spec.tracking, measured)
+    tracker = Tracker(record, measured)
     for operation in operations:
         for _ in range(2):
             tracker.deliver(operation)
@@ -207,12 +207,12 @@ def overwrite(path: Path) -> None:
 
 
 def truncate(path: Path) -> None:
-    Tracker(record := planned_sweep(path.parent, f"sqlite:///{path}"), record.spec.tracking)
+    Tracker(planned_sweep(path.parent, f"sqlite:///{path}"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def scramble(path: Path) -> None:
-    Tracker(record := planned_sweep(path.parent, f"sqlite:///{path}"), record.spec.tracking)
+    Tracker(planned_sweep(path.parent, f"sqlite:///{path}"))
     content = bytearray(path.read_bytes())
     content[40_960:81_920] = os.urandom(40_960)
     path.write_bytes(content)
@@ -238,7 +238,7 @@ def test_a_damaged_database_is_reported_without_retries(
 
     monkeypatch.setattr("mlflow.store.db.utils.create_sqlalchemy_engine_with_retry", fail)
     with pytest.raises(TrackingError) as caught:
-        Tracker(record, record.spec.tracking)
+        Tracker(record)
     message = str(caught.value)
     assert cause in message
     assert "raycap sync" in message
@@ -248,13 +248,13 @@ def test_a_damaged_database_is_reported_without_retries(
 def test_a_locked_or_read_only_database_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raycap.tracking.client.LOCK_TIMEOUT_S", 0.5)
     record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
-    Tracker(record, record.spec.tracking)
+    Tracker(record)
     other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(TrackingError, match="database is locked"):
-        Tracker(record, record.spec.tracking)
+        Tracker(record)
     other.close()
     read_only = f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true"
     record = planned_sweep(tmp_path, read_only)
     with pytest.raises(TrackingError, match="attempt to write a readonly database"):
-        Tracker(record, record.spec.tracking)
+        Tracker(record)

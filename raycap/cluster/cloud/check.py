@@ -12,6 +12,7 @@ from raycap.cluster.resources import format_machines
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
+from raycap.spec.places import DEFAULT_TRACKING_URI
 
 DEFAULTS = SweepSpec(name="defaults")
 
@@ -87,7 +88,7 @@ def _sweep_faults(
         # The file of the job's sweep is inside its image, so only storage and tracking.uri can be checked.
         settings = dict(override.split("=", 1) for override in (*job_overrides, *overrides))
         storage = settings.get("storage", DEFAULTS.storage)
-        tracking_uri = settings.get("tracking.uri", DEFAULTS.tracking.uri)
+        tracking_uri = settings.get("tracking.uri", DEFAULT_TRACKING_URI)
         return None, list(reach_faults(cluster, job_fault, storage, tracking_uri))
     try:
         sweep = load_sweep(spec, (*(job_overrides or ()), *overrides))
@@ -101,7 +102,7 @@ def _sweep_faults(
         return spec_document.fault(tuple(field.split(".")), rule)
 
     make_fault = spec_fault if job_overrides is None else job_fault
-    unreachable = reach_faults(cluster, make_fault, sweep.spec.storage, sweep.spec.tracking.uri)
+    unreachable = reach_faults(cluster, make_fault, sweep.spec.storage, sweep.spec.tracking.uri or DEFAULT_TRACKING_URI)
     return sweep, [*fit_faults(cluster, sweep.spec), *unreachable]
 
 
