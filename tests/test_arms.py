@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,7 @@ def test_a_fill_trial_starts_from_its_parent_and_counts_both_populations(structu
     first, other = record.trials[0].populations
     assert other.num_names == first.num_names - first.num_profiles  # names of the first population are not drawn again
     assert found[record.trials[0].trial_id].parameters == results[parent_id].parameters
-    moved = tmp_path / "elsewhere"
-    storage.read_folder(model_folder(parent_id), moved.mkdir() or moved)
+    moved = shutil.copytree(storage.path(model_folder(parent_id)), tmp_path / "elsewhere")
     by_path = {"parent": {"path": str(moved)}}
     spec = json.loads(results[parent_id].spec.model_dump_json())
     tree["trial"] |= {name: spec[name] for name in ("profiles", "model", "tokenizer")}

@@ -19,9 +19,12 @@ from raycap.spec import ProfilesSpec
 from raycap.spec.document import SpecError
 from raycap.storage import TRIALS_FOLDER, DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
+from raycap.storage.saved_model import open_regular
 from raycap.storage.sweep_folder import SweepFolder
 
 SPEC_ENDINGS = (".yaml", ".yml")
+MAX_RECORD_BYTES = 2**30
+"""Largest accepted size of a result.json and a sweep.json."""
 MAX_LISTED = 5
 """Maximum number of trials that an error lists if a prefix matches several."""
 
@@ -98,7 +101,7 @@ def _export_model(
     what: str, storage: str, to: Path | None, repo: str | None, *, dataset: str | None, private: bool, force: bool
 ) -> None:
     root, trial_id = _trial(what, storage)
-    result = _result(root, trial_id)
+    result, content = _result(root, trial_id)
     from raycap.export.model import export_model
     from raycap.export.model_card import model_card
 
@@ -109,13 +112,14 @@ def _export_model(
             exported = export_model(result, root, folder)
             card = model_card(result, exported, name=repo or ".", questions=_questions(root, trial_id), dataset=dataset)
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
-            (folder / "result.json").write_bytes(root.read(result_path(trial_id)))
+            (folder / "result.json").write_bytes(content)
+            files = sorted(path.name for path in folder.iterdir())
         parity = f"logits within {exported.max_difference:.1e} of raycap's own"
         description = f"{trial_id}: {result.parameters.total:,} parameters, {parity}"
         if to:
             print(f"{description}: {to}")
         if repo:
-            url = push(target, repo, "model", private=private, message=f"Trial {trial_id} from raycap")
+            url = push(target, repo, "model", private=private, message=f"Trial {trial_id} from raycap", files=files)
             print(f"{description}: {url}")
 
 
@@ -143,7 +147,8 @@ def _profiles(what: str, overrides: list[str] | None, storage: str, index: int) 
     if what.endswith(SPEC_ENDINGS):
         sweep, _ = pipeline.prepare(what, tuple(overrides or ()))
         return planned_trial(sweep, what, index).spec.profiles
-    return _result(*_trial(what, storage)).spec.profiles
+    result, _ = _result(*_trial(what, storage))
+    return result.spec.profiles
 
 
 def _trial(what: str, storage: str) -> tuple[Storage, str]:
@@ -166,20 +171,24 @@ def _trial(what: str, storage: str) -> tuple[Storage, str]:
     return root, found[0]
 
 
-def _result(storage: Storage, trial_id: str) -> TrialResult:
-    """Return the result of a trial. Raises SpecError if it does not exist or cannot be read."""
+def _result(storage: Storage, trial_id: str) -> tuple[TrialResult, bytes]:
+    """Return the result of a trial and the content of its file. Raises SpecError if it does not exist or cannot be read."""
     from raycap.analysis.stored import UnreadableResult, read_result
 
     path = storage.path(result_path(trial_id))
     try:
-        result = read_result(verify_checksum(storage.read(result_path(trial_id))))
+        with open_regular(storage, result_path(trial_id), MAX_RECORD_BYTES) as file:
+            content = file.read()
+        result = read_result(verify_checksum(content))
     except FileNotFoundError:
         raise SpecError([f"{trial_id}: the trial is not finished, {path} does not exist; run its sweep"]) from None
     except (DamagedError, UnreadableResult) as error:
         raise SpecError([f"{path}: {error}; delete the file and run the sweep to train the trial again"]) from None
+    except (ValueError, OSError) as error:  # a symbolic link, a folder, or no permission
+        raise SpecError([f"{trial_id}: {error}"]) from None
     if result.trial_id != trial_id:
         raise SpecError([f"{path}: is the result of trial {result.trial_id}; move it to the folder of that trial"])
-    return result
+    return result, content
 
 
 class _Trial(BaseModel):
@@ -199,7 +208,11 @@ def _questions(storage: Storage, trial_id: str) -> dict[str, str]:
     for name, files in sorted(storage.folders("").items()):
         if SweepFolder.SWEEP not in files:
             continue
-        content = SweepFolder(storage, name).read(SweepFolder.SWEEP)
+        try:
+            with open_regular(storage, f"{name}/{SweepFolder.SWEEP}", MAX_RECORD_BYTES) as file:
+                content = file.read()
+        except (ValueError, OSError):  # a symbolic link, a folder, or no permission
+            continue
         if trial_id.encode() not in content:  # much faster than parsing the file
             continue
         try:

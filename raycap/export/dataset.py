@@ -90,7 +90,15 @@ def push(profiles: Profiles, repo: str, *, description: str, private: bool = Fal
         to_dataset(profiles).to_parquet(Path(folder) / HUB_FILE)
         (Path(folder) / CARD_FILE).write_text(_card(profiles, "hub", repo, description), encoding="utf-8")
         # Dataset.push_to_hub would make several commits; this makes one for data and card.
-        return hub.push(Path(folder), repo, "dataset", private=private, message="People from raycap", replaced="data/*")
+        return hub.push(
+            Path(folder),
+            repo,
+            "dataset",
+            private=private,
+            message="People from raycap",
+            files=(HUB_FILE, CARD_FILE),
+            replaced="data/*",
+        )
 
 
 def _card(profiles: Profiles, source: str, path: str, description: str) -> str:

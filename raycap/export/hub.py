@@ -1,7 +1,7 @@
 """Atomic writes of exported files and folders, and uploads to the Hugging Face hub."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,12 +73,14 @@ def push(
     *,
     private: bool = False,
     message: str,
+    files: Sequence[str],
     replaced: str | None = None,
 ) -> str:
-    """Commit all files of a folder to the repository `owner/name` on the hub and return its URL.
+    """Commit some files of a folder to the repository `owner/name` on the hub and return its URL.
 
-    The repository is created if it does not exist. Existing files that match the pattern `replaced` are deleted unless
-    the folder has a file of the same name.
+    Only the paths in `files` are uploaded, even if others have been written to the folder since. The repository is created
+    if it does not exist. Existing files that match the pattern `replaced` are deleted unless the folder has a file of the
+    same name.
 
     Raises HubError if the hub refuses the upload, or if `private` is set and the repository exists and is public.
     """
@@ -92,7 +94,12 @@ def push(
         if private and not api.repo_info(repo, repo_type=kind).private:
             raise HubError(f"{url} exists and is public, but --private was given; choose another name")
         api.upload_folder(
-            repo_id=repo, folder_path=folder, repo_type=kind, commit_message=message, delete_patterns=replaced
+            repo_id=repo,
+            folder_path=folder,
+            repo_type=kind,
+            commit_message=message,
+            allow_patterns=list(files),
+            delete_patterns=replaced,
         )
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

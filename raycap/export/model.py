@@ -17,18 +17,20 @@ from raycap.learner.model import CPU, Llama
 from raycap.results import TrialResult
 from raycap.spec import Kind, ModelByWidth
 from raycap.storage import Storage, model_folder
-from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, sha256_of
+from raycap.storage.saved_model import CONFIG, RETRAIN, TOKENIZER_CONFIG, copy_model, read_settings
 from raycap.tokens.composer import Composer
-from raycap.tokens.tokenizers import END_ID, load_tokenizer
+from raycap.tokens.tokenizers import END_ID, TOKENIZER_SETTINGS, load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 TOLERANCE = 1e-3
 """Largest accepted difference of a logit. The loss of one token then differs by at most 2 TOLERANCE / ln 2 = 0.003 bits."""
 NUM_TEXTS = 256
 """Number of randomly drawn training texts of each corpus on which logits are compared."""
+NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Options with which transformers neither downloads anything nor runs code that comes with a model."""
+MISSING = object()
 BATCH_SIZE = 16
 """Texts per forward pass. transformers computes the logits of all tokens: 16 x 30 tokens x 262,144 words take 0.5 GB."""
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 class Agreement(NamedTuple):
@@ -63,9 +65,10 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     """Write a trial's model and tokenizer into an empty folder, load them with transformers, and compare the logits.
 
     Raises ValueError if the stored model is missing or damaged, if its population cannot be generated or loaded again,
-    if transformers tokenizes texts differently, or if logits differ by more than TOLERANCE.
+    if its settings are not those that raycap writes, if transformers tokenizes texts differently, or if logits differ by
+    more than TOLERANCE.
     """
-    _copy_model(result.trial_id, storage, folder)
+    copy_model(storage, model_folder(result.trial_id), folder)
     try:
         populations = populations_of(result.spec)
     except (ValueError, OSError) as error:
@@ -74,13 +77,14 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
         commit = result.provenance.git_commit
         raise ValueError(f"its spec gives another population than it was trained on; export it with raycap at {commit}")
     data = TrainingData.of(result.spec, populations, load_tokenizer(folder))
+    assert isinstance(result.spec.model, ModelByWidth)
+    model = pretrained.load(result.spec.model, folder, min_vocab_size=data.vocab_size)
+    _check_unchanged(model, folder)
     _write_settings(folder, max(composer.row_length for composer in data.composers))
 
-    assert isinstance(result.spec.model, ModelByWidth)
-    model = pretrained.load(result.spec.model, folder)
     transformers.utils.logging.disable_progress_bar()
-    hf_model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    hf_model = AutoModelForCausalLM.from_pretrained(folder, **NO_CODE, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     corpora = [
         (composer, population)
         for composer, population in zip(data.composers, data.population_of, strict=True)
@@ -97,19 +101,19 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     return exported
 
 
-def _copy_model(trial_id: str, storage: Storage, folder: Path) -> None:
-    """Copy the files of the stored model and verify their digest. The digest itself is not exported."""
-    stored = model_folder(trial_id)
-    if missing := {*MODEL_FILES, TOKENIZER_CONFIG, DIGEST_FILE} - set(storage.names(stored)):
-        raise ValueError(f"there is no complete model at {storage.path(stored)}: {', '.join(sorted(missing))} missing")
-    storage.read_folder(stored, folder)
-    digest = (folder / DIGEST_FILE).read_bytes()
-    (folder / DIGEST_FILE).unlink()
-    if digest != sha256_of(folder).encode():
-        raise ValueError(
-            f"the model at {storage.path(stored)} is damaged: its SHA-256 digest does not match; delete the result.json "
-            "in the folder above and run the sweep again to retrain it"
-        )
+def _check_unchanged(model: Llama, folder: Path) -> None:
+    """Raise ValueError unless the settings of the model are those that raycap writes.
+
+    transformers reads many more settings than raycap writes, and some of them import code. So all others are refused,
+    whatever they are called.
+    """
+    config = pretrained.config(model.spec, model.vocab_size)
+    for name, written in {CONFIG: config, TOKENIZER_CONFIG: TOKENIZER_SETTINGS}.items():
+        stored = read_settings(folder / name)
+        if wrong := [key for key in written | stored if stored.get(key, MISSING) != written.get(key, MISSING)]:
+            raise ValueError(
+                f"{name} of the stored model is not as raycap writes it: {', '.join(wrong)} was changed; {RETRAIN}"
+            )
 
 
 def _write_settings(folder: Path, max_new_tokens: int) -> None:

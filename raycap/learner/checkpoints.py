@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +52,20 @@ class Checkpoints:
     def load(self, trial_id: str, step: int, device: torch.device) -> dict[str, Any]:
         """Return the state of a trial after `step`, on `device`.
 
-        Raises DamagedError if the checksum does not match.
+        Raises DamagedError if the checksum does not match, or if the file contains other objects than tensors and numbers.
         """
         content = self.storage.read(checkpoint_path(trial_id, step))
         digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(data).digest() != digest:
             raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))}: the checksum does not match")
-        # weights_only: unpickling arbitrary objects could run code.
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        try:
+            # weights_only: unpickling arbitrary objects could run code.
+            state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DamagedError(
+                f"{self.storage.path(checkpoint_path(trial_id, step))}: is no checkpoint that raycap wrote: {reason}"
+            ) from error
         return state
 
     def resumable_groups(self, trial_ids: list[str]) -> list[list[str]]:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycap.learner.fused_ops import NORM_EPS
 from raycap.learner.model import FUSED_PROJECTIONS, MLP_RATIO, ROPE_BASE, Llama
 from raycap.spec import ModelByWidth
+from raycap.storage.saved_model import CONFIG, WEIGHTS, read_settings
+
+META = torch.device("meta")
 
 
 def transformers_weights(model: Llama) -> dict[str, Tensor]:
@@ -72,7 +76,7 @@ def _folded_factors(spec: ModelByWidth) -> dict[str, float]:
     }
 
 
-def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
+def _shape_config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
     """Return the entries of transformers' config.json that determine the shape of a model."""
     num_heads = spec.hidden_size // spec.head_size
     return {
@@ -93,11 +97,11 @@ def _config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def save(model: Llama, folder: Path) -> None:
-    """Write a single model as config.json and model.safetensors for AutoModelForCausalLM.from_pretrained."""
-    config = {
+def config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
+    """Return the content of the config.json that `save` writes."""
+    return {
         "architectures": ["LlamaForCausalLM"],
-        **_config(model.spec, model.vocab_size),
+        **_shape_config(spec, vocab_size),
         "rope_theta": ROPE_BASE,
         "max_position_embeddings": 4096,
         "attention_dropout": 0.0,
@@ -106,26 +110,38 @@ def save(model: Llama, folder: Path) -> None:
         "pad_token_id": 0,
         "dtype": "float32",
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    save_file(transformers_weights(model), str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def load(spec: ModelByWidth, folder: Path) -> Llama:
+def save(model: Llama, folder: Path) -> None:
+    """Write a single model as config.json and model.safetensors for AutoModelForCausalLM.from_pretrained."""
+    (folder / CONFIG).write_text(json.dumps(config(model.spec, model.vocab_size), indent=2))
+    save_file(transformers_weights(model), str(folder / WEIGHTS), metadata={"format": "pt"})
+
+
+def load(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1) -> Llama:
     """Return the single model of a folder that `save` or transformers wrote, on the CPU.
 
     The size of the vocabulary is taken from the folder. The parametrization is not stored there: weights are those of a
     plain Llama, and the factors of the spec's parametrization are divided out.
 
-    Raises ValueError if config.json has another shape than the spec, or blocks that share weights have different ones.
+    Raises ValueError if config.json has another shape than the spec, if the weights have other shapes than config.json
+    says, if blocks that share weights have different ones, or if the vocabulary is smaller than `min_vocab_size`, the size
+    of that of the tokenizer.
     """
-    config = json.loads((folder / "config.json").read_text())
-    expected = _config(spec, config.get("vocab_size"))
-    if wrong := [key for key, value in expected.items() if config.get(key) != value]:
-        got = ", ".join(f"{key} {config.get(key)}" for key in wrong)
+    stored_config = read_settings(folder / CONFIG)
+    vocab_size = stored_config.get("vocab_size")
+    if not isinstance(vocab_size, int) or vocab_size < min_vocab_size:
+        raise ValueError(
+            f"{CONFIG} of the model has vocab_size {vocab_size}, but its tokenizer has {min_vocab_size:,} tokens; "
+            "use the model and the tokenizer of one training run"
+        )
+    expected = _shape_config(spec, vocab_size)
+    if wrong := [key for key, value in expected.items() if stored_config.get(key) != value]:
+        got = ", ".join(f"{key} {stored_config.get(key)}" for key in wrong)
         required = ", ".join(f"{key} {expected[key]}" for key in wrong)
         raise ValueError(f"the model in {folder} has {got}, but the spec requires {required}")
-    stored, factors = load_file(folder / "model.safetensors"), _folded_factors(spec)
-    model = Llama(spec, config["vocab_size"])
+    stored, factors = _stored_weights(spec, vocab_size, folder / WEIGHTS), _folded_factors(spec)
+    model = Llama(spec, vocab_size)
     filled: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
         projections = []
@@ -140,3 +156,25 @@ def load(spec: ModelByWidth, folder: Path) -> Llama:
         parameter.detach()[0].copy_(weights)
         filled.add(id(parameter))
     return model
+
+
+def _stored_weights(spec: ModelByWidth, vocab_size: int, file: Path) -> dict[str, Tensor]:
+    """Return the weights in a file, after checking their names and shapes without allocating them.
+
+    Raises ValueError if the file is not in the format of safetensors, or if a weight is missing or has another shape.
+    """
+    expected = {
+        projection: [parameter.shape[1] // len(names), *parameter.shape[2:]]
+        for name, parameter in Llama(spec, vocab_size, device=META).named_parameters(remove_duplicate=False)
+        for names in [_projection_names(name)]
+        for projection in names
+    }
+    try:
+        with safe_open(file, "pt") as header:
+            shapes = {name: header.get_slice(name).get_shape() for name in header.keys() if name in expected}  # noqa: SIM118
+        if wrong := [name for name, shape in expected.items() if shapes.get(name) != shape]:
+            name = wrong[0]
+            raise ValueError(f"{name} must have the shape {expected[name]}, got {shapes.get(name, 'no such weight')}")
+        return load_file(file)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file.name} of the model cannot be used: {error}; restore the files of the model") from error

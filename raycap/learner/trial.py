@@ -29,7 +29,7 @@ from raycap.learner.training import Loss, Snapshot, TrainingStep, train
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
-from raycap.storage.saved_model import DIGEST_FILE, parent_model, sha256_of
+from raycap.storage.saved_model import DIGEST_FILE, digests, parent_model
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, rows_of
 from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
@@ -47,12 +47,12 @@ class TrainedTrial:
     tokenizer: Tokenizer
 
     def save_model(self, storage: Storage, folder: str) -> None:
-        """Write the model and its tokenizer in the format of transformers, then their digest."""
+        """Write the model and its tokenizer in the format of transformers, then their digests."""
         with TemporaryDirectory(prefix="raycap-") as local:
             pretrained.save(self.model, Path(local))
             save_tokenizer(self.tokenizer, Path(local))
             storage.write_folder(folder, Path(local))
-            storage.write(f"{folder}/{DIGEST_FILE}", sha256_of(Path(local)))
+            storage.write(f"{folder}/{DIGEST_FILE}", digests(Path(local)))
 
 
 OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
@@ -120,7 +120,7 @@ def run_trials(
         replicas = _replicas(specs, tokenizer)
         (vocab_size,) = {replica.data.vocab_size for replica in replicas}
         if parent:
-            model = pretrained.load(spec.model, parent).copy(context.device)
+            model = pretrained.load(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)

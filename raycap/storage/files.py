@@ -128,13 +128,6 @@ class Storage:
         for file in sorted(local_folder.iterdir()):
             self.write(f"{relative}/{file.name}", file.read_bytes())
 
-    def read_folder(self, relative: str, local_folder: Path) -> None:
-        """Copy every file directly inside a folder of the storage to a local folder. Raises FileNotFoundError."""
-        for entry in self.filesystem.get_file_info(fs.FileSelector(self.path(relative), recursive=False)):
-            if entry.is_file and not entry.base_name.endswith(UNFINISHED):
-                with self.filesystem.open_input_stream(entry.path) as stream:
-                    (local_folder / entry.base_name).write_bytes(stream.read())
-
     def delete(self, relative: str) -> None:
         """Delete a file if it exists."""
         if self.exists(relative):

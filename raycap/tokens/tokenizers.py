@@ -132,19 +132,27 @@ def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+TOKENIZER_SETTINGS = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": END,
+    "pad_token": END,
+    "clean_up_tokenization_spaces": False,
+    "model_input_names": ["input_ids", "attention_mask"],
+}
+"""Content of the tokenizer_config.json of a saved model."""
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the files that `transformers.AutoTokenizer.from_pretrained` loads as a PreTrainedTokenizerFast."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": END,
-        "pad_token": END,
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_SETTINGS, indent=2))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a tokenizer that was saved by save_tokenizer."""
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    """Load a tokenizer that was saved by save_tokenizer. Raises ValueError if the file is not a tokenizer."""
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise ValueError(
+            f"tokenizer.json of the model cannot be used: {error}; restore the files of the model"
+        ) from error

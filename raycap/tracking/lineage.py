@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import LoadedProfiles, ProfilesSpec
 from raycap.storage import Storage, model_folder
+from raycap.storage.saved_model import copy_model
 
 ARTIFACT_FOLDER = "model"
 
@@ -51,7 +52,7 @@ def register_model(client: MlflowClient, storage: Storage, trial_id: str, run_id
 
     Idempotent: a run that has a version keeps it, and its model is not logged again.
 
-    Raises FileNotFoundError if the trial's model is not in the storage.
+    Raises ValueError if the trial's model is missing, damaged, or has files that raycap does not copy.
     """
     try:
         client.create_registered_model(name)
@@ -61,7 +62,7 @@ def register_model(client: MlflowClient, storage: Storage, trial_id: str, run_id
     if known := client.search_model_versions(f"run_id = '{run_id}'"):
         return str(known[0].version)
     with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
-        storage.read_folder(model_folder(trial_id), Path(folder))
+        copy_model(storage, model_folder(trial_id), Path(folder))
         client.log_artifacts(run_id, folder, ARTIFACT_FOLDER)
     source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT_FOLDER}"
     return str(client.create_model_version(name, source, run_id, tags={"raycap.trial_id": trial_id}).version)

@@ -1,6 +1,9 @@
 """Tests of `raycap export`: models and populations in folders and on the hub, loaded with transformers and datasets."""
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +22,7 @@ from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFr
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import with_checksum
+from raycap.storage.saved_model import DIGEST_FILE, TOKENIZER_CONFIG, digests
 from tests.support.exported import MEMORIZED, PEOPLE, memorized
 from tests.support.hub import Repository, local_hub
 from tests.support.tiny import trained
@@ -31,9 +35,13 @@ TINY = [
 ]
 
 
-def raycap(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def raycap(
+    *arguments: str, environment: dict[str, str] | None = None, answers: str = ""
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from raycap.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment, input=answers, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +97,36 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
     assert repository.commits == [f"Trial {trial_id} from raycap"]
     assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(hub.objects) == 1  # the weights, by git-lfs
+
+
+def test_a_model_with_code_is_refused_whatever_the_answer_on_stdin(storage: Storage, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(storage.root, tmp_path / "runs"))
+    trial_id = memorized().result.trial_id
+    model = runs / model_folder(trial_id)
+    settings = json.loads((model / TOKENIZER_CONFIG).read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (model / TOKENIZER_CONFIG).write_text(json.dumps(settings))
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (model / DIGEST_FILE).write_text(digests(model))
+    target = tmp_path / "out"
+    refused = raycap("export", trial_id, "--storage", str(runs), "--to", str(target), answers="y\ny\n")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "auto_map" in refused.stderr
+    assert not (tmp_path / "ran").exists()
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_result_that_is_no_regular_file_is_not_exported(kind: str, storage: Storage, tmp_path: Path) -> None:
+    runs = Path(shutil.copytree(storage.root, tmp_path / "runs"))
+    trial_id = memorized().result.trial_id
+    path = runs / result_path(trial_id)
+    path.rename(tmp_path / "moved")
+    {"link": lambda: path.symlink_to(tmp_path / "moved"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(SpecError, match=r"result\.json.*(link|regular)"):
+        export(trial_id, storage=str(runs), to=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import json
+import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from raycap.analysis.capacity import capacities
 from raycap.analysis.measurements import Losses
@@ -26,7 +29,7 @@ from raycap.spec import (
     TrialSpec,
 )
 from raycap.storage import Storage, model_folder
-from raycap.storage.saved_model import DIGEST_FILE, sha256_of
+from raycap.storage.saved_model import CONFIG, DIGEST_FILE, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, digests
 from tests.support.exported import MEMORIZED, MUP, PEOPLE, memorized
 from tests.support.tiny import trained
 
@@ -132,14 +135,74 @@ def test_the_usage_code_of_the_card_gives_the_answer(tmp_path: Path) -> None:
 def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> None:
     result, storage = stored(memorized(), tmp_path)
     model = Path(storage.path(model_folder(result.trial_id)))
-    config = (model / "config.json").read_text()
-    (model / "config.json").write_text(config.replace('"float32"', '"bfloat16"'))  # raycap ignores this field
+    weights = load_file(model / WEIGHTS)
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, model / WEIGHTS, metadata={"format": "pt"})
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError, match="is damaged"):
         export_model(result, storage, tmp_path / "out")
-    (model / DIGEST_FILE).write_text(sha256_of(model))
+    (model / DIGEST_FILE).write_text(digests(model))
     with pytest.raises(ValueError, match=r"differ by up to \S+ .*more than 0\.001"):
         export_model(result, storage, tmp_path / "out")
+
+
+def edit(name: str, **values: Any) -> Callable[[Path], None]:
+    """Return a function that changes entries of a JSON file of a model."""
+
+    def change(model: Path) -> None:
+        (model / name).write_text(json.dumps(json.loads((model / name).read_text()) | values))
+
+    return change
+
+
+def put(name: str, content: bytes) -> Callable[[Path], None]:
+    """Return a function that replaces a file of a model."""
+    return lambda model: (model / name).write_bytes(content) and None
+
+
+def other_shape(model: Path) -> None:
+    """Replace the embedding of a model by a shorter one."""
+    weights = load_file(model / WEIGHTS)
+    save_file(
+        weights | {"model.embed_tokens.weight": weights["model.embed_tokens.weight"][:-1].clone()}, model / WEIGHTS
+    )
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "code of a tokenizer": (edit(TOKENIZER_CONFIG, tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]}),
+                            (TOKENIZER_CONFIG, "auto_map")),
+    "code of a model": (edit(CONFIG, model_type="evil", auto_map={"AutoConfig": "evil.Config"}), (CONFIG, "auto_map")),
+    "another architecture": (edit(CONFIG, model_type="evil"), ("model_type", "evil", "llama")),
+    "a kernel of the hub": (edit(CONFIG, _attn_implementation="evil/kernel"), (CONFIG, "_attn_implementation")),
+    "a quantization": (edit(CONFIG, quantization_config={"quant_method": "hqq"}), (CONFIG, "quantization_config")),
+    "a template": (edit(TOKENIZER_CONFIG, chat_template="{{ 1 }}"), (TOKENIZER_CONFIG, "chat_template")),
+    "another tokenizer class": (edit(TOKENIZER_CONFIG, tokenizer_class="GPT2"), (TOKENIZER_CONFIG, "tokenizer_class")),
+    "another data type": (edit(CONFIG, dtype="bfloat16"), (CONFIG, "dtype")),
+    "a vocabulary without weights": (edit(CONFIG, vocab_size=10**12), (WEIGHTS, "embed_tokens", str(10**12))),
+    "a vocabulary that is no number": (edit(CONFIG, vocab_size="many"), (CONFIG, "vocab_size", "many")),
+    "a vocabulary that is too small": (edit(CONFIG, vocab_size=7), (CONFIG, "vocab_size", "7")),
+    "weights of another shape": (other_shape, (WEIGHTS, "embed_tokens")),
+    "weights with a huge header": (put(WEIGHTS, b"\xff" * 8 + b"{}"), (WEIGHTS,)),
+    "pickled weights": (put(WEIGHTS, pickle.dumps({"a": 1})), (WEIGHTS,)),
+    "a deep tokenizer": (put(TOKENIZER, b"[" * 100_000), (TOKENIZER,)),
+    "a tokenizer of a kind that does not exist": (put(TOKENIZER, b'{"model": {"type": "Evil"}}'), (TOKENIZER,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_changed_model_with_matching_digests_is_refused_and_runs_no_code(case: str, tmp_path: Path) -> None:
+    result, storage = stored(memorized(), tmp_path)
+    model = Path(storage.path(model_folder(result.trial_id)))
+    change, values = HOSTILE[case]
+    change(model)
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (model / DIGEST_FILE).write_text(digests(model))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is checked below
+        export_model(result, storage, tmp_path / "out")
+    assert all(value in str(caught.value) for value in values), caught.value
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_without_its_population_or_files_is_refused(tmp_path: Path) -> None:
@@ -150,5 +213,5 @@ def test_a_model_without_its_population_or_files_is_refused(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="another population than it was trained on; export it with raycap"):
         export_model(others, storage, tmp_path / "out")
     storage.delete(f"{model_folder(result.trial_id)}/tokenizer.json")
-    with pytest.raises(ValueError, match=r"tokenizer\.json missing"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json is missing"):
         export_model(result, storage, tmp_path / "out")

@@ -1,7 +1,6 @@
 """Trials that were paused, stopped or killed resume from their checkpoints with bit-equal results."""
 
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from raycap.learner.model import CPU
 from raycap.learner.signals import PausedError, Signal
 from raycap.results import Evaluation, StopReason
 from raycap.spec import LossBelow, Phase, QuestionsByWeights, ScheduleFree, Steps
-from raycap.storage import Storage, checkpoint_path, checkpoint_steps, forget_checkpoints
+from raycap.storage import DamagedError, Storage, checkpoint_path, checkpoint_steps, forget_checkpoints
 from tests.support.tiny import TINY, trained, weights
 
 
@@ -153,8 +152,10 @@ class Bomb:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     checkpoints.save(TINY.trial_id, 1, {"weights": Bomb(tmp_path / "ran")})
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        trained(TINY, checkpoints=checkpoints)
+    with pytest.raises(DamagedError, match=r"checkpoint-0+1\.pt.*Weights only load failed"):
+        checkpoints.load(TINY.trial_id, 1, CPU)
+    whole, resumed = trained(TINY), trained(TINY, checkpoints=checkpoints)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert not (tmp_path / "ran").exists()
 
 

@@ -189,8 +189,8 @@ def test_target_bits_depend_on_the_kind_of_questions() -> None:
             "trial.model={num_params: 100}",
             r"no width gives 100 parameters .*; the nearest are 38,736 \(hidden_size 16\)",
         ),
-        ("trial.fill={parent: {trial_id: 0123456789ab}, profiles: {seed: 1}}", "there is no trained model at"),
-        ("trial.fill={parent: {path: /nowhere}, profiles: {seed: 1}}", "there is no trained model at /nowhere"),
+        ("trial.fill={parent: {trial_id: 0123456789ab}, profiles: {seed: 1}}", "there is no complete model at"),
+        ("trial.fill={parent: {path: /nowhere}, profiles: {seed: 1}}", "there is no complete model at /nowhere"),
     ],
 )
 def test_targets_that_cannot_be_met_are_refused_with_the_reason(override: str, message: str) -> None:

@@ -22,7 +22,7 @@ from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.spec.file import load_sweep
 from raycap.storage import Storage, checkpoint_path, failure_path, model_folder, result_path
 from raycap.storage.checksum import with_checksum
-from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, parent_model, resolve_parent
+from raycap.storage.saved_model import DIGEST_FILE, PARENT_FILES, parent_model, resolve_parent
 from raycap.terminal.failures import normalize_cause, print_failures
 from raycap.terminal.plan_table import plan_json, print_plan
 from tests.support.planted import RUN, results, sweep
@@ -294,10 +294,10 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
     by_path = Fill(parent=ParentModel(path=str(folder)), profiles=people)
     for fill in (by_id, by_path):
         with parent_model(fill, storage) as local:
-            assert {path.name for path in local.iterdir()} >= set(MODEL_FILES)
-    for name in (*MODEL_FILES, DIGEST_FILE):
+            assert {path.name for path in local.iterdir()} == set(PARENT_FILES)
+    for name in (*PARENT_FILES, DIGEST_FILE):
         whole = (folder / name).read_bytes()
-        for content in (whole[:-1], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
+        for content in (whole[:-9], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
             (folder / name).write_bytes(content)
             for fill in (by_id, by_path):
                 with pytest.raises(ValueError, match="is damaged"), parent_model(fill, storage):
@@ -306,7 +306,7 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
     (folder / DIGEST_FILE).unlink()
     with parent_model(by_path, storage):  # a model that raycap did not save has no digest file
         pass
-    with pytest.raises(ValueError, match="there is no trained model"), parent_model(by_id, storage):
+    with pytest.raises(ValueError, match="there is no complete model"), parent_model(by_id, storage):
         pass
     trained.save_model(storage, model_folder(planned.trial_id))
     file = Path(storage.path(result_path(planned.trial_id)))

@@ -136,9 +136,6 @@ def test_unfinished_files_are_ignored(tmp_path: Path) -> None:
     (folder / "checkpoint-000000000080.pt.123.tmp").write_text("half")
     assert checkpoint_steps(storage.folders("trials")["a"]) == [40]
     assert storage.folders("trials") == {"a": ["checkpoint-000000000040.pt"]}
-    (tmp_path / "copy").mkdir()
-    storage.read_folder("trials/a", tmp_path / "copy")
-    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["checkpoint-000000000040.pt"]
 
 
 def test_every_damaged_file_that_is_set_aside_is_kept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tests of names, colours, datasets and registered models of trials in MLflow."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from raycap.learner import pretrained
 from raycap.results import SweepRecord
 from raycap.spec import Fill, ParentTrial, ProfilesFromDisk
 from raycap.storage import model_folder
+from raycap.storage.saved_model import DIGEST_FILE, MODEL_FILES, digests
 from raycap.tracking.lineage import dataset_inputs
 from raycap.tracking.outbox import Operation
 from raycap.tracking.tracker import Tracker
@@ -78,6 +80,9 @@ def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, mo
         with tempfile.TemporaryDirectory() as folder:
             generator = torch.Generator().manual_seed(result.spec.model.hidden_size)
             pretrained.save(llama.build(result.spec.model, 50, generators=(generator,)), Path(folder))
+            for name in set(MODEL_FILES) - set(os.listdir(folder)):
+                (Path(folder) / name).write_text("{}")
+            (Path(folder) / DIGEST_FILE).write_text(digests(Path(folder)))
             storage.write_folder(model_folder(result.trial_id), Path(folder))
     measured = planted.measured({result.trial_id: result for result in results})
     finished = [Operation("finish_trial", 1_000_000, {"trial_id": result.trial_id}) for result in results]
@@ -95,7 +100,7 @@ def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, mo
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
     model = tmp_path / "runs" / model_folder(results[2].trial_id)
     model.rename(model.with_name("away"))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="no complete model"):
         deliver(record, finished)
     model.with_name("away").rename(model)
     assert sync(record).problems == ()
