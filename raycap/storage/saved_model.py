@@ -8,6 +8,7 @@ code are refused.
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -152,13 +153,14 @@ def _copy_file(storage: Storage, relative: str, target: Path) -> None:
 
 def _stored_digests(file: Path, location: str) -> dict[str, str]:
     """Return the digests by the names of the files."""
-    lines = [line.split("  ") for line in file.read_text("ascii", errors="replace").splitlines()]
-    if not all(len(line) == 2 for line in lines):
+    lines = file.read_text("ascii", errors="replace").splitlines()
+    stored = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if stored.keys() != set(MODEL_FILES) or not all(re.fullmatch("[0-9a-f]{64}", one) for one in stored.values()):
         raise ValueError(
-            f"{location}/{DIGEST_FILE} does not list the digest of each file: the model is damaged or of an earlier version "
-            f"of raycap, whose digest did not cover all files; {RETRAIN}"
+            f"{location}/{DIGEST_FILE} must list the SHA-256 digests of {', '.join(MODEL_FILES)}: "
+            f"the model is damaged or of an earlier version of raycap; {RETRAIN}"
         )
-    return {name: digest for digest, name in lines}
+    return stored
 
 
 def _sha256(file: Path) -> str:

@@ -274,7 +274,14 @@ def test_attached_accelerators_are_counted() -> None:
     assert known_size("n1-standard-8", 2) == (8, 2)
 
 
-@pytest.mark.parametrize("text", ["", "- a list", "a: [", "cluster_name: &a [*b]", "\x00", "a: 2001-99-99"])
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "- a list", "a: [", "cluster_name: &a [*b]", "\x00", "a: 2001-99-99", "a: &a [*a]", BOMB, "a: " + "[" * 5000],
+    ids=range(9),
+)
 def test_a_file_that_is_no_cluster_raises_an_error_of_one_line(text: str, file: Path) -> None:
     file.write_text(text)
     with pytest.raises(SpecError) as caught:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.cluster.cloud import ec2, kuberay, launcher
+from raycap.cluster.cloud import ec2, gce, kuberay, launcher
 from raycap.cluster.cloud.document import Fault, read_documents, undecided
 from raycap.cluster.cloud.groups import Cluster
+from raycap.cluster.cloud.kubernetes import workload_faults
 from raycap.cluster.cloud.needs import fit_faults, machines_of, max_concurrent_trials, reach_faults
 from raycap.cluster.cloud.versions import Versions
 from raycap.cluster.resources import format_machines
@@ -46,11 +47,11 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     documents, faults = read_documents(path, text)
     faults += undecided(text, documents)
     versions, notes = Versions.here(), []
-    # A manifest may contain other documents, such as Services; only the one for the KubeRay operator is checked.
     manifest = next((document for document in documents if kuberay.is_kuberay(document)), None)
     document = manifest or documents[0]
     if manifest:
-        faults += kuberay.faults_of(document, versions)
+        for each in documents:
+            faults += kuberay.faults_of(each, versions) if kuberay.is_kuberay(each) else workload_faults(each)
         cluster = kuberay.cluster_of(document)
     else:
         faults += launcher.faults_of(document, versions)
@@ -58,8 +59,13 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
         provider = document.find_document("provider", "type")
         if provider == "aws" and not ec2.is_known():
             notes.append("node_config, because botocore is not installed; to check it: pip install botocore")
-        elif provider != "aws":
-            notes.append(f"node_config, because only that of the provider aws can be checked offline, got {provider}")
+        elif provider == "gcp" and not gce.is_known():
+            package = "google-api-python-client"
+            notes.append(
+                f"types in node_config, because {package} is not installed; to check them: pip install {package}"
+            )
+        elif provider not in ("aws", "gcp"):
+            notes.append(f"node_config, because only those of aws and gcp can be checked offline, got {provider}")
     faults += cluster.faults()
     sweep, sweep_faults = _sweep_faults(cluster, spec, overrides)
     faults += sweep_faults

@@ -12,6 +12,8 @@ from raycap.spec.yaml_tree import KeyPath
 
 MARK = "FILL"
 """Marks lines of templates whose values the user must decide."""
+MAX_VALUES = 50_000
+"""Largest number of values in a document. Aliases of aliases can multiply a few lines without bound."""
 PLACEHOLDERS = re.compile(r"ami-0{17}|\bmy-(?:project|bucket|registry)\b|images/IMAGE$")
 """Values of templates that cannot work unchanged."""
 
@@ -81,10 +83,14 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
             node = loader.get_node()
             lines: dict[KeyPath, int] = {(): node.start_mark.line + 1}
             faults += list(_number(node, (), lines, file))
-            documents.append(ClusterDocument(file, loader.construct_document(node), lines))
+            documents.append(ClusterDocument(file, _with_text_keys(loader.construct_document(node)), lines))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError([f"{file}:{line}: not valid YAML: {error.problem}; correct it"]) from None
+    except RecursionError:
+        raise SpecError(
+            [f"{file}:1: has values that contain themselves, or is nested too deeply; remove them"]
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise SpecError([f"{file}:1: not valid YAML: {error}; correct it"]) from None
     documents = [document for document in documents if document.tree is not None]
@@ -95,6 +101,8 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
 
 def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
     """Add the lines of all values below a node to `lines`, and yield faults for duplicate keys."""
+    if len(lines) > MAX_VALUES:
+        raise SpecError([f"{file}:{node.start_mark.line + 1}: has more than {MAX_VALUES:,} values; remove the aliases"])
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[*place, index] = item.start_mark.line + 1
@@ -107,6 +115,13 @@ def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: st
                 yield Fault(f"{file}:{key.start_mark.line + 1}", field_name(below), rule)
             lines[below] = key.start_mark.line + 1
             yield from _number(value, below, lines, file)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Return a value with all keys of mappings as texts, as in JSON, to which Kubernetes converts its files."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(one) for key, one in value.items()}
+    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
 
 
 def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:

@@ -1,29 +1,61 @@
-"""Reads KubeRay manifests, and finds faults by the rules of the operator, Ray's autoscaler and raycap."""
+"""Reads KubeRay manifests, and finds faults by KubeRay's schema, the rules of its operator, and what raycap needs."""
 
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
+from raycap.cluster.cloud.kubernetes import (
+    DNS_1035_LABEL,
+    NameRule,
+    kuberay_schema,
+    label_faults,
+    metadata_faults,
+    name_fault,
+    pod_faults,
+    unique,
+)
+from raycap.cluster.cloud.schema import choice_rule, schema_faults, shown
 from raycap.cluster.cloud.versions import Versions
-from raycap.spec.document import did_you_mean
 from raycap.spec.yaml_tree import KeyPath
 
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
 """Path of the cluster's description in each kind of document."""
-JOB = ("entrypoint", "rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
-       "submissionMode", "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "submitterPodTemplate", "suspend",
-       "entrypointNumCpus", "entrypointNumGpus", "metadata", "jobId", "managedBy", "deletionStrategy")  # fmt: skip
-CLUSTER = ("rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs", "suspend",
-           "gcsFaultToleranceOptions", "authOptions", "managedBy", "headServiceAnnotations")  # fmt: skip
-GROUP = ("groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template", "numOfHosts", "suspend",
-         "idleTimeoutSeconds", "scaleStrategy", "resources", "labels", "serviceType", "headService")  # fmt: skip
-HEAD_FIELDS = ("rayStartParams", "template")
-WORKER_FIELDS = ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template")
-"""Fields that a group of the head or of workers must have."""
+API_VERSION = "ray.io/v1"
+MAX_NAME_LENGTH = {"RayCluster": 53, "RayJob": 47}
+"""KubeRay derives the names of services and jobs from these names, and refuses longer ones."""
+GROUP_NAME = NameRule(
+    re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?"),
+    63,
+    "letters, digits, '-' and '.', with none of these two at the ends",
+)
+"""KubeRay converts names of groups to lower case in names of pods."""
+SUBMISSION_MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
+RESOURCE_PARAMETERS = ("num-cpus", "num-gpus", "memory", "resources")
+"""Parameters of `ray start` that the field resources of a group replaces."""
+UNLIMITED = 2**31 - 1
+"""The default of maxReplicas."""
+METADATA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **{name: {"type": "string"} for name in ("name", "generateName", "namespace")},
+        **{name: {"type": "object", "additionalProperties": {"type": "string"}} for name in ("labels", "annotations")},
+        "finalizers": {"type": "array", "items": {"type": "string"}},
+        "ownerReferences": {"type": "array"},
+        **{
+            name: {}
+            for name in ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink")
+        },
+    },
+    "additionalProperties": False,
+}
+"""Schema of the metadata of a document, which a CRD does not contain."""
 MACHINE_TYPE = "node.kubernetes.io/instance-type"
 
 
@@ -41,7 +73,8 @@ def cluster_of(document: ClusterDocument) -> Cluster:
 
 def _base(document: ClusterDocument) -> tuple[str, ...]:
     """Return the path of the cluster's description."""
-    return KINDS.get(str(document.find_document("kind")), ("spec",))
+    kind = "RayJob" if document.find_document("spec", "rayClusterSpec") else "RayCluster"
+    return KINDS.get(str(document.find_document("kind")), KINDS[kind])
 
 
 def _group_paths(document: ClusterDocument) -> list[KeyPath]:
@@ -57,7 +90,7 @@ def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGr
     pod = document.find_document(*path, "template", "spec")
     # Each cloud has its own label for spot nodes: capacityType: SPOT, gke-spot, kubernetes.azure.com/scalesetpriority: spot.
     scheduling = json.dumps([find_document(pod, name) for name in ("nodeSelector", "affinity")], default=str).lower()
-    resources = _resources(document.find_document(*path), is_head=is_head)
+    cpus, gpus = (_read(name, document.find_document(*path), is_head=is_head) for name in ("CPU", "GPU"))
     selector = find_document(pod, "nodeSelector")
     machine_type = selector.get(MACHINE_TYPE) if isinstance(selector, dict) else None
     count = document.find_document(*path, "maxReplicas")
@@ -69,9 +102,9 @@ def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGr
         gpus_path=(*limits, "nvidia.com/gpu"),
         market_path=(*path, "template", "spec", "nodeSelector"),
         is_head=is_head,
-        cpus=resources.get("CPU"),
-        gpus=resources.get("GPU", 0),
-        max_count=count if isinstance(count, int) and not is_head else 0,
+        cpus=cpus,
+        gpus=gpus or 0,
+        max_count=0 if is_head else count if isinstance(count, int) else UNLIMITED if count is None else 0,
         machine_type=machine_type,
         is_spot="spot" in scheduling,
         spot_setting="the nodeSelector of your cloud's spot nodes",
@@ -80,86 +113,202 @@ def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGr
     )
 
 
-def _resources(group: Any, *, is_head: bool) -> dict[str, int]:
-    """Return the CPUs and GPUs of a pod as Ray's autoscaler reads them; empty if the group is invalid."""
-    from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
+def _read(name: str, group: Any, *, is_head: bool) -> int | None:
+    """Return the CPUs or GPUs of a pod as Ray's autoscaler reads them; None if they are invalid or not stated."""
+    from ray.autoscaler._private.kuberay import autoscaling_config
 
     logging.getLogger("ray.autoscaler").setLevel(logging.CRITICAL)
-    if is_head and find_document(group, "rayStartParams", "num-cpus") is None:
-        return {}
+    resources, parameters = (find_document(group, key) or {} for key in ("resources", "rayStartParams"))
+    container = find_document(group, "template", "spec", "containers", 0, "resources") or {}
+    stated = [find_document(parameters, "num-cpus"), find_document(resources, "CPU")]
+    if is_head and name == "CPU" and stated == [None, None]:
+        return None  # Ray would take the CPUs of the container
+    read = {"CPU": autoscaling_config._get_num_cpus, "GPU": autoscaling_config._get_num_gpus}[name]
     try:
-        resources: dict[str, int] = _get_ray_resources_from_group_spec(group, is_head)
+        number: int | None = read(resources, parameters, container, "group")
     except Exception:  # rules for the single fields report the fault
-        return {}
-    return resources
+        return None
+    return number if number is None or number <= UNLIMITED else None
+
+
+def _schema(kind: str) -> dict[str, Any]:
+    """Return the schema of a document of this kind: KubeRay's for its spec, and that of metadata."""
+    properties = {"apiVersion": {"enum": [API_VERSION]}, "kind": {"enum": [kind]}, "metadata": METADATA, "status": {}}
+    properties["spec"] = {"$ref": f"#/$defs/{kind}"}
+    document = {"type": "object", "properties": properties, "required": ["metadata", "spec"]}
+    return kuberay_schema() | document | {"additionalProperties": False}
 
 
 def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     """Yield the faults of a manifest, except those that `Cluster.faults` finds."""
     kind = str(document.find_document("kind"))
     if kind not in KINDS:
-        rule = f"must be one of {', '.join(KINDS)}, got {kind}; write RayJob, as in the template"
-        yield document.fault(("kind",), rule)
+        yield document.fault(("kind",), choice_rule(kind, tuple(KINDS)))
         return
-    base = _base(document)
-    yield from _misspelt(document, ("spec",), JOB if kind == "RayJob" else CLUSTER)
+    yield from schema_faults(document, _schema(kind))
+    yield from _name_faults(document, kind)
+    yield from metadata_faults(document)
     if kind == "RayJob":
-        yield from _misspelt(document, base, CLUSTER)
-        if not document.find_document("spec", "entrypoint"):
-            rule = "is missing; write the command of the job: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
-            yield document.fault(("spec", "entrypoint"), rule)
-    if (autoscaling := document.find_document(*base, "enableInTreeAutoscaling")) is not True:
-        rule = f"must be true, got {autoscaling}; write true: otherwise no GPU pod is started or stopped"
+        yield from _job_faults(document)
+    yield from _cluster_faults(document, _base(document), versions)
+
+
+def _name_faults(document: ClusterDocument, kind: str) -> Iterator[Fault]:
+    """Yield the faults of the name of a document."""
+    names = [name for name in ("name", "generateName") if document.find_document("metadata", name)]
+    if not names and isinstance(document.find_document("metadata"), dict):
+        yield document.fault(("metadata", "name"), "is missing; write name: raycap")
+    yield from name_fault(document, ("metadata", "name"), DNS_1035_LABEL._replace(max_length=MAX_NAME_LENGTH[kind]))
+
+
+def _job_faults(document: ClusterDocument) -> Iterator[Fault]:
+    """Yield the faults of a job by the rules of KubeRay's operator, and a missing entrypoint."""
+
+    def of(name: str) -> Any:
+        return document.find_document("spec", name)
+
+    if not of("entrypoint"):
+        rule = "is missing; write the command of the job: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
+        yield document.fault(("spec", "entrypoint"), rule)
+    if not of("rayClusterSpec"):
+        rule = (
+            "is missing; describe the cluster here, as the template does: raycap does not check a cluster that exists"
+        )
+        yield document.fault(("spec", "rayClusterSpec"), rule)
+    mode = of("submissionMode")
+    if isinstance(mode, str) and mode not in SUBMISSION_MODES:
+        yield document.fault(("spec", "submissionMode"), choice_rule(mode, SUBMISSION_MODES))
+    for name, least in {
+        "ttlSecondsAfterFinished": 0,
+        "backoffLimit": 0,
+        "activeDeadlineSeconds": 1,
+        "preRunningDeadlineSeconds": 1,
+    }.items():
+        yield from _at_least(document, ("spec", name), least)
+    shuts_down = of("shutdownAfterJobFinishes") is True
+    if of("suspend") is True and not shuts_down:
+        rule = "must be true for a job that may be suspended, got false; write true, or remove suspend"
+        yield document.fault(("spec", "shutdownAfterJobFinishes"), rule)
+    if isinstance(seconds := of("ttlSecondsAfterFinished"), int) and seconds > 0 and not shuts_down:
+        rule = f"requires shutdownAfterJobFinishes: true, got {seconds}; write true there, or remove this"
+        yield document.fault(("spec", "ttlSecondsAfterFinished"), rule)
+    if mode == "SidecarMode":
+        for name in ("submitterPodTemplate", "submitterConfig"):
+            if of(name) is not None:
+                yield document.fault(("spec", name), "is not supported in SidecarMode; remove it, or the mode")
+    if mode == "InteractiveMode" and isinstance(limit := of("backoffLimit"), int) and limit > 0:
+        yield document.fault(("spec", "backoffLimit"), f"must be 0 in InteractiveMode, got {limit}; write 0")
+    if isinstance(of("submitterPodTemplate"), dict):
+        yield from pod_faults(document, ("spec", "submitterPodTemplate"))
+    if isinstance(text := of("runtimeEnvYAML"), str):
+        try:
+            parsed = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            parsed = " ".join(str(error).split())
+        if parsed is not None and not isinstance(parsed, dict):
+            yield document.fault(
+                ("spec", "runtimeEnvYAML"), f"must be YAML of a mapping, got {shown(parsed)}; correct it"
+            )
+
+
+def _cluster_faults(document: ClusterDocument, base: KeyPath, versions: Versions) -> Iterator[Fault]:
+    """Yield the faults of the description of the cluster by the rules of KubeRay's operator and of raycap."""
+    if not isinstance(document.find_document(*base), dict):
+        return
+    if (autoscaling := document.find_document(*base, "enableInTreeAutoscaling")) in (None, False):
+        rule = f"must be true, got {shown(autoscaling)}; write true: otherwise no GPU pod is started or stopped"
         yield document.fault((*base, "enableInTreeAutoscaling"), rule)
     version = document.find_document(*base, "rayVersion")
-    if version != versions.ray:
-        rule = f"must be this environment's Ray {versions.ray}, got {version}; write {versions.ray}"
+    if str(version) != versions.ray:
+        rule = f"must be this environment's Ray {versions.ray}, got {shown(version)}; write {versions.ray}"
         yield document.fault((*base, "rayVersion"), rule)
-    for path in _group_paths(document):
-        image_path = (*path, "template", "spec", "containers", 0, "image")  # Ray runs in the first container of a pod
-        image = document.find_document(*image_path)
-        if image and (wrong := versions.wrong_image(str(image))):
-            yield document.fault(image_path, wrong)
-    yield from _group_faults(document)
-
-
-def _group_faults(document: ClusterDocument) -> Iterator[Fault]:
-    """Yield the faults of the groups' fields."""
+    yield from _at_least(document, (*base, "autoscalerOptions", "idleTimeoutSeconds"), 0)
     head, *workers = _group_paths(document)
     if not workers:
         rule = "must have at least one group of workers; copy that of the template"
-        yield document.fault((*_base(document), "workerGroupSpecs"), rule)
-    required = {head: HEAD_FIELDS} | dict.fromkeys(workers, WORKER_FIELDS)
-    for path, fields in required.items():
-        if not isinstance(document.find_document(*path), dict):
-            yield document.fault(path, "must be a mapping; copy that of the template")
-            continue
-        yield from _misspelt(document, path, GROUP)
-        for name in fields:
-            if document.find_document(*path, name) is None:
-                yield document.fault((*path, name), "is missing; add it")
-        for name in ("replicas", "minReplicas", "maxReplicas"):
-            count = document.find_document(*path, name)
-            if count is not None and (not isinstance(count, int) or count < 0):
-                yield document.fault((*path, name), f"must be a non-negative integer, got {count}; correct it")
-        container = (*path, "template", "spec", "containers", 0)
-        for name in ("image", "resources"):
-            if document.find_document(*container, name) is None:
-                yield document.fault((*container, name), "is missing; add it")
-        limit, request = (
-            document.find_document(*container, "resources", kind, "nvidia.com/gpu") for kind in ("limits", "requests")
-        )
-        if request is not None and request != limit:
-            rule = f"must be equal to the limit {limit}, as Kubernetes requires for GPUs, got {request}; write {limit}"
-            yield document.fault((*container, "resources", "requests", "nvidia.com/gpu"), rule)
+        yield document.fault((*base, "workerGroupSpecs"), rule)
+    names: dict[str, KeyPath] = {}
+    for path in [head, *workers]:
+        if isinstance(document.find_document(*path), dict):
+            yield from _group_faults(document, path, versions)
+            yield from _worker_faults(document, path, names) if path != head else ()
 
 
-def _misspelt(document: ClusterDocument, path: KeyPath, known: tuple[str, ...]) -> Iterator[Fault]:
-    """Yield unknown fields that resemble a known one. Other unknown fields may be of a newer version of the operator."""
-    fields = document.find_document(*path)
-    for name in fields if isinstance(fields, dict) else ():
-        if name not in known and (meant := did_you_mean(str(name), known)):
-            yield document.fault((*path, str(name)), f"unknown field{meant}")
+def _group_faults(document: ClusterDocument, path: KeyPath, versions: Versions) -> Iterator[Fault]:
+    """Yield the faults of a group of pods."""
+    base, template = _base(document), (*path, "template")
+    yield from pod_faults(document, template)
+    image_path = (*template, "spec", "containers", 0, "image")  # Ray runs in the first container of a pod
+    image = document.find_document(*image_path)
+    if image is None:
+        yield document.fault(image_path, f"is missing; write the image of the Dockerfile, with the tag {versions.tag}")
+    elif wrong := versions.wrong_image(str(image)):
+        yield document.fault(image_path, wrong)
+    yield from label_faults(document, (*path, "labels"))
+    parameters = document.find_document(*path, "rayStartParams")
+    given = [name for name in RESOURCE_PARAMETERS if find_document(parameters, name)]
+    if given and document.find_document(*path, "resources"):
+        rule = f"must not be given together with rayStartParams.{given[0]}; remove one of the two"
+        yield document.fault((*path, "resources"), rule)
+    if isinstance(parameters, dict) and "labels" in parameters:
+        rule = "is not supported; write the labels in the field labels of the group"
+        yield document.fault((*path, "rayStartParams", "labels"), rule)
+    for name in ("num-cpus", "num-gpus", "memory"):
+        value = find_document(parameters, name)
+        if isinstance(value, str) and not re.fullmatch(r"\d+", value):
+            rule = f"must be a whole number in quotes, got {shown(value)}; correct it"
+            yield document.fault((*path, "rayStartParams", name), rule)
+    restart = document.find_document(*template, "spec", "restartPolicy")
+    uses_v2 = document.find_document(*base, "autoscalerOptions", "version") == "v2"
+    if uses_v2 and restart not in (None, "Never"):
+        rule = f"must be Never with version v2 of the autoscaler, got {shown(restart)}; write Never"
+        yield document.fault((*template, "spec", "restartPolicy"), rule)
+
+
+def _worker_faults(document: ClusterDocument, path: KeyPath, names: dict[str, KeyPath]) -> Iterator[Fault]:
+    """Yield the faults of a group of workers; `names` has the paths of the names of earlier groups."""
+    yield from unique(document, (*path, "groupName"), names)
+    yield from name_fault(document, (*path, "groupName"), GROUP_NAME)
+    counts = {}
+    for name, least in {
+        "replicas": 0,
+        "minReplicas": 0,
+        "maxReplicas": 0,
+        "idleTimeoutSeconds": 0,
+        "numOfHosts": 1,
+    }.items():
+        yield from _at_least(document, (*path, name), least)
+        counts[name] = value if isinstance(value := document.find_document(*path, name), int) else None
+    fewest, most, initial = counts["minReplicas"] or 0, counts["maxReplicas"], counts["replicas"]
+    if most is not None and 0 <= most < fewest:
+        rule = f"must be at most maxReplicas {most}, got {fewest}; lower it, or raise maxReplicas"
+        yield document.fault((*path, "minReplicas"), rule)
+    elif most is not None and most >= 0 and initial is not None and initial >= 0 and not fewest <= initial <= most:
+        rule = f"must be between minReplicas {fewest} and maxReplicas {most}, got {initial}; write {fewest}"
+        yield document.fault((*path, "replicas"), rule)
+    uses_v2 = document.find_document(*_base(document), "autoscalerOptions", "version") == "v2"
+    if counts["idleTimeoutSeconds"] is not None and not uses_v2:
+        rule = "requires autoscalerOptions.version: v2; write it there, or use autoscalerOptions.idleTimeoutSeconds"
+        yield document.fault((*path, "idleTimeoutSeconds"), rule)
+    if document.find_document(*path, "suspend") is True:
+        yield document.fault((*path, "suspend"), "must not be true with the autoscaler; remove it")
+    if not _states_cpus(document.find_document(*path)):
+        rule = "must state the CPUs of the pod, from which the autoscaler computes how many pods it starts"
+        limits = (*path, "template", "spec", "containers", 0, "resources", "limits", "cpu")
+        yield document.fault(limits, f"{rule}; write cpu: 7, or what a node can give to a pod")
+
+
+def _states_cpus(group: Any) -> bool:
+    resources = find_document(group, "template", "spec", "containers", 0, "resources")
+    stated = [find_document(resources, kind, "cpu") for kind in ("limits", "requests")]
+    stated += [find_document(group, "rayStartParams", "num-cpus"), find_document(group, "resources", "CPU")]
+    return any(value is not None for value in stated)
+
+
+def _at_least(document: ClusterDocument, path: KeyPath, least: int) -> Iterator[Fault]:
+    value = document.find_document(*path)
+    if isinstance(value, int) and value < least:
+        yield document.fault(path, f"must be at least {least}, got {value}; write {least} or more")
 
 
 def overrides_of(document: ClusterDocument) -> tuple[str, ...] | None:

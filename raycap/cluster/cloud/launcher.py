@@ -1,14 +1,17 @@
-"""Reads files for `ray up`, and finds faults by Ray's schema, by EC2's API, and by what raycap needs."""
+"""Reads files for `ray up`, and finds faults by Ray's schema, by the clouds' APIs, and by what raycap needs."""
 
 import json
 import logging
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from raycap.cluster.cloud import ec2, gce
 from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
+from raycap.cluster.cloud.schema import choice_rule, schema_faults
 from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import did_you_mean
 from raycap.spec.yaml_tree import KeyPath
@@ -17,12 +20,6 @@ REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup
             "worker_start_ray_commands")  # fmt: skip
 """Keys that must be given, because Ray's defaults for them are unsuitable: few machines, an image of 2018, a nightly Ray."""
 SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
-# Messages of botocore.validate.
-UNKNOWN = re.compile(r'Unknown parameter in (?P<where>[^:]*): "(?P<name>[^"]*)", must be one of: (?P<known>.*)')
-MISSING = re.compile(r'Missing required parameter in (?P<where>[^:]*): "(?P<name>[^"]*)"')
-WRONG_TYPE = re.compile(
-    r"Invalid type for parameter (?P<where>[^,]*), value: (?P<got>.*), type: .*, valid types: (?P<types>.*)"
-)
 START_OPTIONS = {
     "head_start_ray_commands": {
         "--head": "which starts the cluster",
@@ -31,6 +28,10 @@ START_OPTIONS = {
     "worker_start_ray_commands": {"--address": "without which workers do not join the head"},
 }
 """Options that `ray start` must have in each list of commands, with the reasons."""
+PROVIDER_FIELDS = ("aws_credentials", "key_pair", "key_name", "use_external_head_ip", "_config_cache_path")
+"""Fields of the provider that Ray reads although its schema does not list them."""
+CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 MARKET_PATHS = {"aws": ("InstanceMarketOptions",), "gcp": ("scheduling",)}
 IMAGE_PATHS = {"aws": ("ImageId",), "gcp": ("disks", 0, "initializeParams", "sourceImage")}
 
@@ -97,50 +98,79 @@ def _on_gcp(node: Any) -> dict[str, Any]:
 
 def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     """Yield the faults of a file, except those that `Cluster.faults` finds."""
-    schema_faults = list(_schema_faults(document))
-    yield from schema_faults
+    violations = list(schema_faults(document, _ray_schema()))
+    yield from violations
     yield from _missing_keys(document)
     yield from _start_faults(document)
     yield from _version_faults(document, versions)
-    provider = _text(document.find_document("provider", "type"))
-    zone, region = document.find_document("provider", "availability_zone"), document.find_document("provider", "region")
-    if isinstance(zone, str) and isinstance(region, str) and not all(z.startswith(region) for z in zone.split(",")):
-        yield document.fault(
-            ("provider", "availability_zone"),
-            f"must be a zone of the region {region}, got {zone}; correct one of the two",
-        )
-    for name in _node_types(document):
-        path = ("available_node_types", str(name), "node_config")
-        if provider in IMAGE_PATHS and not document.find_document(*path, *IMAGE_PATHS[provider]):
-            rule = "is missing, so that Ray would use an image of its own; the template has the command that finds one"
-            yield document.fault((*path, *IMAGE_PATHS[provider]), rule)
-        if provider == "aws":
-            yield from _ec2_faults(document, path)
-    if not schema_faults:
+    yield from _provider_faults(document)
+    yield from _count_faults(document)
+    if not violations:
         yield from _validation_faults(document)
 
 
-def _schema_faults(document: ClusterDocument) -> Iterator[Fault]:
-    """Yield all violations of Ray's schema. (Ray itself reports only the first.)"""
-    import jsonschema
+def _provider_faults(document: ClusterDocument) -> Iterator[Fault]:
+    """Yield what the provider would refuse: places, names and node configurations."""
+    from ray.autoscaler._private.providers import _NODE_PROVIDERS
+
+    provider = _text(document.find_document("provider", "type"))
+    if provider is not None and provider not in _NODE_PROVIDERS:
+        yield document.fault(("provider", "type"), choice_rule(provider, sorted(_NODE_PROVIDERS)))
+    cloud = {"aws": ec2, "gcp": gce}.get(provider or "")
+    if provider is None or cloud is None:
+        return
+    if document.find_document("provider", "region") is None:
+        yield document.fault(("provider", "region"), f"is missing and the provider {provider} requires it; add it")
+    settings = document.find_document("provider")
+    known = [*_ray_schema()["properties"]["provider"]["properties"], *PROVIDER_FIELDS]
+    for name in settings if isinstance(settings, dict) else ():
+        if name not in known and (hint := did_you_mean(str(name), known)):
+            yield document.fault(("provider", str(name)), f"unknown field{hint}")
+    yield from cloud.place_faults(document)
+    for name in _node_types(document):
+        path = ("available_node_types", str(name), "node_config")
+        if not document.find_document(*path, *IMAGE_PATHS[provider]):
+            rule = "is missing, so that Ray would use an image of its own; the template has the command that finds one"
+            yield document.fault((*path, *IMAGE_PATHS[provider]), rule)
+        yield from cloud.node_faults(document, path)
+
+
+def _count_faults(document: ClusterDocument) -> Iterator[Fault]:
+    """Yield contradictions between numbers of machines, and names of resources that Ray does not know."""
+    types = _node_types(document)
+    head = document.find_document("head_node_type")
+    if types and isinstance(head, str) and head not in types:
+        names = tuple(map(str, types))
+        yield document.fault(("head_node_type",), choice_rule(head, names))
+    fewest_in_all = 0
+    for name, node_type in types.items():
+        path = ("available_node_types", str(name))
+        fewest, most = (_integer(find_document(node_type, key)) for key in ("min_workers", "max_workers"))
+        for key, count in {"min_workers": fewest, "max_workers": most}.items():
+            if count is not None and count < 0:
+                yield document.fault((*path, key), f"must be at least 0, got {count}; write 0 or more")
+        if fewest is not None and most is not None and 0 <= most < fewest:
+            rule = f"must be at most max_workers {most}, got {fewest}; lower it, or raise max_workers"
+            yield document.fault((*path, "min_workers"), rule)
+        fewest_in_all += fewest or 0
+        resources = find_document(node_type, "resources")
+        for key in resources if isinstance(resources, dict) else ():
+            meant = next((one for one in RESOURCES if one.lower() == str(key).lower().rstrip("s")), None)
+            if meant and key != meant:
+                rule = f"is a resource that no trial asks for, got {key}; write {meant}"
+                yield document.fault((*path, "resources", str(key)), rule)
+    most_in_all = _integer(document.find_document("max_workers"))
+    if most_in_all is not None and fewest_in_all > most_in_all:
+        rule = f"must be at least {fewest_in_all}, the sum of min_workers of all groups, got {most_in_all}"
+        yield document.fault(("max_workers",), f"{rule}; raise it, or lower min_workers")
+
+
+@cache
+def _ray_schema() -> dict[str, Any]:
     import ray.autoscaler
 
-    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
-    for error in jsonschema.validators.validator_for(schema)(schema).iter_errors(document.tree):
-        path: KeyPath = tuple(error.absolute_path)
-        if error.validator == "additionalProperties":
-            known = list(error.schema.get("properties", ()))
-            for name in set(error.instance) - set(known):
-                yield document.fault((*path, name), f"unknown field{did_you_mean(name, known) or '; remove it'}")
-        elif error.validator == "required":
-            missing = re.sub(r"^'(.*)' is a required property$", r"\1", error.message)
-            yield document.fault((*path, missing), "is missing; add it")
-        elif error.validator == "type":
-            yield document.fault(
-                path, f"must be of type {error.validator_value}, got {json.dumps(error.instance)}; correct it"
-            )
-        else:
-            yield document.fault(path, f"{error.message}; correct it")
+    schema: dict[str, Any] = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    return schema
 
 
 def _validation_faults(document: ClusterDocument) -> Iterator[Fault]:
@@ -180,6 +210,10 @@ def _version_faults(document: ClusterDocument, versions: Versions) -> Iterator[F
     for path, image in images:
         if wrong := versions.wrong_image(image):
             yield document.fault(path, wrong)
+    container = document.find_document("docker", "container_name")
+    if isinstance(container, str) and not CONTAINER_NAME.fullmatch(container):
+        rule = f"must have only letters, digits, '_', '.' and '-', got {container}; write raycap"
+        yield document.fault(("docker", "container_name"), rule)
     for path, command in commands:
         for wrong in versions.wrong_command(command):
             yield document.fault(path, wrong)
@@ -214,42 +248,6 @@ def _commands(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
         for index, command in enumerate(commands)
         if isinstance(command, str)
     ]
-
-
-def _ec2_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
-    """Yield the fields of a node_config that EC2's API rejects; nothing if botocore is not installed."""
-    from raycap.cluster.cloud.ec2 import market_types, run_instances_faults
-
-    node = document.find_document(*path)
-    if not isinstance(node, dict):
-        return
-    for report in run_instances_faults(node):
-        if found := UNKNOWN.fullmatch(report):
-            below = (*path, *_parse_path(found["where"]), found["name"])
-            hint = did_you_mean(found["name"], found["known"].split(", ")) or "; remove it"
-            yield document.fault(below, f"unknown to EC2{hint}")
-        elif found := MISSING.fullmatch(report):
-            yield document.fault(
-                (*path, *_parse_path(found["where"]), found["name"]), "is missing and EC2 requires it; add it"
-            )
-        elif found := WRONG_TYPE.fullmatch(report):
-            types = re.sub(r"<class '(\w+)'>", r"\1", found["types"])
-            rule = f"must be of type {types} for EC2, got {found['got']}; correct it"
-            yield document.fault((*path, *_parse_path(found["where"])), rule)
-        else:
-            yield document.fault(path, f"{report}; correct it")
-    market = find_document(node, "InstanceMarketOptions", "MarketType")
-    known = market_types()
-    if "InstanceMarketOptions" in node and known and market not in known:
-        where = (*path, "InstanceMarketOptions", "MarketType")
-        yield document.fault(where, f"must be one of {', '.join(known)}, got {market}; write spot for spot machines")
-
-
-def _parse_path(where: str) -> KeyPath:
-    """Parse a path as botocore writes it: BlockDeviceMappings[0].Ebs, or `input` for the root."""
-    if where == "input":
-        return ()
-    return tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", where))
 
 
 def _integer(value: Any) -> int | None:

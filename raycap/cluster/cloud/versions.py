@@ -8,6 +8,10 @@ from importlib.metadata import version
 
 IMAGE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?P<digest>@sha256:\w+)?")
 """Name, tag and digest of an image. A registry may have a port, so a tag is what follows the last colon without a slash."""
+REFERENCE = re.compile(
+    r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:\w+)?"
+)
+"""Names of images that Docker accepts: the name is lower-case, the registry before it need not be."""
 IN_TAG = re.compile(r"(\d+\.\d+\.\d+)[.\w]*-py(\d)(\d+)")
 """Versions of Ray and Python in a tag: 2.60.0-py311-gpu, 2.60.0.abc123-py311."""
 RAY_PACKAGE = re.compile(r"(?<![\w/.$~-])ray(?:\[[\w,-]*\])?(?P<pin>\s*[=<>~!]=?[\w.,<>=!~ *]*)?(?![\w./\[-])")
@@ -37,6 +41,9 @@ class Versions:
 
         An image with a digest is pinned, but its versions are unknown.
         """
+        if not REFERENCE.fullmatch(image):
+            rule = f"must have the form REGISTRY/NAME:TAG, with a lower-case name and no spaces, got {image}"
+            return f"{rule}; write, for example, rayproject/ray:{self.tag}-gpu"
         found = IMAGE.fullmatch(image)
         if found and found["digest"]:
             return None
