@@ -1,7 +1,6 @@
 """The documentation agrees with the code: commands, specs, paths, links, the file tree and the table of reliability."""
 
 import ast
-import importlib.util
 import re
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from typer.testing import CliRunner
 
 from raycap.cli import app
 from raycap.spec.file import load_sweep
+from tests.support.docs_hooks import load_hook
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -310,17 +310,6 @@ def names(assignment: ast.Assign) -> list[str]:
     return [target.id for target in assignment.targets if isinstance(target, ast.Name)]
 
 
-def load_hooks() -> Any:
-    """Import docs/hooks.py, which the documentation build uses."""
-    pytest.importorskip("latex2mathml", reason="pip install -e '.[docs]'")
-    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def listed_files(tree: str) -> list[str]:
     """Full paths of the files in a tree that indents by two spaces per level and ends folders with a slash."""
     files, folders = [], []
@@ -339,7 +328,7 @@ def listed_files(tree: str) -> list[str]:
 
 def test_every_module_is_in_the_tree_of_the_architecture() -> None:
     assert "<!-- tree -->" in (DOCS / "architecture.md").read_text()
-    listed = listed_files(load_hooks().tree_markdown())
+    listed = listed_files(load_hook("module_tree").tree_markdown())
     modules = [p for p in (ROOT / "raycap").rglob("*.py") if p.name != "__init__.py"]
     assert sorted(listed) == sorted(map(relative, modules))
 

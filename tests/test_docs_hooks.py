@@ -1,19 +1,15 @@
 """The generated pages of the manual contain every field and every command, and formulas become MathML."""
 
-import importlib.util
 import re
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
 
 from raycap import spec
 from raycap.cli import app
+from tests.support.docs_hooks import load_hook
 
-pytest.importorskip("latex2mathml", reason="pip install -e '.[docs]'")
-HOOKS = Path(__file__).parents[1] / "docs" / "hooks.py"
 SPECS = [
     model for name in spec.__all__ if isinstance(model := getattr(spec, name), type) and issubclass(model, spec.Spec)
 ]
@@ -21,18 +17,8 @@ DOCUMENTED = [model for model in SPECS if model not in (spec.Spec, spec.LoadedPr
 
 
 @cache
-def hooks() -> ModuleType:
-    described = importlib.util.spec_from_file_location("docs_hooks", HOOKS)
-    assert described is not None
-    assert described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return module
-
-
-@cache
 def spec_page() -> str:
-    page: str = hooks().spec_markdown()
+    page: str = load_hook("spec_fields").spec_markdown()
     return page
 
 
@@ -55,9 +41,10 @@ def test_every_value_of_an_enumeration_is_explained() -> None:
 
 
 def test_every_command_and_option_is_on_the_page_of_commands() -> None:
-    page = hooks().cli_markdown()
+    hook = load_hook("commands")
+    page = hook.cli_markdown()
     root = typer.main.get_command(app)
-    for words, command in hooks().leaf_commands(["raycap"], root):
+    for words, command in hook.leaf_commands(["raycap"], root):
         section = page.partition(f"## `{' '.join(words)}` ")[2].partition("\n## ")[0]
         assert section, f"{words} is missing"
         for parameter in command.params:
@@ -68,7 +55,7 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
 
 def test_formulas_become_mathml() -> None:
     html = r'<p><span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[\frac{1}{2}\]</div>'
-    rendered = hooks().on_page_content(html)
+    rendered = load_hook("formulas").on_page_content(html)
     assert rendered.count("<math") == 2
     assert "<mfrac>" in rendered
     assert "arithmatex" not in rendered

@@ -1,45 +1,14 @@
-"""mkdocs hooks: pages generated from the code, and formulas rendered as MathML.
-
-Generated pages cannot be out of date. Each of these markers is replaced by generated text:
-
-    <!-- spec -->   every field of the spec, from the Pydantic models of raycap.spec
-    <!-- cli -->    every command, from the Typer application of raycap.cli
-    <!-- tree -->   every module with the first line of its docstring
-
-Formulas between dollar signs become MathML at build time, which browsers render without scripts or fonts.
-"""
+"""mkdocs hook: the marker `<!-- spec -->` becomes every field of the spec, from the Pydantic models of raycap.spec."""
 
 import ast
 import inspect
-import re
 import textwrap
-from collections.abc import Iterator
 from enum import StrEnum
-from html import unescape
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from latex2mathml.converter import convert
+from table_cells import cell, inline
 
-PACKAGE = Path(__file__).resolve().parents[1] / "raycap"
-LAYERS = [
-    "spec",
-    "results",
-    "storage",
-    "facts",
-    "tokens",
-    "analysis",
-    "learner",
-    "plan",
-    "export",
-    "tracking",
-    "cluster",
-    "terminal",
-    "commands",
-    "pipeline.py",
-]
-"""Order of the tree's top level, lowest layer first; all other names follow in alphabetical order."""
 MAX_DEFAULT_CHARS = 24
 """Longest default value of a nested model that is written out in a table."""
 CONSTRAINTS = {
@@ -52,59 +21,11 @@ CONSTRAINTS = {
     "maxLength": "at most {} characters",
     "pattern": "matches `{}`",
 }
-PARAMETER_TYPES = {
-    "<str>": "TEXT",
-    "<int>": "INTEGER",
-    "<float>": "NUMBER",
-    "<list[float]>": "NUMBER",
-    "<path>": "PATH",
-}
-EXAMPLE = re.compile(r"(\w+=\S+ )*(raycap|python -m raycap\S*|ray) ")
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the markers of a page by generated Markdown."""
-    for marker, generate in (("spec", spec_markdown), ("cli", cli_markdown), ("tree", tree_markdown)):
-        if f"<!-- {marker} -->" in markdown:
-            markdown = markdown.replace(f"<!-- {marker} -->", generate())
-    return markdown
-
-
-def on_page_content(html: str, **_: Any) -> str:
-    """Replace formulas by MathML."""
-
-    def mathml(match: re.Match[str]) -> str:
-        display = "block" if match[1] == "div" else "inline"
-        return convert(unescape(match[2]).strip(), display=display)
-
-    return FORMULA.sub(mathml, html)
-
-
-# Tree of modules
-
-
-def tree_markdown() -> str:
-    """The package as an indented tree: each module or folder with the first line of its docstring."""
-    entries = list(_tree(PACKAGE, 1))
-    width = max(len(name) for name, _ in entries) + 2
-    lines = ["raycap/", *(f"{name:{width}}{summary}".rstrip() for name, summary in entries)]
-    return "\n".join(["```text", *lines, "```"])
-
-
-def _tree(folder: Path, depth: int) -> Iterator[tuple[str, str]]:
-    paths = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    known = {name: index for index, name in enumerate(LAYERS)}
-    for path in sorted(paths, key=lambda path: (known.get(path.name, len(known)), path.is_file(), path.name)):
-        if path.name != "__init__.py":
-            source = path if path.is_file() else path / "__init__.py"
-            docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-            yield "  " * depth + path.name + "/" * path.is_dir(), docstring.partition("\n")[0]
-            if path.is_dir():
-                yield from _tree(path, depth + 1)
-
-
-# Fields of the spec
+    """Replace the marker of a page by a section per model of the spec."""
+    return markdown.replace("<!-- spec -->", spec_markdown()) if "<!-- spec -->" in markdown else markdown
 
 
 def spec_markdown() -> str:
@@ -181,7 +102,7 @@ def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple
             kind = kind.format(f"[see below](#{_anchor(field_path)})")
         limits = _constraints(schema["properties"][name], schema)
         text = field.description or (_summary(models[0]) if len(models) == 1 else f"One of {len(models)} forms.")
-        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), _inline(text)]
+        cells = [f"`{name}`", "; ".join(filter(None, (kind, limits))), _default(field), inline(text)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows, children
 
@@ -225,7 +146,7 @@ def _constraints(schema: dict[str, Any], root: dict[str, Any]) -> str:
     ]
     items = [item for option in options for item in (option.get("items"), *option.get("prefixItems", ())[:1])]
     found += [f"each {limit}" for item in items if isinstance(item, dict) and (limit := _constraints(item, root))]
-    return _cell(", ".join(dict.fromkeys(found)))
+    return cell(", ".join(dict.fromkeys(found)))
 
 
 def _number(value: Any) -> str:
@@ -292,7 +213,7 @@ def _name(model: Any) -> str:
 
 def _summary(model: Any) -> str:
     """First line of the docstring of a model, as a table cell."""
-    return _inline((inspect.getdoc(model) or "").partition("\n")[0])
+    return inline((inspect.getdoc(model) or "").partition("\n")[0])
 
 
 def _documentation(model: Any) -> str:
@@ -308,105 +229,6 @@ def _enum_section(enum: type[StrEnum]) -> str:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             is_docstring = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             meanings[node.targets[0].id] = inspect.cleandoc(after.value.value) if is_docstring else ""  # type: ignore[union-attr]
-    rows = [f"| `{member.value}` | {_inline(meanings.get(member.name, ''))} |" for member in enum]
+    rows = [f"| `{member.value}` | {inline(meanings.get(member.name, ''))} |" for member in enum]
     heading = f"### {enum.__name__} {{ #{enum.__name__.lower()} }}\n\n{_documentation(enum)}\n\n"
     return heading + "| value | meaning |\n|---|---|\n" + "\n".join(rows)
-
-
-def _inline(text: str) -> str:
-    """Text on one line, as a table cell."""
-    return _cell(" ".join(text.split()))
-
-
-def _cell(text: str) -> str:
-    """Escape the characters that would end a table cell or start a tag."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-# Commands
-
-
-def cli_markdown() -> str:
-    """Markdown for every command with its usage, arguments, options and help, and the exit codes."""
-    from typer.main import get_command
-
-    from raycap.cli import app
-
-    root = get_command(app)
-    parts = []
-    for words, command in leaf_commands(["raycap"], root):
-        parts.append(_command_section(words, command))
-    epilog = _plain(root.epilog or "")
-    codes = re.findall(r"(\d+) ([^;]+?)(?=;|\.?$)", epilog.partition("Exit codes:")[2].strip())
-    table = "\n".join(f"| {code} | {meaning} |" for code, meaning in codes)
-    parts.append(f"## Exit codes {{ #exit-codes }}\n\n| code | meaning |\n|---|---|\n{table}")
-    return "\n\n".join(parts)
-
-
-def leaf_commands(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
-    """The words and the object of every command that has no commands of its own. Hidden commands are left out."""
-    for name, child in getattr(command, "commands", {}).items():
-        if not child.hidden:
-            if not hasattr(child, "commands"):
-                yield [*words, name], child
-            yield from leaf_commands([*words, name], child)
-
-
-def _command_section(words: list[str], command: Any) -> str:
-    """Section of one command: usage, help, epilog and a table of parameters."""
-    context = command.make_context(" ".join(words), [], resilient_parsing=True)
-    usage = " ".join(command.get_usage(context).split()).removeprefix("Usage: ")
-    title = " ".join(words)
-    parts = [
-        f"## `{title}` {{ #{'-'.join(words[1:])} }}",
-        f"```text\n{usage}\n```",
-        _paragraphs(_plain(command.help or "")),
-    ]
-    if command.epilog:
-        parts.append(_paragraphs(_plain(command.epilog)))
-    rows = [
-        _parameter_row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)
-    ]
-    if rows:
-        parts.append("| parameter | default | |\n|---|---|---|\n" + "\n".join(rows))
-    return "\n\n".join(part for part in parts if part)
-
-
-def _parameter_row(parameter: Any, context: Any) -> str:
-    """Table row of an argument or option: name, default, help."""
-    name = " ".join((parameter.get_help_record(context) or (parameter.opts[0], ""))[0].split())
-    if parameter.param_type_name == "argument":
-        name = name.partition(" <")[0]
-    for python, word in PARAMETER_TYPES.items():
-        name = name.replace(python, word)
-    default = parameter.get_default(context, call=False)
-    shown = "**required**" if parameter.required else "" if default in (None, False, (), []) else f"`{default}`"
-    return f"| `{name.replace('|', chr(92) + '|')}` | {shown} | {_inline(_plain(parameter.help or ''))} |"
-
-
-def _plain(text: str) -> str:
-    """Remove rich's markup from a help text."""
-    from rich.text import Text
-
-    return Text.from_markup(text).plain
-
-
-def _paragraphs(text: str) -> str:
-    """Help text as Markdown: paragraphs unchanged, consecutive example commands in one code block."""
-    blocks: list[str] = []
-    commands: list[str] = []
-
-    def flush_commands() -> None:
-        if commands:
-            blocks.append("```bash\n" + "\n".join(commands) + "\n```")
-            commands.clear()
-
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
-        lines = [line.strip() for line in block.replace("\b", "").strip().splitlines()]
-        if lines and all(EXAMPLE.match(f"{line} ") for line in lines):
-            commands += lines
-        else:
-            flush_commands()
-            blocks.append("\n".join(lines).replace("<", "&lt;"))
-    flush_commands()
-    return "\n\n".join(blocks)
