@@ -25,6 +25,7 @@ from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.file import load_sweep
 from raycap.spec.places import DEFAULT_TRACKING_URI, PlaceError, environment_tracking_uri
+from raycap.spec.uris import without_password
 from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked, refuse_others
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
@@ -160,7 +161,7 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     record = SweepRecord(
         spec=loaded.spec.model_copy(update={"tracking": tracking}),
         question=loaded.question,
-        spec_yaml=loaded.text,
+        spec_yaml=without_password(loaded.text),
         trials=tuple(trials),
         working_directory=os.getcwd(),
     )

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -270,35 +269,33 @@ def test_errors_exit_with_2_and_no_traceback(arguments: list[str], message: str,
 
 @pytest.mark.ray
 def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
+    from raycap.storage import Storage
+    from raycap.storage.sweep_folder import SweepFolder
     from raycap.tracking.tracker import Tracker
     from tests.support.planted import sweep
 
     record = sweep([12], name="grid")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    record = record.model_copy(update={"spec": record.spec.model_copy(update={"storage": str(ROOT / "runs")})})
+    record = record.model_copy(update={"spec": record.spec.model_copy(update={"storage": f"{tmp_path}/runs"})})
     tracking = record.spec.tracking.model_copy(update={"uri": uri})
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
     Tracker(record)
+    SweepFolder(Storage.at(record.storage), "grid").write_sweep(record)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", "from raycap.cli import main; main()", "ui", "specs/grid.yaml"]
     server = subprocess.Popen(
-        [*command, f"tracking.uri={uri}", "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True, cwd=ROOT, start_new_session=True,
+        [*command, f"tracking.uri={uri}", f"storage={tmp_path}/runs", "--port", str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     try:
         assert f"http://127.0.0.1:{port}/#/experiments/" in server.stdout.readline()
-        deadline = time.time() + 60
-        while time.time() < deadline:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-                    assert answer.read() == b"OK"
-                    break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            raise AssertionError("the page never answered")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:  # the link works at once
+            assert answer.read() == b"OK"
+        taken = raycap("ui", f"{tmp_path}/runs/grid", "--port", str(port), "--no-open")
+        assert taken.returncode == 2
+        assert f"--port: {port} " in taken.stderr
     finally:
         os.killpg(server.pid, signal.SIGINT)  # like Ctrl-C in a terminal, to the whole process group
         server.wait(20)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
 from raycap.spec.places import canonical_place
 from raycap.storage import Storage, split_folder
@@ -53,10 +54,18 @@ def sweep_folders() -> list[str]:
     return sorted(str(record.parent) for record in Path().glob(f"*/*/{SweepFolder.SWEEP}"))
 
 
-FolderArgument = Annotated[
+SweepArgument = Annotated[
     str,
-    typer.Argument(metavar="FOLDER", help="Folder or URI of a sweep, such as runs/grid.", autocompletion=sweep_folders),
+    typer.Argument(
+        metavar="SWEEP",
+        help="Folder or URI of a sweep, such as runs/grid; its sweep file; or its name, or the id or label of a trial.",
+        autocompletion=sweep_folders,
+    ),
 ]
+StorageOption = Annotated[
+    str, typer.Option("--storage", metavar="PLACE", help="Folder or URI in which names, ids and labels are looked up.")
+]
+DEFAULT_STORAGE: str = SweepSpec.model_fields["storage"].default
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

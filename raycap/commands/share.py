@@ -1,6 +1,5 @@
 """Command `raycap export`: writes a trained model or a population to a folder or to the Hugging Face hub."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,27 +11,28 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from raycap import pipeline
-from raycap.commands.arguments import Overrides, planned_trial
+from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, planned_trial
+from raycap.commands.named import find_trial, is_spec
 from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, check_target, push
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.document import SpecError
-from raycap.storage import TRIALS_FOLDER, DamagedError, Storage, result_path
+from raycap.storage import DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.saved_model import open_regular
 from raycap.storage.sweep_folder import SweepFolder
 
-SPEC_ENDINGS = (".yaml", ".yml")
 MAX_RECORD_BYTES = 2**30
 """Largest accepted size of a result.json and a sweep.json."""
-MAX_LISTED = 5
-"""Maximum number of trials that an error lists if a prefix matches several."""
 
 
 def export(
     what: Annotated[
         str,
-        typer.Argument(metavar="TRIAL", help="Id, prefix of an id, or folder of a trial; with --profiles also a spec."),
+        typer.Argument(
+            metavar="TRIAL",
+            help="Id, label, prefix of one, or folder of a trial; or a sweep: its file, folder or name, with --index.",
+        ),
     ],
     overrides: Overrides = None,
     to: Annotated[
@@ -43,8 +43,10 @@ def export(
         str | None, typer.Option("--push", metavar="USER/NAME", help="Repository on the Hugging Face hub.")
     ] = None,
     people: Annotated[bool, typer.Option("--profiles", help="Export the population, not the model.")] = False,
-    storage: Annotated[str, typer.Option(help="Folder or URI of the storage with the trials.")] = "runs",
-    index: Annotated[int, typer.Option(help="With a spec: index of the trial in the plan, from 0.")] = 0,
+    storage: StorageOption = DEFAULT_STORAGE,
+    index: Annotated[
+        int | None, typer.Option(help="With a sweep: index of the trial in the plan, from 0.", show_default=False)
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="USER/NAME", help="Dataset on the hub that the model card links to.")
     ] = None,
@@ -61,16 +63,12 @@ def export(
 
       raycap export --profiles specs/grid.yaml --to people.parquet
     """
-    is_spec = what.endswith(SPEC_ENDINGS)
     for rule, broken in {
         "a target is missing: give --to DIR, --push USER/NAME, or both": to is None and repo is None,
         "--private applies to a repository on the hub: add --push USER/NAME": private and repo is None,
         "--force applies to a folder: add --to DIR": force and to is None,
         "--dataset applies to the card of a model: remove it, or remove --profiles": people and dataset is not None,
-        f"{what}: a spec has no model; give a trial, or --profiles for its population": is_spec and not people,
-        f"{what}: overrides and --index apply to specs only, not to a trained trial": (
-            not is_spec and bool(overrides or index)
-        ),
+        f"{what}: overrides apply to sweep files only; remove them": not is_spec(what) and bool(overrides),
     }.items():
         if broken:
             raise SpecError([rule])
@@ -83,7 +81,8 @@ def export(
     if people:
         _export_people(_profiles(what, overrides, storage, index), what, to, repo, private=private, force=force)
         return
-    _export_model(what, storage, to, repo, dataset=dataset, private=private, force=force)
+    root, trial_id = find_trial(what, tuple(overrides or ()), storage, index)
+    _export_model(what, root, trial_id, to, repo, dataset=dataset, private=private, force=force)
 
 
 @contextmanager
@@ -98,9 +97,16 @@ def _error_as_message(about: str) -> Iterator[None]:
 
 
 def _export_model(
-    what: str, storage: str, to: Path | None, repo: str | None, *, dataset: str | None, private: bool, force: bool
+    what: str,
+    root: Storage,
+    trial_id: str,
+    to: Path | None,
+    repo: str | None,
+    *,
+    dataset: str | None,
+    private: bool,
+    force: bool,
 ) -> None:
-    root, trial_id = _trial(what, storage)
     result, content = _result(root, trial_id)
     from raycap.export.model import export_model
     from raycap.export.model_card import model_card
@@ -142,33 +148,13 @@ def _export_people(
             print(f"{size}: {people.push(profiles, repo, description=description, private=private)}")
 
 
-def _profiles(what: str, overrides: list[str] | None, storage: str, index: int) -> ProfilesSpec:
-    """Return the population of a trained trial, or of a trial of a spec; with `fill`, the first one."""
-    if what.endswith(SPEC_ENDINGS):
+def _profiles(what: str, overrides: list[str] | None, storage: str, index: int | None) -> ProfilesSpec:
+    """Return the population of a trained trial, or of a trial of a sweep file; with `fill`, the first one."""
+    if is_spec(what):
         sweep, _ = pipeline.prepare(what, tuple(overrides or ()))
-        return planned_trial(sweep, what, index).spec.profiles
-    result, _ = _result(*_trial(what, storage))
+        return planned_trial(sweep, what, index or 0).spec.profiles
+    result, _ = _result(*find_trial(what, (), storage, index))
     return result.spec.profiles
-
-
-def _trial(what: str, storage: str) -> tuple[Storage, str]:
-    """Return the storage and the id of a trial, given its id, a unique prefix of it, or its folder. Raises SpecError."""
-    if "/" in what or os.path.isdir(what):
-        path = what.rstrip("/") if "://" in what else Path(what).absolute().as_posix()
-        parent, _, last = path.rpartition(f"/{TRIALS_FOLDER}/")
-        if not parent or not last or "/" in last:
-            raise SpecError([f"{what}: must be the folder of a trial, such as runs/trials/0123456789ab"])
-        storage, what = parent, last
-    with _error_as_message("--storage"):
-        root = Storage.at(storage)
-        found = sorted(name for name in root.names(TRIALS_FOLDER) if name.startswith(what))
-    if not found:
-        folder = root.path(TRIALS_FOLDER)
-        raise SpecError([f"{what}: no trial in {folder} has this id or prefix; give --storage if it is elsewhere"])
-    if len(found) > 1:
-        listed = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
-        raise SpecError([f"{what}: is a prefix of {len(found)} trials: {listed}; give a longer one"])
-    return root, found[0]
 
 
 def _result(storage: Storage, trial_id: str) -> tuple[TrialResult, bytes]:

@@ -11,21 +11,24 @@ from rich.box import SIMPLE
 
 from raycap import pipeline
 from raycap.commands.arguments import (
+    DEFAULT_STORAGE,
     AsJson,
-    FolderArgument,
     OnlyFailed,
     Overrides,
     SetName,
     SpecFile,
+    StorageOption,
+    SweepArgument,
     Trials,
     all_overrides,
-    open_sweep,
 )
+from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
 from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
+from raycap.spec.uris import join_uri
 from raycap.storage.lock import LockedError, locked
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
@@ -115,9 +118,11 @@ def plan(
 
 
 def status(
-    folder: FolderArgument,
+    what: SweepArgument,
+    overrides: Overrides = None,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing the status until the sweep ends.")] = False,
+    storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Show the progress of a sweep and the process that runs it, from its files, during a run or afterwards.
 
@@ -125,20 +130,24 @@ def status(
 
       raycap status runs/grid --watch
 
-      raycap status runs/grid --json
+      raycap status specs/grid.yaml --json
+
+      raycap status grid
     """
-    sweep, storage = open_sweep(folder, SweepFolder.SWEEP)
+    sweep, root = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
     console = wide_console()
-    now = read_status(sweep, storage)
+    now = read_status(sweep, root)
     if as_json:
         print(now.json())
     elif not watch:
         now.show(console)
     else:
-        follow(now, sweep, storage, console)
+        follow(now, sweep, root, console)
 
 
-def report(folder: FolderArgument, as_json: AsJson = False) -> None:
+def report(
+    what: SweepArgument, overrides: Overrides = None, as_json: AsJson = False, storage: StorageOption = DEFAULT_STORAGE
+) -> None:
     """Analyse a sweep from its stored results and write tables, figures, summary.json and report.html, without Ray.
 
     Examples:
@@ -149,19 +158,21 @@ def report(folder: FolderArgument, as_json: AsJson = False) -> None:
     """
     from raycap.analysis.report import answer
 
-    sweep, storage = open_sweep(folder)
-    analysis = pipeline.report(sweep, storage)
+    sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
+    analysis = pipeline.report(sweep, root)
     if as_json:
-        print(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
+        print(SweepFolder(root, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
         return
     print(answer(analysis))
-    print_unreadable(analysis.unreadable, storage, wide_console())
-    print(f"{folder}/{SweepFolder.REPORT}")
+    print_unreadable(analysis.unreadable, root, wide_console())
+    print(join_uri(sweep.storage, f"{sweep.spec.name}/{SweepFolder.REPORT}"))
 
 
 def sync(
-    folder: FolderArgument,
+    what: SweepArgument,
+    overrides: Overrides = None,
     tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow database or server.")] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Log to MLflow what is missing there: stored results, and points that wait in the outbox. Needs no Ray.
 
@@ -171,7 +182,7 @@ def sync(
     """
     from raycap.cluster.analyst import sync as deliver
 
-    sweep, storage = open_sweep(folder)
+    sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
     spec = sweep.spec
     if tracking_uri:
         try:
@@ -183,16 +194,16 @@ def sync(
     sweep = sweep.model_copy(update={"spec": spec})
     _check_database_folder(sweep)
     try:
-        with locked(storage, spec.name):
+        with locked(root, spec.name):
             delivery = deliver(sweep)
     except (CannotRunError, LockedError) as error:
-        raise SpecError([f"{folder}: {error}"]) from error
+        raise SpecError([f"{what}: {error}"]) from error
     except InvalidRecordError as error:
         raise SpecError([str(error)]) from None
     if delivery.problems:
         raise SpecError(list(delivery.problems))
     delivered = f"{delivery.num_points:,} points logged" if delivery.num_points else "nothing was missing"
-    print(f"{folder}: {delivered} in {sweep.tracking_uri}")
+    print(f"{what}: {delivered} in {sweep.tracking_uri}")
 
 
 def _check_database_folder(sweep: SweepRecord) -> None:
@@ -208,10 +219,11 @@ def _check_database_folder(sweep: SweepRecord) -> None:
 
 
 def compare(
-    one: FolderArgument,
-    other: FolderArgument,
+    one: SweepArgument,
+    other: SweepArgument,
     html: Annotated[Path | None, typer.Option(help="Write the comparison with a figure to an HTML file.")] = None,
     as_json: AsJson = False,
+    storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Compare two sweeps: differences of their specs, their laws and the ratio, and trials at the same coordinates.
 
@@ -223,7 +235,7 @@ def compare(
 
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
-    both = SideBySide(*(pipeline.read_analysis(*open_sweep(folder)) for folder in (one, other)))
+    both = SideBySide(*(pipeline.read_analysis(*find_sweep(what, storage=storage)) for what in (one, other)))
     if html:
         try:
             html.write_text(compare_html(both), encoding="utf-8")

@@ -8,30 +8,27 @@ import sys
 import time
 import urllib.request
 import webbrowser
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from raycap import pipeline
-from raycap.commands.arguments import Overrides, open_sweep
+from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, SweepArgument
+from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
-from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
 from raycap.storage.sweep_folder import SweepFolder
 
-START_TIMEOUT_S = 60.0
-"""Time to wait for the server before the browser is opened."""
-
 
 def ui(
-    sweep: Annotated[str, typer.Argument(metavar="SPEC|FOLDER", help="Sweep file, or folder of a sweep.")],
+    what: SweepArgument,
     overrides: Overrides = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     opens: Annotated[
         bool | None,
         typer.Option("--open/--no-open", help="Open the link in a browser.", show_default="open if there is a display"),
     ] = None,
+    storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Serve MLflow's page with little memory, and print or open the link to the comparison of this sweep's trials.
 
@@ -46,33 +43,27 @@ def ui(
     configure_mlflow()
     from raycap.tracking.runs import find_pages
 
-    record = _record_of(sweep, tuple(overrides or ()))
+    record, _ = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
     uri = record.tracking_uri
     try:
         pages = find_pages(record)
     except CannotRunError as error:
-        raise SpecError([f"{sweep}: {error}; run the sweep first, or raycap sync its folder"]) from error
-    is_served = uri.startswith("http")  # a server is running already
-    if not is_served:
+        remedy = "" if "; " in str(error) else f"; run the sweep, or log its results: raycap sync {what}"
+        raise SpecError([f"{what}: {error}{remedy}"]) from error
+    opens_browser = opens if opens is not None else _has_display()
+
+    def show(base: str) -> None:
+        link = pages.comparison(base)
+        print(f"Compare the trials: {link}")
+        print(f"The sweep:          {pages.sweep(base)}", flush=True)
+        if opens_browser:
+            webbrowser.open(link)
+
+    if uri.startswith("http"):  # a server is running already
+        show(uri)
+    else:
         _check_free(port)
-    base = uri.rstrip("/") if is_served else f"http://127.0.0.1:{port}"
-    link = pages.comparison(base)
-    print(f"Compare the trials: {link}")
-    print(f"The sweep:          {pages.sweep(base)}", flush=True)
-    opened = link if (opens if opens is not None else _has_display()) else None
-    if not is_served:
-        raise typer.Exit(_serve(uri, port, opened))
-    if opened:
-        webbrowser.open(opened)
-
-
-def _record_of(sweep: str, overrides: tuple[str, ...]) -> SweepRecord:
-    """Return the record of a sweep from its file, or from its folder with the current storage."""
-    if not Path(sweep).is_dir() and "://" not in sweep:
-        return pipeline.prepare(sweep, overrides)[0]
-    if overrides:
-        raise SpecError([f"{sweep}: overrides apply to a spec, but this is a folder; remove {overrides[0]}"])
-    return open_sweep(sweep, SweepFolder.SWEEP)[0]
+        raise typer.Exit(_serve(uri, port, show))
 
 
 def _check_free(port: int) -> None:
@@ -91,10 +82,10 @@ def _has_display() -> bool:
     return has_display and sys.stdout.isatty()
 
 
-def _serve(uri: str, port: int, opened: str | None) -> int:
-    """Serve MLflow's page until interrupted, and open a link in a browser once the server answers.
+def _serve(uri: str, port: int, show: Callable[[str], None]) -> int:
+    """Serve MLflow's page until interrupted, and call `show` with its address once the server listens.
 
-    Returns the exit code of the server.
+    Returns the exit code of the server. Raises SpecError if it ends before it listens.
     """
     from raycap.tracking.client import client_uri
 
@@ -108,8 +99,10 @@ def _serve(uri: str, port: int, opened: str | None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], env=environment)
     try:
-        if opened and _answers(server, port):
-            webbrowser.open(opened)
+        if not _listens(server, port):
+            problem = f"MLflow's server ended with exit code {server.returncode} before it listened on port {port}"
+            raise SpecError([f"{problem}; its messages are above; try another --port"])
+        show(f"http://127.0.0.1:{port}")
         return server.wait()
     except KeyboardInterrupt:
         server.terminate()  # Ctrl-C also reaches the server, but a signal sent to this process alone does not
@@ -117,13 +110,12 @@ def _serve(uri: str, port: int, opened: str | None) -> int:
         return 0
 
 
-def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server answers; returns whether it did before the timeout."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while server.poll() is None and time.monotonic() < deadline:
+def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until the server answers; returns false if it ends before."""
+    while server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return True
+                return server.poll() is None  # otherwise another process answers
         except OSError:
             time.sleep(0.2)
     return False
