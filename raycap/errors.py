@@ -2,7 +2,11 @@
 
 
 class CannotRunError(Exception):
-    """The environment cannot run the sweep; nothing was started."""
+    """The environment cannot run the sweep; nothing was started. The message is the problem, then what the user can do."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+        self.problem, self.remedy = problem, remedy
 
 
 class ResourceError(CannotRunError):

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ray_instance() -> Iterator[None]:
-    from raycap.cluster.session import ray_session
+    from raycap.cluster.connection import ray_session
 
     with ray_session():
         yield

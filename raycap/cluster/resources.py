@@ -2,24 +2,17 @@
 
 import math
 import os
-import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
-from ray._private import services
 from ruamel.yaml import YAML
 
+from raycap.cluster.address import cluster_configuration
 from raycap.errors import ResourceError
 from raycap.spec import ExecutionSpec
 
-CLUSTER_HEAD_MARKER = Path("~/ray_bootstrap_config.yaml")
-"""File in which `ray up` leaves the cluster's configuration on the head node."""
 KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
 """Environment variable that is set in every container that KubeRay starts."""
-CONNECT_TIMEOUT_S = 3.0
-"""Time to wait for a connection to a cluster."""
 UNKNOWN_SLOTS = 32
 """Number of concurrent trials if the maximal size of the cluster is unknown. It is bounded because each trial, even while it
 waits for resources, has a driver process on the head node."""
@@ -78,8 +71,8 @@ def _machines_possible() -> list[Machines]:
     Ray has no interface for this. On a cluster of `ray up`, the limits are read from its configuration on the head node. On
     Kubernetes they are unknown and treated as infinite: no trial is refused, and one that cannot be scheduled waits.
     """
-    if CLUSTER_HEAD_MARKER.expanduser().exists():
-        config = YAML(typ="safe", pure=True).load(CLUSTER_HEAD_MARKER.expanduser().read_text(encoding="utf-8"))
+    if cluster_configuration().exists():
+        config = YAML(typ="safe", pure=True).load(cluster_configuration().read_text(encoding="utf-8"))
         types = {
             name: kind for name, kind in config["available_node_types"].items() if name != config["head_node_type"]
         }
@@ -117,23 +110,3 @@ def format_machines(machines: list[Machines]) -> str:
     for group in machines:
         count_of[group.cpus, group.gpus] = count_of.get((group.cpus, group.gpus), 0.0) + group.count
     return ", ".join(str(Machines(count, *size)) for size, count in count_of.items()) or "no machines"
-
-
-def where_trials_run(environment: Mapping[str, str]) -> str:
-    """Return a description of the Ray instance that a sweep would use. Raises OSError if its cluster does not answer.
-
-    `environment` holds the environment variables of the sweep. The choice is that of `raycap.cluster.session.ray_session`.
-    """
-    address = environment.get("RAY_ADDRESS", "")
-    if address == "local" or not (address or CLUSTER_HEAD_MARKER.expanduser().exists()):
-        return "this machine: a run starts Ray of its own"
-    if address in ("", "auto"):
-        addresses = services.find_gcs_addresses()
-        if not addresses:
-            raise OSError("no Ray runs on this machine")
-        address = sorted(addresses)[0]
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise OSError(f"{address!r} is not of the form host:port")
-    socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-    return f"the cluster at {address}, which answers"

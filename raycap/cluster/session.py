@@ -1,6 +1,5 @@
 """Runs a sweep on Ray: starts or joins a cluster, runs the missing trials, and closes the sweep."""
 
-import logging
 import os
 import signal
 import threading
@@ -9,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
+from raycap.cluster.connection import ray_session
 from raycap.cluster.errors import TrialError, root_cause
-from raycap.errors import CannotRunError
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
@@ -28,34 +28,7 @@ if TYPE_CHECKING:
 
     from raycap.cluster.trial_queue import TrialQueue
 
-
 SECOND_SIGNAL_EXIT_CODE = 130
-RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Tune writes a snapshot of its state once in 1e9 s, that is, never: raycap does not resume from it, and Tune keeps what
-    # it writes of each trial in memory.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-    # The session handles Ctrl-C itself, so that trials save a checkpoint.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Each trial has about a dozen small processes. With the default, the number of CPUs, Ray warns of each new one on
-    # small machines.
-    "RAY_worker_maximum_startup_concurrency": "16",
-    # Ray stores 100,000 task records by default, dozens per trial, which would be the largest part of the head's memory.
-    "RAY_task_events_max_num_task_in_gcs": "5000",
-    # Number of idle worker processes that Ray keeps, so that the read task of the next trial finds one.
-    "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
-}
-"""Environment variables of Ray and MLflow in the process that calls ray.init."""
-WORKER_ENVIRONMENT = RAY_ENVIRONMENT | {
-    # Interval at which Ray Train's controller polls its workers (2 s by default); reports are delivered at polls.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Workers keep the working directory of the command, to which relative paths in a spec refer.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-"""Environment variables in Ray's worker processes, which include the drivers of trials and the analyst."""
 
 
 @dataclass(frozen=True)
@@ -97,83 +70,15 @@ class Outcome:
     """Messages for the user: what MLflow or the storage lacks, and what to do. One line each."""
 
 
-@contextmanager
-def ray_session() -> Iterator[None]:
-    """Connect to Ray for the duration of the context.
-
-    Uses the first of these that exists: the connection that this process already has (as in tests and notebooks), which
-    stays open; the cluster at RAY_ADDRESS; the cluster of `ray up` if this machine is its head; a new local instance, which
-    ends with the context.
-
-    Raises:
-        CannotRunError: The cluster cannot be reached or used.
-    """
-    # Set before the import, because Ray reads some of these variables when it is imported.
-    os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if key not in os.environ})
-    import ray
-
-    from raycap.cluster.resources import CLUSTER_HEAD_MARKER
-
-    if ray.is_initialized():
-        yield
-        return
-    on_head = CLUSTER_HEAD_MARKER.expanduser().exists()
-    address = os.environ.get("RAY_ADDRESS") or ("auto" if on_head else "local")
-    options: dict[str, Any]
-    if address == "local":
-        # All processes of a local instance inherit this process's environment. A runtime_env would do the same, but Ray
-        # could then not use the workers that it starts in advance. The preemption watcher, one process per trial, serves
-        # no purpose on a single machine.
-        os.environ.update(WORKER_ENVIRONMENT | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"})
-        # Without the dashboard's agent, killed trials leave their placement groups behind and retries hang.
-        options = {"include_dashboard": True}
-    else:
-        options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
-        _use_token_if_required(address)
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
-    except ConnectionError as error:
-        raise CannotRunError(
-            f"RAY_ADDRESS {address}: no Ray cluster can be reached at this address: {root_cause(error)}"
-        ) from error
-    except (RuntimeError, ValueError) as error:  # for example another version of Ray or Python
-        message = " ".join(str(error).split())
-        raise CannotRunError(f"RAY_ADDRESS {address}: the Ray cluster cannot be used: {message}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _use_token_if_required(address: str) -> None:
-    """Enable Ray's token authentication if the cluster requires it.
-
-    A cluster started by `ray start` requires a token if its user has one, but `ray.init` of the same user does not send it
-    by default. It cannot be enabled always: a cluster without authentication rejects connections that use a token.
-    """
-    import ray
-    from ray._private.authentication import authentication_token_setup as authentication
-    from ray._private.services import canonicalize_bootstrap_address
-
-    try:
-        ray._raylet.GcsClient(address=canonicalize_bootstrap_address(address))
-    except ray.exceptions.AuthenticationError:
-        authentication.logger.setLevel(logging.ERROR)
-        authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    except Exception:  # ray.init connects to the same address and reports the error
-        return
-
-
 def run_sweep(job: Job, console: Console) -> Outcome:
     """Run the missing trials, then update the sweep's folder and MLflow. Ray is used only if trials are missing.
 
     Raises:
-        TrackingError: MLflow cannot be used. Raised before any trial starts.
-        ResourceError: No trial can ever be scheduled. Raised before any trial starts.
+        CannotRunError: Ray or MLflow cannot be used, or no trial can ever be scheduled. Raised before any trial starts.
     """
     if job.missing:
-        with ray_session():
-            return _run_on_ray(job, console)
+        with ray_session() as folder:
+            return _run_on_ray(job, console, folder)
     from raycap.cluster.analyst import Analyst
 
     analyst = Analyst(job.sweep.model_dump_json())
@@ -199,7 +104,7 @@ def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
     return paths
 
 
-def _run_on_ray(job: Job, console: Console) -> Outcome:
+def _run_on_ray(job: Job, console: Console, folder: Path) -> Outcome:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
@@ -232,7 +137,7 @@ def _run_on_ray(job: Job, console: Console) -> Outcome:
     clear_signals()
     with _signal_handlers(queue, console):
         try:
-            causes = run_queue(queue, config, slots=slots)
+            causes = run_queue(queue, config, folder / "tune", slots=slots)
         finally:
             progress.stop()
             clear_signals()

@@ -3,8 +3,8 @@
 import contextlib
 import io
 import logging
-import tempfile
 import traceback
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,8 +24,10 @@ from raycap.storage import Storage, failure_path, forget_checkpoints, result_pat
 from raycap.storage.checksum import verify_checksum, with_checksum
 
 
-def run_queue(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[str, str]:
+def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: int) -> dict[str, str]:
     """Run the groups of the queue, at most `slots` at once, until the queue is over.
+
+    Tune writes its state, which raycap never reads, into `folder`, which must not exist yet.
 
     Each trial ends with a result.json or a failure.json, unless it was paused. Returns the causes of failure by trial_id,
     including those that could not be written to a failure.json.
@@ -34,44 +36,43 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, *, slots: int) -> dict[st
     workers for ever. A driver that dies is restarted up to `max_failures` times, and its trials resume from their
     checkpoints.
     """
-    # Tune requires a folder for its state, which raycap never reads.
-    with tempfile.TemporaryDirectory(prefix="raycap-tune-") as folder:
-        tuner = ray.tune.Tuner(
-            ray.tune.with_resources(
-                ray.tune.with_parameters(_drive_trials, config=config), {"node:__internal_head__": 0.001}
-            ),
-            tune_config=ray.tune.TuneConfig(
-                search_alg=queue,
-                scheduler=_scheduler(config.execution),
-                num_samples=-1,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: trial.trial_id,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=ray.tune.RunConfig(
-                name="tune",
-                storage_path=folder,
-                verbose=0,
-                stop=StopWhenDone(queue),
-                failure_config=ray.tune.FailureConfig(max_failures=config.execution.max_failures),
-            ),
-        )
-        # Tune logs every driver that dies; the sweep lists failures at its end.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with contextlib.redirect_stdout(io.StringIO()):  # Tune prints even with verbose=0
-            try:
-                grid = tuner.fit()
-            finally:
-                free_placement_groups(dead_drivers_only=False)
-        causes: dict[str, str] = {}
-        for outcome in grid:
-            if outcome.error is not None:
-                trials = map(PlannedTrial.model_validate_json, outcome.parameters["trials"])
-                causes |= {trial.trial_id: root_cause(outcome.error) for trial in trials}
-            elif outcome.metrics:
-                causes |= outcome.metrics.get("causes", {})
-        return causes
+    folder.mkdir()
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(
+            ray.tune.with_parameters(_drive_trials, config=config), {"node:__internal_head__": 0.001}
+        ),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=queue,
+            scheduler=_scheduler(config.execution),
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            stop=StopWhenDone(queue),
+            failure_config=ray.tune.FailureConfig(max_failures=config.execution.max_failures),
+        ),
+    )
+    # Tune logs every driver that dies; the sweep lists failures at its end.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints even with verbose=0
+        try:
+            grid = tuner.fit()
+        finally:
+            free_placement_groups(dead_drivers_only=False)
+    causes: dict[str, str] = {}
+    for outcome in grid:
+        if outcome.error is not None:
+            trials = map(PlannedTrial.model_validate_json, outcome.parameters["trials"])
+            causes |= {trial.trial_id: root_cause(outcome.error) for trial in trials}
+        elif outcome.metrics:
+            causes |= outcome.metrics.get("causes", {})
+    return causes
 
 
 def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:

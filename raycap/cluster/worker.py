@@ -14,13 +14,12 @@ import ray.train
 import ray.tune
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrainingError, TrialError
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import PLACED
-from raycap.cluster.worker_reuse import ReusingTrainer
+from raycap.cluster.worker_reuse import ReusingTrainer, WorkersConfig
 from raycap.learner.signals import PausedError
 from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
@@ -100,7 +99,7 @@ def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[
     trainer = ReusingTrainer(
         _train_worker,
         train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "config": config},
-        torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
+        torch_config=WorkersConfig(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=execution.num_workers, use_gpu=reserves_gpus, resources_per_worker=resources
         ),

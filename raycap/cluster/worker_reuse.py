@@ -23,7 +23,8 @@ from typing import Any, ClassVar
 import ray
 from ray._private.state import state as cluster_state
 from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
@@ -39,6 +40,24 @@ IDLE_TIMEOUT_S = 5.0
 """Time after which idle workers are released. The driver's next trial, if there is one, starts sooner."""
 PLACEMENT_GROUP_PREFIX = "raycap-"
 """Prefix of the names of placement groups; the actor id of the driver that owns the group follows."""
+
+
+class WorkersConfig(TorchConfig):
+    """A `TorchConfig` that starts no process group for a single worker.
+
+    The group needs a server that listens on all interfaces without a token, and a single worker does not use it.
+    """
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """The class that sets the workers up."""
+        return _GroupOfSeveral
+
+
+class _GroupOfSeveral(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(worker_group) > 1:
+            super().on_start(worker_group, backend_config)
 
 
 class ReusingTrainer(TorchTrainer):

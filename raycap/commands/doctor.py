@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import psutil
 
 from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
+from raycap.errors import CannotRunError
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
@@ -63,6 +64,7 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
         ("cpu", _cpu),
         ("memory", _memory),
         ("ray", _ray),
+        ("other users", _other_users),
         ("mlflow", lambda: _mlflow(tracking_uri)),
         ("disk", lambda: _disk(storage)),
         ("packages", _packages),
@@ -148,15 +150,31 @@ def _ray() -> Iterator[Check]:
     good = version.startswith(RAY_SERIES)
     advice = "" if good else f"pip install 'ray[default,train,tune]=={RAY_SERIES}*'"
     yield Check("ray", Verdict.OK if good else Verdict.FAIL, version, advice)
-    from raycap.cluster.resources import where_trials_run
+    from raycap.cluster.address import LOCAL, cluster_address, requires_token
+    from raycap.cluster.private_folder import parent_folder
 
-    address = os.environ.get("RAY_ADDRESS")
-    prefix = f"RAY_ADDRESS={address}: " if address else ""
     try:
-        yield Check("where trials run", Verdict.OK, prefix + where_trials_run(os.environ))
-    except OSError as error:
-        advice = "start the cluster, or unset RAY_ADDRESS to run on this machine"
-        yield Check("where trials run", Verdict.FAIL, f"{prefix}{error}", advice)
+        address = cluster_address(os.environ)
+        if address == LOCAL:
+            found = f"this machine: a run starts Ray of its own, with its temporary files in {parent_folder()}"
+            yield Check("where trials run", Verdict.OK, found)
+        elif requires_token(address):
+            found = f"the cluster at {address}, which answers and requires a token"
+            yield Check("where trials run", Verdict.OK, found)
+        else:
+            advice = "start it with RAY_AUTH_MODE=token, or let only trusted users reach it"
+            found = f"the cluster at {address}, which answers without a token: whoever reaches it can run code there"
+            yield Check("where trials run", Verdict.WARN, found, advice)
+    except CannotRunError as error:
+        yield Check("where trials run", Verdict.FAIL, error.problem, error.remedy)
+
+
+def _other_users() -> Iterator[Check]:
+    found = (
+        "a run's Ray listens on 127.0.0.1 and requires its token; not protected: MLflow's runs while `raycap ui` serves "
+        "them, and the connections between several workers of one trial"
+    )
+    yield Check("other users", Verdict.OK, found)
 
 
 def _mlflow(uri: str) -> Iterator[Check]:

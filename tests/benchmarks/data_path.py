@@ -198,8 +198,8 @@ def stream() -> list[dict[str, Any]]:
     """Speed of the demo's rows in process and through Ray Data, where one consumer converts token ids to 64 bits."""
     from dataclasses import replace
 
+    from raycap.cluster.connection import ray_session
     from raycap.cluster.data_stream import ray_rows
-    from raycap.cluster.session import ray_session
     from raycap.tokens.rows import rows_of
 
     source = source_of("grid.yaml", STREAM_STEPS)
@@ -233,8 +233,8 @@ def stream() -> list[dict[str, Any]]:
 
 def wait() -> list[dict[str, Any]]:
     """Share of a training step of the demo's largest model that is spent waiting for Ray Data, after the warm-up."""
+    from raycap.cluster.connection import ray_session
     from raycap.cluster.data_stream import ray_rows
-    from raycap.cluster.session import ray_session
     from raycap.learner.trial import run_trial
     from raycap.tokens.composer import Rows
 

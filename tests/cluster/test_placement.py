@@ -15,7 +15,7 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.cluster_utils import Cluster
 
-from raycap.cluster.session import ray_session
+from raycap.cluster.connection import ray_session
 from tests.support.faults import results_in
 from tests.support.simulated_cluster import CPU_ONLY_SWEEP, ENVIRONMENT, free_port, is_worker
 

@@ -1,0 +1,146 @@
+"""Connects to Ray: to the cluster that the environment names, or to a private instance on this machine."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycap.cluster.private_folder import RAY_FOLDER, private_folder
+from raycap.errors import CannotRunError
+
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune writes a snapshot of its state once in 1e9 s, that is, never: raycap does not resume from it, and Tune keeps what
+    # it writes of each trial in memory.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    # The session handles Ctrl-C itself, so that trials save a checkpoint.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Each trial has about a dozen small processes. With the default, the number of CPUs, Ray warns of each new one on
+    # small machines.
+    "RAY_worker_maximum_startup_concurrency": "16",
+    # Ray stores 100,000 task records by default, dozens per trial, which would be the largest part of the head's memory.
+    "RAY_task_events_max_num_task_in_gcs": "5000",
+    # Number of idle worker processes that Ray keeps, so that the read task of the next trial finds one.
+    "RAY_num_workers_soft_limit": str(8 * (os.cpu_count() or 1)),
+}
+"""Environment variables of Ray and MLflow in the process that calls ray.init."""
+WORKER_ENVIRONMENT = RAY_ENVIRONMENT | {
+    # Interval at which Ray Train's controller polls its workers (2 s by default); reports are delivered at polls.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers keep the working directory of the command, to which relative paths in a spec refer.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Environment variables in Ray's worker processes, which include the drivers of trials and the analyst."""
+LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
+    # The preemption watcher, one process per trial, serves no purpose on a single machine.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # All processes listen on the loopback interface only. On Linux, this variable has no other effect.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Every connection needs the token, RAY_AUTH_TOKEN, which each run chooses for itself.
+    "RAY_AUTH_MODE": "token",
+}
+"""Environment variables of a local instance, whose processes all inherit them."""
+
+
+@contextmanager
+def ray_session() -> Iterator[Path]:
+    """Connect to Ray for the duration of the context, and yield a private folder for temporary files on this machine.
+
+    Uses the first of these that exists: the connection that this process already has (as in tests and notebooks), which
+    stays open; the cluster at RAY_ADDRESS; the cluster of `ray up` if this machine is its head; a new local instance, which
+    ends with the context and keeps its files in the private folder.
+
+    Raises:
+        CannotRunError: Ray is not installed, does not start, or its cluster does not answer or cannot be used.
+    """
+    # Set before the import, because Ray reads some of these variables when it is imported.
+    os.environ.update({key: value for key, value in RAY_ENVIRONMENT.items() if key not in os.environ})
+    try:
+        import ray
+
+        from raycap.cluster.address import LOCAL, cluster_address, requires_token
+    except ImportError as error:
+        raise CannotRunError(
+            f"Ray cannot be imported: {error}", "install raycap with its dependencies again"
+        ) from error
+    with ExitStack() as stack:
+        folder = stack.enter_context(private_folder())
+        if ray.is_initialized():
+            yield folder
+            return
+        address = cluster_address(os.environ)
+        options: dict[str, Any]
+        if address == LOCAL:
+            where = "Ray does not start on this machine"
+            # A runtime_env would do the same, but Ray could then not use the workers that it starts in advance.
+            stack.enter_context(_environment(LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
+            stack.enter_context(_settings_of_environment())
+            # Without the dashboard's agent, killed trials leave their placement groups behind and retries hang.
+            options = {"include_dashboard": True, "_temp_dir": str(folder / RAY_FOLDER)}
+        else:
+            where = f"the Ray cluster at {address} cannot be used"
+            options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+            if requires_token(address):
+                _use_token(address)
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+        except Exception as error:  # Ray raises errors of many types, and Exception itself if a process is late
+            message = " ".join(str(error).split()) or type(error).__name__
+            raise CannotRunError(f"{where}: {message}", "raycap doctor checks this machine and the cluster") from error
+        yield folder
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the duration of the context."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _settings_of_environment() -> Iterator[None]:
+    """Apply the environment to settings that Ray has read when it was imported, and restore them at the end."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    def read() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    read()
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        read()
+
+
+def _use_token(address: str) -> None:
+    """Let Ray send the user's token, which it does by default only to clusters that it finds itself.
+
+    It cannot be enabled always: a cluster without authentication rejects connections that use a token.
+    """
+    from ray._private.authentication import authentication_token_setup as authentication
+
+    authentication.logger.setLevel(logging.ERROR)
+    if not authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+        raise CannotRunError(
+            f"the Ray cluster at {address} requires a token",
+            "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that contains it, and do not set RAY_AUTH_MODE",
+        )
