@@ -86,9 +86,8 @@ def requires_token(address: str) -> bool:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that is no valid host name
-        raise CannotRunError(
-            f"no Ray cluster answers at {address} ({error or type(error).__name__}); {REMEDY}"
-        ) from None
+        problem = f"no Ray cluster answers at {address} ({error or type(error).__name__})"
+        raise CannotRunError(problem, REMEDY) from None
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(CHECK_ALIVE)(b"", timeout=CONNECT_TIMEOUT_S)

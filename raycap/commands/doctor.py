@@ -16,8 +16,8 @@ from urllib.request import urlopen
 
 import psutil
 
-from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
 from raycap.errors import CannotRunError
+from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import sqlite3
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ from raycap.commands.starter import GRID, SETTINGS, TRIAL, starter
 from raycap.plan.expand import expand
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.file import SpecError, load_sweep
+from tests.support.simulated_cluster import free_port
 
 
 def run(*arguments: str):
@@ -116,17 +116,20 @@ def test_doctor_checks_everything_and_changes_nothing(tmp_path: Path, monkeypatc
 
 
 def test_doctor_fails_for_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        port = server.getsockname()[1]
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        assert verdicts(tmp_path)["where trials run"].verdict is Verdict.OK
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     refused = verdicts(tmp_path)["where trials run"]
     assert refused.verdict is Verdict.FAIL
-    assert "unset RAY_ADDRESS" in refused.to_do
+    assert "RAY_ADDRESS=local" in refused.to_do
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     assert "host:port" in verdicts(tmp_path)["where trials run"].found
+
+
+def test_doctor_fails_if_ray_has_no_place_for_its_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 50)))
+    refused = verdicts(tmp_path)["where trials run"]
+    assert refused.verdict is Verdict.FAIL
+    assert "RAY_TMPDIR" in refused.to_do
 
 
 def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
