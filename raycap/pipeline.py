@@ -87,7 +87,8 @@ def run(
         except LockedError as error:
             raise SpecError([f"{spec}: {error}"]) from None
         except OSError as error:
-            raise SpecError([f"{spec}: storage {storage.path(name)} cannot be written: {error}"]) from error
+            problem = f"{spec}: storage {storage.path(name)} cannot be written: {error}"
+            raise SpecError([f"{problem}; make it writable, or set storage to another place"]) from error
         num_finished = sum(entry.state is TrialState.FINISHED for entry in found.states.values())
         job = Job(sweep, missing, num_finished, began, budget, cpu_only)
         try:
@@ -120,7 +121,7 @@ def _print_outcome(
         law = outcome.law or answer(report(sweep, storage))
         console.print(law, style="bold")
         console.print(f"Report: {folder}/{SweepFolder.REPORT}", soft_wrap=True)
-        console.print(f"Compare the trials: raycap ui {command}", soft_wrap=True)
+        console.print(f"Compare the trials: raycap ui {shlex.quote(folder)}", soft_wrap=True)
     stored = read_stored(sweep.trials, storage)
     same_command = f"{command} {options}".rstrip()
     if stored.failures:

@@ -200,7 +200,7 @@ class Analyst:
         if outbox.refused:
             problems.append(
                 f"MLflow refused {len(outbox.refused):,} records, the first: {outbox.refused[0]}. "
-                f"To log the stored results again: raycap sync {folder}"
+                f"When the cause is removed, log the stored results again: raycap sync {folder}"
             )
         return Delivery(self._tracker.num_points, self._undelivered, tuple(filter(None, problems)))
 

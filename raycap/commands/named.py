@@ -115,7 +115,7 @@ def _require_sweep(folder: str) -> None:
             return
         inside, beside = _sweeps(SweepFolder.at(join_uri(folder, "x")).storage), _sweeps(opened.storage)
     except (ValueError, OSError) as error:
-        raise SpecError([f"{folder}: {error}"]) from error
+        raise SpecError([f"{folder}: {error}; correct the place, or make it reachable"]) from error
     parent = split_folder(folder)[0] if is_uri(folder) else folder.rstrip("/").rpartition("/")[0]
     names = [join_uri(folder, name) for name in inside] or [
         join_uri(parent, name) if parent else name for name in beside

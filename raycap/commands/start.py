@@ -41,7 +41,9 @@ def init(
     except FileExistsError:
         raise SpecError([f"{file}: exists already; give --force to replace it"]) from None
     except OSError as error:
-        raise SpecError([f"{file}: cannot be written: {error.strerror}"]) from None
+        raise SpecError(
+            [f"{file}: cannot be written: {error.strerror}; run init in a folder that is writable"]
+        ) from None
     print(f"{file} is written. Edit it, then run\n  raycap plan {file} --estimate\n  raycap run {file}")
 
 

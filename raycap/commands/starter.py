@@ -75,7 +75,9 @@ def starter(name: str) -> str:
         sweep = SweepSpec.model_validate_json(json.dumps({"name": name, **SETTINGS}))
     except ValidationError as error:
         rule = error.errors()[0]["msg"]
-        raise SpecError([f"name: {rule.replace('String should', 'it should')}, got {name!r}"]) from None
+        raise SpecError(
+            [f"name: {rule.replace('String should', 'it should')}, got {name!r}; choose another name"]
+        ) from None
     lines = [
         "# How many bits does each parameter of a tiny Llama store? (The first line is the question that a sweep asks.)",
         "",

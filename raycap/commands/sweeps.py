@@ -96,7 +96,8 @@ def plan(
         sweep, _ = pipeline.prepare(spec, changes)
         levels = tuple(noise or (0.02, 0.05, 0.1))
         if not all(0 < level < math.inf for level in (*levels, bits_per_param)) or num_sweeps < 1:
-            raise SpecError(["--noise, --bits-per-param and --num-sweeps must be positive and finite"])
+            got = f"{', '.join(map(str, levels))}; {bits_per_param}; {num_sweeps}"
+            raise SpecError([f"--noise, --bits-per-param and --num-sweeps must be positive and finite, got {got}"])
         print_power(sweep, levels, bits_per_param, num_sweeps, as_json=as_json)
         return
     options = {"--throughput": throughput, "--slots": slots, "--price-per-hour": price_per_hour}
@@ -240,7 +241,7 @@ def compare(
         try:
             html.write_text(compare_html(both), encoding="utf-8")
         except OSError as error:
-            raise SpecError([f"--html {html}: cannot be written: {error.strerror}"]) from None
+            raise SpecError([f"--html {html}: cannot be written: {error.strerror}; give another file"]) from None
     if as_json:
         headers = headings(both)
         tables = {title: {"columns": headers[title], "rows": rows} for title, rows in sections(both).items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, did_you_mean, format_value, truncated
 from raycap.spec.yaml_tree import KeyPath
 
@@ -83,7 +84,8 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
     match fault["type"]:
         case "extra_forbidden":
             known = _sibling_fields(model, fault["loc"])
-            return "unknown field" + (did_you_mean(str(fault["loc"][-1]), known) or f"; known are: {', '.join(known)}")
+            hint = _other_section(model, fault["loc"]) or did_you_mean(str(fault["loc"][-1]), known)
+            return "unknown field" + (hint or f"; known are: {', '.join(known)}")
         case "missing":
             return "is required"
         case "raycap_rule":
@@ -102,6 +104,18 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
             message = fault["msg"].replace("Input should", "should")
             readable = re.sub(r"\d{5,}", lambda digits: f"{int(digits[0]):,}", message)
             return f"{readable}, got {format_value(fault['input'])}"
+
+
+def _other_section(model: type[BaseModel], loc: KeyPath) -> str:
+    """Return a hint if an unknown field is one of the trial in the sweep, or one of the sweep in the trial."""
+    name, is_outermost = str(loc[-1]), len(loc) == 1
+    if is_outermost and model is SweepSpec and name in TrialSpec.model_fields:
+        return f"; it is a field of trial: write trial.{name}, or grid.{name} to vary it"
+    if is_outermost and model is TrialSpec and name == "trial":
+        return "; paths of the grid start inside trial: remove 'trial.'"
+    if is_outermost and model is TrialSpec and name in SweepSpec.model_fields:
+        return f"; it is a field of the sweep, which all trials share: write {name} outside trial and grid"
+    return ""
 
 
 def _summary(model: type[BaseModel], fault: Any) -> str:

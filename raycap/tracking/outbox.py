@@ -180,7 +180,8 @@ class Outbox:
                 return False
             stored = [Operation(**fields) for fields in json.loads(self._storage.read(self._path))]
         except (OSError, TypeError, ValueError) as error:
-            self.unread = f"{self._path} cannot be read: {error}"
+            kept = f"it is kept as {self._path}.damaged, and stored results are logged again"
+            self.unread = f"{self._path} cannot be read: {error}; {kept}"
             with suppress(OSError):
                 self._storage.set_aside(self._path)
             return False
@@ -206,7 +207,7 @@ class Outbox:
                     self._storage.delete(self._path)
                 self._has_file, self._saved_version, self.unsaved = bool(pending), version, None
             except OSError as error:
-                self.unsaved = f"{self._path} cannot be written: {error}"
+                self.unsaved = f"{self._path} cannot be written: {error}; make the storage writable"
             self._saved_at = time.monotonic()
 
 

@@ -73,11 +73,11 @@ def _explain_file(file: Path, cause: str) -> tuple[str, str]:
         return f"{file}: {cause}", f"restore a backup, or move the file away: {again}"
     if "locked" in cause:
         who = f"end the process that uses it (`fuser {shlex.quote(str(file))}` prints its PID)"
-        return f"{file} is locked by another process", f"wait and try again, or {who}"
+        return f"{file} is locked by another process ({cause})", f"wait and try again, or {who}"
     if "full" in cause or "No space" in cause:
         return f"{file}: {cause}", f"free some space on its disk, {OTHER_URI}"
     if file.is_dir():
-        return f"{file} is a folder", f"name a file in it: {file.name}/mlflow.db"
+        return f"{file} is a folder ({cause})", f"name a file in it: {file.name}/mlflow.db"
     folder = next(parent for parent in file.parents if os.path.lexists(parent))
     if not folder.is_dir():
         return f"{folder} is not a folder", f"remove it, {OTHER_URI}"

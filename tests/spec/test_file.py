@@ -257,3 +257,21 @@ def test_a_storage_with_a_password_is_refused_without_showing_it(tmp_path: Path,
         assert "storage: " in found[0]
         assert "AWS_SECRET_ACCESS_KEY" in found[0]
         assert "SEC" not in found[0].replace("AWS_SECRET_ACCESS_KEY", "").replace("secret_key", "")
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("training.seed=3", "write trial.training"),
+        ("model.hidden_size=8", "write trial.model"),
+        ("grid.trial.training.seed=[1]", "remove 'trial.'"),
+        ("grid.execution.replicas=[1,2]", "write execution outside"),
+        ("trial.storage=x", "write storage outside"),
+    ],
+)
+def test_paths_of_overrides_and_of_the_grid_have_hints(override: str, remedy: str, tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(GOOD)
+    with pytest.raises(SpecError) as caught:
+        load_sweep(str(path), (override,))
+    assert remedy in str(caught.value)
