@@ -1,8 +1,10 @@
 """Access to a sweep from notebooks: its results as tidy data frames, and its figures."""
 
+import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -50,14 +52,15 @@ class Sweep:
     def trials(self) -> pd.DataFrame:
         """Data frame with one row per planned trial and reading.
 
-        Columns: trial_id, label, state, scheme, selection, the values of the grid by dotted path, sizes, arms and
-        verdicts, dataset_bits (the code length), learned_bits and bits_per_param with standard errors at the last
-        evaluation, and excluded, the reason why the trial does not enter the proportional law. Values that were not
-        measured are NaN.
+        Columns: trial_id, label, state, scheme, selection, the values of the grid by dotted path (sections, lists and
+        null as JSON, so that they can be grouped by), sizes, arms and verdicts, dataset_bits (the code length),
+        learned_bits and bits_per_param with standard errors at the last evaluation, and excluded, the reason why the
+        trial does not enter the proportional law. Values that were not measured are NaN.
         """
         analysis = self.analysis
         table = analysis.tables.trials
-        coordinates = pd.DataFrame([trial.coordinates for trial in analysis.sweep.trials], index=table.index)
+        points = [{path: _hashable(v) for path, v in trial.coordinates.items()} for trial in analysis.sweep.trials]
+        coordinates = pd.DataFrame(points, index=table.index)
         verdicts = analysis.training.astype({"trial": int}).set_index("trial")["convergence"].map(str)
         every = (
             pd.concat([coordinates, table.drop(columns="finished"), verdicts], axis=1)
@@ -122,6 +125,11 @@ class Sweep:
         totals["standard_error_bits_per_param"] = totals["standard_error_bits"] / totals.pop("num_params")
         named = rows.assign(scheme=str(reading.scheme), selection=str(reading.selection))
         return named.merge(totals, on=keys, how="left")
+
+
+def _hashable(value: Any) -> Any:
+    """Return a value of the grid that a frame can be grouped by; groups of pandas leave out None."""
+    return json.dumps(value) if value is None or isinstance(value, dict | list) else value
 
 
 def _ordered(frames: list[pd.DataFrame], keys: list[str]) -> pd.DataFrame:

@@ -25,7 +25,11 @@ SpecFile = Annotated[
     str, typer.Argument(metavar="SPEC", help="Sweep file, or its path under sweeps/.", autocompletion=spec_files)
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the spec, such as trial.training.seed=3.")
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Changes to the spec, such as trial.training.batch_size=64 or 'grid.training.seed=[3]'.",
+    ),
 ]
 OnlyFailed = Annotated[bool, typer.Option("--only-failed", help="Only trials whose last run failed.")]
 Trials = Annotated[

@@ -18,6 +18,7 @@ from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
 from raycap.facts.splits import num_held_out
+from raycap.plan.labels import label, with_unique_labels
 from raycap.plan.sizes import parameter_counts, width_for_params
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
@@ -85,7 +86,7 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
         trials.setdefault(planned.trial_id, planned)
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
-    return list(trials.values())
+    return with_unique_labels(list(trials.values()))
 
 
 def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
@@ -108,7 +109,7 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> Pl
     demanded = dataset.dataset_bits[shared.analysis.headline[1]] / parameters.total
     return PlannedTrial(
         trial_id=spec.trial_id,
-        label=_label(spec, coordinates, dataset.populations[0]),
+        label=label(spec, coordinates, dataset.populations[0].num_profiles),
         coordinates=coordinates,
         spec=spec,
         populations=dataset.populations,
@@ -170,26 +171,6 @@ def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Ite
 
 def _unused(profiles: Profiles) -> str:
     return f"not trained on: columns {', '.join(map(repr, profiles.untrained_columns))}"
-
-
-def _label(spec: TrialSpec, coordinates: dict[str, Any], population: PopulationFacts) -> str:
-    assert isinstance(spec.model, ModelByWidth)
-    layers = f"{spec.model.num_layers}x{spec.model.loop.times}" if spec.model.loop else f"{spec.model.num_layers}"
-    label = f"d{spec.model.hidden_size}-L{layers}-N{population.num_profiles}-s{spec.training.seed}"
-    covered = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
-    others = [
-        f"{path.rpartition('.')[2]}={_short(value)}" for path, value in coordinates.items() if path not in covered
-    ]
-    return "-".join([label, *others])
-
-
-def _short(value: Any) -> str:
-    """Return a short form of a grid value; of a section, its values without keys."""
-    if isinstance(value, dict):
-        return ",".join(map(_short, value.values()))
-    if isinstance(value, list):
-        return "+".join(map(_short, value)) or "none"
-    return str(value)
 
 
 # --- data that trials share -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from raycap.spec.uris import without_password
 from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_yaml
@@ -20,6 +20,15 @@ class SpecError(ValueError):
         super().__init__("\n".join(self.problems))
 
 
+class Override(NamedTuple):
+    """One override of a value in the document."""
+
+    path: KeyPath
+    text: str
+    """The value as it was written."""
+    value: Any
+
+
 class SpecDocument:
     """The contents of a spec as nested dicts and lists, with the position of every value in the file or an override."""
 
@@ -27,6 +36,7 @@ class SpecDocument:
         self.tree: dict[str, Any] = contents.value
         self.text = contents.text
         self._positions = {path: f"{source}:{line}:{column}" for path, (line, column) in contents.positions.items()}
+        self.overrides: list[Override] = []
 
     def override(self, text: str) -> None:
         """Apply one override of the form key=value. Raises SpecError if it is malformed.
@@ -37,7 +47,7 @@ class SpecDocument:
         source = f"override {truncated(text)!r}"
         parts = key.split(".")
         if not equals or not all(parts) or not key.isprintable() or len(parts) > MAX_DEPTH:
-            raise SpecError([f"{source}: must have the form key=value, such as trial.training.seed=3"])
+            raise SpecError([f"{source}: must have the form key=value, such as trial.training.batch_size=64"])
         try:
             parsed = read_yaml(value.encode("utf-8", "surrogatepass")).value
         except YamlError as error:
@@ -61,6 +71,7 @@ class SpecDocument:
         for replaced in [p for p in self._positions if p[: len(path)] == path]:
             del self._positions[replaced]
         self._positions[path] = source
+        self.overrides.append(Override(path, value, parsed))
 
     def __contains__(self, path: KeyPath) -> bool:
         return path in self._positions

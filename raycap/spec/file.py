@@ -7,9 +7,12 @@ import itertools
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
 
     Args:
         path_or_name: Path of the file, from the working directory or from `sweeps/`.
-        overrides: Texts of the form key=value. The key is a dotted path into the file (`trial.training.seed=3`,
+        overrides: Texts of the form key=value. The key is a dotted path into the file (`trial.training.batch_size=64`,
             `grid.model.hidden_size=[8,16]`), the value is YAML.
 
     Raises:
@@ -91,6 +94,7 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     trial, grid = document.tree.get("trial", {}), document.tree.get("grid", {})
     points: list[GridPoint] = []
     if isinstance(trial, dict) and isinstance(grid, dict) and all(isinstance(values, list) for values in grid.values()):
+        _check_overrides(grid, document, faults)
         points = _check_grid(trial, grid, document, faults)
     if bad_overrides or faults.lines or spec is None:
         raise SpecError([*bad_overrides, *faults.lines])
@@ -137,6 +141,35 @@ def _contents(path: Path) -> YamlTree:
         got = "nothing" if read.value is None else format_value(read.value)
         raise SpecError([f"{path}:1:1: a sweep file must be a mapping (name:, trial:, grid:, ...), got {got}"])
     return read
+
+
+def _check_overrides(grid: dict[str, list[Any]], document: SpecDocument, faults: Faults) -> None:
+    """Add a fault for every override of a value that the grid sets at every point, so that it would have no effect."""
+    for path, text, value in document.overrides:
+        keys = tuple(map(str, path[1:]))
+        for axis in grid if path[0] == "trial" else ():
+            parts = tuple(axis.split("."))
+            inner, outer = keys[len(parts) :], parts[len(keys) :]
+            if parts == keys[: len(parts)]:
+                if any(_contains(each, inner) for each in grid[axis]):  # replace the values of the axis
+                    change = f"grid.{axis}=[{''.join(f'{{{key}: ' for key in inner)}{text}{'}' * len(inner)}]"
+                else:  # set the field in each of its values
+                    change = f"grid.{'.'.join(keys)}=[{text}]"
+            elif keys == parts[: len(keys)] and (value is None or _contains(value, outer)):
+                change = "grid={}" if value is None else f"grid.{axis}=[{json.dumps(reduce(getitem, outer, value))}]"
+            else:
+                continue
+            key = ".".join(map(str, path))
+            faults.add(path, f"{key}: has no effect, because the grid varies {axis}; use {shlex.quote(change)}")
+
+
+def _contains(value: Any, keys: tuple[str, ...]) -> bool:
+    """Whether nested mappings have a value at a path of keys."""
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value = value[key]
+    return True
 
 
 def _check_grid(

@@ -1,0 +1,49 @@
+"""Labels of trials: short names for people that `--trials` accepts, unique within a sweep."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from raycap.results import PlannedTrial
+from raycap.spec import ModelByWidth, TrialSpec
+from raycap.spec.document import truncated
+
+COVERED = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
+"""Axes whose values the beginning of a label contains."""
+MAX_LENGTH = 40
+"""Largest number of characters of the value of an axis."""
+TAGS = ("kind", "source")
+"""Fields that choose the form of a section, whose values need no name."""
+PUNCTUATION = frozenset("._-/:~@")
+"""Characters of values that are kept. Commas separate the labels that `--trials` takes, + and = the parts of a label."""
+
+
+def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> str:
+    """Return the label of a trial: its sizes, its seed, and the values of the other axes of the grid."""
+    assert isinstance(spec.model, ModelByWidth)
+    sizes = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
+    axes = [path for path in coordinates if path not in COVERED]
+    leaves = Counter(path.rpartition(".")[2] for path in axes)
+    names = {path: leaf if leaves[leaf := path.rpartition(".")[2]] == 1 else path for path in axes}
+    return "-".join([sizes, *(f"{names[path]}={truncated(_short(coordinates[path]), MAX_LENGTH)}" for path in axes)])
+
+
+def with_unique_labels(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+    """Append its id to every label that several trials have, as when values differ only where labels are shortened."""
+    count = Counter(trial.label for trial in trials)
+    return [
+        trial.model_copy(update={"label": f"{trial.label}-{trial.trial_id}"}) if count[trial.label] > 1 else trial
+        for trial in trials
+    ]
+
+
+def _short(value: Any) -> str:
+    """Return a grid value in characters that a label may have; of a section, the names and values of its fields."""
+    if isinstance(value, dict):
+        parts = [_short(inner) if key in TAGS else f"{_short(key)}:{_short(inner)}" for key, inner in value.items()]
+        return "+".join(parts) or "none"
+    if isinstance(value, list):
+        return "+".join(map(_short, value)) or "none"
+    if isinstance(value, float):
+        return str(value)
+    return "".join(c if (c.isascii() and c.isalnum()) or c in PUNCTUATION else "_" for c in str(value))
