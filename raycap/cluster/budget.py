@@ -3,6 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from raycap.spec.document import truncated
+
+MAX_SECONDS = 1e9
+"""Largest budget: 30 years of wall time or of one GPU."""
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -16,13 +20,18 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """Parse a time, such as 90s, 30m, 2h or 1d, or GPU hours, such as 20gpuh. Raises ValueError for other texts."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|gpuh)", text)
-        amount = float(match[1]) if match else 0.0
-        if not match or amount <= 0:
-            raise ValueError(f"a budget is a time such as 30m, 2h or 1d, or GPU hours such as 20gpuh; got {text!r}")
-        if match[2] == "gpuh":
-            return cls(gpu_seconds=3600 * amount)
-        return cls(seconds=UNIT_SECONDS[match[2]] * amount)
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|gpuh)", text)
+        if not match:
+            raise ValueError(
+                f"a budget is a time such as 30m, 2h or 1d, or GPU hours such as 20gpuh; got {truncated(text)!r}"
+            )
+        is_gpu_time = match[2] == "gpuh"
+        seconds = float(match[1]) * UNIT_SECONDS["h" if is_gpu_time else match[2]]
+        if not 0 < seconds <= MAX_SECONDS:
+            raise ValueError(
+                f"a budget must be positive and at most {MAX_SECONDS / 3600:,.0f} hours, got {truncated(text)!r}"
+            )
+        return cls(gpu_seconds=seconds) if is_gpu_time else cls(seconds=seconds)
 
 
 UNBOUNDED = Budget()

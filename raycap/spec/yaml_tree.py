@@ -36,8 +36,12 @@ MAX_LENGTH = 4_096
 KeyPath = tuple[str | int, ...]
 
 # Some of these characters are line breaks in YAML but not in editors, so reported line numbers would be wrong. The
-# others are control characters, which could change the state of a terminal, surrogates and non-characters.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+# others are control characters, which could change the state of a terminal, surrogates, non-characters, and characters
+# that are invisible or change the direction of text, so that a file or its question would read as something else.
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff0-\ufffb\ufffe\uffff\U000e0000-\U000e0fff]"
+)
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 FRACTION = re.compile(r"[-+]?((0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 CONSTANTS: dict[str, Any] = {

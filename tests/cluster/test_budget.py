@@ -22,10 +22,20 @@ def test_valid_budgets_are_parsed(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "-1h", "0h", "2 h", "1e3s", "2H", "nanh", "20gpu", "2h\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "2", "h", "-1h", "0h", "2 h", "1e3s", "2H", "nanh", "20gpu", "2h\n", "٣h", "1٣h", "２h", "²h", "99999999d"],
+)
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "h", "9" * 400 + "gpuh", "0." + "0" * 400 + "1s", "9" * 400])
+def test_numbers_beyond_a_lifetime_are_refused_in_a_short_line(text: str) -> None:
+    with pytest.raises(ValueError, match="budget") as caught:
+        Budget.parse(text)
+    assert len(str(caught.value)) < 200
 
 
 def start(spending: Spending, group: str, *, work: float, now: float) -> None:

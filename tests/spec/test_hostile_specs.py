@@ -185,6 +185,27 @@ def test_hostile_values_are_refused(tmp_path: Path, value: str, monkeypatch: pyt
     assert os.listdir(tmp_path) == ["spec.yaml"]
 
 
+@pytest.mark.parametrize(
+    "code", [0x202E, 0x202A, 0x2066, 0x200F, 0x61C, 0x200B, 0x2060, 0xAD, 0xFEFF, 0xFFF9, 0xE0041], ids=hex
+)
+def test_invisible_characters_are_refused_in_comments_and_values(code: int, tmp_path: Path) -> None:
+    """The question is the first comment; other comments are stored and shown with the spec."""
+    for text in (
+        f"# What is{chr(code)} asked?\n{GOOD}",
+        f"{GOOD}# a{chr(code)}b\n",
+        GOOD.replace("name: good", f"name: g{chr(code)}d"),
+    ):
+        assert f"U+{code:04X}" in refused(tmp_path, text)[0]
+    lines = refused(tmp_path, GOOD, f"trial.profiles={{source: disk, path: 'a{chr(code)}b'}}")
+    assert f"U+{code:04X}" in lines[0]
+
+
+def test_questions_may_be_in_any_language(tmp_path: Path) -> None:
+    question = "Wie viele Bits – naïve, 何ビット, كم بت, نمی‌خواهم, 👩‍🔬?"
+    (tmp_path / "spec.yaml").write_text(f"# {question}\n{GOOD}", encoding="utf-8")
+    assert load_sweep(str(tmp_path / "spec.yaml")).question == question
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_hostile_files_are_refused(tmp_path: Path, text: str) -> None:
     refused(tmp_path, text)
