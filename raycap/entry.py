@@ -27,10 +27,19 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
     code: object = 0
     try:
         _prepare()
+        import signal  # not earlier, since a file of the user could be imported in its place
+
+        # Without these, a signal would end the process without a message and with another exit code.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
         load()()
     except SystemExit as ended:  # typer ends every command this way
         code = ended.code
     except KeyboardInterrupt:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would print a traceback
         code = EXIT_INTERRUPTED
         print("Interrupted.", file=sys.stderr)
     except Exception as error:

@@ -2,8 +2,8 @@
 
     spec -> plan -> trials on Ray -> losses in bits -> capacities -> laws -> report
 
-Exit codes: 0 all trials finished, 1 some failed or are not finished, 2 the spec is invalid or the environment cannot run
-it, 3 the budget is spent, 130 interrupted.
+Exit codes: 0 all trials finished, 1 some failed or are not finished or MLflow lacks records, 2 the spec is invalid or the
+environment cannot run it (or no longer, after the death of Ray), 3 the budget is spent, 130 interrupted.
 """
 
 import math
@@ -133,15 +133,19 @@ def _print_outcome(
     num_unreadable = len(selected_ids & stored.unreadable.keys())
     num_left = len(selected_ids - stored.measured.keys()) - num_unreadable
     if num_left:
-        reason = {Ending.INTERRUPTED: "Interrupted", Ending.BUDGET: "The budget is spent"}.get(
-            outcome.ending, "Not finished"
-        )
+        reasons = {
+            Ending.INTERRUPTED: "Interrupted",
+            Ending.BUDGET: "The budget is spent",
+            Ending.RAY_DIED: "Ray has died",
+        }
+        reason = reasons.get(outcome.ending, "Not finished")
         console.print(f"{reason}: {num_left} of {len(selected)} trials are left. To continue:")
         console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
         console.print(f"Report on the finished trials: raycap report {folder}", soft_wrap=True)
-    codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET}
-    return codes.get(outcome.ending, EXIT_FAILED if num_left or num_unreadable else 0)
+    codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET, Ending.RAY_DIED: EXIT_BAD_SPEC}
+    is_complete = not num_left and not num_unreadable and outcome.is_logged
+    return codes.get(outcome.ending, 0 if is_complete else EXIT_FAILED)
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:

@@ -9,6 +9,7 @@ the actor needs are therefore imported inside its methods.
 import math
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ DELIVERY_TIMEOUT_S, INTERRUPTED_DELIVERY_TIMEOUT_S = 10.0, 2.0
 """Time that the end of a sweep, and of an interrupted sweep, waits for MLflow."""
 STALL_TIMEOUT_S = 20.0
 """Time that the end of a sweep and `sync` wait for the delivery of one record."""
+
+MAX_RESTARTS = 5
+"""Number of times that the analyst's process is restarted. After that, the session closes the sweep without it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Analyst:
         self._folder = SweepFolder(self._storage, self._sweep.spec.name)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing, self._drawing = 0.0, threading.Thread()
+        self._id = uuid.uuid4().hex
         self._events: list[Event] = []
         self._progress = ProgressFile(self._storage, self._sweep.spec.name)
         self._undelivered, self._unwritten = 0, ""
@@ -100,10 +105,14 @@ class Analyst:
         self._stored.failures.pop(trial_id, None)
         self._add_event(Event(trial_id, "started", time.time()))
 
-    def events(self, since: int) -> list[Event]:
-        """Return the events after the first `since` ones."""
+    def events(self, of: str, since: int) -> tuple[str, list[Event]]:
+        """Return the events after the first `since` ones, and an id of this object.
+
+        `of` is the id that the caller has received before; if it differs, Ray has restarted the analyst, which then returns
+        all its events.
+        """
         self._progress.flush()  # callers poll this method, so progress.json is written regularly
-        return self._events[since:]
+        return self._id, self._events[since if of == self._id else 0 :]
 
     def record_evaluation(self, trial_id: str, evaluation_json: str) -> None:
         """Log the losses and capacities of one evaluation of a trial."""
@@ -263,5 +272,17 @@ def sync(sweep: SweepRecord) -> Delivery:
     return analyst.delivery()
 
 
-# The actor runs on the head node: an SQLite database is a file of that node, and the head is not preempted.
-AnalystActor = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(Analyst)
+class _RestartableAnalyst(Analyst):
+    """An analyst that opens itself again after its process has died. It reads all it needs from the storage and MLflow."""
+
+    def __init__(self, sweep_json: str) -> None:
+        super().__init__(sweep_json)
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            self.open(self._folder.read_run().slots)
+
+
+# The actor runs on the head node: an SQLite database is a file of that node, and the head is not preempted. Calls that a
+# dead process has not answered are repeated; operations on MLflow are idempotent.
+AnalystActor = ray.remote(
+    num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=MAX_RESTARTS, max_task_retries=-1
+)(_RestartableAnalyst)

@@ -3,12 +3,16 @@
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raycap.cluster.private_folder import RAY_FOLDER, private_folder
+from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
 
 RAY_ENVIRONMENT = {
@@ -19,6 +23,8 @@ RAY_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # The session handles Ctrl-C itself, so that trials save a checkpoint.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A call of Ray after its end must fail, and not start another instance.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Each trial has about a dozen small processes. With the default, the number of CPUs, Ray warns of each new one on
@@ -33,6 +39,8 @@ RAY_ENVIRONMENT = {
 WORKER_ENVIRONMENT = RAY_ENVIRONMENT | {
     # Interval at which Ray Train's controller polls its workers (2 s by default); reports are delivered at polls.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Time after which a worker that does not answer is replaced (600 s by default).
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
     # Workers keep the working directory of the command, to which relative paths in a spec refer.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -42,15 +50,27 @@ LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # All processes listen on the loopback interface only. On Linux, this variable has no other effect.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # After the death of the control store, Ray would end this process after a minute; the session ends the run by itself.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
     # Every connection needs the token, RAY_AUTH_TOKEN, which each run chooses for itself.
     "RAY_AUTH_MODE": "token",
 }
 """Environment variables of a local instance, whose processes all inherit them."""
 
 
+@dataclass(frozen=True)
+class RayConnection:
+    """A connection to Ray."""
+
+    folder: Path
+    """Private folder for temporary files on this machine, removed at the end of the connection."""
+    processes: LocalProcesses | None = None
+    """Processes of a local instance that ends with the connection; None for other instances and clusters."""
+
+
 @contextmanager
-def ray_session() -> Iterator[Path]:
-    """Connect to Ray for the duration of the context, and yield a private folder for temporary files on this machine.
+def ray_session() -> Iterator[RayConnection]:
+    """Connect to Ray for the duration of the context.
 
     Uses the first of these that exists: the connection that this process already has (as in tests and notebooks), which
     stays open; the cluster at RAY_ADDRESS; the cluster of `ray up` if this machine is its head; a new local instance, which
@@ -72,7 +92,7 @@ def ray_session() -> Iterator[Path]:
     with ExitStack() as stack:
         folder = stack.enter_context(private_folder())
         if ray.is_initialized():
-            yield folder
+            yield RayConnection(folder)
             return
         address = cluster_address(os.environ)
         options: dict[str, Any]
@@ -89,12 +109,15 @@ def ray_session() -> Iterator[Path]:
             if requires_token(address):
                 _use_token(address)
         stack.callback(ray.shutdown)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
         except Exception as error:  # Ray raises errors of many types, and Exception itself if a process is late
             message = " ".join(str(error).split()) or type(error).__name__
             raise CannotRunError(f"{where}: {message}", "raycap doctor checks this machine and the cluster") from error
-        yield folder
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # ray.init installs one that exits with an exit code of its own
+        yield RayConnection(folder, LocalProcesses() if address == LOCAL else None)
 
 
 @contextmanager

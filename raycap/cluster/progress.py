@@ -26,7 +26,7 @@ class ProgressDisplay:
         self._live = (
             Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
         )
-        self._num_seen = 0
+        self._analyst_id, self._num_seen = "", 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="raycap-progress", daemon=True)
 
@@ -46,10 +46,13 @@ class ProgressDisplay:
     def _follow(self) -> None:
         while True:
             last_round = self._stopping.is_set()  # read before the events, so that none is missed
+            events: list[Event]
             try:
-                events: list[Event] = ray.get(self._analyst.events.remote(self._num_seen))
+                analyst_id, events = ray.get(self._analyst.events.remote(self._analyst_id, self._num_seen))
             except ray.exceptions.RayError:  # the analyst is dead; the session reports the cause
                 return
+            if analyst_id != self._analyst_id:  # it was restarted and has forgotten its events
+                self._analyst_id, self._num_seen = analyst_id, 0
             self._num_seen += len(events)
             for event in events:
                 self._show(event)

@@ -1,22 +1,19 @@
 """Runs a sweep on Ray: starts or joins a cluster, runs the missing trials, and closes the sweep."""
 
-import os
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
-from raycap.cluster.connection import ray_session
+from raycap.cluster.connection import RayConnection, ray_session
 from raycap.cluster.errors import TrialError, root_cause
+from raycap.cluster.processes import RayDiedError, kill_children
+from raycap.errors import TrackingError
 from raycap.plan.stacks import replica_groups
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
@@ -28,7 +25,8 @@ if TYPE_CHECKING:
 
     from raycap.cluster.trial_queue import TrialQueue
 
-SECOND_SIGNAL_EXIT_CODE = 130
+POLL_INTERVAL_S = 0.5
+"""Interval at which the processes of Ray are checked while trials run."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"
     BUDGET = "budget"
     """The budget was spent."""
+    RAY_DIED = "ray died"
+    """A process died without which Ray does not work."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,25 @@ class Outcome:
     """Outcome of a run."""
 
     law: str | None
-    """The law as a sentence; None after an interruption or if the analyst died."""
+    """The law as a sentence; None after an interruption, or if MLflow cannot be used at the end."""
     ending: Ending = Ending.OVER
     problems: tuple[str, ...] = ()
     """Messages for the user: what MLflow or the storage lacks, and what to do. One line each."""
+    is_logged: bool = True
+    """Whether MLflow has all records, so that no run is still marked as running."""
+
+
+@dataclass
+class _RayRun:
+    """State of the part of a run that uses Ray, which is shared between two threads."""
+
+    job: Job
+    connection: RayConnection
+    console: Console
+    queue: "TrialQueue | None" = None
+    """Exists once trials can start."""
+    slots: int = 1
+    ended: Future[Outcome] = field(default_factory=Future)
 
 
 def run_sweep(job: Job, console: Console) -> Outcome:
@@ -76,16 +91,83 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     Raises:
         CannotRunError: Ray or MLflow cannot be used, or no trial can ever be scheduled. Raised before any trial starts.
     """
-    if job.missing:
-        with ray_session() as folder:
-            return _run_on_ray(job, console, folder)
+    if not job.missing:
+        run = _last_run(job.sweep) or job.run_until_now(slots=1)
+        return _conclude_without_ray(job.sweep, run, Ending.OVER)
+    with ray_session() as connection:
+        run_on_ray = _RayRun(job, connection, console)
+        try:
+            return _wait(run_on_ray)
+        except RayDiedError as error:
+            problem = f"{error}; free memory if the system has killed it, and run the command again"
+            kill_children()
+        except BaseException:
+            if connection.processes:
+                kill_children()  # Ray would wait for them
+            raise
+    return _close_without_ray(job.sweep, job.run_until_now(run_on_ray.slots), Ending.RAY_DIED, problem)
+
+
+def _wait(run: _RayRun) -> Outcome:
+    """Run the trials in another thread, and return their outcome.
+
+    This thread is free to handle signals and to watch Ray: calls of Ray are not interrupted by signals, and block for
+    minutes if Ray has died.
+
+    Raises:
+        KeyboardInterrupt: The run was interrupted before trials could start, or for the second time.
+        RayDiedError: A process of Ray has died.
+    """
+    threading.Thread(target=_run_trials, args=[run], name="raycap-trials", daemon=True).start()
+    while True:
+        try:
+            if run.connection.processes:
+                run.connection.processes.check()
+            wait([run.ended], POLL_INTERVAL_S)
+            if run.ended.done():
+                if run.connection.processes:
+                    run.connection.processes.check()  # the end of the trials may be due to the death of Ray
+                return run.ended.result()
+        except KeyboardInterrupt:
+            if run.queue is None or run.queue.was_stopped:
+                raise
+            run.queue.stop()
+            run.console.print("Stopping: trials save a checkpoint. Press Ctrl-C again to stop at once.", style="yellow")
+
+
+def _run_trials(run: _RayRun) -> None:
+    try:
+        run.ended.set_result(_run_on_ray(run))
+    except BaseException as error:
+        run.ended.set_exception(error)
+
+
+def _conclude_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending) -> Outcome:
+    """Close the sweep in this process, from what is stored.
+
+    Raises:
+        TrackingError: MLflow cannot be used.
+    """
     from raycap.cluster.analyst import Analyst
 
-    analyst = Analyst(job.sweep.model_dump_json())
-    run = _last_run(job.sweep) or job.run_until_now(slots=1)
+    analyst = Analyst(sweep.model_dump_json())
     analyst.open(run.slots)
-    law = analyst.conclude(run.model_dump_json(), analyst.status())
-    return Outcome(law, problems=analyst.delivery().problems)
+    if ending is Ending.INTERRUPTED:
+        analyst.interrupt(run.model_dump_json())
+        law = None
+    else:
+        law = analyst.conclude(run.model_dump_json(), analyst.status())
+    delivery = analyst.delivery()
+    return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
+
+
+def _close_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending, problem: str) -> Outcome:
+    """Close the sweep in this process after a problem, and return the outcome with the problem."""
+    try:
+        outcome = _conclude_without_ray(sweep, run, ending)
+    except TrackingError as error:
+        return Outcome(None, ending, (problem, str(error)), is_logged=False)
+    return replace(outcome, problems=(problem, *outcome.problems))
 
 
 def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
@@ -104,12 +186,12 @@ def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
     return paths
 
 
-def _run_on_ray(job: Job, console: Console, folder: Path) -> Outcome:
+def _run_on_ray(run: _RayRun) -> Outcome:
     import ray
 
     from raycap.cluster.analyst import AnalystActor
 
-    sweep, storage_uri = job.sweep, job.sweep.storage
+    job, sweep, storage_uri = run.job, run.job.sweep, run.job.sweep.storage
     # The actor imports MLflow while this process imports Ray Tune; each takes seconds.
     analyst = AnalystActor.remote(sweep.model_dump_json())
 
@@ -121,7 +203,7 @@ def _run_on_ray(job: Job, console: Console, folder: Path) -> Outcome:
     from raycap.cluster.worker import WorkerConfig
 
     storage, execution = Storage.at(storage_uri), sweep.spec.execution
-    slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
+    run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
     opened = analyst.open.remote(slots)
     config = WorkerConfig(execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, cpu_only=job.cpu_only)
     _get(opened)
@@ -132,29 +214,33 @@ def _run_on_ray(job: Job, console: Console, folder: Path) -> Outcome:
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
     groups = replica_groups(ordered, execution.replicas, steps_done)
     queue = TrialQueue(groups, spending)
-    progress = ProgressDisplay(job.missing, job.num_finished, analyst, console)
-    progress.start()
+    progress = ProgressDisplay(job.missing, job.num_finished, analyst, run.console)
     clear_signals()
-    with _signal_handlers(queue, console):
-        try:
-            causes = run_queue(queue, config, folder / "tune", slots=slots)
-        finally:
-            progress.stop()
-            clear_signals()
-        left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
-        for trial_id in left & set(causes):
-            if not storage.exists(failure_path(trial_id)):  # the driver died before it could write it
-                record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)
-        ending = Ending.OVER
-        if left - set(causes):
-            ending = Ending.BUDGET if queue.stopped_by_budget and not queue.was_stopped else Ending.INTERRUPTED
-        outcome = _conclude(job.run_until_now(slots), ending, analyst)
+    progress.start()
+    run.queue = queue
+    try:
+        causes = run_queue(queue, config, run.connection.folder / "tune", slots=slots)
+    finally:
+        progress.stop()
+        clear_signals()
+    if run.connection.processes:
+        run.connection.processes.check()  # otherwise trials that Ray's death has ended would count as failed
+    left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
+    failed = {trial_id for trial_id in left if storage.exists(failure_path(trial_id))}
+    if not queue.was_stopped:
+        for trial_id in (left & set(causes)) - failed:  # the driver died before it could write the failure
+            record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)
+        failed |= left & set(causes)
+    ending = Ending.OVER
+    if left - failed:
+        ending = Ending.BUDGET if queue.stopped_by_budget and not queue.was_stopped else Ending.INTERRUPTED
+    outcome = _conclude(job.sweep, job.run_until_now(slots), ending, analyst)
     ray.kill(analyst)
     return outcome
 
 
-def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
-    """Let the analyst close the sweep, and return the outcome."""
+def _conclude(sweep: SweepRecord, run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
+    """Let the analyst close the sweep, or close it in this process if the analyst has died too often to be restarted."""
     import ray
 
     try:
@@ -162,38 +248,11 @@ def _conclude(run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome
             law = ray.get(analyst.interrupt.remote(run.model_dump_json()))
         else:
             law = ray.get(analyst.conclude.remote(run.model_dump_json(), ray.get(analyst.status.remote())))
-        return Outcome(law, ending, ray.get(analyst.delivery.remote()).problems)
+        delivery = ray.get(analyst.delivery.remote())
+        return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
     except ray.exceptions.RayError as error:
-        return Outcome(None, ending, (f"MLflow may be incomplete: {root_cause(error)}",))
-
-
-@contextmanager
-def _signal_handlers(queue: "TrialQueue", console: Console) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM: the first one stops the queue, so that trials save; the second kills all processes."""
-    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if queue.was_stopped:
-            _kill_all()
-        queue.stop()
-        console.print("Stopping: trials save a checkpoint. Press Ctrl-C again to stop at once.", style="yellow")
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _kill_all() -> None:
-    """Kill all child processes, and exit at once without cleaning up."""
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            child.kill()
-    os._exit(SECOND_SIGNAL_EXIT_CODE)
+        problem = f"the analyst, which logs to MLflow, died too often: {root_cause(error)}"
+    return _close_without_ray(sweep, run, ending, problem)
 
 
 def _get(reference: Any) -> Any:

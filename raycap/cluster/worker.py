@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrainingError, TrialError
 from raycap.cluster.signals import poll_signal
+from raycap.cluster.stall import StallGuard
 from raycap.cluster.trial_queue import PLACED
 from raycap.cluster.worker_reuse import ReusingTrainer, WorkersConfig
 from raycap.learner.signals import PausedError
@@ -122,7 +123,13 @@ def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[
 
 
 def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Train the trials of a group; the function that every worker runs.
+    """Train the trials of a group; the function that every worker runs. A worker that hangs is killed and restarted."""
+    with StallGuard() as guard:
+        return _train(parameters, guard)
+
+
+def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str, Any]]:
+    """Train the trials of a group in a worker.
 
     Ray Train is given no checkpoints. Each trial stores its own, so that it can resume in a different group.
 
@@ -166,6 +173,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     def record_step(completed: int) -> None:
         nonlocal step
         step = completed
+        guard.record_step()
 
     checkpoints = Checkpoints(storage)
     results: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,6 @@
 """Command `raycap run`; raycap/pipeline.py lists the exit codes."""
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from raycap.commands.arguments import (
     Trials,
     all_overrides,
 )
+from raycap.commands.interruption import interruptible
 from raycap.commands.notify import notify
 from raycap.pipeline import EXIT_BAD_SPEC, EXIT_FAILED, EXIT_INTERRUPTED
 from raycap.results import SweepRecord
@@ -64,40 +64,48 @@ def run(
     def announce(sweep: SweepRecord, storage: Storage) -> None:
         identity.update(sweep=sweep.spec.name, folder=storage.path(sweep.spec.name))
 
-    code = EXIT_FAILED
-    try:
-        if plan:
-            pipeline.show_plan(spec, changes, only_failed=only_failed, only=trials, as_json=as_json)
-            return
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        # The start of the process on the monotonic clock, so that wall time includes the imports.
-        began = time.monotonic() - (time.time() - psutil.Process().create_time())
-        code = pipeline.run(
-            spec,
-            changes,
-            wide_console(),
-            began,
-            only_failed=only_failed,
-            only=trials,
-            budget=_budget(budget),
-            announce=announce,
-        )
-    except SpecError as error:
-        for problem in error.problems:
-            print(problem, file=sys.stderr)
-        code = EXIT_BAD_SPEC
-    except OSError as error:
-        print(f"{spec}: {error}", file=sys.stderr)
-        code = EXIT_BAD_SPEC
-    except ImportError:  # printed by raycap/entry.py
-        code = EXIT_BAD_SPEC
-        raise
-    except KeyboardInterrupt:
-        print("Interrupted. Finished trials are stored; the same command continues from there.", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    finally:
-        if notify_cmd and not plan:
+    if plan:
+        pipeline.show_plan(spec, changes, only_failed=only_failed, only=trials, as_json=as_json)
+        return
+
+    has_ended = False
+
+    def end(code: int) -> None:
+        nonlocal has_ended
+        if notify_cmd and not has_ended:
+            has_ended = True
             notify(notify_cmd, environment, **identity, code=code)
+
+    with interruptible(at_kill=lambda: end(EXIT_INTERRUPTED)):
+        code = EXIT_FAILED
+        try:
+            # The start of the process on the monotonic clock, so that wall time includes the imports.
+            began = time.monotonic() - (time.time() - psutil.Process().create_time())
+            code = pipeline.run(
+                spec,
+                changes,
+                wide_console(),
+                began,
+                only_failed=only_failed,
+                only=trials,
+                budget=_budget(budget),
+                announce=announce,
+            )
+        except SpecError as error:
+            for problem in error.problems:
+                print(problem, file=sys.stderr)
+            code = EXIT_BAD_SPEC
+        except OSError as error:
+            print(f"{spec}: {error}", file=sys.stderr)
+            code = EXIT_BAD_SPEC
+        except ImportError:  # printed by raycap/entry.py
+            code = EXIT_BAD_SPEC
+            raise
+        except KeyboardInterrupt:
+            print("Interrupted. Finished trials are stored; the same command continues from there.", file=sys.stderr)
+            code = EXIT_INTERRUPTED
+        finally:
+            end(code)
     if lost := take_output_error():
         print(f"standard output could not be written: {lost}. The sweep did not need it.", file=sys.stderr)
     raise typer.Exit(code)

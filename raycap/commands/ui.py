@@ -17,6 +17,7 @@ from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption,
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
 from raycap.spec.document import SpecError
+from raycap.storage.lock import holder_of
 from raycap.storage.sweep_folder import SweepFolder
 
 
@@ -43,10 +44,10 @@ def ui(
     configure_mlflow()
     from raycap.tracking.runs import find_pages
 
-    record, _ = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
+    record, sweep_storage = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
     uri = record.tracking_uri
     try:
-        pages = find_pages(record)
+        pages = find_pages(record, is_running=holder_of(sweep_storage, record.spec.name) is not None)
     except CannotRunError as error:
         remedy = "" if "; " in str(error) else f"; run the sweep, or log its results: raycap sync {what}"
         raise SpecError([f"{what}: {error}{remedy}"]) from error

@@ -43,11 +43,20 @@ class Status:
     """Stored states with reasons, by trial_id."""
     at: float
     """Seconds since the epoch."""
+    was_killed: bool
+    """Whether the last run ended without closing the sweep."""
 
     @property
     def runner(self) -> str:
         """The process that runs the sweep, in one line."""
-        return f"{self.name}: run by {self.holder}" if self.holder else f"{self.name}: not running"
+        if self.holder:
+            return f"{self.name}: run by {self.holder}"
+        if not self.was_killed:
+            return f"{self.name}: not running"
+        return (
+            f"{self.name}: not running; the process of the last run was killed. MLflow may show its runs as "
+            "running until the next raycap run, ui or sync"
+        )
 
     def show(self, console: Console) -> None:
         """Print the status with the reasons of failed and damaged trials."""
@@ -79,6 +88,7 @@ class Status:
         status = {
             "sweep": self.name,
             "run_by": asdict(self.holder) if self.holder else None,
+            "was_killed": self.was_killed,
             "at": self.at,
             "share_done": share_done(self.rows, self.at),
             "seconds_left": seconds_left(self.rows, self.at),
@@ -91,7 +101,8 @@ def read_status(sweep: SweepRecord, storage: Storage) -> Status:
     """Return the current status of a sweep from its files. Changes nothing."""
     holder = holder_of(storage, sweep.spec.name)
     # A killed run leaves progress.json behind, so the file counts only while the lock is held.
-    running = read_progress(storage, sweep.spec.name) if holder else {}
+    left_behind = read_progress(storage, sweep.spec.name)
+    running = left_behind if holder else {}
     evaluations = _last_evaluations(sweep, storage)
     states = inventory(sweep, storage).states
     shown = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
@@ -106,7 +117,7 @@ def read_status(sweep: SweepRecord, storage: Storage) -> Status:
         if entry.state is TrialState.FINISHED and trial.trial_id in evaluations:
             progress = TrialProgress(began=0.0, last=evaluations[trial.trial_id])
         rows.append(TrialRow(trial, state, progress, entry.steps_done / trial.steps))
-    return Status(sweep.spec.name, holder, rows, states, time.time())
+    return Status(sweep.spec.name, holder, rows, states, time.time(), was_killed=bool(left_behind) and not holder)
 
 
 def _last_evaluations(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:

@@ -136,8 +136,10 @@ class SweepRuns:
         return last
 
 
-def find_pages(sweep: SweepRecord) -> Pages:
+def find_pages(sweep: SweepRecord, *, is_running: bool = True) -> Pages:
     """Return MLflow's pages of a sweep. Creates nothing.
+
+    Unless the sweep `is_running`, runs that a killed command has left as RUNNING are first marked as KILLED.
 
     Raises TrackingError if MLflow cannot be used or has no such sweep.
     """
@@ -146,6 +148,9 @@ def find_pages(sweep: SweepRecord) -> Pages:
         client = connect(uri, creates=False)
         experiment = find_experiment(client, uri, name)
         runs = _sweep_runs(client, experiment.experiment_id, sweep) if experiment else []
+        if experiment and not is_running:
+            for run in runs:
+                _end_abandoned(client, experiment.experiment_id, run)
     except Exception as error:  # of MLflow, SQLAlchemy, Alembic or the system
         raise unusable(uri, error) from error
     if not experiment or not runs:
@@ -154,6 +159,14 @@ def find_pages(sweep: SweepRecord) -> Pages:
         )
     run_id = runs[0].info.run_id
     return Pages(experiment.experiment_id, run_id, f"{VIEW_TAG}{run_id}" in experiment.tags)
+
+
+def _end_abandoned(client: MlflowClient, experiment_id: str, sweep_run: Run) -> None:
+    """Mark the run of a sweep and those of its trials as KILLED if they are RUNNING."""
+    trial_runs = _search(client, experiment_id, f"tags.`{PARENT_TAG}` = '{sweep_run.info.run_id}'")
+    for run in (*trial_runs, sweep_run):
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _tags(sweep: SweepRecord) -> dict[str, str]:

@@ -194,6 +194,6 @@ def test_a_restarted_driver_keeps_the_results_of_the_previous_one(folder: Path) 
     spec = record.spec
     config = WorkerConfig(spec.execution, spec.storage, "test", analyst, spec.analysis)
     assert _drive_trials({"trials": [planned.model_dump_json()]}, config) == {"causes": {}, "all_finished": True}
-    assert [event.what for event in ray.get(analyst.events.remote(0))] == ["finished"]
+    assert [event.what for event in ray.get(analyst.events.remote("", 0))[1]] == ["finished"]
     assert Path(storage.path(result_path(planned.trial_id))).stat().st_mtime_ns == written
     ray.kill(analyst)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from raycap.storage import checkpoint_steps
-from tests.support.faults import wait_until
+from tests.support.faults import ANALYST, WORKER, kill, processes, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,7 +34,8 @@ execution: {checkpoint_every_s: 2}
 def start(folder: Path) -> "subprocess.Popen[bytes]":
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
-        [sys.executable, "-m", "raycap.sweep", "spec.yaml"], cwd=folder, env=environment, start_new_session=True,
+        [sys.executable, "-m", "raycap.sweep", "spec.yaml", "--notify-cmd", "echo $RAYCAP_STATUS > status"],
+        cwd=folder, env=environment, start_new_session=True,
         stdout=(folder / "log").open("a"), stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -90,7 +91,13 @@ def check_that_it_resumes(folder: Path) -> None:
         assert [point.step for point in history] == steps
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def mlflow_statuses(folder: Path) -> set[str]:
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
+    return {run.info.status for run in runs}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_sweep_that_receives_a_signal_saves_and_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
     process, children = started_half_way(tmp_path)
     process.send_signal(number)
@@ -100,9 +107,7 @@ def test_a_sweep_that_receives_a_signal_saves_and_can_be_resumed(tmp_path: Path,
     assert "Stopping" in log
     assert re.search(r"Interrupted: [12] of 3 trials .*\n  python -m raycap.sweep spec.yaml\n", log)
     assert "Traceback" not in log
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+    assert mlflow_statuses(tmp_path) == {"FINISHED", "KILLED"}
     check_that_it_resumes(tmp_path)
 
 
@@ -124,7 +129,35 @@ def test_a_second_signal_stops_the_sweep_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert "Interrupted" not in (tmp_path / "log").read_text()  # it was killed before it could print this
+    assert (tmp_path / "status").read_text() == "interrupted\n"
     wait_until(lambda: not alive(children), 5)
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent"])
+def test_the_death_of_ray_is_reported_and_closes_mlflow(tmp_path: Path, part: str) -> None:
+    process, children = started_half_way(tmp_path)
+    (victim,) = [child for child in alive(children) if part in (child.name(), *child.cmdline()[:1])]
+    victim.kill()
+    assert process.wait(120) == 2
+    log = (tmp_path / "log").read_text()
+    assert re.search(r"Ray has died: [12] of 3 trials .*\n  python -m raycap.sweep spec.yaml", log)
+    assert "Traceback" not in log
+    assert (tmp_path / "status").read_text() == "refused\n"
+    wait_until(lambda: not alive(children), 5)
+    assert mlflow_statuses(tmp_path) == {"FINISHED", "KILLED"}
+    check_that_it_resumes(tmp_path)
+
+
+def test_an_analyst_that_dies_and_a_worker_that_is_stopped_are_restarted(tmp_path: Path) -> None:
+    process, _ = started_half_way(tmp_path)
+    command = psutil.Process(process.pid)
+    assert kill(ANALYST, of=command) == 1
+    stopped = processes(WORKER, of=command)
+    for worker in stopped:
+        worker.suspend()
+    wait_until(lambda: not alive(stopped), 120)
+    assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    assert mlflow_statuses(tmp_path) == {"FINISHED"}
 
 
 def test_a_second_start_is_refused_and_names_the_running_process(tmp_path: Path) -> None:

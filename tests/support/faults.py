@@ -13,7 +13,7 @@ from raycap.results import Evaluation, TrialResult
 from raycap.storage import checkpoint_steps
 from raycap.storage.checksum import verify_checksum
 
-WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "AnalystActor"
+WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "Analyst"
 """Parts of Ray's process titles: the process that trains, the driver of a trial, and the analyst."""
 
 

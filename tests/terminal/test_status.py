@@ -199,4 +199,17 @@ def test_following_ends_when_the_sweep_ends(storage: Storage, monkeypatch) -> No
     follow(first, record, storage, console)
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("1 of 4 trials finished, 1 running, 1 failed")
-    assert lines[1] == "planted: not running; 1 of 4 trials finished, 1 failed"
+    assert lines[1].startswith("planted: not running")
+    assert lines[1].endswith("1 of 4 trials finished, 1 failed")
+
+
+def test_the_status_says_that_the_last_run_was_killed(storage: Storage) -> None:
+    ProgressFile(storage, "planted").add(Event(A.trial_id, "started", 0.0))
+    with locked(storage, "planted"):
+        assert not read_status(RECORD, storage).was_killed
+    killed = read_status(RECORD, storage)
+    assert killed.was_killed
+    assert "killed" in killed.runner
+    assert json.loads(killed.json())["was_killed"]
+    ProgressFile(storage, "planted").close()
+    assert not read_status(RECORD, storage).was_killed

@@ -116,6 +116,17 @@ def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path) -> Non
     assert "viewStateShareKey" not in link
 
 
+def test_runs_that_a_killed_command_left_as_running_are_ended_before_they_are_shown(tmp_path: Path) -> None:
+    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    Tracker(record).start_trial(record.trials[0].trial_id, afresh=True, time_ms=1)
+    find_pages(record, is_running=True)
+    _, parent, trials = runs_of(record)
+    assert [parent.info.status, *(run.info.status for run in trials.values())] == ["RUNNING", "RUNNING"]
+    find_pages(record, is_running=False)
+    _, parent, trials = runs_of(record)
+    assert [parent.info.status, *(run.info.status for run in trials.values())] == ["KILLED", "KILLED"]
+
+
 def test_the_shared_view_has_columns_for_varied_params_and_fits_a_tag() -> None:
     record = planted.sweep([12, 14])
     trial = record.trials[0]

@@ -116,7 +116,7 @@ class SimulatedTrials:
                 if number == 0:
                     self._analyst.start_trial(result.trial_id, afresh=True)
                 self._analyst.record_evaluation(result.trial_id, result.evaluations[number].model_dump_json())
-                assert self._analyst.events(0)[-1].trial_id == result.trial_id
+                assert self._analyst.events("", 0)[1][-1].trial_id == result.trial_id
 
     def finish(self) -> None:
         for result in self._results:
