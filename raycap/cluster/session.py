@@ -82,6 +82,8 @@ class _RayRun:
     queue: "TrialQueue | None" = None
     """Exists once trials can start."""
     slots: int = 1
+    has_opened: bool = False
+    """Whether the sweep has a run in MLflow, which must be closed."""
     ended: Future[Outcome] = field(default_factory=Future)
 
 
@@ -100,12 +102,15 @@ def run_sweep(job: Job, console: Console) -> Outcome:
             return _wait(run_on_ray)
         except RayDiedError as error:
             problem = f"{error}; free memory if the system has killed it, and run the command again"
-            kill_children()
-        except BaseException:
+            ending, problems = Ending.RAY_DIED, [problem]
+            kill_children()  # Ray would wait for them
+        except KeyboardInterrupt:
+            ending, problems = Ending.INTERRUPTED, list[str]()
             if connection.processes:
-                kill_children()  # Ray would wait for them
-            raise
-    return _close_without_ray(job.sweep, job.run_until_now(run_on_ray.slots), Ending.RAY_DIED, problem)
+                kill_children()
+            if not run_on_ray.has_opened:
+                raise
+    return _close_without_ray(job.sweep, job.run_until_now(run_on_ray.slots), ending, *problems)
 
 
 def _wait(run: _RayRun) -> Outcome:
@@ -161,13 +166,13 @@ def _conclude_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending) ->
     return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
 
 
-def _close_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending, problem: str) -> Outcome:
-    """Close the sweep in this process after a problem, and return the outcome with the problem."""
+def _close_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending, *problems: str) -> Outcome:
+    """Close the sweep in this process after problems, and return the outcome with the problems."""
     try:
         outcome = _conclude_without_ray(sweep, run, ending)
     except TrackingError as error:
-        return Outcome(None, ending, (problem, str(error)), is_logged=False)
-    return replace(outcome, problems=(problem, *outcome.problems))
+        return Outcome(None, ending, (*problems, str(error)), is_logged=False)
+    return replace(outcome, problems=(*problems, *outcome.problems))
 
 
 def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
@@ -204,6 +209,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
 
     storage, execution = Storage.at(storage_uri), sweep.spec.execution
     run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
+    run.has_opened = True
     opened = analyst.open.remote(slots)
     config = WorkerConfig(execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, cpu_only=job.cpu_only)
     _get(opened)
