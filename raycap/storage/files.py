@@ -153,9 +153,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def split_folder(folder: str) -> tuple[str, str]:
-    """Split the path or URI of a folder into its parent and its name. Local paths are made absolute first."""
-    parent, _, name = (folder.rstrip("/") if "://" in folder else os.path.abspath(folder)).rpartition("/")
-    return parent or "/", name
+    """Split the path or URI of a folder into its parent and its name. Local paths are made absolute first.
+
+    A symbolic link to a folder that has its trials beside it stands for that folder.
+    """
+    path = local_path(folder)
+    if path is None:
+        parent, _, name = folder.rstrip("/").rpartition("/")
+        return parent, name
+    target = os.path.realpath(path)
+    if os.path.islink(path) and os.path.isdir(os.path.join(os.path.dirname(target), TRIALS_FOLDER)):
+        path = target
+    return os.path.split(path)
 
 
 def trial_folder(trial_id: str) -> str:

@@ -48,6 +48,10 @@ def test_every_name_leads_to_the_same_sweep_and_trial(record: SweepRecord, tmp_p
         f"{tmp_path}/runs/good",
         f"file://{tmp_path}/runs/good",
     ]
+    Path("latest").symlink_to("runs/good")
+    Path("deep/er").mkdir(parents=True)
+    Path("link").symlink_to("deep/er")
+    of_sweep += ["latest", "link/../../runs/good"]
     for what in (*of_sweep, *of_trial):
         sweep, storage = find_sweep(what)
         assert (sweep.spec.name, storage.root) == ("good", f"{tmp_path}/runs"), what
