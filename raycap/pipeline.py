@@ -21,6 +21,7 @@ from raycap.errors import CannotRunError
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_folder
 from raycap.plan.lookup import lookup_trials
+from raycap.plan.stacks import stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.file import load_sweep
@@ -90,7 +91,8 @@ def run(
             problem = f"{spec}: storage {storage.path(name)} cannot be written: {error}"
             raise SpecError([f"{problem}; make it writable, or set storage to another place"]) from error
         num_finished = sum(entry.state is TrialState.FINISHED for entry in found.states.values())
-        job = Job(sweep, missing, num_finished, began, budget, cpu_only)
+        stacks = stacks_to_train(missing, sweep.trials, found.states, execution.replicas)
+        job = Job(sweep, missing, stacks, num_finished, began, budget, cpu_only)
         try:
             outcome = run_sweep(job, console)
         except CannotRunError as error:

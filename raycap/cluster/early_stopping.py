@@ -1,22 +1,17 @@
-"""A Ray Tune scheduler that ends trials early once more training cannot change their result.
+"""The early stopping rule: ends trials once more training cannot change their result.
 
-Workers report the metrics of every evaluation through Ray Train and the driver to this scheduler. The scheduler never asks
-Tune to stop a trial, because Tune would kill it and its result would be lost. It sends `Signal.STOP` instead: the trial then
-evaluates, stores a result like any other, and records that it was stopped early.
+Workers apply the rule to every evaluation before they train on, so a trial ends at the evaluation that decided, and the
+same spec ends at the same step in every run. A trial that ends early stores a result like any other, which records why.
 """
 
-from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from ray.tune.schedulers import FIFOScheduler
 
 from raycap.analysis.capacity import TOTAL, capacities, lost_share
 from raycap.analysis.curves import gain
 from raycap.analysis.measurements import Floats, Losses
 from raycap.analysis.readings import headline
-from raycap.cluster.signals import send_signal
-from raycap.learner.signals import Signal
 from raycap.results import Evaluation, PlannedTrial
 from raycap.spec import AnalysisSpec, EarlyStop
 
@@ -28,44 +23,23 @@ PLATEAU_MIN_TRAINED_SHARE = 0.25
 """A plateau counts only after this share of the training: many trials pass through an early plateau."""
 
 
-def evaluation_metrics(planned: PlannedTrial, analysis: AnalysisSpec, evaluation: Evaluation) -> dict[str, Any]:
-    """Return the metrics of one evaluation that the scheduler needs."""
-    losses = Losses.of(planned.spec, planned.populations, [evaluation])
-    (learned,) = (
-        capacity.learned_bits[0]
+def ends_early(
+    planned: PlannedTrial, analysis: AnalysisSpec, reasons: tuple[EarlyStop, ...], evaluations: Sequence[Evaluation]
+) -> bool:
+    """Return whether a trial may end at the last of its evaluations so far, for one of the given reasons."""
+    losses = Losses.of(planned.spec, planned.populations, evaluations)
+    (learned_bits,) = (
+        capacity.learned_bits
         for capacity in capacities(losses, analysis)
         if capacity.subject == TOTAL
         and capacity.reading == headline(analysis)
         and capacity.is_headline(losses, analysis)
     )
-    return {
-        "trial": planned.trial_id,
-        "exposures": evaluation.exposures,
-        "trained_share": evaluation.step / planned.steps,
-        "learned_bits": float(learned),
-        "lost_share": float(lost_share(losses)[0]),
-    }
-
-
-class EarlyStopping(FIFOScheduler):
-    """FIFO scheduler that sends `Signal.STOP` to trials for the given reasons."""
-
-    def __init__(self, reasons: tuple[EarlyStop, ...]) -> None:
-        super().__init__()
-        self._reasons = reasons
-        self._curves: dict[str, list[tuple[float, float]]] = defaultdict(list)  # exposures, learned bits
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Record an evaluation. Always returns CONTINUE, since a signalled trial ends by itself."""
-        if "learned_bits" in result:
-            curve = self._curves[result["trial"]]
-            curve.append((result["exposures"], result["learned_bits"]))
-            exhausted = result["lost_share"] < EXHAUSTED_LOST_SHARE
-            plateau = result["trained_share"] >= PLATEAU_MIN_TRAINED_SHARE and _on_plateau(*np.array(curve).T)
-            if (exhausted and EarlyStop.EXHAUSTED in self._reasons) or (plateau and EarlyStop.PLATEAU in self._reasons):
-                send_signal(Signal.STOP, result["trial"])
-        decision: str = FIFOScheduler.CONTINUE
-        return decision
+    exposures = np.array([evaluation.exposures for evaluation in evaluations])
+    exhausted = bool(lost_share(losses)[-1] < EXHAUSTED_LOST_SHARE)
+    trained_share = evaluations[-1].step / planned.steps
+    plateau = trained_share >= PLATEAU_MIN_TRAINED_SHARE and _on_plateau(exposures, learned_bits)
+    return (exhausted and EarlyStop.EXHAUSTED in reasons) or (plateau and EarlyStop.PLATEAU in reasons)
 
 
 def _on_plateau(exposures: Floats, learned_bits: Floats) -> bool:

@@ -14,10 +14,10 @@ from raycap.cluster.connection import RayConnection, ray_session
 from raycap.cluster.errors import TrialError, root_cause
 from raycap.cluster.processes import RayDiedError, kill_children
 from raycap.errors import TrackingError
-from raycap.plan.stacks import replica_groups
+from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
-from raycap.storage import Storage, checkpoint_steps, failure_path, result_path
+from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Job:
 
     sweep: SweepRecord
     missing: list[PlannedTrial]
+    stacks: list[StackGroup]
+    """The stacks in which the missing trials train (see `plan.stacks.stacks_to_train`)."""
     num_finished: int
     began: float
     """Start time of the command, from time.monotonic(), since the system clock may jump."""
@@ -213,13 +215,9 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     opened = analyst.open.remote(slots)
     config = WorkerConfig(execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, cpu_only=job.cpu_only)
     _get(opened)
-    # Longest trials first, so that fewer slots are idle while the last trial runs.
-    ordered = sorted(job.missing, key=lambda trial: -work_of((trial,)))
-    checkpoints = {trial_id: checkpoint_steps(names) for trial_id, names in storage.folders("trials").items()}
-    steps_done = {trial_id: steps[-1] for trial_id, steps in checkpoints.items() if steps}
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
-    groups = replica_groups(ordered, execution.replicas, steps_done)
-    queue = TrialQueue(groups, spending)
+    # Longest stacks first, so that fewer slots are idle while the last one runs.
+    queue = TrialQueue(sorted(job.stacks, key=work_of, reverse=True), spending)
     progress = ProgressDisplay(job.missing, job.num_finished, analyst, run.console)
     clear_signals()
     progress.start()

@@ -11,7 +11,7 @@ from raycap.cluster.budget import Spending
 from raycap.cluster.signals import send_signal
 from raycap.learner.signals import Signal
 from raycap.plan.sizes import computed_parameters
-from raycap.results import PlannedTrial
+from raycap.plan.stacks import StackGroup
 
 GRACE_PERIOD_S = 5.0
 """Time that running trials have to save a checkpoint; slower ones are killed and resume from their previous checkpoint."""
@@ -19,10 +19,8 @@ GRACE_PERIOD_S = 5.0
 PLACED = "placed"
 """Key that a Tune trial reports once its workers run."""
 
-TrialGroup = tuple[PlannedTrial, ...]
 
-
-def work_of(group: TrialGroup) -> float:
+def work_of(group: StackGroup) -> float:
     """Return the approximate amount of computation of a group: parameters times tokens."""
     return sum(float(computed_parameters(trial)) * trial.tokens for trial in group)
 
@@ -33,10 +31,10 @@ class TrialQueue(Searcher):
     It stops suggesting when the budget is spent or `stop` has been called. All methods but `stop` run in Tune's event loop.
     """
 
-    def __init__(self, groups: list[TrialGroup], spending: Spending) -> None:
+    def __init__(self, groups: list[StackGroup], spending: Spending) -> None:
         super().__init__()
         self._waiting, self._spending = deque(groups), spending
-        self._running: dict[str, TrialGroup] = {}
+        self._running: dict[str, StackGroup] = {}
         self._stop_requested = False
         self._paused_at: float | None = None
         self.stopped_by_budget = False

@@ -4,13 +4,13 @@ import contextlib
 import io
 import logging
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune
 from ray.actor import ActorHandle
-from ray.tune.schedulers import FIFOScheduler
 
 from raycap.cluster.errors import TrialError, completed_steps, root_cause
 from raycap.cluster.signals import poll_signal
@@ -19,7 +19,6 @@ from raycap.cluster.worker import WorkerConfig, train_group
 from raycap.cluster.worker_reuse import free_placement_groups
 from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
-from raycap.spec import ExecutionSpec
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
 from raycap.storage.checksum import verify_checksum, with_checksum
 
@@ -43,7 +42,6 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
         ),
         tune_config=ray.tune.TuneConfig(
             search_alg=queue,
-            scheduler=_scheduler(config.execution),
             num_samples=-1,
             max_concurrent_trials=slots,
             reuse_actors=True,
@@ -75,19 +73,12 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
     return causes
 
 
-def _scheduler(execution: ExecutionSpec) -> FIFOScheduler:
-    if not execution.early_stop:
-        return FIFOScheduler()
-    from raycap.cluster.early_stopping import EarlyStopping  # imports raycap.analysis
-
-    return EarlyStopping(execution.early_stop)
-
-
 def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str, Any]:
     """Train a group of trials and store their results; the function of a Tune trial.
 
-    A result.json is the last file that is written for a trial. Failures are recorded, not raised: Ray Train has already
-    retried them (see `RetryPolicy`), so Tune must not retry them once more.
+    A result.json is the last file that is written for a trial. Checkpoints are deleted once all results of the group are
+    written: a group that is torn in between resumes from its last common checkpoint, without training. Failures are
+    recorded, not raised: Ray Train has already retried them (see `RetryPolicy`), so Tune must not retry them once more.
 
     Returns:
         `causes`, the failures by trial_id, and `all_finished`, whether every trial of the group has a result.
@@ -95,41 +86,56 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     storage, analyst = Storage.at(config.storage), config.analyst
     causes: dict[str, str] = {}
     group = tuple(map(PlannedTrial.model_validate_json, parameters["trials"]))
-    # An earlier driver of the group may have been killed after it wrote some of the results.
-    done = {trial.trial_id for trial in group if storage.exists(result_path(trial.trial_id))}
-    for trial_id in done:
+    # Finished trials train along with the others of their stack. An earlier driver of the group may also have been killed
+    # after it wrote some of the results.
+    finished = frozenset(trial.trial_id for trial in group if storage.exists(result_path(trial.trial_id)))
+    for trial_id in finished:
         analyst.record_result.remote(verify_checksum(storage.read(result_path(trial_id))))
-    trials = tuple(trial for trial in group if trial.trial_id not in done)
+    trials = tuple(trial for trial in group if trial.trial_id not in finished)
     if not trials:
+        _forget(storage, finished)
         return {"causes": causes, "all_finished": True}
 
     def fail(trial_id: str, error: BaseException) -> None:
         causes[trial_id] = record_failure(storage, trial_id, error, analyst).cause
 
-    if poll_signal([trial.trial_id for trial in trials]) is Signal.PAUSE:
+    if poll_signal() is Signal.PAUSE:
         return {"causes": causes, "all_finished": False}
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-        outcomes = train_group(trials, config)
+        outcomes = train_group(group, finished, config)
     except Exception as error:
         for trial in trials:
             fail(trial.trial_id, error)
         return {"causes": causes, "all_finished": False}
+    written: set[str] = set()
     for trial_id, outcome in outcomes.items():
         if isinstance(outcome, TrialError):
             fail(trial_id, outcome)
             continue
         try:
             storage.write(result_path(trial_id), with_checksum(outcome.model_dump_json(indent=1)))
-            forget_checkpoints(storage, trial_id)
         except OSError as error:
             # For example a full disk. The checkpoint of the last step remains, from which a later run writes the result.
             fail(trial_id, error)
             continue
+        written.add(trial_id)
         analyst.record_result.remote(outcome.model_dump_json())
+    # Unwritten results need the checkpoints of the whole stack. Diverged trials keep theirs: the next run fails at once.
+    if written and all(
+        trial_id in written or isinstance(outcome, TrialError) for trial_id, outcome in outcomes.items()
+    ):
+        _forget(storage, finished | written)
     analyst.refresh.remote()
     return {"causes": causes, "all_finished": len(outcomes) == len(trials) and not causes}
+
+
+def _forget(storage: Storage, trial_ids: Iterable[str]) -> None:
+    """Delete the checkpoints of finished trials. What cannot be deleted costs space only."""
+    for trial_id in trial_ids:
+        with contextlib.suppress(OSError):
+            forget_checkpoints(storage, trial_id)
 
 
 def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle) -> Failure:

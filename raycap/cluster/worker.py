@@ -5,15 +5,14 @@ The drivers of all trials import this module too, so modules that only a worker 
 
 import platform
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray.train
 import ray.tune
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from raycap.cluster.errors import TrainingError, TrialError
@@ -64,20 +63,19 @@ class _ReportPlacement(WorkerGroupCallback):
         self._report_start()
 
 
-class _ForwardToTune(UserCallback):
-    """Forwards the workers' reports to Tune, which works because the controller runs in the process of the Tune trial."""
+def train_group(
+    trials: tuple[PlannedTrial, ...], finished: frozenset[str], config: WorkerConfig
+) -> dict[str, TrialResult | TrialError]:
+    """Train a group of trials together from their last common checkpoint, or from the start.
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by Ray Train once all workers have reported. Only the metrics of rank 0 are used."""
-        ray.tune.report(metrics[0])
-
-
-def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[str, TrialResult | TrialError]:
-    """Train a group of trials together, each from its last checkpoint if it has one.
+    Args:
+        trials: Trials of the group.
+        finished: Ids of those that have a result already and train along, since the numbers of the others depend on them.
+        config: Configuration of the sweep.
 
     Returns:
         By trial_id, the result of a trial, or the error of a trial that would fail again if it were retried. Trials that
-        were paused before their end are missing.
+        were paused before their end, and finished ones, are missing.
 
     Raises:
         ray.train.v2.api.exceptions.TrainingFailedError: `RetryPolicy` gave up after other failures.
@@ -93,13 +91,19 @@ def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[
         return sum(max(checkpoint_steps(names_of_trial), default=0) for names_of_trial in names)
 
     def report_start() -> None:
+        steps = [set(checkpoint_steps(storage.names(trial_folder(trial.trial_id)))) for trial in trials]
+        afresh = not set.intersection(*steps)
         for trial in trials:
-            afresh = not checkpoint_steps(storage.names(trial_folder(trial.trial_id)))
-            config.analyst.start_trial.remote(trial.trial_id, afresh)
+            if trial.trial_id not in finished:
+                config.analyst.start_trial.remote(trial.trial_id, afresh)
 
     trainer = ReusingTrainer(
         _train_worker,
-        train_loop_config={"trials": [trial.model_dump_json() for trial in trials], "config": config},
+        train_loop_config={
+            "trials": [trial.model_dump_json() for trial in trials],
+            "finished": finished,
+            "config": config,
+        },
         torch_config=WorkersConfig(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=execution.num_workers, use_gpu=reserves_gpus, resources_per_worker=resources
@@ -108,7 +112,7 @@ def train_group(trials: tuple[PlannedTrial, ...], config: WorkerConfig) -> dict[
             name=trials[0].trial_id,
             storage_path=storage.path("trials"),
             storage_filesystem=storage.filesystem,
-            callbacks=[_ReportPlacement(report_start), *([_ForwardToTune()] if execution.early_stop else [])],
+            callbacks=[_ReportPlacement(report_start)],
             failure_config=FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),
@@ -134,8 +138,8 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     Ray Train is given no checkpoints. Each trial stores its own, so that it can resume in a different group.
 
     Returns:
-        By trial_id, {"result": JSON}, or the record of an error that would occur again. Trials are missing if they were
-        paused or not started before the pause. Ray Train uses the return value of rank 0, which alone returns results.
+        By trial_id, {"result": JSON}, or the record of an error that would occur again; empty if the trials were paused.
+        Ray Train uses the return value of rank 0, which alone returns results.
     """
     import torch
 
@@ -147,6 +151,8 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
 
     config: WorkerConfig = parameters["config"]
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
+    finished: frozenset[str] = parameters["finished"]
+    unfinished = [trial_id for trial_id in planned if trial_id not in finished]
     execution, storage = config.execution, Storage.at(config.storage)
     context = ray.train.get_context()
     rank = context.get_world_rank()
@@ -156,17 +162,19 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     if config.on_gpu:
         if not torch.cuda.is_available():
             error = f"Ray assigned a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA device there"
-            return {trial_id: _error_record(RuntimeError(error)) for trial_id in planned}
+            return {trial_id: _error_record(RuntimeError(error)) for trial_id in unfinished}
         device = torch.device("cuda", torch.cuda.current_device())
 
     def report(trial_id: str, evaluation: Evaluation) -> None:
         if rank == 0:
             config.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
-        if execution.early_stop:
-            from raycap.cluster.early_stopping import evaluation_metrics
 
-            # Every worker must report, because Ray Train waits for all of them.
-            ray.train.report(evaluation_metrics(planned[trial_id], config.analysis, evaluation) if rank == 0 else {})
+    def ends_early(trial_id: str, evaluations: Sequence[Evaluation]) -> bool:
+        if not execution.early_stop:
+            return False
+        from raycap.cluster.early_stopping import ends_early  # imports raycap.analysis
+
+        return ends_early(planned[trial_id], config.analysis, execution.early_stop, evaluations)
 
     step: int | None = None
 
@@ -175,42 +183,40 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
         step = completed
         guard.record_step()
 
-    checkpoints = Checkpoints(storage)
+    try:
+        outcomes = run_trials(
+            tuple(trial.spec for trial in planned.values()),
+            source_commit=config.source_commit,
+            storage=storage,
+            open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
+            report=report,
+            ends_early=ends_early,
+            finished=finished,
+            checkpoints=Checkpoints(storage),
+            checkpoint_every_s=execution.checkpoint_every_s,
+            poll_signal=poll_signal,
+            on_step=record_step,
+            context=WorkerContext(rank, context.get_world_size(), device),
+            compiled=execution.compile,
+            graphed=execution.cuda_graph,
+        )
+    except PausedError:
+        return {}
+    except (DivergedError, ValueError) as error:  # deterministic errors
+        return {trial_id: _error_record(error, step) for trial_id in unfinished}
+    except Exception as error:
+        if step is None:
+            raise
+        raise TrainingError(step, error) from error
     results: dict[str, dict[str, Any]] = {}
-    # There is one stack unless a replica diverged before a restart: its last checkpoint is then older than the others'.
-    for trial_ids in checkpoints.resumable_groups(list(planned)):
-        specs = tuple(planned[trial_id].spec for trial_id in trial_ids)
-        step = None
-        try:
-            outcomes = run_trials(
-                specs,
-                source_commit=config.source_commit,
-                storage=storage,
-                open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
-                report=report,
-                checkpoints=checkpoints,
-                checkpoint_every_s=execution.checkpoint_every_s,
-                poll_signal=partial(poll_signal, trial_ids),
-                on_step=record_step,
-                context=WorkerContext(rank, context.get_world_size(), device),
-                compiled=execution.compile,
-                graphed=execution.cuda_graph,
-            )
-        except PausedError:
-            break
-        except (DivergedError, ValueError) as error:  # deterministic errors
-            results |= {trial_id: _error_record(error, step) for trial_id in trial_ids}
+    for trial_id, outcome in zip(planned, outcomes, strict=True):
+        if trial_id in finished:
             continue
-        except Exception as error:
-            if step is None:
-                raise
-            raise TrainingError(step, error) from error
-        for trial_id, outcome in zip(trial_ids, outcomes, strict=True):
-            if isinstance(outcome, DivergedError):
-                results[trial_id] = _error_record(outcome)
-            elif rank == 0:
-                outcome.save_model(storage, model_folder(trial_id))
-                results[trial_id] = {"result": outcome.result.model_dump_json()}
+        if isinstance(outcome, DivergedError):
+            results[trial_id] = _error_record(outcome)
+        elif rank == 0:
+            outcome.save_model(storage, model_folder(trial_id))
+            results[trial_id] = {"result": outcome.result.model_dump_json()}
     return results
 
 

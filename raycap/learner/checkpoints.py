@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pickle
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from raycap.storage import (
     checkpoint_path,
     checkpoint_steps,
     forget_checkpoints,
+    record_stack,
     trial_folder,
 )
 
@@ -32,12 +32,24 @@ class Checkpoints:
     storage: Storage
 
     def save(self, trial_id: str, step: int, state: dict[str, Any]) -> None:
-        """Write the state of a trial after `step`, and delete all but the last NUM_KEPT checkpoints."""
+        """Write the state of a trial after `step`."""
         content = io.BytesIO()
         torch.save(state, content)
         data = content.getvalue()
         self.storage.write(checkpoint_path(trial_id, step), hashlib.sha256(data).digest() + data)
-        forget_checkpoints(self.storage, trial_id, keep=NUM_KEPT)
+
+    def prune(self, trial_ids: list[str]) -> None:
+        """Delete all but the last NUM_KEPT checkpoints of each trial of a stack.
+
+        Call it once the last checkpoints of all of them are written: until then, the last step that they have in common
+        is among those that would be deleted.
+        """
+        for trial_id in trial_ids:
+            forget_checkpoints(self.storage, trial_id, keep=NUM_KEPT)
+
+    def record_stack(self, trial_ids: list[str]) -> None:
+        """Record that these trials train together, so that later runs continue them together."""
+        record_stack(self.storage, trial_ids)
 
     def steps(self, trial_id: str) -> list[int]:
         """Return the steps of the checkpoints of a trial, ascending."""
@@ -67,25 +79,6 @@ class Checkpoints:
                 f"{self.storage.path(checkpoint_path(trial_id, step))}: is no checkpoint that raycap wrote: {reason}"
             ) from error
         return state
-
-    def resumable_groups(self, trial_ids: list[str]) -> list[list[str]]:
-        """Return the trials in groups that can resume as one stack, from a step of which all have a checkpoint or from 0.
-
-        Trials of a stack are saved at the same steps. A trial that diverges is no longer saved and forms a group of its
-        own after a restart, so that the others resume from their own last step.
-
-        Groups are formed greedily by the step that most of the remaining trials have; of several such steps, by the last.
-        """
-        steps = {trial_id: set(self.steps(trial_id)) for trial_id in trial_ids}
-        groups = []
-        while remaining := [trial_id for trial_id in trial_ids if trial_id in steps]:
-            num_trials = Counter(step for trial_id in remaining for step in steps[trial_id])
-            common = max(num_trials, key=lambda step: (num_trials[step], step), default=None)
-            group = [trial_id for trial_id in remaining if common in steps[trial_id] or common is None]
-            groups.append(group)
-            for trial_id in group:
-                del steps[trial_id]
-        return groups
 
     def latest(self, trial_ids: list[str], device: torch.device) -> tuple[int, list[dict[str, Any]]]:
         """Return the last step with an undamaged checkpoint of every trial, and their states; (0, []) if there is none.

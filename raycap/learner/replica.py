@@ -4,7 +4,9 @@ import importlib.metadata
 import json
 import math
 import platform
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from raycap.learner.curriculum import LOSS_UNIT_BITS, Curriculum, CurriculumStat
 from raycap.learner.evaluation import DivergedError, Sample, losses
 from raycap.learner.model import CPU, Llama, count_parameters
 from raycap.learner.training import Snapshot, diverged_error
-from raycap.results import Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
+from raycap.results import EarlierStack, Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
 from raycap.spec import TrialSpec
 from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import TrainingData
@@ -51,7 +53,14 @@ class ReplicaState:
     """Number of training texts since the last evaluation."""
     course: CurriculumState = field(default_factory=CurriculumState)
     ended: bool = False
-    """Whether the trial was stopped early by a signal."""
+    """Whether the trial has met a reason to end early; it ends once all trials of its stack have."""
+    error: str = ""
+    """Message of the error if the trial has diverged. It stays in its stack, whose other trials would otherwise get other
+    numbers (docs/clusters.md)."""
+    stack: list[str] = field(default_factory=list)
+    """Ids of the trials that train together, in order."""
+    earlier_stacks: list[tuple[int, list[str]]] = field(default_factory=list)
+    """Earlier stacks of the trial: last step and ids."""
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def add(self, snapshot: Snapshot) -> None:
@@ -70,12 +79,22 @@ class Replica:
         self.spec, self.populations, self.data = spec, populations, data
         self.state = ReplicaState()
         self.curriculum = Curriculum(data, self.state.course)
-        self.error: DivergedError | None = None
         training = spec.training
         self.samples = [
             Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
             for composer, population in zip(data.composers, data.population_of, strict=True)
         ]
+
+    @property
+    def error(self) -> DivergedError | None:
+        """The error of a trial that has diverged."""
+        return DivergedError(self.state.error) if self.state.error else None
+
+    def join(self, trial_ids: list[str]) -> None:
+        """Record the stack in which the trial trains from now on."""
+        if self.state.stack and self.state.stack != trial_ids:
+            self.state.earlier_stacks.append((self.state.step, self.state.stack))
+        self.state.stack = trial_ids
 
     def resume(self, counters: dict[str, Any], evaluations: str) -> None:
         """Restore the state from the counters and the JSON of evaluations of a checkpoint."""
@@ -86,8 +105,8 @@ class Replica:
 
     def add(self, snapshot: Snapshot) -> None:
         """Add a snapshot, and record an error at the first snapshot whose losses are not finite."""
-        if snapshot.diverged_at is not None and self.error is None:
-            self.error = diverged_error(snapshot.diverged_at, snapshot.learning_rate)
+        if snapshot.diverged_at is not None and not self.state.error:
+            self.state.error = str(diverged_error(snapshot.diverged_at, snapshot.learning_rate))
         self.state.add(snapshot)
         self.curriculum.add(snapshot.step, snapshot.loss_sum_units, snapshot.num_texts)
 
@@ -100,7 +119,7 @@ class Replica:
             for sample in self.samples:
                 table += losses(model, sample, precision=precision, rank=context.rank, world_size=context.world_size)
         except DivergedError as error:
-            self.error = DivergedError(f"{error} after step {snapshot.step}; lower optimizer.lr")
+            self.state.error = f"{error} after step {snapshot.step}; lower optimizer.lr"
             return None
         evaluation = Evaluation(
             step=snapshot.step,
@@ -122,7 +141,8 @@ class Replica:
     def _stop_reason(self) -> StopReason:
         if self.state.course.stopped:
             return StopReason.PLATEAU
-        return StopReason.EARLY if self.state.ended else StopReason.LENGTH
+        early = self.state.ended and self.state.step < self.data.num_steps
+        return StopReason.EARLY if early else StopReason.LENGTH
 
     def result(self, model: Llama, context: WorkerContext, source_commit: str) -> TrialResult:
         """Return the result of the trial with its evaluations and provenance."""
@@ -136,7 +156,7 @@ class Replica:
             stop_reason=self._stop_reason,
             num_workers=context.world_size,
             evaluations=tuple(self.state.evaluations),
-            provenance=_provenance(source_commit, context.device),
+            provenance=_provenance(source_commit, context.device, self.state),
         )
 
 
@@ -149,12 +169,23 @@ def _sum_over_workers(table: LossTable, world_size: int) -> LossTable:
     return total
 
 
-def _provenance(source_commit: str, device: torch.device) -> Provenance:
-    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+def _provenance(source_commit: str, device: torch.device, state: ReplicaState) -> Provenance:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return Provenance(
         git_commit=source_commit,
-        versions={"python": platform.python_version()} | {p: installed[p] for p in STORED_VERSIONS if p in installed},
+        versions=_versions(),
         host=platform.node(),
         device=f"{device.type}: {name}",
+        stack=tuple(state.stack),
+        earlier_stacks=tuple(EarlierStack(until_step=step, trial_ids=tuple(ids)) for step, ids in state.earlier_stacks),
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages in STORED_VERSIONS that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in STORED_VERSIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

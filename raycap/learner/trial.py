@@ -6,7 +6,7 @@ each has its own population, order, weights, rates, losses, checkpoints and resu
 
 import ctypes
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,6 +59,8 @@ OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
 """Takes the row source of each replica and a step; yields the rows of each replica for every step from there on."""
 Report = Callable[[str, Evaluation], None]
 """Called on every worker with a trial id and an evaluation, after each evaluation of a trial."""
+EndsEarly = Callable[[str, Sequence[Evaluation]], bool]
+"""Called after each evaluation with a trial id and all evaluations of the trial; returns whether it may end here."""
 
 
 def run_trial(spec: TrialSpec, **options: Any) -> TrainedTrial:
@@ -76,6 +78,8 @@ def run_trials(
     storage: Storage | None = None,
     open_rows: OpenRows = rows_of,
     report: Report = lambda trial_id, evaluation: None,
+    ends_early: EndsEarly = lambda trial_id, evaluations: False,
+    finished: frozenset[str] = frozenset(),
     checkpoints: Checkpoints | None = None,
     checkpoint_every_s: float = 60.0,
     poll_signal: Callable[[], Signal] = lambda: Signal.CONTINUE,
@@ -86,16 +90,20 @@ def run_trials(
 ) -> list[TrainedTrial | DivergedError]:
     """Train and evaluate resolved trials as replicas of one stack, resuming from their checkpoints if there are any.
 
-    Several trials may differ only as far as `plan.stacks` allows, and their checkpoints must have a common step. Trials
-    whose loss is not finite are returned as DivergedError, and the others continue. With world_size > 1 every worker
-    calls this inside an initialised torch.distributed group.
+    Several trials may differ only as far as `plan.stacks` allows. They resume from the last step of which all of them
+    have a checkpoint, or start together. Trials whose loss is not finite are returned as DivergedError, and the others
+    continue. With world_size > 1 every worker calls this inside an initialised torch.distributed group.
 
     Args:
         specs: Resolved specs, as `plan.expand` returns them.
         source_commit: Git commit of the code, stored with the results.
         storage: Storage of the parent model; only a fill trial needs it.
         open_rows: Opens the stream of rows from a step on.
-        report: Called after each evaluation of a trial.
+        report: Called after each evaluation of a trial that is not finished.
+        ends_early: Early stopping rule; a pure function, so that all workers and all runs decide alike. Training ends at
+            the evaluation after which it has returned true for every trial of the stack.
+        finished: Ids of trials that have a result already and train along, because the numbers of the others depend on
+            them. They are not reported, and training ends once only they are left.
         checkpoints: Where to save and resume; None trains without checkpoints.
         checkpoint_every_s: Seconds between checkpoints; evaluations are saved as well.
         poll_signal: Called about once per second on rank 0. On PAUSE the trials are saved and PausedError is raised; on
@@ -108,7 +116,7 @@ def run_trials(
 
     Raises:
         PausedError: After a PAUSE signal.
-        DivergedError: The losses of all trials are not finite.
+        DivergedError: The losses of all trials that are not finished are not finite.
     """
     _keep_freed_memory()
     spec = specs[0]
@@ -124,7 +132,7 @@ def run_trials(
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
-    run = _Run(replicas, model, context, report, checkpoints, graphed=graphed)
+    run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, graphed=graphed)
     run.resume()
     on_step(run.step)
     if compiled:
@@ -181,12 +189,15 @@ class _Run:
         model: llama.Llama,
         context: WorkerContext,
         report: Report,
+        ends_early: EndsEarly,
+        finished: frozenset[str],
         checkpoints: Checkpoints | None,
         *,
         graphed: bool,
     ) -> None:
         self.replicas, self.model, self.context = replicas, model, context
-        self.report, self.checkpoints, self.graphed = report, checkpoints, graphed
+        self.report, self.ends_early, self.finished = report, ends_early, finished
+        self.checkpoints, self.graphed = checkpoints, graphed
         self.training = replicas[0].spec.training
         (self.num_steps,) = {replica.data.num_steps for replica in replicas}
         self.optimizer = optim.build(
@@ -199,8 +210,12 @@ class _Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether a plateau or a STOP signal has ended training. Only single trials test for a plateau."""
-        return self.replicas[0].state.course.stopped or self.replicas[0].state.ended
+        """Whether a plateau, the early stopping rule or a STOP signal has ended training.
+
+        Only single trials test for a plateau. The rule must have ended every replica that has not diverged.
+        """
+        ended = [replica.state.ended for _, replica in self._finite_replicas]
+        return self.replicas[0].state.course.stopped or (bool(ended) and all(ended))
 
     def train(self, open_rows: OpenRows, pauses: PauseSchedule, on_step: Callable[[int], None]) -> None:
         """Train until the last step or an early stop.
@@ -252,6 +267,7 @@ class _Run:
                 evaluates = self.stopped or self.step in self.evaluation_steps
                 if evaluates:
                     self._evaluate(snapshots, sources)
+                self._check_unfinished()
                 if evaluates or actions.save or signal is Signal.PAUSE:
                     self._checkpoint()
                     pauses.saved()
@@ -270,13 +286,24 @@ class _Run:
             for index, replica in self._finite_replicas:
                 model = self.model.replica(index)
                 evaluation = replica.evaluate(model, snapshots[index], sources[index], self.context)
-                if evaluation is not None:
-                    self.report(replica.spec.trial_id, evaluation)
+                if evaluation is None:
+                    continue
+                trial_id, state = replica.spec.trial_id, replica.state
+                if trial_id not in self.finished:
+                    self.report(trial_id, evaluation)
+                state.ended = state.ended or self.ends_early(trial_id, state.evaluations)
+
+    def _check_unfinished(self) -> None:
+        """Raise the error of a diverged replica if only finished trials are left to train."""
+        errors = [replica.error for replica in self.replicas if replica.spec.trial_id not in self.finished]
+        if self.finished and all(errors):
+            raise next(filter(None, errors))
 
     def _checkpoint(self) -> None:
         if self.checkpoints is None or self.context.rank > 0:
             return
-        for index, replica in self._finite_replicas:
+        # Diverged replicas are saved too, since the stack resumes as a whole.
+        for index, replica in enumerate(self.replicas):
             state = replica.state
             self.checkpoints.save(
                 replica.spec.trial_id,
@@ -289,17 +316,26 @@ class _Run:
                     "evaluations": json.dumps([evaluation.model_dump(mode="json") for evaluation in state.evaluations]),
                 },
             )
+        self.checkpoints.prune([replica.spec.trial_id for replica in self.replicas])
 
     def resume(self) -> None:
         """Resume from the last step with an undamaged checkpoint of every trial, if there is one."""
-        if self.checkpoints is None:
-            return
         trial_ids = [replica.spec.trial_id for replica in self.replicas]
-        self.step, states = self.checkpoints.latest(trial_ids, self.context.device)
+        if self.checkpoints is not None:
+            self._load(self.checkpoints, trial_ids)
+        if self.step == self.num_steps or self.stopped:
+            return  # only the results are missing
+        for replica in self.replicas:
+            replica.join(trial_ids)
+        if self.checkpoints is not None and self.context.rank == 0:
+            self.checkpoints.record_stack(trial_ids)
+
+    def _load(self, checkpoints: Checkpoints, trial_ids: list[str]) -> None:
+        self.step, states = checkpoints.latest(trial_ids, self.context.device)
         if self.context.rank == 0:
             # Later checkpoints would count as newer than those saved from now on.
             for trial_id in trial_ids:
-                self.checkpoints.forget_after(trial_id, self.step)
+                checkpoints.forget_after(trial_id, self.step)
         for index, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
             for group, weights in self.model.storage.items():
                 weights[index].copy_(saved["weights"][str(group)])

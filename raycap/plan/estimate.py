@@ -7,11 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycap.plan.sizes import computed_parameters
+from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial
 from raycap.spec import Biographies, ExecutionSpec, ModelByWidth, Muon, NamesOnly, NumHeads, Precision, TrialSpec
-
-StackGroup = tuple[PlannedTrial, ...]
-"""Trials that train together as one stack."""
 
 SWEEP_SECONDS = 20.0
 """Time of a run outside its trials: start of Python, Ray and MLflow, analysis and shutdown, measured on two cores."""
@@ -90,7 +88,7 @@ def estimate(
     execution: ExecutionSpec,
     *,
     slots: int,
-    steps_done: Mapping[str, int],
+    start_steps: Sequence[int],
     price_per_hour: float | None = None,
 ) -> Estimate:
     """Return the estimated cost of training stacks on a number of slots.
@@ -100,15 +98,15 @@ def estimate(
         step_times: Step time of each stack; None if it is unknown.
         execution: Resources of a trial.
         slots: Stacks that train at the same time.
-        steps_done: Steps of the last checkpoint, by trial_id.
+        start_steps: Step from which each stack resumes.
         price_per_hour: Price of a GPU hour if trials use GPUs, otherwise of an hour of the machine, in dollars.
     """
     trials: dict[str, TrialEstimate] = {}
     known = []
-    for group, step_time in zip(groups, step_times, strict=True):
+    for group, step_time, start_step in zip(groups, step_times, start_steps, strict=True):
         if step_time is None:
             continue
-        seconds = group_seconds(group, step_time.seconds_per_step, max(steps_done.get(t.trial_id, 0) for t in group))
+        seconds = group_seconds(group, step_time.seconds_per_step, start_step)
         known.append(seconds)
         memory = worker_bytes(group, execution)
         trials |= {trial.trial_id: TrialEstimate(seconds, step_time.source, memory) for trial in group}

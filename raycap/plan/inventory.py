@@ -10,7 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from raycap.plan.spec_diff import PreviousTrial, changes, shorten_value
 from raycap.results import EarlierTrials, PlannedTrial, StopReason, SweepRecord, read_failure
-from raycap.storage import DamagedError, Storage, checkpoint_steps, failure_path, result_path
+from raycap.storage import (
+    STACK_FILE,
+    DamagedError,
+    Storage,
+    checkpoint_steps,
+    failure_path,
+    read_stack,
+    result_path,
+)
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 
@@ -41,8 +49,15 @@ class InventoryEntry:
 
     state: TrialState
     reason: str = ""
-    steps_done: int = 0
-    """Steps of the last checkpoint; 0 if there is none or the trial is finished."""
+    checkpoints: tuple[int, ...] = ()
+    """Steps of the checkpoints, ascending; a finished trial may have some until its whole stack is finished."""
+    stack: tuple[str, ...] = ()
+    """Ids of the trials of the stack in which the trial trained last; empty if it has not begun or began alone."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the last checkpoint; 0 if there is none or the trial is finished."""
+        return 0 if self.state is TrialState.FINISHED else max(self.checkpoints, default=0)
 
     def __str__(self) -> str:
         separator = " " if self.state in (TrialState.FINISHED, TrialState.RESUMABLE) else ": "
@@ -113,21 +128,22 @@ def prepare_folder(sweep: SweepRecord, found: Inventory, storage: Storage) -> No
 
 def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> InventoryEntry:
     """Return the state of a trial from the names of its files."""
-    steps_done = max(checkpoint_steps(names), default=0)
+    steps = tuple(checkpoint_steps(names))
     try:
         if "result.json" in names:
             result = verify_checksum(storage.read(result_path(trial.trial_id)))
-            return InventoryEntry(TrialState.FINISHED, _how_early(result))
+            return InventoryEntry(TrialState.FINISHED, _how_early(result), steps, _stack_of(result))
+        stack = read_stack(storage, trial.trial_id) if STACK_FILE in names else ()
         if "failure.json" in names:
             cause = read_failure(storage.read(failure_path(trial.trial_id)), trial.trial_id).cause
-            return InventoryEntry(TrialState.FAILED, shorten_value(cause, CAUSE_LENGTH), steps_done)
+            return InventoryEntry(TrialState.FAILED, shorten_value(cause, CAUSE_LENGTH), steps, stack)
     except DamagedError:
-        return InventoryEntry(TrialState.DAMAGED, "trained again")
+        return InventoryEntry(TrialState.DAMAGED, "trained again", steps)
     except FileNotFoundError:  # deleted or set aside by a concurrent run after the folder was listed
-        pass
-    if steps_done:
-        return InventoryEntry(TrialState.RESUMABLE, f"at {100 * steps_done // trial.steps} %", steps_done)
-    return InventoryEntry(TrialState.NEW)
+        stack = ()
+    if steps:
+        return InventoryEntry(TrialState.RESUMABLE, f"at {100 * steps[-1] // trial.steps} %", steps, stack)
+    return InventoryEntry(TrialState.NEW, stack=stack)
 
 
 def _how_early(result: str) -> str:
@@ -140,6 +156,12 @@ def _how_early(result: str) -> str:
             return "early"
         case reason:
             return f"early: {reason}"
+
+
+def _stack_of(result: str) -> tuple[str, ...]:
+    """Return the ids of the stack in which a trial trained last, from the JSON of its result."""
+    found = re.search(r'"stack":\s*\[([^\]]*)\]', result)
+    return tuple(re.findall(r'"(\w+)"', found[1])) if found else ()
 
 
 class _PreviousSweep(BaseModel):

@@ -16,7 +16,6 @@ import psutil
 
 from raycap.plan.estimate import (
     Estimate,
-    StackGroup,
     StepTime,
     between,
     estimate,
@@ -26,7 +25,7 @@ from raycap.plan.estimate import (
     work_per_step,
 )
 from raycap.plan.inventory import Inventory, TrialState
-from raycap.plan.stacks import replica_groups
+from raycap.plan.stacks import StackGroup, resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ExecutionSpec
 from raycap.spec.document import SpecError
@@ -75,8 +74,7 @@ def expected_times(
         SpecError: Trials use GPUs, no throughput is given, and this machine has no GPU to time steps on.
     """
     execution = sweep.spec.execution
-    steps_done = {trial_id: state.steps_done for trial_id, state in found.states.items() if state.steps_done}
-    groups = replica_groups(missing, execution.replicas, steps_done)
+    groups = stacks_to_train(missing, sweep.trials, found.states, execution.replicas)
     if throughput is not None:
         tokens = [sum(trial.tokens / trial.steps for trial in group) for group in groups]
         step_times: list[StepTime | None] = [
@@ -87,7 +85,8 @@ def expected_times(
     if slots is None:
         gpus = _num_gpus() if execution.gpus_per_worker else 0
         slots = slots_of(execution, os.cpu_count() or 1, gpus)
-    return estimate(groups, step_times, execution, slots=slots, steps_done=steps_done, price_per_hour=price_per_hour)
+    start_steps = [resume_step(group, found.states) for group in groups]
+    return estimate(groups, step_times, execution, slots=slots, start_steps=start_steps, price_per_hour=price_per_hour)
 
 
 def _step_times(

@@ -14,6 +14,7 @@ from raycap.results.losses import (
 )
 from raycap.results.records import (
     SCHEMA_VERSION,
+    EarlierStack,
     EarlierTrials,
     Evaluation,
     Failure,
@@ -33,6 +34,7 @@ from raycap.results.records import (
 __all__ = [
     "HISTOGRAM_EDGES_BITS",
     "SCHEMA_VERSION",
+    "EarlierStack",
     "EarlierTrials",
     "Evaluation",
     "Failure",

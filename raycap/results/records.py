@@ -106,14 +106,27 @@ class Evaluation(Record):
         return self.model_copy(update={"losses": self.losses.without_histograms()})
 
 
+class EarlierStack(Record):
+    """A stack in which a trial trained before it continued in another one."""
+
+    until_step: int
+    """Last step in this stack."""
+    trial_ids: tuple[str, ...]
+
+
 class Provenance(Record):
-    """Code, library versions and machine that produced a result."""
+    """Code, library versions, machine and stack that produced a result."""
 
     git_commit: str
     """Commit of the source tree, with "+changes" if it was dirty, or the package version if there is no source tree."""
     versions: dict[str, str]
     host: str
     device: str
+    stack: tuple[str, ...] = ()
+    """Ids of the trials that trained together at the end, in order, with this one; the numbers of a replica depend
+    slightly on the others (docs/clusters.md). Empty if nothing was trained."""
+    earlier_stacks: tuple[EarlierStack, ...] = ()
+    """Stacks in which the trial trained before, in order. Empty unless a run with other trials continued it."""
 
 
 def source_commit() -> str:

@@ -2,6 +2,7 @@
 
 from raycap.storage.files import (
     CHECKPOINT_PREFIX,
+    STACK_FILE,
     TRIALS_FOLDER,
     UNFINISHED,
     DamagedError,
@@ -11,6 +12,8 @@ from raycap.storage.files import (
     failure_path,
     forget_checkpoints,
     model_folder,
+    read_stack,
+    record_stack,
     result_path,
     split_folder,
     trial_folder,
@@ -18,6 +21,7 @@ from raycap.storage.files import (
 
 __all__ = [
     "CHECKPOINT_PREFIX",
+    "STACK_FILE",
     "TRIALS_FOLDER",
     "UNFINISHED",
     "DamagedError",
@@ -27,6 +31,8 @@ __all__ = [
     "failure_path",
     "forget_checkpoints",
     "model_folder",
+    "read_stack",
+    "record_stack",
     "result_path",
     "split_folder",
     "trial_folder",

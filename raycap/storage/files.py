@@ -3,12 +3,15 @@
 storage/trials/<trial_id>/result.json    exists if and only if the trial is finished; with a checksum (checksum.py)
 storage/trials/<trial_id>/failure.json   cause of failure, if the last run of the trial failed
 storage/trials/<trial_id>/model/         trained model and tokenizer
-storage/trials/<trial_id>/checkpoint-*   the last two checkpoints; deleted when the trial has finished
+storage/trials/<trial_id>/checkpoint-*   the last two checkpoints; deleted when all trials of its stack have finished
+storage/trials/<trial_id>/stack.json     trial ids of the stack in which the trial trains; deleted with the checkpoints
 storage/trials/<trial_id>/result.json.damaged    result whose checksum did not match; kept, but never read
 storage/<sweep>/                         plan, records and report of a sweep (sweep_folder.py)
 """
 
+import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
+STACK_FILE = "stack.json"
 UNFINISHED = ".tmp"
 """Suffix of files that are being written. A killed process leaves such a file behind; all readers ignore it."""
 
@@ -187,6 +191,23 @@ def failure_path(trial_id: str) -> str:
     return f"{trial_folder(trial_id)}/failure.json"
 
 
+def record_stack(storage: Storage, trial_ids: Sequence[str]) -> None:
+    """Record with each trial of a stack that these trials train together; one that trains alone needs no record."""
+    for trial_id in trial_ids:
+        path = f"{trial_folder(trial_id)}/{STACK_FILE}"
+        if len(trial_ids) > 1 or storage.exists(path):
+            storage.write(path, json.dumps(list(trial_ids)))
+
+
+def read_stack(storage: Storage, trial_id: str) -> tuple[str, ...]:
+    """Return the ids of the trials with which a trial trained last; empty if the record is missing or damaged."""
+    try:
+        ids = json.loads(storage.read(f"{trial_folder(trial_id)}/{STACK_FILE}"))
+    except (FileNotFoundError, ValueError):
+        return ()
+    return tuple(ids) if isinstance(ids, list) and trial_id in ids and all(isinstance(i, str) for i in ids) else ()
+
+
 def checkpoint_path(trial_id: str, step: int) -> str:
     """Return the path of a trial's checkpoint after a step."""
     return f"{trial_folder(trial_id)}/{CHECKPOINT_PREFIX}{step:012d}.pt"
@@ -202,11 +223,14 @@ def checkpoint_steps(names: list[str]) -> list[int]:
 
 
 def forget_checkpoints(storage: Storage, trial_id: str, *, keep: int = 0) -> None:
-    """Delete the checkpoints of a trial except the last `keep`, including damaged and unfinished ones."""
+    """Delete the checkpoints of a trial except the last `keep`, including damaged and unfinished ones.
+
+    The record of its stack is deleted with the last of them.
+    """
     names = storage.names(trial_folder(trial_id))
     steps = checkpoint_steps(names)
     kept = {checkpoint_path(trial_id, step) for step in steps[len(steps) - keep :]}
     for name in names:
         path = f"{trial_folder(trial_id)}/{name}"
-        if name.startswith(CHECKPOINT_PREFIX) and path not in kept:
+        if (name.startswith(CHECKPOINT_PREFIX) and path not in kept) or (name == STACK_FILE and not keep):
             storage.delete(path)

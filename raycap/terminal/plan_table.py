@@ -3,7 +3,7 @@
 import json
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.plan.estimate import SWEEP_SECONDS, Estimate
-from raycap.plan.inventory import Inventory
-from raycap.plan.stacks import replica_groups
+from raycap.plan.inventory import Inventory, InventoryEntry
+from raycap.plan.stacks import resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.places import TRACKING_VARIABLE, without_credentials
@@ -103,6 +103,8 @@ def plan_table(
     columns = ["trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"]
     for column in (*columns, *(("time", "memory") if expected else ()), "state"):
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
+    stacks = stacks_to_train(found.to_run(trials), sweep.trials, found.states, sweep.spec.execution.replicas)
+    starts = {trial.trial_id: resume_step(stack, found.states) for stack in stacks for trial in stack}
     for trial in trials[:PLAN_ROWS_SHOWN]:
         approximately = "" if trial.tokens_exact else "~"
         table.add_row(
@@ -116,15 +118,29 @@ def plan_table(
             f"{trial.steps:,}",
             *_estimate_cells(expected, trial),
             Text("; ").join(
-                [Text(str(found.states[trial.trial_id])), *(Text(warning, "yellow") for warning in trial.warnings)]
+                [
+                    Text(_state(found.states[trial.trial_id], trial, starts)),
+                    *(Text(warning, "yellow") for warning in trial.warnings),
+                ]
             ),
         )
     total = sum(trial.tokens for trial in trials)
     more = f" ({len(trials) - PLAN_ROWS_SHOWN} more not shown)" if len(trials) > PLAN_ROWS_SHOWN else ""
-    stacks = len(replica_groups(trials, sweep.spec.execution.replicas, {}))
-    stacked = f" in {stacks} stacks" if stacks < len(trials) else ""
+    num_left = sum(trial_id in starts for trial_id in (trial.trial_id for trial in trials))
+    num_along = sum(map(len, stacks)) - num_left
+    left = "" if num_left == len(trials) else f", {num_left} left"
+    along = f" with {num_along} finished trials, whose results stay as they are" if num_along else ""
+    stacked = f"{left} in {len(stacks)} stacks{along}" if any(len(stack) > 1 for stack in stacks) else ""
     table.caption = f"{len(trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
     return table
+
+
+def _state(entry: InventoryEntry, trial: PlannedTrial, starts: Mapping[str, int]) -> str:
+    """Return the state of a trial; `starts` has the step from which each trial to train resumes with its stack."""
+    start = starts.get(trial.trial_id, entry.steps_done)
+    if start == entry.steps_done:
+        return str(entry)
+    return f"{entry}, trains with its stack from " + (f"{100 * start // trial.steps} %" if start else "the start")
 
 
 def _estimate_cells(expected: Estimate | None, trial: PlannedTrial) -> list[str]:
@@ -140,6 +156,8 @@ def plan_json(
 ) -> str:
     """Return the plan of some trials as JSON, with `estimate` if there is one."""
     selections = [str(selection) for selection in sweep.spec.analysis.selections]
+    stacks = stacks_to_train(found.to_run(trials), sweep.trials, found.states, sweep.spec.execution.replicas)
+    stack_of = {trial.trial_id: [member.trial_id for member in stack] for stack in stacks for trial in stack}
     entries: list[dict[str, Any]] = [
         {
             "trial_id": trial.trial_id,
@@ -154,6 +172,7 @@ def plan_json(
             "tokens": trial.tokens,
             "tokens_exact": trial.tokens_exact,
             "steps": trial.steps,
+            "stack": stack_of.get(trial.trial_id, []),
             "warnings": list(trial.warnings),
         }
         | _estimate_field(expected, trial)

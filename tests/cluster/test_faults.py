@@ -182,6 +182,35 @@ def test_a_stack_with_a_diverged_replica_resumes_after_its_worker_is_killed(
     assert (finished.num_steps, finished.spec.training.optimizer.lr) == (6000, 0.02)
 
 
+def test_a_lost_result_of_a_stack_is_trained_again_with_the_same_numbers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The finished trials of the stack train along, since the numbers of the lost one depend on them."""
+    stack = ("trial.training.length={steps: 120}", "grid.training.seed=[0, 1, 2]", "execution.replicas=3")
+    assert run(*stack) == 0
+    before = results_in(folder / "runs")
+    assert {result.provenance.stack for result in before.values()} == {_planned(stack)}
+    lost, *others = (folder / "runs" / result_path(trial_id) for trial_id in before)
+    assert {path.name for path in lost.parent.iterdir()} == {"model", "result.json"}
+    lost.write_bytes(lost.read_bytes()[:-7])
+    written = [path.stat().st_mtime_ns for path in others]
+    capsys.readouterr()
+    assert run(*stack) == 0
+    output = capsys.readouterr().out
+    assert "1 left in 1 stacks with 2 finished trials" in output
+    assert output.count(": started") == output.count(": finished") == 1
+    assert [path.stat().st_mtime_ns for path in others] == written
+    after = results_in(folder / "runs")
+    assert {i: without_timing(result) for i, result in after.items()} == {
+        i: without_timing(result) for i, result in before.items()
+    }
+    assert not list((folder / "runs").rglob("checkpoint-*"))
+
+
+def _planned(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(trial.trial_id for trial in pipeline.prepare("spec.yaml", overrides)[0].trials)
+
+
 def test_a_restarted_driver_keeps_the_results_of_the_previous_one(folder: Path) -> None:
     """A driver may be killed between the results of a stack; its successor must not train the finished trials again."""
     short = ("trial.training.length={steps: 60}",)

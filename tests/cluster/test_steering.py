@@ -76,7 +76,7 @@ def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tune's scheduler stops them, and all placement groups are removed afterwards."""
+    """All placement groups are removed afterwards."""
     early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",
              "trial.profiles.num_profiles=20")  # fmt: skip
     assert run(*early) == 0

@@ -1,5 +1,7 @@
 """Replicas of a stack have the results they have as single trials."""
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.trial import TrainedTrial, run_trial, run_trials
-from raycap.results import Evaluation, TrialResult
+from raycap.results import Evaluation, StopReason, TrialResult
 from raycap.spec import (
     AdamW,
     Exposures,
@@ -24,7 +26,7 @@ from raycap.spec import (
     TrainingSpec,
     TrialSpec,
 )
-from raycap.storage import Storage, checkpoint_path
+from raycap.storage import Storage, checkpoint_path, read_stack
 
 OPTIMIZERS = [
     AdamW(lr=0.01, warmup_steps=20, weight_decay=0.1),
@@ -91,23 +93,69 @@ def test_a_replica_that_diverges_does_not_affect_the_others() -> None:
         run_trials((spec(1, wild), spec(2, wild)), source_commit="test")
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: OptimizerSpec, tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
+CALM, WILD = AdamW(lr=0.01, warmup_steps=20), AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0)
 
-    specs = different(optimizer)
-    reports = []
 
-    def fail_half_way(trial_id: str, evaluation: Evaluation) -> None:
+def short(long: TrialSpec) -> TrialSpec:
+    """Return a trial that trains in a fraction of a second."""
+    training = long.training.model_copy(update={"length": Exposures(exposures=4)})
+    return long.model_copy(update={"training": training, "questions": QuestionsByShare(hops=(1,))})
+
+
+SHORT = tuple(map(short, different(OPTIMIZERS[0])))
+
+
+class Killed(Exception):
+    """Ends a training as a kill would, but in this process."""
+
+
+def killed_after(specs: tuple[TrialSpec, ...], checkpoints: Checkpoints, num_reports: int, **options: object) -> None:
+    """Train a stack until a number of evaluations are reported."""
+    reports: list[str] = []
+
+    def fail(trial_id: str, evaluation: Evaluation) -> None:
         reports.append(trial_id)
-        if len(reports) == 3 * len(specs):
+        if len(reports) == num_reports:
             raise Killed
 
-    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     with pytest.raises(Killed):
-        run_trials(specs, source_commit="test", report=fail_half_way, checkpoints=checkpoints)
-    assert set(reports) == {each.trial_id for each in specs}
+        run_trials(specs, source_commit="test", report=fail, checkpoints=checkpoints, **options)
+
+
+@cache
+def undisturbed(specs: tuple[TrialSpec, ...]) -> list[TrialResult | DivergedError]:
+    return run_stack(specs)
+
+
+def equal(result: TrialResult | DivergedError, expected: TrialResult | DivergedError) -> bool:
+    """Whether two results are bit-equal, except for times."""
+    if isinstance(result, DivergedError) or isinstance(expected, DivergedError):
+        return str(result) == str(expected)
+    return result.provenance.stack == expected.provenance.stack and all(
+        a.model_copy(update={"train_seconds": b.train_seconds}) == b
+        for a, b in zip(result.evaluations, expected.evaluations, strict=True)
+    )
+
+
+def damage(checkpoints: Checkpoints, trial_id: str, step: int) -> None:
+    path = checkpoint_path(trial_id, step)
+    checkpoints.storage.write(path, checkpoints.storage.read(path)[:-7])
+
+
+def lose_newest(checkpoints: Checkpoints, trial_id: str, step: int) -> None:
+    checkpoints.storage.delete(checkpoint_path(trial_id, step))
+
+
+def lose_all(checkpoints: Checkpoints, trial_id: str, step: int) -> None:
+    for each in checkpoints.steps(trial_id):
+        checkpoints.storage.delete(checkpoint_path(trial_id, each))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: OptimizerSpec, tmp_path: Path) -> None:
+    specs = different(optimizer)
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    killed_after(specs, checkpoints, 3 * len(specs))
     whole = run_stack(specs)
     pair, others = run_stack(specs[3:1:-1], checkpoints=checkpoints), run_stack(specs[:2], checkpoints=checkpoints)
     for result, expected in zip([*others, *pair[::-1]], whole[:4], strict=True):
@@ -117,62 +165,110 @@ def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: Optim
         assert result.evaluations[0].losses == expected.evaluations[0].losses  # from the checkpoint
 
 
-def test_a_stack_resumes_from_the_last_common_checkpoint(tmp_path: Path) -> None:
-    """A crash between the checkpoints of one step leaves replicas at different steps."""
-    specs = different(OPTIMIZERS[0])[:2]
+@pytest.mark.parametrize(("torn", "tear"), [(0, lose_newest), (0, lose_all), (1, damage), (2, lose_newest)])
+def test_a_torn_stack_ends_bit_equal(torn: int, tear: Callable[[Checkpoints, str, int], None], tmp_path: Path) -> None:
+    """It resumes from the last common step, or starts again together."""
+    specs = SHORT[:3]
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    whole = run_stack(specs, checkpoints=checkpoints)
-    last_but_one, last = checkpoints.steps(specs[1].trial_id)
-    checkpoints.storage.delete(checkpoint_path(specs[1].trial_id, last))
-    assert checkpoints.steps(specs[0].trial_id) == [last_but_one, last]
-    for result, expected in zip(run_stack(specs, checkpoints=checkpoints), whole, strict=True):
-        assert result.final.step == last
-        assert losses(result.final) == pytest.approx(losses(expected.final), rel=1e-6)
-        assert [e.step for e in result.evaluations] == [e.step for e in expected.evaluations]
-
-
-def test_replicas_resume_without_one_that_diverged(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
-    calm, wild = spec(0, AdamW(lr=0.01, warmup_steps=20)), spec(1, AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0))
-    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    ids = [calm.trial_id, wild.trial_id]
-    steps: list[int] = []
-
-    def fail_at_the_third(trial_id: str, evaluation: Evaluation) -> None:
-        steps.append(evaluation.step)
-        if trial_id == calm.trial_id and len(steps) == 3:
-            raise Killed
-
-    assert checkpoints.resumable_groups(ids) == [ids]
-    with pytest.raises(Killed):
-        run_trials((calm, wild), source_commit="test", report=fail_at_the_third, checkpoints=checkpoints)
-    assert checkpoints.resumable_groups(ids) == [ids[:1], ids[1:]]
-    before = checkpoints.steps(calm.trial_id)[-1]
+    killed_after(specs, checkpoints, 10)
+    steps = checkpoints.steps(specs[torn].trial_id)
+    tear(checkpoints, specs[torn].trial_id, steps[-1])
     seen: list[int] = []
-    (result,) = run_stack((calm,), checkpoints=checkpoints, report=lambda _, evaluation: seen.append(evaluation.step))
-    assert 0 < before < min(seen)
-    assert losses(result.final) == pytest.approx(losses(run_trial(calm, source_commit="test").result.final), rel=1e-4)
+    results = run_stack(specs, checkpoints=checkpoints, report=lambda _, evaluation: seen.append(evaluation.step))
+    if tear is not lose_all:
+        assert min(seen) > steps[0]
+    assert all(map(equal, results, undisturbed(specs)))
 
 
-@pytest.mark.parametrize(
-    ("kept", "groups"),
-    [
-        ({"a": [900, 1000], "b": [800, 900], "c": [300, 400]}, [["a", "b"], ["c"]]),
-        ({"a": [100], "b": [], "c": [100]}, [["a", "c"], ["b"]]),
-        ({"a": [1, 2], "b": [1, 2]}, [["a", "b"]]),
-        ({"a": [300], "b": [400], "c": [500]}, [["c"], ["b"], ["a"]]),
-    ],
-)
-def test_trials_with_a_common_step_resume_together(
-    kept: dict[str, list[int]], groups: list[list[str]], tmp_path: Path
-) -> None:
-    storage = Storage.at(str(tmp_path))
-    for trial_id, steps in kept.items():
-        for step in steps:
-            storage.write(checkpoint_path(trial_id, step), b"")
-    assert Checkpoints(storage).resumable_groups(list(kept)) == groups
+def test_a_checkpoint_that_one_replica_cannot_write_keeps_the_common_ones(tmp_path: Path) -> None:
+    """A folder lies where the checkpoint of one replica belongs, so writing it fails as on a full disk."""
+    specs = SHORT[:3]
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    whole = undisturbed(specs)
+    first, second, third, *_ = (evaluation.step for evaluation in whole[0].evaluations)
+    obstacle = tmp_path / checkpoint_path(specs[1].trial_id, third)
+
+    def obstruct(trial_id: str, evaluation: Evaluation) -> None:
+        if evaluation.step == third:
+            obstacle.mkdir(exist_ok=True)
+
+    with pytest.raises(OSError, match="checkpoint-"):
+        run_stack(specs, report=obstruct, checkpoints=checkpoints)
+    obstacle.rmdir()
+    assert [checkpoints.steps(spec.trial_id) for spec in specs] == [[first, second, third], *[[first, second]] * 2]
+    assert all(map(equal, run_stack(specs, checkpoints=checkpoints), whole))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+def test_finished_trials_train_along_unreported(optimizer: OptimizerSpec, tmp_path: Path) -> None:
+    """The result of one trial is stored, and that of another is lost together with all checkpoints."""
+    specs = tuple(map(short, different(optimizer)[1:4]))
+    ids = [each.trial_id for each in specs]
+    whole, reports = undisturbed(specs), set()
+    results = run_stack(specs, finished=frozenset(ids[:2]), report=lambda trial_id, _: reports.add(trial_id))
+    assert equal(results[2], whole[2])
+    assert reports == {ids[2]}
+    assert whole[2].provenance.stack == tuple(ids)
+
+
+def test_training_ends_once_only_finished_trials_are_left() -> None:
+    calm, wild = short(spec(0, CALM)), short(spec(1, WILD))
+    steps: list[int] = []
+    with pytest.raises(DivergedError, match="not finite"):
+        run_stack((calm, wild), finished=frozenset({calm.trial_id}), on_step=steps.append)
+    assert steps[-1] < run_trial(calm, source_commit="test").result.num_steps
+
+
+def test_a_diverged_replica_stays_in_its_stack(tmp_path: Path) -> None:
+    """The others would otherwise end with other numbers after a restart."""
+    specs = tuple(map(short, (spec(0, CALM), spec(1, WILD), spec(3, CALM, people=5))))
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    killed_after(specs, checkpoints, 5)
+    assert len({tuple(checkpoints.steps(each.trial_id)) for each in specs}) == 1
+    whole = undisturbed(specs)
+    assert all(map(equal, run_stack(specs, checkpoints=checkpoints), whole))
+    (again,) = run_stack(specs[1:2], checkpoints=checkpoints)  # trained to the end already, so it fails at once
+    assert str(again) == str(whole[1])
+
+
+def test_a_trial_that_continues_in_another_stack_says_so(tmp_path: Path) -> None:
+    specs = SHORT[:3]
+    ids = tuple(each.trial_id for each in specs)
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    killed_after(specs, checkpoints, 10)
+    step = checkpoints.steps(ids[0])[-1]
+    (alone,) = run_stack(specs[:1], checkpoints=checkpoints)
+    assert alone.provenance.stack == ids[:1]
+    assert [(stack.until_step, stack.trial_ids) for stack in alone.provenance.earlier_stacks] == [(step, ids)]
+    pair = run_stack(specs[1:], checkpoints=checkpoints)
+    assert {result.provenance.stack for result in pair} == {ids[1:]}
+    assert read_stack(checkpoints.storage, ids[0]) == ids[:1]
+    assert read_stack(checkpoints.storage, ids[1]) == read_stack(checkpoints.storage, ids[2]) == ids[1:]
+
+
+def test_a_stack_ends_early_once_all_its_trials_may(tmp_path: Path) -> None:
+    """The decision does not depend on interruptions, and a trial that may end leaves the numbers of the others alone."""
+    specs = SHORT[:3]
+    ids = [each.trial_id for each in specs]
+    whole = undisturbed(specs)
+    steps = [evaluation.step for evaluation in whole[0].evaluations]
+
+    def ends_early(trial_id: str, evaluations: Sequence[Evaluation]) -> bool:
+        return evaluations[-1].step == steps[ids.index(trial_id)]
+
+    checkpoints = Checkpoints(Storage.at(str(tmp_path)))
+    killed_after(specs, checkpoints, 9, ends_early=ends_early)
+    for options in ({}, {"checkpoints": checkpoints}):
+        ended = run_stack(specs, ends_early=ends_early, **options)
+        assert {(result.num_steps, result.stop_reason) for result in ended} == {(steps[2], StopReason.EARLY)}
+        for result, full in zip(ended, whole, strict=True):
+            assert (
+                result.final.losses == full.evaluations[2].losses
+                or result.final.losses.without_histograms() == full.evaluations[2].losses
+            )
+    never = run_stack(specs, ends_early=lambda trial_id, evaluations: trial_id == ids[0])
+    assert all(map(equal, never, whole))
+    assert {result.stop_reason for result in never} == {StopReason.LENGTH}
 
 
 def test_checkpoints_later_than_the_resumed_step_are_deleted(tmp_path: Path) -> None:

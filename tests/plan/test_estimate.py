@@ -87,17 +87,17 @@ def test_totals_use_the_slots_and_the_price_of_gpus_or_of_the_machine() -> None:
     groups = [(trial,) for trial in RECORD.trials]
     each = group_seconds(groups[0], 0.05)
     known: list[StepTime | None] = [StepTime(0.05, TIMED)] * 8
-    found = estimate(groups, known, ExecutionSpec(), slots=2, steps_done={}, price_per_hour=3.0)
+    found = estimate(groups, known, ExecutionSpec(), slots=2, start_steps=[0] * 8, price_per_hour=3.0)
     assert found.seconds == pytest.approx(SWEEP_SECONDS + 4 * each)
     assert (found.gpu_hours, found.unknown) == (0, 0)
     assert found.dollars == pytest.approx(3.0 * found.seconds / 3600)
     assert found.sources == {TIMED: 8}
     gpu = ExecutionSpec(gpus_per_worker=1.0, num_workers=2)
-    found = estimate(groups, [*known[:7], None], gpu, slots=2, steps_done={}, price_per_hour=3.0)
+    found = estimate(groups, [*known[:7], None], gpu, slots=2, start_steps=[0] * 8, price_per_hour=3.0)
     assert found.gpu_hours == pytest.approx(2 * 7 * each / 3600)
     assert found.dollars == pytest.approx(3.0 * found.gpu_hours)
     assert (found.unknown, len(found.trials)) == (1, 7)
-    assert estimate([], [], gpu, slots=2, steps_done={}).seconds == 0
+    assert estimate([], [], gpu, slots=2, start_steps=[]).seconds == 0
 
 
 def test_memory_grows_with_replicas_width_and_optimizer_moments() -> None:
