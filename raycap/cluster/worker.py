@@ -169,7 +169,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
         if rank == 0:
             config.analyst.record_evaluation.remote(trial_id, evaluation.model_dump_json())
 
-    def ends_early(trial_id: str, evaluations: Sequence[Evaluation]) -> bool:
+    def may_end(trial_id: str, evaluations: Sequence[Evaluation]) -> bool:
         if not execution.early_stop:
             return False
         from raycap.cluster.early_stopping import ends_early  # imports raycap.analysis
@@ -190,7 +190,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
             storage=storage,
             open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
             report=report,
-            ends_early=ends_early,
+            ends_early=may_end,
             finished=finished,
             checkpoints=Checkpoints(storage),
             checkpoint_every_s=execution.checkpoint_every_s,
