@@ -147,7 +147,7 @@ def _check_overrides(grid: dict[str, list[Any]], document: SpecDocument, faults:
     """Add a fault for every override of a value that the grid sets at every point, so that it would have no effect."""
     for path, text, value in document.overrides:
         keys = tuple(map(str, path[1:]))
-        for axis in grid if path[0] == "trial" else ():
+        for axis in grid if path[0] == "trial" and value != {} else ():  # an empty section sets nothing
             parts = tuple(axis.split("."))
             inner, outer = keys[len(parts) :], parts[len(keys) :]
             if parts == keys[: len(parts)]:

@@ -73,6 +73,7 @@ def test_the_override_that_the_error_names_takes_effect(tmp_path: Path) -> None:
     [
         ("trial.training={length: {steps: 3}}",),  # the axis still sets the seed
         ("trial.training.batch_size=8",),
+        ("trial.training={}", "trial.training.length={steps: 3}"),
         ("trial.training.seed=3", "grid={}"),
     ],
 )
