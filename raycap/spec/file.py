@@ -144,10 +144,13 @@ def _contents(path: Path) -> YamlTree:
 
 
 def _check_overrides(grid: dict[str, list[Any]], document: SpecDocument, faults: Faults) -> None:
-    """Add a fault for every override of a value that the grid sets at every point, so that it would have no effect."""
+    """Add a fault for every override of a value that the grid sets at every point, so that it would have no effect.
+
+    A whole new section `trial` may hold such values, as in a file. An empty section sets nothing.
+    """
     for path, text, value in document.overrides:
         keys = tuple(map(str, path[1:]))
-        for axis in grid if path[0] == "trial" and value != {} else ():  # an empty section sets nothing
+        for axis in grid if path[0] == "trial" and keys and value != {} else ():
             parts = tuple(axis.split("."))
             inner, outer = keys[len(parts) :], parts[len(keys) :]
             if parts == keys[: len(parts)]:

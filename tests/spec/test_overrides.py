@@ -41,7 +41,6 @@ def load(folder: Path, grid: str, *overrides: str) -> list[TrialSpec]:
         ("training.seed: [0, 1]", "trial.training.seed=3", "grid.training.seed=[3]"),
         ("training.seed: [0, 1]", "trial.training.seed=banana", "grid.training.seed=[banana]"),
         ("training.seed: [0, 1]", "trial.training={seed: 3, batch_size: 8}", "grid.training.seed=[3]"),
-        ("training.seed: [0, 1]", "trial={training: {seed: 3}}", "grid.training.seed=[3]"),
         ("training.seed: [0, 1]", "trial.training=null", "grid={}"),
         ("training.length: [{exposures: 5}]", "trial.training.length.exposures=2", "grid.training.length=[{exposures: 2}]"),
         ("training.optimizer: [{kind: muon}]", "trial.training.optimizer.lr=0.1", "grid.training.optimizer.lr=[0.1]"),
@@ -73,6 +72,7 @@ def test_the_override_that_the_error_names_takes_effect(tmp_path: Path) -> None:
     [
         ("trial.training={length: {steps: 3}}",),  # the axis still sets the seed
         ("trial.training.batch_size=8",),
+        ("trial={training: {seed: 3}}",),  # as in a file
         ("trial.training={}", "trial.training.length={steps: 3}"),
         ("trial.training.seed=3", "grid={}"),
     ],
