@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import psutil
 
 from raycap.errors import CannotRunError
-from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
+from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path, local_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
@@ -230,9 +230,14 @@ def _disk(storage: str) -> Iterator[Check]:
 def _storage(storage: str) -> Check:
     if has_password(storage):
         return Check("storage", Verdict.FAIL, without_password(storage), f"the URI {NO_CREDENTIALS}")
-    if "://" in storage:
+    try:
+        check_written(storage)
+        place = local_path(storage)
+    except PlaceError as error:
+        return Check("storage", Verdict.FAIL, str(error), "correct `storage`")
+    if place is None:
         return Check("storage", Verdict.OK, f"{storage}: not checked; the first run connects to it")
-    path, nearest = Path(storage).absolute(), _existing(Path(storage))
+    path, nearest = Path(place), _existing(Path(place))
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         problem = "not writable" if nearest.is_dir() else f"{nearest} is not a folder"
         return Check("storage", Verdict.FAIL, f"{path}: {problem}", "set `storage` to another folder")

@@ -14,7 +14,7 @@ from rich.text import Text
 from raycap.commands.arguments import AsJson
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
-from raycap.spec.places import DEFAULT_TRACKING_URI, TRACKING_VARIABLE
+from raycap.spec.places import DEFAULT_TRACKING_URI, TRACKING_VARIABLE, without_credentials
 from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -68,7 +68,8 @@ def doctor(
     """
     from raycap.commands.doctor import Verdict, examine
 
-    checks = examine(storage, tracking_uri or os.environ.get(TRACKING_VARIABLE) or DEFAULT_TRACKING_URI)
+    from_environment = without_credentials(os.environ.get(TRACKING_VARIABLE, ""))
+    checks = examine(storage, tracking_uri or from_environment or DEFAULT_TRACKING_URI)
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=1))
     else:

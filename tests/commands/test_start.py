@@ -166,6 +166,18 @@ def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
     assert verdicts(tmp_path, uri)["mlflow"].verdict is Verdict.FAIL
 
 
+def test_doctor_follows_the_rules_for_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctor._storage("~/runs").verdict is Verdict.FAIL
+    assert "a?b" in doctor._storage(f"file://{tmp_path}/a%3Fb").found
+    (mlflow,) = doctor._mlflow("localhost:5000")
+    assert mlflow.verdict is Verdict.FAIL
+    assert "http://localhost:5000" in mlflow.found
+    (mlflow,) = doctor._mlflow("sqlite:///what%3Fnow.db")
+    assert mlflow.verdict is Verdict.OK
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_check_gives_exit_code_1_and_json_lists_all_checks(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     locations = ["--storage", str(tmp_path / "runs"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
