@@ -38,6 +38,8 @@ KUBERAY: Cases = {
     "half a GPU": (LIMITED, LIMITED.replace("gpu: 1", "gpu: 500m"), "nvidia.com/gpu", ("whole", "500m")),
     "GPUs in another case": (LIMITED, LIMITED.replace("com/gpu", "com/GPU"), "nvidia.com/GPU", ("nvidia.com/gpu",)),
     "GPUs in the plural": (LIMITED, LIMITED.replace("com/gpu", "com/gpus"), "nvidia.com/gpus", ("nvidia.com/gpu",)),
+    "GPUs of a misspelt domain": (LIMITED, LIMITED.replace("nvidia.com", "nvidea.com"), "nvidea.com/gpu", ("nvidia.com",)),
+    "GPUs of half a domain": (LIMITED, LIMITED.replace("nvidia.com", "nvidia"), "nvidia/gpu", ("nvidia.com/gpu",)),
     "GPUs without domain": (LIMITED, LIMITED.replace("nvidia.com/gpu", "gpu"), "limits.gpu", ("nvidia.com/gpu",)),
     "memory in another case": (LIMITS, LIMITS.replace("memory", "Memory"), "limits.Memory", ("memory",)),
     "CPUs in another case": (HEAD_LIMITS, HEAD_LIMITS.replace("cpu", "CPU"), "limits.CPU", ("cpu",)),
@@ -303,6 +305,8 @@ SOUND_MANIFESTS: dict[str, tuple[tuple[str, str], ...]] = {
         "requests: { cpu: 4, memory: 16Gi }", "requests: { cpu: 4, memory: 16G }")),
     "requests below limits": ((REQUESTS, REQUESTS.replace("7", "6500m").replace("24Gi", "23Gi")),),
     "GPUs of other makers": ((LIMITED, LIMITED.replace("nvidia", "amd")),),
+    "other devices": ((LIMITED, LIMITED.replace("nvidia.com/gpu", "aws.amazon.com/neuroncore")),),
+    "devices of a domain of one's own": ((LIMITED, LIMITED.replace("nvidia.com/gpu", "example.com/gpu")),),
     "shared GPUs": ((LIMITED, LIMITED.replace("com/gpu", "com/gpu.shared")),),
     "a head without resources": (
         ("              resources:\n                limits: { cpu: 4, memory: 16Gi }\n                "
@@ -346,6 +350,7 @@ SOUND_FILES: dict[str, tuple[Template, tuple[tuple[str, str], ...]]] = {
         ("region: us-east-1", "region: us-east-1\n  availability_zone: us-east-1a, us-east-1b"),)),
     "a local zone": (Template.AWS, (("region: us-east-1", "region: us-west-2\n  availability_zone: us-west-2-lax-1a"),)),
     "a region in China": (Template.AWS, (("region: us-east-1", "region: cn-north-1"),)),
+    "an image by parameter": (Template.AWS, (("ami-0123456789abcdef0", "resolve:ssm:/images/raycap"),)),
     "several GPUs": (Template.AWS, (("g5.2xlarge", "p5.48xlarge"), ("{ CPU: 8, GPU: 1 }", "{ CPU: 192, GPU: 8 }"))),
     "a faster volume": (Template.AWS, (("VolumeType: gp3", "VolumeType: gp3, Iops: 6000, Throughput: 500"),)),
     "a provisioned volume": (Template.AWS, (("VolumeType: gp3", "VolumeType: io2, Iops: 6000"),)),
@@ -359,7 +364,7 @@ SOUND_FILES: dict[str, tuple[Template, tuple[tuple[str, str], ...]]] = {
     "an image of a registry with a port": (Template.AWS, (
         (f"rayproject/ray:{HERE.tag}-gpu", f"registry.example:5000/ray:{HERE.tag}"),)),
     "a list of settings, as in Ray's examples": (Template.GCP, (
-        (SCHEDULING, "[{ preemptible: true, onHostMaintenance: TERMINATE }]"),)),
+        (SCHEDULING, "[{ preemptible: true }, { onHostMaintenance: TERMINATE }]"),)),
     "a disk type": (Template.GCP, (
         ("diskSizeGb: 200", "diskSizeGb: 200\n            diskType: zones/us-central1-a/diskTypes/pd-ssd"),)),
     "a size in quotes": (Template.GCP, (("diskSizeGb: 200", 'diskSizeGb: "200"'),)),

@@ -21,6 +21,10 @@ WRONG_TYPE = re.compile(
 )
 IDENTIFIERS = {"ImageId": "ami", "SubnetId": "subnet", "SubnetIds": "subnet", "SecurityGroupIds": "sg"}
 """Prefixes of the identifiers in some fields. All are followed by 8 or 17 hexadecimal digits."""
+RAY_IMAGE = "latest_dlami"
+"""The ImageId that Ray replaces by an image of its own list."""
+PARAMETER = "resolve:ssm:"
+"""Prefix with which EC2 reads an ImageId from a parameter of the Systems Manager."""
 IOPS_TYPES = ("io1", "io2", "gp3")
 MAX_VOLUME_GB = 65_536
 
@@ -99,7 +103,9 @@ def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
     for name, prefix in IDENTIFIERS.items():
         value = node.get(name)
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and not re.fullmatch(rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})", one):
+            if not isinstance(one, str) or one == RAY_IMAGE or one.startswith(PARAMETER):
+                continue
+            if not re.fullmatch(rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})", one):
                 rule = f"must be {prefix}- and 8 or 17 hexadecimal digits, got {shown(one)}; copy it from EC2"
                 yield document.fault((*path, name), rule)
     for index, device in enumerate(_list(node.get("BlockDeviceMappings"))):

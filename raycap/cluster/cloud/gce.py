@@ -107,7 +107,7 @@ def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
         return
     if is_known():
         for fault in schema_faults(document, _instance_schema(), path):
-            # Ray's own examples write the scheduling as a list of one mapping, which Google accepts.
+            # Ray's own examples write the scheduling as a list of mappings, which Google accepts.
             if not (fault.field.endswith("node_config.scheduling") and isinstance(node.get("scheduling"), list)):
                 yield fault
     machine_type = node.get("machineType")
@@ -141,7 +141,9 @@ def _zone_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
 def _scheduling_faults(document: ClusterDocument, path: KeyPath, node: dict[str, Any]) -> Iterator[Fault]:
     """Yield settings of a machine with GPUs, or of a spot machine, with which Google does not create it."""
     scheduling = node.get("scheduling")
-    settings = scheduling[0] if isinstance(scheduling, list) and scheduling else scheduling
+    settings: dict[str, Any] = {}
+    for one in scheduling if isinstance(scheduling, list) else [scheduling]:
+        settings |= one if isinstance(one, dict) else {}
     accelerators = node.get("guestAccelerators")
     attached = len(accelerators) if isinstance(accelerators, list) else 0
     machine_type = str(node.get("machineType")).rpartition("/")[2]

@@ -263,9 +263,14 @@ def _resource_name_rule(name: str) -> str | None:
     if message := broken_key(name):
         return message
     prefix, _, device = name.rpartition("/")
-    close = difflib.get_close_matches(name.lower(), DEVICES, n=1, cutoff=0.9)
-    if name not in DEVICES and (close or (device == "gpu" and "." not in prefix)):
-        return f"is the resource of no known device, got {name}; write {close[0] if close else 'nvidia.com/gpu'}"
+    known = next((one for one in DEVICES if one.startswith(f"{prefix.lower()}/")), None)
+    if known is None:  # the domain may be misspelt
+        known = next(iter(difflib.get_close_matches(name.lower(), DEVICES, n=1, cutoff=0.9)), None)
+        known = known or ("nvidia.com/gpu" if device.lower() == "gpu" and "." not in prefix else None)
+    elif f"{prefix}/{device}".lower() not in (known, f"{known}s"):
+        known = None  # another device of the same maker, such as nvidia.com/mig-1g.5gb
+    if known and known != name:
+        return f"is the resource of no known device, got {name}; write {known}"
     return None
 
 
