@@ -27,6 +27,8 @@ SHARPNESS_PRIOR = (np.log(8.0), 0.7)
 MAX_LOG = 700.0
 """Log of the data bits where the data are unlimited."""
 MIN_NOISE = 1e-4
+MAX_NOISE_UPDATES, NOISE_TOLERANCE = 12, 1e-2
+"""The noise has settled when an update changes it by less than this share. A fit ends after so many updates anyway."""
 MAX_CONVERGED_STEP = 1e-3
 """A fit has converged if every element of the next Newton step is smaller than this."""
 ELEMENTS_AT_ONCE = 1_000_000
@@ -237,25 +239,27 @@ def _weighted_median(values: Floats, weights: Floats) -> Floats:
 def fit(problem: Problem) -> Fit:
     """Minimise the objective with L-BFGS from 18 starts, then polish the best result with Newton steps.
 
-    The objective depends on the noise and the noise on the residuals, so both are alternated three times.
+    The objective depends on the noise and the noise on the residuals, so both are alternated until the noise settles.
     """
     q, n = problem.arms.shape[1], problem.num_trials
     ones = np.ones(n)
     level = float(np.median(problem.log_bits - problem.log_params))
-    starts = []
+    starts, free = [], list(problem.free)
     for shift, gamma, sharpness in product((-0.5, 0.0, 0.5), (0.7, 1.0, 1.3), (4.0, 12.0)):
         theta = np.zeros(q + 2)
         theta[0], theta[q], theta[q + 1] = level + shift, gamma if q in problem.free else 1.0, np.log(sharpness)
         starts.append(theta)
-    starts = list({tuple(theta): theta for theta in starts}.values())
-    free = list(problem.free)
-    noise = estimate_noise(problem, starts[0], ones)  # a rough first estimate
+    starts = list({tuple(theta[free]): theta for theta in starts}.values())  # starts that differ where theta is free
+    # The first noise is that of residuals from the median level, which outliers hardly move.
+    noise = estimate_noise(problem, min(starts, key=lambda start: abs(start[0] - level)), ones)
     best = starts[0]
-    for _ in range(3):
+    for _ in range(MAX_NOISE_UPDATES):
         found = [_lbfgs(problem, start, free, noise) for start in starts]
         _, best = min(found, key=lambda outcome: outcome[0])
         starts = [best]
-        noise = estimate_noise(problem, best, ones)
+        previous, noise = noise, estimate_noise(problem, best, ones)
+        if abs(noise / previous - 1) < NOISE_TOLERANCE:
+            break
     polished = descend(problem, best[None], ones[None], noise[None])[0]
     if problem.objective(polished, ones, noise) <= problem.objective(best, ones, noise):
         best = polished

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raycap.analysis.fitting import MAX_LOG, Floats, Prior, Problem, fit
+from raycap.analysis.fitting import MAX_LOG, Fit, Floats, Prior, Problem, fit
 from raycap.analysis.intervals import NOTHING, Interval, Resamples, profile
+from raycap.analysis.outliers import find_outliers
 
 NUM_RESAMPLES = 4_000
 
@@ -75,6 +76,8 @@ class PowerLaw:
     theta: Floats = field(default_factory=lambda: np.full(3, np.nan))
     resamples: Resamples | None = None
     """None where there are too few cells for an interval."""
+    fit: Fit | None = None
+    """None where there is no estimate."""
 
     def learned_bits(self, num_params: Floats, dataset_bits: Floats | float = np.inf) -> Floats:
         """Return the learned bits that the law predicts at some sizes."""
@@ -120,6 +123,9 @@ class Law:
     num_cells: int
     power: PowerLaw
     arms: tuple[Arm, ...]
+    outliers: Mapping[str, float]
+    """Learned bits over those that the law without them predicts, by trial_id, for trials that noise does not explain, the
+    largest first. They are in the laws, and the intervals are wider for them."""
     excluded: Mapping[str, str]
     """Reason why a trial does not enter the proportional law, or neither law, by trial_id."""
 
@@ -141,15 +147,18 @@ def fit_law(
         num_resamples: number of bootstrap resamples.
     """
     limited = [point for point in points if point.capacity_limited]
-    alpha, status, noise = _proportional(limited, rng, num_resamples)
+    alpha, status, noise, proportional = _proportional(limited, rng, num_resamples)
+    power = _power(points, rng, num_resamples)
+    outliers = _outliers(points, power.fit) if power.fit else _outliers(limited, proportional)
     return Law(
         status=status,
         alpha=alpha,
         noise=noise,
         num_trials=len(limited),
         num_cells=len({point.cell for point in limited}),
-        power=_power(points, rng, num_resamples),
+        power=power,
         arms=_arms(limited, rng, num_resamples),
+        outliers=outliers,
         excluded=dict(excluded),
     )
 
@@ -168,20 +177,20 @@ def _problem(points: Sequence[Point], arms: Floats, free: tuple[int, ...], *, be
 
 def _proportional(
     points: Sequence[Point], rng: np.random.Generator, num_resamples: int
-) -> tuple[Interval, FitStatus, float]:
-    """Return alpha, its status and the noise of the proportional law: the power law with gamma = 1 and no bend."""
+) -> tuple[Interval, FitStatus, float, Fit | None]:
+    """Return alpha, its status, the noise and the fit of the proportional law: the power law with gamma = 1, no bend."""
     if not points:
-        return NOTHING, FitStatus.NO_TRIALS, np.nan
+        return NOTHING, FitStatus.NO_TRIALS, np.nan, None
     problem, reference = _problem(points, np.ones((len(points), 1)), (0,), bends=False)
     found = fit(problem)
     if not found.converged:
-        return NOTHING, FitStatus.NOT_CONVERGED, np.nan
+        return NOTHING, FitStatus.NOT_CONVERGED, np.nan, None
     alpha = float(np.exp(found.theta[0] - reference))
     cells = _cells(points)
     if cells.max() < 2:  # a variance between two cells has one degree of freedom: no useful interval
-        return Interval(alpha, np.nan, np.nan), FitStatus.TOO_FEW, float(found.noise)
+        return Interval(alpha, np.nan, np.nan), FitStatus.TOO_FEW, float(found.noise), found
     low, high = Resamples.of(found, cells, num_resamples, rng=rng).interval(lambda theta: theta - reference)
-    return Interval(alpha, float(np.exp(low[0])), float(np.exp(high[0]))), FitStatus.OK, float(found.noise)
+    return Interval(alpha, float(np.exp(low[0])), float(np.exp(high[0]))), FitStatus.OK, float(found.noise), found
 
 
 def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> PowerLaw:
@@ -225,7 +234,15 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
         dict(zip((point.trial_id for point in points), found.residuals.tolist(), strict=True)),
         found.theta,
         resamples,
+        found,
     )
+
+
+def _outliers(points: Sequence[Point], found: Fit | None) -> dict[str, float]:
+    """Return learned over predicted bits of the outliers of a fit, by trial_id."""
+    if found is None:
+        return {}
+    return {points[index].trial_id: float(np.exp(log)) for index, log in find_outliers(found, _cells(points)).items()}
 
 
 def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> tuple[Arm, ...]:
