@@ -38,10 +38,14 @@ class SideBySide:
         return len(self.one.measured.keys() & self.other.measured.keys())
 
     def differences(self) -> Rows:
-        """Return the values in which the specs differ: dotted path, value in `one`, value in `other`."""
-        one, other = _leaves(self.one.sweep), _leaves(self.other.sweep)
-        paths = [path for path in {**one, **other} if one.get(path) != other.get(path)]
-        return [[path, one.get(path, "-"), other.get(path, "-")] for path in sorted(paths)]
+        """Return the fields in which the trials and the analysis differ: dotted path, values in `one`, in `other`.
+
+        The resolved specs are compared, so a default that one file spells out is no difference, and neither is an axis
+        of the grid with a single value.
+        """
+        one, other = _values(self.one.sweep), _values(self.other.sweep)
+        paths = [path for path in {**one, **other} if one.get(path, {}).keys() != other.get(path, {}).keys()]
+        return [[path, _format_values(one.get(path)), _format_values(other.get(path))] for path in sorted(paths)]
 
     def laws(self) -> Rows:
         """Return for each reading: alpha of `one` and of `other`, their ratio other / one, and both exponents gamma."""
@@ -128,21 +132,28 @@ def _format_interval(number: Interval) -> str:
     return f"{number.estimate:.3f} [{number.low:.3f}, {number.high:.3f}]"
 
 
-def _leaves(sweep: SweepRecord) -> dict[str, str]:
-    """Return the values of `trial`, `grid` and `analysis` of a spec as JSON, by dotted path; a grid axis is one value."""
-    leaves: dict[str, str] = {}
+def _values(sweep: SweepRecord) -> dict[str, dict[str, None]]:
+    """Return the distinct values of every field of the trials and of the analysis, as JSON, by dotted path."""
+    found: dict[str, dict[str, None]] = {}
 
     def walk(path: str, value: Any) -> None:
-        if isinstance(value, dict) and value and path != "grid":
+        if isinstance(value, dict) and value:
             for key, inner in value.items():
-                walk(f"{path}.{key}" if path else key, inner)
-        elif path == "grid":
-            leaves.update({f"grid.{axis}": json.dumps(values) for axis, values in value.items()})
+                walk(f"{path}.{key}", inner)
         else:
-            leaves[path] = json.dumps(value)
+            found.setdefault(path, {})[json.dumps(value)] = None
 
-    walk("", sweep.spec.model_dump(mode="json", include={"trial", "grid", "analysis"}))
-    return leaves
+    walk("analysis", sweep.spec.analysis.model_dump(mode="json"))
+    for trial in sweep.trials:
+        walk("trial", trial.spec.model_dump(mode="json"))
+    return found
+
+
+def _format_values(values: dict[str, None] | None) -> str:
+    """Return one value as it is, several as a list, and "-" for a field that no trial has."""
+    if not values:
+        return "-"
+    return next(iter(values)) if len(values) == 1 else f"[{', '.join(values)}]"
 
 
 def _by_coordinates(analysis: Analysis, reading: Reading) -> dict[str, tuple[str, float]]:

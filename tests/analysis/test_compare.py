@@ -1,10 +1,15 @@
 """Tests of the comparison of two sweeps: differing settings, ratios of laws, and trials at the same coordinates."""
 
+import copy
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.compare import SideBySide, compare_html, headings, ratio, sections
+from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
 from tests.support.planted import RUN, measured, results, sweep
@@ -24,7 +29,10 @@ def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
     other = other_analysis(sweep([12, 16, 20, 24]), per_subject=False)
     both = SideBySide(analysed(one, 1.8), analysed(other, 1.5))
     assert both.shared == 3
-    assert both.differences() == [["analysis.per_subject", "true", "false"]]
+    assert both.differences() == [
+        ["analysis.per_subject", "true", "false"],
+        ["trial.model.hidden_size", "[12, 14, 16, 20]", "[12, 16, 20, 24]"],
+    ]
     laws = {row[0]: row for row in both.laws()}
     assert laws["optimal, enumerate names"][1:4] == [
         "1.800 [1.800, 1.800]",
@@ -35,6 +43,27 @@ def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
     trials = both.trials()
     assert [row[1:] for row in trials] == [["1.800", "1.500", "0.833"]] * 3
     assert trials[0][0] == one.trials[0].label
+
+
+def test_a_default_that_is_spelled_out_is_no_difference(tmp_path: Path) -> None:
+    """Also not as an axis of the grid with one value, nor in another notation of the same value."""
+    base = {"grid": {"model.hidden_size": [16, 32]}, "trial": {"profiles": {"num_profiles": 300}}}
+    spelled = copy.deepcopy(base)
+    spelled["trial"] |= {
+        "training": {"optimizer": {"kind": "adamw", "warmup_steps": 100}, "batch_size": 512},
+        "questions": {"hops": [1]},
+    }
+    spelled["grid"] |= {"training.seed": [0], "model.num_layers": [4]}
+    spelled["analysis"] = {"per_subject": True}
+    changed = copy.deepcopy(spelled)
+    changed["trial"]["training"]["batch_size"] = 256
+    records = []
+    for number, tree in enumerate((base, spelled, changed)):
+        (tmp_path / f"s{number}.yaml").write_text(json.dumps(tree))
+        records.append(prepare(str(tmp_path / f"s{number}.yaml"), ())[0])
+    one, other, third = (analyse(record, RUN, {}, {}) for record in records)
+    assert SideBySide(one, other).differences() == []
+    assert SideBySide(one, third).differences() == [["trial.training.batch_size", "512", "256"]]
 
 
 def test_the_interval_of_a_ratio_combines_those_of_both_laws() -> None:
