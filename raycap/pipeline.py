@@ -29,7 +29,7 @@ from raycap.spec.places import DEFAULT_TRACKING_URI, PlaceError, environment_tra
 from raycap.spec.uris import without_password
 from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked, refuse_others
-from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
+from raycap.storage.sweep_folder import NotASweepError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
 from raycap.terminal.format import wide_console
 from raycap.terminal.plan_table import plan_json, print_plan
@@ -181,22 +181,19 @@ def report(sweep: SweepRecord, storage: Storage) -> "Analysis":
 
     analysis = read_analysis(sweep, storage)
     folder = SweepFolder(storage, sweep.spec.name)
-    for name, content in files(analysis).items():
+    for name, content in files(analysis):
         folder.write(name, content)
     return analysis
 
 
 def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
-    """Analyse a sweep from its stored results. Raises SpecError if the record of its last run cannot be read."""
-    from raycap.analysis.analyse import analyse
-    from raycap.analysis.stored import read_stored
+    """Analyse a sweep from its stored results, without Ray and MLflow. Raises SpecError if the sweep has not run."""
+    from raycap.analysis.stored import analyse_stored
 
     try:
-        run_record = SweepFolder(storage, sweep.spec.name).read_run()
-    except InvalidRecordError as error:
+        return analyse_stored(sweep, storage)
+    except NotASweepError as error:
         raise SpecError([str(error)]) from None
-    stored = read_stored(sweep.trials, storage)
-    return analyse(sweep, run_record, stored.measured, stored.failures, stored.unreadable)
 
 
 def show_plan(

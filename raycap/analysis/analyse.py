@@ -37,6 +37,14 @@ class ExclusionReason(StrEnum):
     """The result cannot be analysed. The reason follows after a colon."""
 
 
+REMEDIES = {
+    ExclusionReason.EXHAUSTED: "more people (profiles.num_profiles) or smaller models are limited by the model again",
+    ExclusionReason.NOTHING_LEARNED: "more exposures (training.length) or another learning rate may teach something",
+    ExclusionReason.DIVERGED: "a lower learning rate (training.optimizer.lr) may keep what was learned",
+}
+"""What changes an exclusion, by its reason. Unreadable results have their own remedy in the reason."""
+
+
 @dataclass(frozen=True)
 class Analysis:
     """Results of the analysis of a sweep under its analysis spec.
@@ -45,7 +53,8 @@ class Analysis:
     """
 
     sweep: SweepRecord
-    run: RunRecord
+    run: RunRecord | None
+    """Record of the last run; None if it cannot be read."""
     measured: Mapping[str, Measured]
     failures: Mapping[str, Failure]
     unreadable: Mapping[str, str]
@@ -88,7 +97,7 @@ class Analysis:
 
 def analyse(
     sweep: SweepRecord,
-    run: RunRecord,
+    run: RunRecord | None,
     measured: Mapping[str, Measured],
     failures: Mapping[str, Failure],
     unreadable: Mapping[str, str] | None = None,
@@ -99,7 +108,7 @@ def analyse(
 
     Args:
         sweep: spec and plan.
-        run: record of the last run.
+        run: record of the last run, or None if it cannot be read.
         measured: results by trial_id.
         failures: failures by trial_id.
         unreadable: reasons why results cannot be analysed, by trial_id.

@@ -98,7 +98,7 @@ def asymptote(exposures: Floats, learned_bits: Floats) -> Asymptote:
     x, y = exposures[known], learned_bits[known]
     n = len(x)
     if n < MIN_POINTS:
-        return Asymptote(NOTHING, f"fewer than {MIN_POINTS} evaluations with bits learned")
+        return Asymptote(NOTHING, f"fewer than {MIN_POINTS} evaluations with bits learned; set num_evaluations higher")
     taus = np.geomspace(x[0] / 4, MAX_TAU_RATIO * x[-1], NUM_TAUS)
     for coarse in (True, False):
         # Least squares of y on z for every tau at once. The slope is -b, and the intercept K_inf.
@@ -113,7 +113,7 @@ def asymptote(exposures: Floats, learned_bits: Floats) -> Asymptote:
         limit = (rss[best] + floor) * (1 + stats.t.ppf(0.975, n - 3) ** 2 / (n - 3))
         allowed = np.flatnonzero(rss <= limit)
         if allowed[-1] == NUM_TAUS - 1 and coarse:
-            return Asymptote(NOTHING, "no bend yet: a straight line fits as well")
+            return Asymptote(NOTHING, "no bend yet: a straight line fits as well; train longer")
         if coarse:  # refine between the neighbours of the allowed time constants, which bound the interval
             taus = np.geomspace(taus[max(allowed[0] - 1, 0)], taus[allowed[-1] + 1], NUM_TAUS)
     if slope[best] > 0:

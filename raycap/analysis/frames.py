@@ -4,18 +4,20 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.readings import Reading
 from raycap.analysis.report import answer
-from raycap.analysis.stored import read_stored
+from raycap.analysis.stored import analyse_stored
 from raycap.analysis.summary import law_entry, state
 from raycap.storage.sweep_folder import SweepFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIRST = ["trial_id", "label", "state", "scheme", "selection"]
 BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
@@ -34,9 +36,10 @@ class Sweep:
     def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
         """Read and analyse a sweep, which takes seconds for thousands of trials. See `raycap.load`."""
         opened = SweepFolder.at(os.fspath(folder))
-        record, run = opened.read_sweep(), opened.read_run()
-        stored = read_stored(record.trials, opened.storage)
-        return cls(analyse(record, run, stored.measured, stored.failures, stored.unreadable))
+        record = opened.read_sweep()
+        # The folder may have been renamed or copied since the record was written.
+        spec = record.spec.model_copy(update={"name": opened.name})
+        return cls(analyse_stored(record.model_copy(update={"spec": spec}), opened.storage))
 
     @property
     def name(self) -> str:
@@ -101,7 +104,7 @@ class Sweep:
             for reading, law in entries
         )
 
-    def figure(self, name: str = "capacity") -> Figure:
+    def figure(self, name: str = "capacity") -> "Figure":
         """Draw a figure of the report.
 
         Raises:
@@ -111,7 +114,10 @@ class Sweep:
             raise ValueError(f"unknown figure {name!r}; the figures are {', '.join(FIGURES)}")
         drawn = FIGURES[name](self.analysis)
         if drawn is None:
-            raise ValueError(f"figure {name!r} is empty for {self.name}: the sweep does not vary what it shows")
+            raise ValueError(
+                f"figure {name!r} is empty for {self.name}: the sweep does not vary what it shows; report.html has the "
+                "figures that are not empty"
+            )
         return drawn
 
     def __repr__(self) -> str:

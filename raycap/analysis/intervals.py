@@ -139,10 +139,8 @@ def _covariance(found: Fit) -> Floats:
     """Return (J'J / noise^2 + prior)^-1, the covariance of the free elements of theta if trials are independent."""
     free = list(found.problem.free)
     slopes = found.problem.predict(found.theta)[1][:, free]
-    covariance: Floats = np.linalg.pinv(
-        slopes.T @ slopes / found.noise**2 + np.diag(found.problem.prior.precision[free])
-    )
-    return covariance
+    precision = slopes.T @ slopes / found.noise**2 + np.diag(found.problem.prior.precision[free])
+    return np.asarray(np.linalg.pinv(precision), np.float64)
 
 
 def profile(resamples: Resamples, index: int) -> tuple[float, float]:

@@ -198,7 +198,7 @@ class Measured:
 
     @classmethod
     def of(cls, result: TrialResult) -> "Measured":
-        """Convert a result that has passed `check_complete`."""
+        """Convert a result that has passed `checks.check_own`."""
         evaluations = result.evaluations
         bins = 1 + len(HISTOGRAM_EDGES_BITS)
         histograms = [row.histogram or (0,) * bins for row in result.final.losses.rows]

@@ -134,6 +134,7 @@ def _one_of_two_hops(loss_bits: Floats, entropy_bits: float) -> Floats:
 def _observed(population: PopulationFacts) -> ObservedFacts:
     if population.observed is None:
         raise ValueError(
-            "observed accounting needs the values of a population that was drawn; this one has none recorded"
+            "observed accounting needs the values of a population that was drawn; this one has none recorded: set "
+            "analysis.accounting: exact"
         )
     return population.observed

@@ -15,6 +15,7 @@ from raycap.analysis.measurements import Floats, Ints, Losses, QuestionSet, ques
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.solve_population import expected_trained
+from raycap.facts.splits import expected_trained_share
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
@@ -28,7 +29,7 @@ from raycap.results import (
     StopReason,
     TrialResult,
 )
-from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
+from raycap.spec import AnalysisSpec, HeldOut, Kind, ModelByWidth, Split, TrialSpec
 
 SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])
 """Grid of lost shares of the answers' entropy; shares above 1 are worse than chance. The grid is dense just below 1,
@@ -115,19 +116,33 @@ def planted_keys(
         for kind in spec.questions.kinds:
             subjects = [NAME_SUBJECT] if kind.names_are_measured else []
             subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
-            num_questions = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
             trained = expected_trained(population, spec.questions, kind)
             parts = (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought and kind.hops > 1 else (Part.ANSWER,)
+            counts = {
+                subject: {Split.TRAIN: population.num_profiles}
+                if trained is None
+                else _split_counts(trained.get(subject, 0.0), spec.questions.held_out, kind.hops)
+                for subject in subjects
+            }
             for split in held_out if kind.hops > 1 else held_out[:1]:
                 for part in parts:
                     for subject in subjects:
-                        count = num_questions if trained is None else round(trained.get(subject, 0))
-                        if split is not Split.TRAIN:
-                            count = round(num_questions * spec.questions.held_out.fractions[split])
-                        if count:
+                        if count := counts[subject][split]:
                             keys.append((kind, subject, part, split, number))
                             num_texts.append(count)
     return tuple(keys), tuple(num_texts)
+
+
+def _split_counts(num_trained: float, held_out: HeldOut, hops: int) -> dict[Split, int]:
+    """Return the numbers of questions of each split, given the expected number of trained ones.
+
+    The rest is divided in proportion to the held-out fractions. Rounding keeps the sum of all splits.
+    """
+    rest = num_trained / expected_trained_share(held_out, hops) - num_trained
+    fractions = held_out.fractions
+    shares = [num_trained, *(rest * fraction / sum(fractions.values()) for fraction in fractions.values())]
+    counts = np.diff(np.round(np.cumsum(shares)), prepend=0.0).astype(int).tolist()
+    return dict(zip((Split.TRAIN, *fractions), counts, strict=True))
 
 
 def planted_means(questions: QuestionSet, populations: tuple[PopulationFacts, ...], shares: Floats) -> Floats:
@@ -188,6 +203,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
 
     Learned bits approach their end exponentially. Losses of held-out questions decrease later than those of trained ones.
     """
+    assert isinstance(trial.spec.model, ModelByWidth)
     questions = curve.losses.questions
     ages = 0.5 ** np.arange(num_evaluations)[::-1]
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)
@@ -216,7 +232,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
         spec=trial.spec,
         populations=trial.populations,
         parameters=trial.parameters,
-        vocab_size=1,
+        vocab_size=trial.parameters.embedding // trial.spec.model.hidden_size,
         num_steps=trial.steps,
         stop_reason=StopReason.LENGTH,
         num_workers=1,

@@ -2,41 +2,57 @@
 
 import io
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.all import draw
+from raycap.analysis.analyse import REMEDIES, Analysis
+from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, image
-from raycap.analysis.html import figure, page
+from raycap.analysis.html import figure, note, page
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
 from raycap.storage.sweep_folder import SweepFolder
 
+MAX_OUTLIERS_NAMED = 3
+"""Maximum number of outliers that the answer names; the report lists all."""
 
-def files(analysis: Analysis) -> dict[str, bytes]:
-    """Return the contents of all files of an analysis by file name. Drawing the figures takes several seconds."""
+
+def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of every file of an analysis: the summary and the tables first, the report last.
+
+    Drawing the figures takes several seconds. A figure that cannot be drawn is left out and named in the report, because
+    the results do not depend on it.
+    """
     capacities = pa.Table.from_pandas(analysis.tables.capacities, preserve_index=False)
     parquet_file, csv_file = io.BytesIO(), io.BytesIO()
     parquet.write_table(capacities, parquet_file)
     csv.write_csv(capacities, csv_file)
     record = summary(analysis)
-    contents = {
-        SweepFolder.SUMMARY: json.dumps(record, indent=2, allow_nan=False).encode(),
-        "capacity.parquet": parquet_file.getvalue(),
-        "capacity.csv": csv_file.getvalue(),
-    }
-    figures = ""
-    for name, drawn in draw(analysis).items():
-        svg = image(drawn, "svg")
-        contents |= {f"{name}.svg": svg, f"{name}.png": image(drawn, "png")}
+    yield SweepFolder.SUMMARY, json.dumps(record, indent=2, allow_nan=False).encode()
+    yield "capacity.parquet", parquet_file.getvalue()
+    yield "capacity.csv", csv_file.getvalue()
+    figures, not_drawn = "", []
+    for name, draw in FIGURES.items():
+        try:
+            if (drawn := draw(analysis)) is None:
+                continue
+            svg, png = image(drawn, "svg"), image(drawn, "png")
+        except Exception as error:  # of any type: matplotlib raises many, some of which come from fonts or data
+            not_drawn.append(f"{name.replace('_', ' ')} ({type(error).__name__}: {error})")
+            continue
+        yield f"{name}.svg", svg
+        yield f"{name}.png", png
         figures += figure(svg, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
-    return contents | {SweepFolder.REPORT: report_html(analysis, record["trials"], figures).encode()}
+    if not_drawn:
+        figures += note(f"Figures that could not be drawn: {'; '.join(not_drawn)}. Everything else is complete.")
+    yield SweepFolder.REPORT, report_html(analysis, record["trials"], figures).encode()
 
 
 def answer(analysis: Analysis) -> str:
@@ -45,9 +61,14 @@ def answer(analysis: Analysis) -> str:
     alpha, gamma = law.alpha, law.power.gamma
     match law.status:
         case FitStatus.NO_TRIALS:
-            return f"No capacity-limited trial has finished, so there is no law yet ({describe_reading(reading)})."
+            return f"No capacity-limited trial has finished, so there is no law yet ({describe_reading(reading)}). " + (
+                _describe_exclusions(law.excluded) if law.excluded else "Run the sweep to train its trials."
+            )
         case FitStatus.NOT_CONVERGED:
-            return f"The fit of bits per parameter did not converge, so there is no law ({describe_reading(reading)})."
+            return (
+                f"The fit of bits per parameter did not converge, so there is no law ({describe_reading(reading)}). Add "
+                "trials of other sizes or seeds."
+            )
         case FitStatus.OK:
             sentence = (
                 f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
@@ -58,15 +79,37 @@ def answer(analysis: Analysis) -> str:
         case _:
             sentence = (
                 f"{alpha.estimate:.2f} bits per parameter ({describe_reading(reading)}), from {law.num_trials} trial(s): "
-                "too few for an interval"
+                "too few for an interval, which needs at least two sizes or other settings besides seeds"
             )
+    sentences = [sentence]
+    if law.outliers:
+        sentences.append(_describe_outliers(analysis))
     comparison = analysis.comparison
-    if len(comparison.readings) < 2 or not comparison.pairs:
-        return f"{sentence}."
-    best = comparison.best
-    if best is None:
-        return f"{sentence}. Which reading fits is undecided."
-    return f"{sentence}. The reading that fits is {best}{'' if best == reading else ', which is not the headline reading'}."
+    if len(comparison.readings) >= 2 and comparison.pairs:
+        best = comparison.best
+        known = "" if best == reading else ", which is not the headline reading"
+        sentences.append(f"The reading that fits is {best}{known}" if best else "Which reading fits is undecided")
+    return ". ".join(sentences) + "."
+
+
+def _describe_exclusions(excluded: Mapping[str, str]) -> str:
+    """Return a sentence on the most frequent reason why trials are excluded, with what changes it."""
+    reason, number = Counter(excluded.values()).most_common(1)[0]
+    remedy = next((text for known, text in REMEDIES.items() if known == reason), "")
+    return (
+        f"{number} {'trial is' if number == 1 else 'trials are'} excluded, {reason}{f': {remedy}' if remedy else ''}."
+    )
+
+
+def _describe_outliers(analysis: Analysis) -> str:
+    """Return a sentence, without its full stop, that names the outliers of the headline law and what they do to it."""
+    labels = {trial.trial_id: trial.label for trial in analysis.sweep.trials}
+    outliers = [
+        f"{labels[trial_id]} ({factor:.2g} times the law)" for trial_id, factor in analysis.law.outliers.items()
+    ]
+    named = ", ".join(outliers[:MAX_OUTLIERS_NAMED])
+    more = f" and {len(outliers) - MAX_OUTLIERS_NAMED} more" if len(outliers) > MAX_OUTLIERS_NAMED else ""
+    return f"Outliers, which widen the intervals: {named}{more}"
 
 
 def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) -> str:

@@ -6,12 +6,12 @@ from collections import Counter
 from html import escape
 from typing import Any
 
-from raycap.analysis.analyse import Analysis
+from raycap.analysis.analyse import REMEDIES, Analysis
 from raycap.analysis.curves import Convergence
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
-from raycap.analysis.selection import Verdict, in_order
+from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
 
 TRIALS_SHOWN = 300
@@ -66,10 +66,11 @@ def _laws(analysis: Analysis) -> str:
     body += "<h3>Power law: learned bits = smooth-min(C (P/P₀)^γ, H)</h3>" + table(header, power)
     body += note(
         "P is the number of parameters and H the bits of the data. The proportional law is fitted to the capacity-limited "
-        "trials, the power law to all trials that learned something. Brackets are 95 % intervals from 4,000 bootstrap "
-        "resamples of cells and of the seeds within them, scaled to the width of the jackknife over cells. Noise is the "
-        "robust standard deviation of log residuals."
+        "trials, the power law to all trials that learned something. Brackets are 95 % intervals: the jackknife over cells "
+        "gives their width, and skewness of 4,000 bootstrap resamples of cells and of the seeds within them lengthens one "
+        "side. Noise is the robust standard deviation of log residuals."
     )
+    body += _outliers(analysis)
     if analysis.law.arms:
         arms = [
             [escape(f"{arm.name}: {arm.value}"), escape(arm.baseline), _format_interval(arm.ratio), str(arm.num_trials)]
@@ -79,6 +80,23 @@ def _laws(analysis: Analysis) -> str:
     return body
 
 
+def _outliers(analysis: Analysis) -> str:
+    law = analysis.law
+    if not law.outliers:
+        return ""
+    labels = {trial.trial_id: trial.label for trial in analysis.sweep.trials}
+    rows = [[escape(labels[trial_id]), f"{factor:.3g}"] for trial_id, factor in law.outliers.items()]
+    return (
+        "<h3>Outliers</h3>"
+        + table(["trial", "learned bits / law"], rows)
+        + note(
+            f"The noise of the other trials does not explain these, under {describe_reading(analysis.headline)}. They are "
+            "in the laws, where their influence is bounded, and the intervals are wider for them. Look at their training: "
+            "if something went wrong, delete their results and run the sweep again."
+        )
+    )
+
+
 def _comparison(analysis: Analysis) -> str:
     comparison = analysis.comparison
     if len(comparison.readings) < 2:
@@ -86,7 +104,8 @@ def _comparison(analysis: Analysis) -> str:
     if not comparison.pairs:
         text = (
             f"The readings cannot be compared: there are only {comparison.num_cells} cells whose trials learned something "
-            "and did not exhaust their dataset."
+            f"and did not exhaust their dataset, and a comparison needs {MIN_CELLS}. Add sizes, or people and relations "
+            "that the models cannot learn completely."
         )
         return "<h2>Comparison of readings</h2>" + note(text)
     scores = [
@@ -145,7 +164,9 @@ def _training(analysis: Analysis) -> str:
         return ""
     rows = [[escape(name), str(count)] for name, count in counts.most_common()]
     learning = counts[str(Convergence.STILL_LEARNING)]
-    caution = " Some trials are still learning, so the laws hold for this length of training only." if learning else ""
+    caution = (
+        " Some trials are still learning, so the laws hold for this length (training.length) only." if learning else ""
+    )
     return (
         "<h2>Training</h2>"
         + table(["verdict", "trials"], rows)
@@ -213,7 +234,10 @@ def _exclusions(analysis: Analysis) -> str:
     return (
         "<h2>Trials excluded from the proportional law</h2>"
         + table(["reason", "number", "trials"], rows)
-        + note("Trials with an exhausted dataset remain in the power law, which saturates at the bits of the data.")
+        + note(
+            "Trials with an exhausted dataset remain in the power law, which saturates at the bits of the data. "
+            + "; ".join(f"{reason}: {remedy}" for reason, remedy in REMEDIES.items() if reason in by_reason)
+        )
     )
 
 
@@ -262,9 +286,14 @@ def _provenance(analysis: Analysis) -> str:
     ]
     finished = sum(state(analysis, trial.trial_id) == "finished" for trial in analysis.sweep.trials)
     device = f"{trials['device_seconds'].sum() / 3600:,.2f}" if "device_seconds" in trials else "0.00"
+    last = "The record of the last run, run.json, cannot be read. The next run writes it again."
+    if analysis.run:
+        last = (
+            f"The last run took {analysis.run.wall_seconds:,.0f} s of wall time with at most {analysis.run.slots} trials at "
+            "the same time."
+        )
     text = (
-        f"{finished} of {len(analysis.sweep.trials)} trials have finished. The last run took "
-        f"{analysis.run.wall_seconds:,.0f} s of wall time with at most {analysis.run.slots} trials at the same time. All "
+        f"{finished} of {len(analysis.sweep.trials)} trials have finished. {last} All "
         f"training steps together took {device} device hours. “+changes” marks a commit with uncommitted changes in raycap."
     )
     return "<h2>Provenance</h2>" + table(["commit", "versions", "machine", "trials"], rows) + note(text)

@@ -1,21 +1,26 @@
 """Reading of a sweep's results and failures from storage, with checks before anything is computed from them."""
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.checks import UnreadableResult, check_matches_plan, check_own
 from raycap.analysis.measurements import Measured
-from raycap.facts.corpus import NAME_SUBJECT
-from raycap.results import SCHEMA_VERSION, Failure, Part, PlannedTrial, PopulationFacts, TrialResult, read_failure
-from raycap.spec import Kind, RelationStructure, Split, TrialSpec
+from raycap.results import (
+    SCHEMA_VERSION,
+    Failure,
+    PlannedTrial,
+    SweepRecord,
+    TrialResult,
+    describe_invalid,
+    read_failure,
+)
 from raycap.storage import DamagedError, Storage, failure_path, result_path
 from raycap.storage.checksum import verify_checksum
-
-MIN_CERTAIN_TEXTS = 100
-"""Rows with at least this many expected texts cannot be empty by chance."""
+from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,9 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
             except DamagedError as error:
                 stored.unreadable[trial.trial_id] = f"{error}; a run sets it aside and trains the trial again"
             except UnreadableResult as error:
-                stored.unreadable[trial.trial_id] = f"{error}; delete it to train the trial again"
+                stored.unreadable[trial.trial_id] = f"{error}; {error.remedy}"
+            except (IsADirectoryError, PermissionError) as error:
+                stored.unreadable[trial.trial_id] = f"{error.strerror or error}; {UnreadableResult.remedy}"
             else:
                 stored.measured[trial.trial_id] = Measured.of(result)
         elif storage.exists(failure_path(trial.trial_id)):
@@ -52,27 +59,35 @@ def read_stored(trials: Iterable[PlannedTrial], storage: Storage) -> Stored:
     return stored
 
 
-class UnreadableResult(ValueError):
-    """Raised for a result that cannot be analysed; the message says why."""
+def analyse_stored(sweep: SweepRecord, storage: Storage) -> Analysis:
+    """Analyse a sweep from its stored records. Records that cannot be read are left out and named.
+
+    Raises NotASweepError if the sweep has not run.
+    """
+    try:
+        run = SweepFolder(storage, sweep.spec.name).read_run()
+    except InvalidRecordError:  # it holds only the duration of the run, which the report then lacks
+        run = None
+    stored = read_stored(sweep.trials, storage)
+    return analyse(sweep, run, stored.measured, stored.failures, stored.unreadable)
 
 
 def read_result(text: str | bytes) -> TrialResult:
     """Parse and check a stored result.
 
     Raises:
-        UnreadableResult: if the schema version differs, fields or losses are missing, or a number is NaN or infinite.
+        UnreadableResult: if the schema version differs, fields or losses are missing, or a value is not one that the
+            trial can have.
     """
     try:
         result = TrialResult.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        prefix = f"{path}: " if path else ""
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UnreadableResult(f"{_format_version(text)}{prefix}{first['msg'].lower()}{more}") from None
+        raise UnreadableResult(f"{_format_version(text)}{describe_invalid(error)}") from None
     if result.schema_version != SCHEMA_VERSION:
-        raise UnreadableResult(_format_version(text))
-    check_complete(result)
+        raise UnreadableResult(
+            _format_version(text).removesuffix("; ") or f"schema_version: got {result.schema_version}"
+        )
+    check_own(result)
     return result
 
 
@@ -81,77 +96,9 @@ def _format_version(text: str | bytes) -> str:
 
     It is read from the raw text because a result of another version usually fails the validation of its fields.
     """
-    match = re.search(r'"schema_version"\s*:\s*(\d+)', text if isinstance(text, str) else text.decode(errors="replace"))
+    match = re.search(
+        r'"schema_version"\s*:\s*(\d{1,9})\b', text if isinstance(text, str) else text.decode(errors="replace")
+    )
     if not match or int(match[1]) == SCHEMA_VERSION:
         return ""
     return f"schema version {match[1]}, but this raycap reads {SCHEMA_VERSION}; "
-
-
-def check_matches_plan(result: TrialResult, trial: PlannedTrial) -> None:
-    """Raise UnreadableResult if a result belongs to another trial than the one whose folder it was read from."""
-    if result.trial_id != trial.trial_id:
-        raise UnreadableResult(f"trial_id: expected {trial.trial_id}, got {result.trial_id}")
-    if result.parameters != trial.parameters:
-        raise UnreadableResult(
-            f"parameters: expected {trial.parameters.total:,} as planned, got {result.parameters.total:,}"
-        )
-
-
-def check_complete(result: TrialResult) -> None:
-    """Raise UnreadableResult if a result lacks evaluations or losses that its spec requires."""
-    if not result.evaluations:
-        raise UnreadableResult("evaluations: must not be empty")
-    if min(result.parameters.total, result.parameters.non_embedding) <= 0:
-        raise UnreadableResult(f"parameters: must be positive, got {result.parameters.model_dump()}")
-    rows = {row.key: row for row in result.final.losses.rows}
-    measured = {*rows, *((kind, subject, part, None, number) for kind, subject, part, _, number in rows)}
-    for (kind, subject, part, split, number), num_texts in expected_rows(result.spec, result.populations).items():
-        if num_texts >= MIN_CERTAIN_TEXTS and (kind, subject, part, split, number) not in measured:
-            name = f"{kind} losses ({part}{f', {split}' if split else ''}) about {subject} of population {number}"
-            raise UnreadableResult(f"{name} are missing")
-    for kind in result.spec.questions.kinds:
-        for number in range(len(result.populations)):
-            if not any(row.trained for row in rows.values() if (row.kind, row.population) == (kind, number)):
-                raise UnreadableResult(f"losses of trained {kind} texts about population {number} are missing")
-    for evaluation in result.evaluations:
-        if [row.key for row in evaluation.losses.rows] != list(rows):
-            raise UnreadableResult(
-                f"step {evaluation.step}: the rows of losses differ from those of the last evaluation"
-            )
-        for row in evaluation.losses.rows:
-            if row.num_evaluated < min(2, row.num_texts):
-                count = f"{row.kind} losses about {row.subject}: {row.num_evaluated} of {row.num_texts:,} texts"
-                raise UnreadableResult(
-                    f"step {evaluation.step}: {count} were evaluated; a standard error needs at least 2"
-                )
-
-
-def expected_rows(
-    spec: TrialSpec, populations: tuple[PopulationFacts, ...]
-) -> dict[tuple[Kind, str, Part, Split | None, int], float]:
-    """Return the expected number of texts of every row of losses that must have been measured.
-
-    The numbers are approximate, because held-out components are drawn at random and a few may select no text. Single
-    hops are expected in any split (None). Nothing is expected of longer questions if whole subjects are held out, since
-    those are drawn, or if relations are bipartite, since some questions then have no answer.
-    """
-    expected: dict[tuple[Kind, str, Part, Split | None, int], float] = {}
-    fractions = spec.questions.held_out.fractions
-    for number, population in enumerate(populations):
-        for kind in spec.questions.kinds:
-            subjects = [NAME_SUBJECT] if kind.names_are_measured else []
-            subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
-            if kind.hops < 2:
-                # Every single hop is measured, so its rows must exist however few texts they have.
-                expected |= {(kind, subject, Part.ANSWER, None, number): MIN_CERTAIN_TEXTS for subject in subjects}
-                continue
-            if Split.SECOND_SUBJECTS in fractions or population.structure is RelationStructure.BIPARTITE:
-                continue
-            num_questions = population.num_profiles * len(population.relations) ** (kind.hops - 1)
-            for split in (Split.TRAIN, *fractions):
-                # A lower bound: it counts only questions all of whose two-hop parts are in this split and in no other.
-                rest = math.prod(1 - share for other, share in fractions.items() if other is not split)
-                num_texts = num_questions * (fractions.get(split, 1.0) * rest) ** (kind.hops - 1)
-                for part in (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought else (Part.ANSWER,):
-                    expected |= {(kind, subject, part, split, number): num_texts for subject in subjects}
-    return expected

@@ -23,8 +23,8 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "trials": trials,
         "laws": _by_reading({reading: law_entry(law) for reading, law in analysis.laws.items()}),
         "comparison": _comparison_entry(analysis.comparison),
-        "wall_seconds": analysis.run.wall_seconds,
-        "train_seconds_ideal": train_seconds / analysis.run.slots,
+        "wall_seconds": analysis.run.wall_seconds if analysis.run else None,
+        "train_seconds_ideal": train_seconds / analysis.run.slots if analysis.run else None,
     }
     finite: dict[str, Any] = plain(tree)
     return finite
@@ -96,6 +96,7 @@ def law_entry(law: Law) -> dict[str, Any]:
         "num_trials": law.num_trials,
         "num_cells": law.num_cells,
         "status": str(law.status),
+        "outliers": dict(law.outliers),
         "gamma": power.gamma.estimate,
         "gamma_low": power.gamma.low,
         "gamma_high": power.gamma.high,

@@ -231,7 +231,7 @@ class Analyst:
         # Copies: other calls may add results while this thread draws.
         measured, failures = dict(stored.measured), dict(stored.failures)
         analysis = analyse(self._sweep, run, measured, failures, stored.unreadable)
-        written = [name for name, content in files(analysis).items() if self._write(name, content)]
+        written = [name for name, content in files(analysis) if self._write(name, content)]
         self._outbox.add(
             "log_sweep",
             num_finished=len(measured),

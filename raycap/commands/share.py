@@ -93,10 +93,7 @@ def _error_as_message(about: str) -> Iterator[None]:
     except SpecError:
         raise
     except (ValueError, OSError, HubError) as error:
-        reason = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            reason = f"{error.strerror}: {error.filename}; choose another path, or make this one usable"
-        raise SpecError([f"{about}: {reason}"]) from error
+        raise SpecError([f"{about}: {error}"]) from error
 
 
 def _export_model(
@@ -162,7 +159,8 @@ def _profiles(what: str, overrides: list[str] | None, storage: str, index: int |
 
 def _result(storage: Storage, trial_id: str) -> tuple[TrialResult, bytes]:
     """Return the result of a trial and the content of its file. Raises SpecError if it does not exist or cannot be read."""
-    from raycap.analysis.stored import UnreadableResult, read_result
+    from raycap.analysis.checks import UnreadableResult
+    from raycap.analysis.stored import read_result
 
     path = storage.path(result_path(trial_id))
     try:

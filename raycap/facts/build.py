@@ -1,12 +1,15 @@
 """Construction of populations and corpora from specs."""
 
+from functools import lru_cache
+
 from raycap.facts.biographies import Biographies
 from raycap.facts.corpus import Corpus
 from raycap.facts.hosted import load
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
-from raycap.facts.random_data import pairs, strings
+from raycap.facts.random_data import pairs, pairs_schema, strings, strings_schema
+from raycap.results import PopulationFacts
 from raycap.spec import (
     Biographies as BiographiesSpec,
 )
@@ -36,6 +39,23 @@ def profiles_of(spec: ProfilesSpec) -> Profiles:
         return strings(spec)
     assert isinstance(spec, LoadedProfiles), "ProfilesByBits are resolved by plan.expand"
     return load(spec)
+
+
+@lru_cache(maxsize=64)
+def facts_of(spec: ProfilesSpec) -> PopulationFacts | None:
+    """Return the sizes and entropies of a population that follow from its resolved spec, without drawing it.
+
+    None for a loaded population, whose sizes follow from its data. `observed` is None, because it needs the draw.
+    """
+    if isinstance(spec, ProfilesByCount):
+        return census_schema(spec.names, spec.num_relations, spec.structure, spec.self_relations).facts(
+            spec.num_profiles
+        )
+    if isinstance(spec, RandomPairs):
+        return pairs_schema(spec).facts(spec.num_keys)
+    if isinstance(spec, RandomStrings):
+        return strings_schema(spec).facts(spec.num_strings)
+    return None
 
 
 def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
+from pydantic import Field, TypeAdapter
 
+from raycap.analysis.checks import UnreadableResult
+from raycap.analysis.stored import read_result
 from raycap.plan.estimate import (
     Estimate,
     StepTime,
@@ -37,6 +40,8 @@ MAX_TIMED = 6
 MAX_READ = 3
 """Maximum number of stored results that are read per shape."""
 CACHE_FILE = "paces.json"
+STEP_TIMES = TypeAdapter(dict[str, Annotated[float, Field(gt=0, le=1e6)]])
+"""Content of the cache: seconds per step by the name of an entry."""
 STORED, CACHED, TIMED, GIVEN, INTERPOLATED = (
     "results of earlier runs on this machine",
     "earlier timings on this machine",
@@ -130,10 +135,10 @@ def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[
         finished = found.states[trial.trial_id].state is TrialState.FINISHED
         if not finished or shape not in shapes or len(times[shape]) == MAX_READ:
             continue
-        with suppress(OSError, DamagedError, LookupError, TypeError):  # a result of another schema version is skipped
-            result: dict[str, Any] = json.loads(verify_checksum(storage.read(result_path(trial.trial_id))))
-            if result["provenance"]["host"] == platform.node():
-                times[shape].append(result["evaluations"][-1]["train_seconds"] / result["num_steps"])
+        with suppress(OSError, DamagedError, UnreadableResult):  # `raycap report` names results that cannot be read
+            result = read_result(verify_checksum(storage.read(result_path(trial.trial_id))))
+            if result.provenance.host == platform.node() and result.final.train_seconds > 0:
+                times[shape].append(result.final.train_seconds / result.num_steps)
     return {shape: median(seconds) for shape, seconds in times.items() if seconds}
 
 
@@ -169,8 +174,7 @@ class Cache:
         self._seconds: dict[str, float] = {}
         self._changed = False
         with suppress(OSError, ValueError):
-            known = json.loads(self._storage.read(CACHE_FILE))
-            self._seconds = {key: float(value) for key, value in known.items() if float(value) > 0}
+            self._seconds = STEP_TIMES.validate_json(self._storage.read(CACHE_FILE))
 
     def get(self, key: Sequence[Any]) -> float | None:
         """Return the cached seconds per step of a key; None if there is no entry."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from raycap.spec import Kind, Split
 
@@ -16,6 +16,13 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+
+MAX_COUNT = 2**53
+"""Largest stored count: all readers of JSON, and float64, represent integers up to this exactly."""
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Amount = Annotated[float, Field(ge=0)]
+"""A quantity that cannot be negative, such as seconds or bits."""
 
 HISTOGRAM_EDGES_BITS = tuple(2.0 ** (i / 2) for i in range(-12, 13))
 """Edges half an octave apart, from 1/64 to 64 bits. The first bin is below the first edge, the last above the last."""
@@ -106,16 +113,16 @@ class LossRow(Record):
     part: Part = Part.ANSWER
     split: Split = Split.TRAIN
     """Component that is held out of questions of two or more hops. Single hops are classed by it, but always trained."""
-    population: int = 0
+    population: Count = 0
     """Index of the population: 0, and under fill 1 for the second population."""
     sum_bits: float
     """Sum of losses over the evaluated texts."""
     sum_squares_bits2: float
     """Sum of squared losses over the evaluated texts."""
-    num_evaluated: int
-    num_texts: int
+    num_evaluated: Count
+    num_texts: PositiveCount
     """Number of such texts; larger than `num_evaluated` where a sample was evaluated."""
-    histogram: tuple[int, ...] = ()
+    histogram: tuple[Count, ...] = ()
     """Number of evaluated texts per bin of HISTOGRAM_EDGES_BITS; stored for a trial's last evaluation only."""
 
     @property

@@ -8,25 +8,44 @@ import importlib.metadata
 import subprocess
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from raycap.results.losses import LossTable, Record
-from raycap.spec import RelationStructure, SweepSpec, TrialSpec
+from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Record
+from raycap.spec import ModelByWidth, RelationStructure, SweepSpec, TrialSpec
 from raycap.spec.places import DEFAULT_TRACKING_URI, absolute_place, absolute_tracking_uri
 
 SCHEMA_VERSION = 3
+TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+"""See `TrialSpec.trial_id`. Ids are names of folders, so records with other ids are refused."""
+NumNames = Annotated[int, Field(ge=1)]
+"""A number of possible names. It has no maximum, because there are V^S random strings of S tokens."""
+MAX_SHOWN = 40
+"""Maximum number of characters shown of a value that is refused."""
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """Return the first problem of a record in one line: its field, the rule, and the value got."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    # The input of a missing field, of an invalid file, or of a rule about several fields is a whole section.
+    is_shown = field and first["type"] != "missing" and isinstance(first["input"], str | int | float | None)
+    too_long = isinstance(first["input"], int) and first["input"].bit_length() > 512  # Python refuses to print it
+    value = "an integer of hundreds of digits" if too_long else repr(first["input"]) if is_shown else ""
+    got = f", got {value if len(value) <= MAX_SHOWN else value[: MAX_SHOWN - 1] + '…'}" if is_shown else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{f'{field}: ' if field else ''}{first['msg'][:1].lower()}{first['msg'][1:]}{got}{more}"
 
 
 class ParameterCounts(Record):
     """Number of parameters per group."""
 
-    embedding: int
-    attention: int
-    mlp: int
-    norms: int
-    unembedding: int
+    embedding: Count
+    attention: Count
+    mlp: Count
+    norms: Count
+    unembedding: Count
     """0 if the embeddings are tied."""
 
     @property
@@ -43,25 +62,25 @@ class ParameterCounts(Record):
 class ObservedFacts(Record):
     """Numbers of distinct values that occur in a population, for observed accounting (docs/science.md#observed)."""
 
-    num_values: dict[str, int]
+    num_values: dict[str, Count]
     """Number of distinct answers by subject."""
-    num_names: int
+    num_names: NumNames
     """Number of names that the first, middle and last names that occur can form."""
-    num_answered_names: dict[str, int]
+    num_answered_names: dict[str, Annotated[int, Field(ge=0)]]
     """The same number for the people that each relation leads to, by relation."""
 
 
 class PopulationFacts(Record):
     """Numbers of a population that the analysis needs; see docs/science.md#symbols."""
 
-    num_profiles: int
+    num_profiles: PositiveCount
     """Number of people N."""
-    num_names: int
+    num_names: NumNames
     """Number of possible full names M."""
-    attribute_entropies_bits: dict[str, float]
+    attribute_entropies_bits: dict[str, Amount]
     """Entropy of the distribution that each attribute is drawn from, by attribute."""
     relations: tuple[str, ...]
-    relation_entropies_bits: dict[str, float] = {}
+    relation_entropies_bits: dict[str, Amount] = {}
     """Entropy of an answer about each relation of loaded people that is not a uniform draw (docs/science.md#loaded)."""
     structure: RelationStructure = RelationStructure.UNIFORM
     """Distribution of the relations (docs/science.md#relations)."""
@@ -87,17 +106,17 @@ class StopReason(StrEnum):
 class Evaluation(Record):
     """Losses of the whole population at one step, with the state of training."""
 
-    step: int
-    exposures: float
-    tokens: int
-    learning_rate: float
+    step: Count
+    exposures: Amount
+    tokens: Count
+    learning_rate: Amount
     train_loss_bits: float
     """Mean training loss per text since the previous evaluation."""
-    train_seconds: float
+    train_seconds: Amount
     """Seconds spent in training steps so far, without evaluation and checkpoints."""
-    phase: int = 0
+    phase: Count = 0
     """Number of curriculum phases that ended before this step; 0 if there is no curriculum."""
-    parameter_norm: float
+    parameter_norm: Amount
     """Euclidean norm of all parameters, as used in evaluation."""
     losses: LossTable
 
@@ -152,16 +171,16 @@ class TrialResult(Record):
     """Result of a finished trial. Stored as result.json."""
 
     schema_version: int = SCHEMA_VERSION
-    trial_id: str
+    trial_id: TrialId
     spec: TrialSpec
     populations: tuple[PopulationFacts, ...]
     """The population, or under fill the first and the second population."""
     parameters: ParameterCounts
-    vocab_size: int
-    num_steps: int
+    vocab_size: PositiveCount
+    num_steps: Count
     """Number of steps trained; fewer than planned if training stopped early."""
     stop_reason: StopReason
-    num_workers: int
+    num_workers: PositiveCount
     evaluations: tuple[Evaluation, ...]
     provenance: Provenance
 
@@ -174,7 +193,7 @@ class TrialResult(Record):
 class PlannedTrial(Record):
     """A resolved trial with the numbers that are known before training."""
 
-    trial_id: str
+    trial_id: TrialId
     label: str
     """Name for display only; it is never parsed."""
     coordinates: dict[str, Any]
@@ -182,13 +201,26 @@ class PlannedTrial(Record):
     spec: TrialSpec
     populations: tuple[PopulationFacts, ...]
     parameters: ParameterCounts
-    dataset_bits: dict[str, float]
+    dataset_bits: dict[str, Amount]
     """Code length of all populations by selection scheme, for the headline kind under the first encoding scheme."""
-    tokens: int
-    steps: int
+    tokens: Count
+    steps: PositiveCount
     tokens_exact: bool
     """Whether `tokens` is exact. If not, it is estimated from a part of the texts, as are steps if they follow from it."""
     warnings: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _is_resolved(self) -> Self:
+        if not isinstance(self.spec.model, ModelByWidth):
+            raise ValueError("spec.model: must have a hidden_size in a plan")
+        if len(self.populations) != (2 if self.spec.fill else 1):
+            raise ValueError(f"populations: must be {2 if self.spec.fill else 1}, got {len(self.populations)}")
+        if not self.parameters.non_embedding:
+            raise ValueError("parameters: must be positive")
+        sections = {path.partition(".")[0] for path in self.coordinates}
+        if unknown := sorted(sections - TrialSpec.model_fields.keys()):
+            raise ValueError(f"coordinates: a trial has no section {unknown[0]!r}")
+        return self
 
     def demanded_bits_per_param(self, selection: str) -> float:
         """Return the code length under a selection scheme divided by the number of parameters."""
@@ -205,7 +237,7 @@ class SweepRecord(Record):
     question: str
     spec_yaml: str
     """Text of the sweep file, without overrides."""
-    trials: tuple[PlannedTrial, ...]
+    trials: tuple[PlannedTrial, ...] = Field(min_length=1)
     working_directory: str = ""
     """Folder at which relative places of the spec start; if empty, that of the process. sweep.json has the path from the
     storage to it if the spec's storage is a relative path (see SweepFolder)."""
@@ -220,23 +252,32 @@ class SweepRecord(Record):
         """Tracking URI, with an absolute path if it is that of a file."""
         return absolute_tracking_uri(self.spec.tracking.uri or DEFAULT_TRACKING_URI, self.working_directory)
 
+    @model_validator(mode="after")
+    def _trials_fit(self) -> Self:
+        if len({trial.trial_id for trial in self.trials}) < len(self.trials):
+            raise ValueError("trials: two have the same trial_id")
+        for index, trial in enumerate(self.trials):
+            if missing := set(map(str, self.spec.analysis.selections)) - trial.dataset_bits.keys():
+                raise ValueError(f"trials.{index}.dataset_bits: {min(missing)} is missing")
+        return self
+
 
 class RunRecord(Record):
     """Duration of the last run of a sweep that trained a trial. Stored as run.json."""
 
-    wall_seconds: float
-    slots: int
+    wall_seconds: Amount
+    slots: PositiveCount
     """Number of trials that could run at the same time."""
 
 
 class Failure(Record):
     """Failure of the last run of a trial. Stored as failure.json next to its checkpoints."""
 
-    trial_id: str
+    trial_id: TrialId
     cause: str
     """Type and message of the root exception, in one line."""
     traceback: str
-    step: int | None = None
+    step: Count | None = None
     """Number of steps done, or None if unknown."""
 
 

@@ -21,12 +21,15 @@ def with_checksum(json_text: str) -> str:
 def verify_checksum(data: bytes) -> str:
     """Return the JSON object of a file written by `with_checksum`, without the checksum.
 
-    Raises DamagedError if the checksum is missing or does not match.
+    Raises DamagedError if the checksum is missing or does not match, or the file is not UTF-8.
     """
     first_line, _, body = data.partition(b"\n")
     if first_line != _first_line(body):
         raise DamagedError("the checksum does not match")
-    return "{" + body.decode()
+    try:
+        return "{" + body.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"the file is not UTF-8: {error}") from None
 
 
 def _first_line(body: bytes) -> bytes:

@@ -128,8 +128,8 @@ def refuse_others(sweep_name: str, trial_ids: set[str], storage: Storage) -> Non
             continue
         try:
             record = json.loads(SweepFolder(storage, name).read(SweepFolder.SWEEP))
-            other_ids = {trial["trial_id"] for trial in record["trials"]}
-        except (OSError, ValueError, KeyError, TypeError):  # not written yet, or not a sweep's folder
+            other_ids = {str(trial["trial_id"]) for trial in record["trials"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or not a sweep's folder
             continue
         if shared := len(other_ids & trial_ids):
             raise LockedError(f"{shared} of these trials also belong to sweep {name}, which is running: {holder}")

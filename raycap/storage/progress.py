@@ -6,10 +6,11 @@ storage/<sweep>/progress.json is written about once a second while a sweep runs,
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from raycap.results import Record
+from raycap.results import Count, Record
 from raycap.storage.files import Storage
 from raycap.storage.sweep_folder import SweepFolder
 
@@ -20,25 +21,30 @@ MAX_DONE_SHARE = 0.99
 """Largest extrapolated share: a trial that is slower than predicted is not shown as done."""
 
 
+MAX_NUMBER = 1e15
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+Quantity = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
+
+
 @dataclass(frozen=True)
 class Event:
     """An event of a trial: started, evaluated, finished or failed. Only evaluations have numbers."""
 
     trial_id: str
     what: str
-    at: float
+    at: Quantity
     """Seconds since the epoch, by the clock of the receiving process."""
-    step: int = 0
-    exposures: float = 0.0
-    loss_bits: float = 0.0
-    bits_per_param: float = 0.0
-    tokens_per_s: float = 0.0
+    step: Count = 0
+    exposures: Quantity = 0.0
+    loss_bits: Number = 0.0
+    bits_per_param: Number = 0.0
+    tokens_per_s: Quantity = 0.0
 
 
 class TrialProgress(Record):
     """Progress of a running trial since its last start. Times are seconds since the epoch."""
 
-    began: float
+    began: Quantity
     first: Event | None = None
     """First evaluation since the start."""
     last: Event | None = None

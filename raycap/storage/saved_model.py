@@ -19,8 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from pyarrow import fs
+from pydantic import ValidationError
 
-from raycap.results import TrialResult
+from raycap.results import TrialResult, describe_invalid
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.files import DamagedError, Storage, model_folder, result_path
@@ -223,10 +224,17 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
             known = parent.model_copy(update={"sha256": identity(folder)})
             return trial.model_copy(update={"fill": trial.fill.model_copy(update={"parent": known})})
     try:
-        parent_spec = TrialResult.model_validate_json(verify_checksum(storage.read(result_path(parent.trial_id)))).spec
+        found = TrialResult.model_validate_json(verify_checksum(storage.read(result_path(parent.trial_id))))
+        if found.trial_id != parent.trial_id:
+            raise DamagedError(f"trial_id: expected {parent.trial_id}, got {found.trial_id}")
+        parent_spec = found.spec
     except DamagedError as error:
         path = storage.path(result_path(parent.trial_id))
         raise ValueError(f"fill.parent: {path}: {error}; run the sweep of that trial again") from error
+    except ValidationError as error:
+        path = storage.path(result_path(parent.trial_id))
+        reason = describe_invalid(error)
+        raise ValueError(f"fill.parent: {path}: {reason}; delete it and run the sweep of that trial again") from error
     if parent_spec.fill is not None:
         raise ValueError(
             f"fill.parent: trial {parent.trial_id} has a parent itself; fill supports two populations, not three"

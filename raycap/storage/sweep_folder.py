@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from raycap.results import Record, RunRecord, SweepRecord
+from raycap.results import Record, RunRecord, SweepRecord, describe_invalid
 from raycap.spec.places import is_uri, local_path
 from raycap.storage.files import Storage, split_folder
 
@@ -110,9 +110,6 @@ class SweepFolder:
         try:
             return model.model_validate_json(self.read(file))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = "".join(f"{part}." for part in first["loc"]).removesuffix(".")
-            problem = f"{field}: {first['msg']}" if field else first["msg"]
             raise InvalidRecordError(
-                f"{self.location}/{file}: {problem}; run the sweep's spec once more to write the file again"
+                f"{self.location}/{file}: {describe_invalid(error)}; run the sweep's spec once more to write the file again"
             ) from None

@@ -3,8 +3,10 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -29,6 +31,9 @@ from raycap.terminal.progress_table import (
 
 REFRESH_INTERVAL_S = 2.0
 """Interval at which `follow` reads the files."""
+
+
+EVENT = TypeAdapter(Event)
 
 
 @dataclass(frozen=True)
@@ -128,23 +133,43 @@ def _last_evaluations(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
     scheme, selection = sweep.spec.analysis.headline
     kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
     try:
-        entries = json.loads(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))["trials"]
-        return {
-            entry["trial_id"]: Event(
-                entry["trial_id"],
-                "evaluated",
-                0.0,
-                entry["steps"],
-                exposures=entry["exposures"],
-                loss_bits=entry["loss_bits"][kinds[entry["trial_id"]]],
-                bits_per_param=entry["bits_per_param"][scheme][selection],
-                tokens_per_s=entry["tokens"] / entry["train_seconds"],
-            )
-            for entry in entries
-            if entry["state"] == "finished" and entry["trial_id"] in kinds
-        }
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):  # no summary, or one with other readings
+        summary = _Summary.model_validate_json(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))
+    except (OSError, ValidationError):  # no summary, or one of another version
         return {}
+    found = {}
+    for entry in summary.trials:
+        if entry.state != "finished" or entry.trial_id not in kinds:
+            continue
+        with suppress(LookupError, ArithmeticError, ValidationError):  # an entry with other readings or kinds
+            event = {
+                "trial_id": entry.trial_id,
+                "what": "evaluated",
+                "at": 0.0,
+                "step": entry.steps,
+                "exposures": entry.exposures,
+                "loss_bits": entry.loss_bits[kinds[entry.trial_id]],
+                "bits_per_param": entry.bits_per_param[scheme][selection],
+                "tokens_per_s": entry.tokens / entry.train_seconds,
+            }
+            found[entry.trial_id] = EVENT.validate_python(event)
+    return found
+
+
+class _SummaryTrial(BaseModel):
+    """The fields of a trial in summary.json that are needed. Trials that have not finished lack the measured ones."""
+
+    trial_id: str
+    state: str
+    steps: float = 0
+    exposures: float = 0.0
+    tokens: float = 0
+    train_seconds: float = 0.0
+    loss_bits: dict[str, float] = {}
+    bits_per_param: dict[str, dict[str, float | None]] = {}
+
+
+class _Summary(BaseModel):
+    trials: tuple[_SummaryTrial, ...]
 
 
 def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console) -> None:

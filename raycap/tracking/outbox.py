@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from raycap.errors import TrackingError
+from raycap.results import Count, describe_invalid
 from raycap.storage import Storage
 
 MIN_BACKOFF_S, MAX_BACKOFF_S = 1.0, 30.0
@@ -28,15 +31,20 @@ SAVE_INTERVAL_S = 1.0
 class Operation:
     """A call of a recipient's method: its name and JSON-serializable arguments."""
 
-    name: str
-    time_ms: int
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+    time_ms: Count
     """Time of the event in ms since the epoch. It is the same at every delivery, which makes metric points idempotent."""
     arguments: dict[str, Any]
 
     @property
     def trial_id(self) -> str | None:
         """The trial that the operation concerns; None if it concerns the sweep."""
-        return self.arguments.get("trial_id")
+        found = self.arguments.get("trial_id")
+        return found if isinstance(found, str) else None
+
+
+OPERATIONS = TypeAdapter(list[Operation])
+"""Content of the file."""
 
 
 class Recipient(Protocol):
@@ -178,10 +186,11 @@ class Outbox:
         try:
             if not self._storage.exists(self._path):
                 return False
-            stored = [Operation(**fields) for fields in json.loads(self._storage.read(self._path))]
-        except (OSError, TypeError, ValueError) as error:
+            stored = OPERATIONS.validate_json(self._storage.read(self._path))
+        except (OSError, ValidationError) as error:
+            reason = describe_invalid(error) if isinstance(error, ValidationError) else error
             kept = f"it is kept as {self._path}.damaged, and stored results are logged again"
-            self.unread = f"{self._path} cannot be read: {error}; {kept}"
+            self.unread = f"{self._path} cannot be read: {reason}; {kept}"
             with suppress(OSError):
                 self._storage.set_aside(self._path)
             return False

@@ -1,5 +1,8 @@
 """Figures show the numbers of the tables, are omitted if they would be empty, and are reproducible to the byte."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -23,6 +26,7 @@ from raycap.analysis.laws import FitStatus
 from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import Reading, headline
+from raycap.analysis.report import files
 from raycap.analysis.selection import MARGIN
 from raycap.plan.expand import expand
 from raycap.results import RunRecord, SweepRecord
@@ -468,3 +472,57 @@ EMPTY: list[Callable[[Analysis], Figure | None]] = [
 @pytest.mark.parametrize("make", EMPTY)
 def test_figures_without_data_are_none(make: Callable[[Analysis], Figure | None]) -> None:
     assert make(analysed("widths", num=0)) is None
+
+
+USERS_STYLE = {
+    "axes.facecolor": "black",
+    "lines.marker": "x",
+    "savefig.bbox": "tight",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.family": "monospace",
+    "axes.prop_cycle": "cycler('color', ['r'])",
+    "figure.figsize": (1, 1),
+    "axes.unicode_minus": False,
+    "figure.autolayout": True,
+}
+
+
+def test_settings_of_the_user_change_no_figure() -> None:
+    expected = image(FIGURES["law"](analysed("widths")), "svg")
+    with rc_context(USERS_STYLE):
+        assert image(FIGURES["law"](analysed("widths")), "svg") == expected
+    with rc_context({"text.usetex": True}):  # would need LaTeX
+        assert image(FIGURES["law"](analysed("widths")), "svg") == expected
+
+
+def test_unusable_backends_and_files_of_the_user_do_not_prevent_figures(tmp_path: Path) -> None:
+    """Jupyter exports MPLBACKEND to every command, also to one whose environment lacks that backend."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nno colon\n")
+    code = (
+        "from raycap.analysis.figures.style import STYLE, image, panels; import matplotlib, os;"
+        "figure, _ = matplotlib.rc_context(STYLE)(panels)(); assert image(figure, 'svg'); print(os.environ['MPLBACKEND'])"
+    )
+    backend = "module://matplotlib_inline.backend_inline"
+    environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend
+
+
+def test_a_figure_that_cannot_be_drawn_costs_only_that_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(analysis: Analysis) -> Figure:
+        raise RuntimeError("no <font>")
+
+    for name in list(FIGURES)[1:]:
+        monkeypatch.delitem(FIGURES, name)
+    monkeypatch.setitem(FIGURES, "broken_one", broken)
+    contents = list(files(analysed("widths")))
+    names = [name for name, _ in contents]
+    assert names == [
+        "summary.json", "capacity.parquet", "capacity.csv", "capacity.svg", "capacity.png", "report.html",
+    ]  # fmt: skip
+    html = dict(contents)["report.html"].decode()
+    assert "Figures that could not be drawn: broken one (RuntimeError: no &lt;font&gt;)" in html

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from raycap.analysis.figures.all import draw
 from raycap.analysis.fitting import Prior, Problem, fit
 from raycap.analysis.intervals import cluster_weights
 from raycap.analysis.laws import FitStatus, Law, Point, fit_law
-from raycap.analysis.report import files
+from raycap.analysis.report import answer, files, report_html
 from raycap.analysis.summary import summary
 from raycap.results import Failure
 from tests.support.planted import RUN, measured, results, sweep
@@ -123,6 +124,121 @@ def test_intervals_of_4000_resamples_have_their_nominal_coverage(case: str) -> N
     shares = coverage(500, 4_000, np.random.default_rng(4), **NOISY[case])
     print(case, shares)
     assert ((shares >= 0.93) & (shares <= 0.97)).all(), shares
+
+
+def one_off(rng: np.random.Generator, num_cells: int = 12, **off: object) -> list[Point]:
+    """Points with 2 bits per parameter over three decades of sizes and 5 % of noise; see `Off` for what is wrong."""
+    how = Off(**off)  # type: ignore[arg-type]
+    sizes = np.repeat(np.geomspace(1e4, 1e7, num_cells), how.seeds)
+    noise = np.repeat(np.geomspace(*how.noise, num_cells), how.seeds)
+    bits = 2 * sizes * np.exp(noise * rng.standard_normal(len(sizes)))
+    wrong = rng.choice(len(bits), how.num, replace=False) if how.at is None else how.at
+    bits[wrong] *= how.factor
+    return [
+        Point(f"t{i}", i // how.seeds, int(size), float(learned), 1e12, True)
+        for i, (size, learned) in enumerate(zip(sizes, bits, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class Off:
+    """What is wrong with a sweep: trials whose learned bits are multiplied by a factor, or noise that varies with size."""
+
+    factor: float = 1.0
+    num: int = 1
+    """Number of trials, drawn at random."""
+    at: slice | None = None
+    """Trials that are wrong instead of random ones."""
+    noise: tuple[float, float] = (0.05, 0.05)
+    """Noise of the smallest and of the largest models."""
+    seeds: int = 1
+
+
+OFF: dict[str, dict[str, object]] = {
+    "none": {},
+    "x 1.5": {"factor": 1.5},
+    "x 3": {"factor": 3.0},
+    "x 10": {"factor": 10.0},
+    "x 1/3": {"factor": 1 / 3},
+    "two x 3": {"factor": 3.0, "num": 2},
+    "two x 1.5": {"factor": 1.5, "num": 2},
+    "largest x 1.2": {"factor": 1.2, "at": slice(-1, None)},
+    "largest x 1.5": {"factor": 1.5, "at": slice(-1, None)},
+    "largest x 3": {"factor": 3.0, "at": slice(-1, None)},
+    "both largest x 3": {"factor": 3.0, "at": slice(-2, None)},
+    "smallest / 10": {"factor": 0.1, "at": slice(0, 1)},
+    "noise 20 % to 2 %": {"noise": (0.2, 0.02)},
+    "noise 2 % to 20 %": {"noise": (0.02, 0.2)},
+    "4 cells": {"num_cells": 4},
+    "4 cells, x 3": {"num_cells": 4, "factor": 3.0},
+    "5 cells, largest x 3": {"num_cells": 5, "factor": 3.0, "at": slice(-1, None)},
+    "6 cells, x 3": {"num_cells": 6, "factor": 3.0},
+    "8 cells, x 3": {"num_cells": 8, "factor": 3.0},
+    "6 cells of 3 seeds": {"num_cells": 6, "seeds": 3},
+    "6 cells of 3 seeds, x 3": {"num_cells": 6, "seeds": 3, "factor": 3.0},
+}
+
+
+def share_held(case: str, num_sweeps: int, num_resamples: int) -> tuple[float, float, float]:
+    """Return in which share of random sweeps alpha's, gamma's and gamma's profile interval hold the truth."""
+    held = np.zeros(3)
+    widths = []
+    for sweep_number in range(num_sweeps):
+        points = one_off(np.random.default_rng([sweep_number, 7]), **OFF[case])  # type: ignore[arg-type]
+        law = fit_law(points, {}, rng=np.random.default_rng(0), num_resamples=num_resamples)
+        alpha, gamma, (low, high) = law.alpha, law.power.gamma, law.power.profile
+        held += [alpha.low <= 2 <= alpha.high, gamma.low <= 1 <= gamma.high, low <= 1 <= high]
+        widths.append([np.log(alpha.high / alpha.low), gamma.high - gamma.low, len(law.outliers)])
+    by_alpha, by_gamma, by_profile = held / num_sweeps
+    shown = f"alpha {by_alpha:.3f}, gamma {by_gamma:.3f}, by profile {by_profile:.3f}"
+    print(
+        f"{case}: {shown}; widths {np.median(widths, axis=0)[:2]}, outliers {np.mean(widths, axis=0)[2]:.2f}",
+        flush=True,
+    )
+    return by_alpha, by_gamma, by_profile
+
+
+@pytest.mark.parametrize("case", ["x 3", "x 10"])
+def test_intervals_hold_the_truth_although_one_trial_is_off(case: str) -> None:
+    """With the right coverage, 95 % of 60 sweeps, fewer than 52 hold the truth with a probability of 1 %."""
+    assert min(share_held(case, 60, 100)) >= 52 / 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", OFF)
+def test_intervals_of_400_sweeps_hold_the_truth_whatever_is_off(case: str) -> None:
+    """The bound is 95 % less two standard errors of 400 sweeps. Unequal noise leaves fewer effective cells."""
+    assert min(share_held(case, 400, 1_000)) >= (0.90 if "noise" in case else 0.928)
+
+
+def test_an_outlier_is_named_with_its_factor_and_widens_the_intervals() -> None:
+    rng = np.random.default_rng(0)
+    points = planted(2.0, 1.0, rng, noise=0.03)
+    broken = [*points[:4], replace(points[4], learned_bits=3 * points[4].learned_bits), *points[5:]]
+    clean, wide = (fit_law(p, {}, rng=rng, num_resamples=400) for p in (points, broken))
+    assert clean.outliers == {}
+    assert wide.outliers == {points[4].trial_id: pytest.approx(3, rel=0.15)}
+    assert wide.power.gamma.high - wide.power.gamma.low > 1.2 * (clean.power.gamma.high - clean.power.gamma.low)
+    # One of two outliers does not hide the other, and few cells name none.
+    two = [replace(p, learned_bits=p.learned_bits * (3 if i in (1, 10) else 1)) for i, p in enumerate(one_off(rng))]
+    assert set(fit_law(two, {}, rng=rng, num_resamples=100).outliers) == {"t1", "t10"}
+    assert fit_law(one_off(rng, 4, factor=3.0), {}, rng=rng, num_resamples=100).outliers == {}
+
+
+def test_the_answer_the_summary_and_the_report_name_an_outlier() -> None:
+    record = sweep([16, 18, 20, 22, 24, 26], seeds=(0, 1))
+    found = {}
+    rng = np.random.default_rng(0)
+    for index, trial in enumerate(record.trials):
+        bits = 1.5 * float(np.exp(0.01 * rng.standard_normal())) / (1.4 if index == 5 else 1)
+        found[trial.trial_id] = results(record, bits)[trial.trial_id]
+    analysis = analyse(record, RUN, measured(found), {})
+    odd = record.trials[5]
+    assert f"Outliers, which widen the intervals: {odd.label} (0.7" in answer(analysis)
+    complete = summary(analysis)
+    assert complete["laws"]["optimal"]["enumerate"]["outliers"] == {odd.trial_id: pytest.approx(1 / 1.4, rel=0.05)}
+    html = report_html(analysis, complete["trials"], "")
+    assert f"<td>{odd.label}</td>" in html[html.index("<h3>Outliers</h3>") : html.index("<h2>Trials</h2>")]
 
 
 def test_ratios_of_arms_are_adjusted_for_each_other_and_for_the_size() -> None:
@@ -267,7 +383,7 @@ def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
         found[big.trial_id] = results(record, big.demanded_bits_per_param("enumerate") * 0.999)[big.trial_id]
     failed = record.trials[1].trial_id
     failure = {failed: Failure(trial_id=failed, cause="Boom: <b>", traceback="")} if case == "one" else {}
-    contents = files(analyse(record, RUN, measured(found), failure))
+    contents = dict(files(analyse(record, RUN, measured(found), failure)))
     drawn = draw(analyse(record, RUN, measured(found), failure))
     assert {"capacity", "exposures", "subjects"} <= set(drawn)
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
@@ -281,4 +397,6 @@ def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
         assert "1.80 bits per parameter, 95 % interval [1.80, 1.80]" in html
     if case == "exhausted":
         assert "dataset exhausted" in html
-    assert contents == files(analyse(record, RUN, measured(found), failure))  # the same records give the same files
+    assert contents == dict(
+        files(analyse(record, RUN, measured(found), failure))
+    )  # the same records give the same files

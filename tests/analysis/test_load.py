@@ -127,6 +127,6 @@ def test_loading_names_the_missing_or_invalid_file_and_figure(tmp_path: Path) ->
         sweep.figure("capacities")
     with pytest.raises(ValueError, match=r"'phase_map'.*grid"):
         sweep.figure("phase_map")
-    (tmp_path / "runs/grid/run.json").write_text('{"slots": 1}')
-    with pytest.raises(ValueError, match=r"grid/run.json: wall_seconds: "):
+    (tmp_path / "runs/grid/sweep.json").write_text('{"question": ""}')
+    with pytest.raises(ValueError, match=r"grid/sweep.json: spec: "):
         raycap.load(tmp_path / "runs/grid")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from raycap.analysis.analyse import analyse
+from raycap.analysis.checks import UnreadableResult
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import headline
 from raycap.analysis.report import report_html
-from raycap.analysis.stored import UnreadableResult, read_result, read_stored
+from raycap.analysis.stored import read_result, read_stored
 from raycap.analysis.summary import summary
 from raycap.results import Failure, LossTable, Part, TrialResult
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
@@ -80,7 +81,8 @@ def two_hop_result(held_out: HeldOut, *, chained: bool) -> TrialResult:
     """A complete synthetic result of one- and two-hop questions."""
     (trial,) = sweep([16]).trials
     questions = QuestionsByShare(hops=(1, 2), held_out=held_out, chain_of_thought=chained)
-    planned = trial.model_copy(update={"spec": trial.spec.model_copy(update={"questions": questions})})
+    spec = trial.spec.model_copy(update={"questions": questions})
+    planned = trial.model_copy(update={"spec": spec, "trial_id": spec.trial_id})
     truth = Truth(headline(AnalysisSpec()), 1.0)
     (result,) = plant([planned], truth, AnalysisSpec(), np.zeros(1, np.int64), rng=np.random.default_rng(0))
     return result

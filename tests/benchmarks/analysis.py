@@ -71,7 +71,7 @@ def measure(num_trials: int) -> dict[str, float]:
         read = time.perf_counter()
         analysis = analyse(record, RunRecord(wall_seconds=1, slots=1), stored.measured, {})
         analysed = time.perf_counter()
-        contents = files(analysis)
+        contents = dict(files(analysis))
         drawn = time.perf_counter()
     return {
         "trials": len(trials),

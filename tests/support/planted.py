@@ -89,7 +89,7 @@ def results(record: SweepRecord, bits_per_param: float) -> dict[str, TrialResult
             spec=planned.spec,
             populations=planned.populations,
             parameters=planned.parameters,
-            vocab_size=700,
+            vocab_size=planned.parameters.embedding // planned.spec.model.hidden_size,
             num_steps=100,
             stop_reason=StopReason.LENGTH,
             num_workers=1,

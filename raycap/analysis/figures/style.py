@@ -35,7 +35,7 @@ MAX_VECTORS = 2_000
 """Points and lines of a figure with more elements than this are rasterised, which keeps the SVG small."""
 MAX_LINES = 250
 """The most lines that are drawn for one group of a dense figure."""
-STYLE: Any = {
+HOUSE_STYLE: Any = {
     "figure.dpi": 300,
     "savefig.dpi": 300,
     "font.size": 7.5,
@@ -67,6 +67,9 @@ STYLE: Any = {
     "ytick.major.size": 2.5,
     "svg.hashsalt": "raycap",
 }
+STYLE: Any = dict(matplotlib.rcParamsDefault) | HOUSE_STYLE
+"""matplotlib's own defaults with the house style, so that no matplotlibrc or style file of the user changes a figure."""
+STYLE.pop("backend")  # figures are drawn without pyplot, and setting a backend would load it
 INK, GREY, PALE = "#222222", "#757575", "#e2e2e2"
 BLUE, ORANGE, GREEN, PINK, SKY, AMBER = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"  # Okabe-Ito
 
