@@ -55,7 +55,7 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
 
 
 def _prepare() -> None:
-    """Make the process independent of the folder and the settings of the shell it was started from."""
+    """Set the search path, and refuse folders in which Python cannot work."""
     try:
         os.getcwd()
     except OSError as error:
@@ -66,9 +66,6 @@ def _prepare() -> None:
     search_path.isolate()
     for name, file in hidden.items():
         raise OSError(f"{file} hides Python's module {name}: rename the file, or remove its folder from PYTHONPATH")
-    for variable in ("COLUMNS", "LINES"):
-        if not os.environ.get(variable, "1").strip("0").isdigit():
-            del os.environ[variable]  # 0 would be taken for the width of the terminal
 
 
 def _describe(error: Exception) -> str | None:

@@ -95,3 +95,60 @@ def test_a_closed_stream_does_not_lend_its_number_to_a_file(folder: Path) -> Non
     program = "open_standard_streams(); print(open('f', 'w').fileno(), file=open('g', 'w'))"
     shell(f'{sys.executable} -c "from raycap.terminal.streams import *; {program}" <&- >&- 2>&-', folder)
     assert int((folder / "g").read_text()) > 2
+
+
+# --- files of the user ------------------------------------------------------------------------------------------------
+
+HIDING = (
+    "names",
+    "queue",
+    "torch",
+    "datasets",
+    "random",
+    "tokenizers",
+    "logging",
+    "ray",
+    "mlflow",
+    "numpy",
+    "yaml",
+    "csv",
+)
+
+
+@pytest.fixture
+def hiding_folder(folder: Path) -> Path:
+    """A working directory with a spec, and with files and folders named like modules that raycap and its libraries use."""
+    for name in HIDING:
+        (folder / f"{name}.py").write_text("raise RuntimeError('this file was imported')")
+    for name in ("raycap", "wandb", "scipy", "uvicorn"):
+        (folder / name).mkdir()
+    (folder / "scipy/__init__.py").write_text("raise RuntimeError('this folder was imported')")
+    return folder
+
+
+def test_files_in_the_working_directory_and_in_pythonpath_hide_no_module(hiding_folder: Path) -> None:
+    for path in (f"{ROOT}", f"{hiding_folder}:{ROOT}", f":{ROOT}"):
+        done = shell("$SWEEP q.yaml --dry-run", hiding_folder, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+        assert "54257cd24aed" in done.stdout
+
+
+def test_a_file_that_python_itself_has_imported_is_named(folder: Path) -> None:
+    (folder / "fnmatch.py").write_text("def __getattr__(name): return None")
+    done = shell("$SWEEP q.yaml --dry-run", folder, PYTHONPATH=f"{folder}:{ROOT}", PYTHONSTARTUP="fnmatch.py")
+    assert done.returncode == 2
+    assert f"{folder}/fnmatch.py" in done.stderr
+
+
+def test_a_deleted_working_directory_is_named(folder: Path) -> None:
+    done = shell("mkdir gone; cd gone; rmdir ../gone; $RAYCAP plan ../q.yaml", folder)
+    assert done.returncode == 2
+    assert "cd" in done.stderr
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Path) -> None:
+    program = "from raycap.entry import run_command; run_command(lambda: __import__('no_such_package.part'))"
+    done = shell(f'{sys.executable} -c "{program}"', folder)
+    assert done.returncode == 2
+    assert "no_such_package" in done.stderr
+    assert "pip install" in done.stderr

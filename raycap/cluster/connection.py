@@ -14,6 +14,7 @@ from typing import Any
 from raycap.cluster.private_folder import RAY_FOLDER, private_folder
 from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
+from raycap.search_path import child_environment
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -85,6 +86,7 @@ def ray_session() -> Iterator[RayConnection]:
         import ray
 
         from raycap.cluster.address import LOCAL, cluster_address, requires_token
+        from raycap.cluster.job_config import isolated_job_config
     except ImportError as error:
         raise CannotRunError(
             f"Ray cannot be imported: {error}", "install raycap with its dependencies again"
@@ -99,7 +101,8 @@ def ray_session() -> Iterator[RayConnection]:
         if address == LOCAL:
             where = "Ray does not start on this machine"
             # A runtime_env would do the same, but Ray could then not use the workers that it starts in advance.
-            stack.enter_context(_environment(LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}))
+            token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            stack.enter_context(_environment(LOCAL_ENVIRONMENT | child_environment() | token))
             stack.enter_context(_settings_of_environment())
             # Without the dashboard's agent, killed trials leave their placement groups behind and retries hang.
             options = {"include_dashboard": True, "_temp_dir": str(folder / RAY_FOLDER)}
@@ -111,6 +114,7 @@ def ray_session() -> Iterator[RayConnection]:
         stack.callback(ray.shutdown)
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            options["job_config"] = isolated_job_config()
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
         except Exception as error:  # Ray raises errors of many types, and Exception itself if a process is late
             message = " ".join(str(error).split()) or type(error).__name__

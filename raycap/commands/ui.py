@@ -1,6 +1,7 @@
 """Command `raycap ui`: serves MLflow's page on a sweep."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import typer
 from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, SweepArgument
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
+from raycap.search_path import child_environment
 from raycap.spec.document import SpecError
 from raycap.storage.lock import holder_of
 from raycap.storage.sweep_folder import SweepFolder
@@ -91,14 +93,18 @@ def _serve(uri: str, port: int, show: Callable[[str], None]) -> int:
     from raycap.tracking.client import client_uri
 
     # One worker and no job runner reduce the memory from 2.4 to 0.5 GiB.
-    environment = os.environ | {
+    environment = os.environ | child_environment() | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], env=environment)
+    # By default, uvicorn prepends the working directory to its search path.
+    options = shlex.join(["--app-dir", os.path.dirname(os.__file__)])
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1", "--uvicorn-opts", options], env=environment
+    )
     try:
         if not _listens(server, port):
             problem = f"MLflow's server ended with exit code {server.returncode} before it listened on port {port}"
