@@ -1,9 +1,15 @@
 """The `raycap` command line: registration of the commands in raycap/commands/."""
 
+import importlib.metadata
+import platform
+import sys
+from typing import Annotated
+
 import typer
 
 from raycap.commands import cluster, pieces, run, share, start, sweeps, ui
 from raycap.entry import run_command
+from raycap.isolation import PACKAGE_ROOT
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
 EPILOG = (
@@ -14,8 +20,33 @@ EPILOG = (
 )
 START, SWEEPS, PIECES, AROUND = "Getting started", "Sweeps", "Single trials", "Export and clusters"
 
+
+def _print_version(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    try:
+        version = importlib.metadata.version("raycap")
+    except importlib.metadata.PackageNotFoundError:
+        version = "(not installed)"
+    print(f"raycap {version} in {PACKAGE_ROOT}, with Python {platform.python_version()} in {sys.prefix}")
+    raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `raycap` itself."""
+
+
 app = typer.Typer(
-    help=HELP, epilog=EPILOG, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    callback=_options,
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
 )
 app.command(rich_help_panel=START)(start.init)
 app.command(rich_help_panel=START)(start.doctor)

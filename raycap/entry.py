@@ -1,12 +1,12 @@
 """Runs a command line: sets up the search path and the standard streams, and prints errors without traceback.
 
-The entry points import this module before anything else; raycap/search_path.py says why that matters.
+The entry points import this module before anything else; raycap/isolation.py says why that matters.
 """
 
 import os
 import sys
 
-from raycap import search_path
+from raycap import isolation
 from raycap.terminal import streams
 
 TYPE_CHECKING = False
@@ -55,15 +55,19 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
 
 
 def _prepare() -> None:
-    """Set the search path, and refuse folders in which Python cannot work."""
+    """Isolate the process from the user's files and settings, and refuse those from which it cannot be isolated."""
     try:
         os.getcwd()
     except OSError as error:
         raise OSError(
             f"the working directory cannot be used: {error.strerror}. Change to another folder with cd"
         ) from None
-    hidden = search_path.hidden_modules()
-    search_path.isolate()
+    hidden = isolation.hidden_modules()
+    isolation.isolate()
+    if sys.flags.optimize > 1:
+        raise OSError(
+            "PYTHONOPTIMIZE=2 and -OO remove docstrings, without which Ray does not start: unset PYTHONOPTIMIZE"
+        )
     for name, file in hidden.items():
         raise OSError(f"{file} hides Python's module {name}: rename the file, or remove its folder from PYTHONPATH")
 
@@ -73,7 +77,7 @@ def _describe(error: Exception) -> str | None:
     if isinstance(error, ImportError) and not (error.name or "").startswith("raycap"):
         package = (error.name or "a package").partition(".")[0]
         problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
-        install = f"{sys.executable} -m pip install -e {search_path.PACKAGE_ROOT}"
+        install = f"{sys.executable} -m pip install -e {isolation.PACKAGE_ROOT}"
         return f"{package} {problem}. To install it with all other packages that raycap needs: {install}"
     from raycap.errors import CannotRunError
     from raycap.spec.document import SpecError

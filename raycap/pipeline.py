@@ -90,7 +90,7 @@ def run(
         except OSError as error:
             problem = f"{spec}: storage {storage.path(name)} cannot be written: {error}"
             raise SpecError([f"{problem}; make it writable, or set storage to another place"]) from error
-        num_finished = sum(entry.state is TrialState.FINISHED for entry in found.states.values())
+        num_finished = sum(found.states[trial.trial_id].state is TrialState.FINISHED for trial in selected)
         stacks = stacks_to_train(missing, sweep.trials, found.states, execution.replicas)
         job = Job(sweep, missing, stacks, num_finished, began, budget, cpu_only)
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -55,6 +56,10 @@ def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
     assert all(f"│ {command} " in text for command in commands)
     assert all(f"{number} " in text.partition("Exit codes:")[2] for number in (0, 1, 2, 3, 130))
     assert text.endswith("heavy: []")
+
+
+def test_the_version_is_printed() -> None:
+    assert re.match(r"raycap \S+ ", raycap("--version").stdout)
 
 
 def test_every_command_has_an_example() -> None:
@@ -122,6 +127,7 @@ def test_a_run_of_selected_trials_ends_with_the_notify_command(tmp_path: Path) -
     assert log.read_text().splitlines() == [f"grid finished 0 {folder}", f"grid refused 2 {folder}"]
     status = json.loads(raycap("status", folder, "--json").stdout)
     assert [trial["state"] for trial in status["trials"]] == ["finished"] * 7 + ["new"]
+    assert "1 of 2 trials finished" in raycap("status", folder, "--trials", ",".join(trial_ids[6:])).stdout
     assert status["run_by"] is None
 
 

@@ -140,6 +140,12 @@ def test_a_file_that_python_itself_has_imported_is_named(folder: Path) -> None:
     assert f"{folder}/fnmatch.py" in done.stderr
 
 
+def test_docstrings_cannot_be_removed(folder: Path) -> None:
+    done = shell(PRINT_LINES, folder, PYTHONOPTIMIZE="2")
+    assert done.returncode == 2
+    assert "unset PYTHONOPTIMIZE" in done.stderr
+
+
 def test_a_deleted_working_directory_is_named(folder: Path) -> None:
     done = shell("mkdir gone; cd gone; rmdir ../gone; $RAYCAP plan ../q.yaml", folder)
     assert done.returncode == 2

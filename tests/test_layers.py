@@ -38,7 +38,7 @@ def test_only_entry_points_are_at_the_root_of_the_package() -> None:
         "entry.py",
         "errors.py",
         "pipeline.py",
-        "search_path.py",
+        "isolation.py",
         "sweep.py",
     }
     assert {path.name for path in PACKAGE.glob("*.py")} == entry_points

@@ -14,7 +14,7 @@ from typing import Any
 from raycap.cluster.private_folder import RAY_FOLDER, private_folder
 from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
-from raycap.search_path import child_environment
+from raycap.isolation import child_environment
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -2,7 +2,7 @@
 
 from ray.job_config import JobConfig
 
-from raycap import search_path
+from raycap import isolation
 
 
 def isolated_job_config() -> JobConfig:
@@ -11,4 +11,4 @@ def isolated_job_config() -> JobConfig:
     By default Ray prepends the working directory of the command in every worker. It does not do so for jobs of Ray Client,
     whose flag has no other effect on the machine of the command (`ray._private.worker.connect` of Ray 2.60).
     """
-    return JobConfig(_client_job=True, _py_driver_sys_path=search_path.raycap_folders())
+    return JobConfig(_client_job=True, _py_driver_sys_path=isolation.raycap_folders())

@@ -11,6 +11,7 @@ from rich.live import Live
 
 from raycap.results import PlannedTrial
 from raycap.storage.progress import Event, TrialProgress
+from raycap.terminal.format import is_live
 from raycap.terminal.progress_table import RUNNING, WAITING, TrialRow, render_progress
 
 EVENT_POLL_INTERVAL_S = 0.5
@@ -24,7 +25,7 @@ class ProgressDisplay:
         self._lines = {trial.trial_id: TrialRow(trial, WAITING) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
         self._live = (
-            Live(console=console, refresh_per_second=2, get_renderable=self._table) if console.is_terminal else None
+            Live(console=console, refresh_per_second=2, get_renderable=self._table) if is_live(console) else None
         )
         self._analyst_id, self._num_seen = "", 0
         self._stopping = threading.Event()
@@ -82,4 +83,4 @@ class ProgressDisplay:
             self._console.print(f"{event.trial_id} {line.trial.label}: {message}", soft_wrap=True)
 
     def _table(self) -> Group:
-        return render_progress(list(self._lines.values()), time.time(), self._num_finished_before)
+        return render_progress(list(self._lines.values()), time.time(), self._console, self._num_finished_before)

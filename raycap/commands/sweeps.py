@@ -24,6 +24,7 @@ from raycap.commands.arguments import (
 )
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
+from raycap.plan.lookup import lookup_trials
 from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
@@ -122,6 +123,7 @@ def status(
     what: SweepArgument,
     overrides: Overrides = None,
     as_json: AsJson = False,
+    trials: Trials = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing the status until the sweep ends.")] = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
@@ -133,9 +135,11 @@ def status(
 
       raycap status specs/grid.yaml --json
 
-      raycap status grid
+      raycap status grid --trials d10-L2-N1000-s0,d12-L2-N1000-s0
     """
     sweep, root = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
+    if trials is not None:
+        sweep = sweep.model_copy(update={"trials": tuple(lookup_trials(sweep.trials, trials))})
     console = wide_console()
     now = read_status(sweep, root)
     if as_json:

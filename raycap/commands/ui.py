@@ -17,7 +17,7 @@ import typer
 from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, SweepArgument
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
-from raycap.search_path import child_environment
+from raycap.isolation import child_environment
 from raycap.spec.document import SpecError
 from raycap.storage.lock import holder_of
 from raycap.storage.sweep_folder import SweepFolder
@@ -93,11 +93,15 @@ def _serve(uri: str, port: int, show: Callable[[str], None]) -> int:
     from raycap.tracking.client import client_uri
 
     # One worker and no job runner reduce the memory from 2.4 to 0.5 GiB.
-    environment = os.environ | child_environment() | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
-    }
+    environment = (
+        os.environ
+        | child_environment()
+        | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
+        }
+    )
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # By default, uvicorn prepends the working directory to its search path.

@@ -2,13 +2,17 @@
 
 import math
 import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
+from rich.table import Table
 
 NAMES_SHOWN = 10
 """Maximum number of stale trials, or of trials with one cause of failure, that are named; the others are counted."""
 WIDTH_WITHOUT_TERMINAL = 160
 """Characters per line if the output is not a terminal."""
+MIN_LABEL_WIDTH = 8
+"""Characters to which labels of trials are shortened in narrow terminals."""
 
 
 def wide_console() -> Console:
@@ -17,9 +21,49 @@ def wide_console() -> Console:
     Markup is off, because rich would interpret lists and paths in brackets as markup.
     """
     console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
+    if not sys.stdout.isatty():
         console.width = max(console.width, WIDTH_WITHOUT_TERMINAL)
     return console
+
+
+def is_live(console: Console) -> bool:
+    """Whether a console can show a table that changes: a terminal that moves its cursor, whatever FORCE_COLOR says."""
+    return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+
+
+def fitted_table(
+    build: Callable[[Sequence[str], int], Table],
+    columns: Sequence[str],
+    droppable: Sequence[str],
+    labels: Iterable[str],
+    console: Console,
+) -> Table:
+    """Return a table that is not wider than the console, if that is possible.
+
+    Columns are left out one after the other until the table fits; after that, labels are shortened.
+
+    Args:
+        build: Returns the table with some of the columns, in which labels have at most the given number of characters.
+        columns: All columns.
+        droppable: The columns that may be left out, the least important first.
+        labels: The labels of the trials.
+        console: Console on which the table will be printed.
+    """
+    width = max(map(len, labels), default=0)
+    for num_dropped in range(len(droppable) + 1):
+        table = build([column for column in columns if column not in droppable[:num_dropped]], width)
+        excess = table.__rich_measure__(console, console.options).minimum - console.width
+        if excess <= 0:
+            return table
+    return build([column for column in columns if column not in droppable], max(MIN_LABEL_WIDTH, width - excess))
+
+
+def shortened_label(label: str, width: int) -> str:
+    """Return a label with at most `width` characters. Its end, which names the seed, is kept."""
+    if len(label) <= width:
+        return label
+    end = label.rpartition("-")[2][: width // 2]
+    return f"{label[: width - len(end) - 2]}…-{end}"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +19,13 @@ from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.places import TRACKING_VARIABLE, without_credentials
 from raycap.spec.uris import join_uri
-from raycap.terminal.format import NAMES_SHOWN, duration, size, wide_console
+from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
 
 PLAN_ROWS_SHOWN = 60
+DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "bits/param"]
+"""Columns that are left out in narrow terminals, the least important first. The label, the id and the state remain."""
+STATE_WIDTH = 12
+"""Least width of the column of states, which are longer if a trial has warnings."""
 POWER_SEED = 0
 """Seed of the simulated sweeps."""
 
@@ -34,7 +38,7 @@ def print_plan(
     expected: Estimate | None = None,
 ) -> None:
     """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
-    console.print(plan_table(sweep, trials, found, expected))
+    console.print(plan_table(sweep, trials, found, console, expected))
     for line in format_places(sweep):
         console.print(line, soft_wrap=True)
     if expected:
@@ -89,50 +93,64 @@ def format_estimate(expected: Estimate) -> list[str]:
 
 
 def plan_table(
-    sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
+    sweep: SweepRecord,
+    trials: Sequence[PlannedTrial],
+    found: Inventory,
+    console: Console,
+    expected: Estimate | None = None,
 ) -> Table:
-    """Return a table with sizes, bits and states of trials, and their estimated cost if there is one."""
-    _, selection = sweep.spec.analysis.headline
-    table = Table(
-        title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
-        title_justify="left",
-        box=SIMPLE,
-        caption_justify="left",
-    )
-    right = {"parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps", "time", "memory"}
-    columns = ["trial", "id", "parameters", "non-emb.", "data bits", "bits/param", "tokens", "steps"]
-    for column in (*columns, *(("time", "memory") if expected else ()), "state"):
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column != "state")
+    """Return a table with sizes, bits and states of trials, and their estimated cost if there is one.
+
+    Columns that do not fit on the console are left out.
+    """
+    shown = trials[:PLAN_ROWS_SHOWN]
     stacks = stacks_to_train(found.to_run(trials), sweep.trials, found.states, sweep.spec.execution.replicas)
     starts = {trial.trial_id: resume_step(stack, found.states) for stack in stacks for trial in stack}
-    for trial in trials[:PLAN_ROWS_SHOWN]:
-        approximately = "" if trial.tokens_exact else "~"
-        table.add_row(
-            trial.label,
-            trial.trial_id,
-            f"{trial.parameters.total:,}",
-            f"{trial.parameters.non_embedding:,}",
-            f"{trial.dataset_bits[selection]:,.0f}",
-            f"{trial.demanded_bits_per_param(selection):.2f}",
-            f"{approximately}{trial.tokens:,}",
-            f"{trial.steps:,}",
-            *_estimate_cells(expected, trial),
-            Text("; ").join(
-                [
-                    Text(_state(found.states[trial.trial_id], trial, starts)),
-                    *(Text(warning, "yellow") for warning in trial.warnings),
-                ]
-            ),
+    cells = {trial.trial_id: _plan_cells(sweep, trial, found, starts, expected) for trial in shown}
+
+    def build(columns: Sequence[str], label_width: int) -> Table:
+        table = Table(
+            title=f"{sweep.spec.name}: {sweep.question}" if sweep.question else sweep.spec.name,
+            title_justify="left",
+            box=SIMPLE,
+            caption_justify="left",
         )
-    total = sum(trial.tokens for trial in trials)
-    more = f" ({len(trials) - PLAN_ROWS_SHOWN} more not shown)" if len(trials) > PLAN_ROWS_SHOWN else ""
-    num_left = sum(trial_id in starts for trial_id in (trial.trial_id for trial in trials))
-    num_along = sum(map(len, stacks)) - num_left
-    left = "" if num_left == len(trials) else f", {num_left} left"
-    along = f" with {num_along} finished trials, whose results stay as they are" if num_along else ""
-    stacked = f"{left} in {len(stacks)} stacks{along}" if any(len(stack) > 1 for stack in stacks) else ""
-    table.caption = f"{len(trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'"
-    return table
+        for column in columns:
+            justify: JustifyMethod = "right" if column in DROPPABLE else "left"
+            is_state = column == "state"
+            table.add_column(column, justify=justify, no_wrap=not is_state, min_width=STATE_WIDTH if is_state else None)
+        for trial in shown:
+            row = cells[trial.trial_id] | {"trial": shortened_label(trial.label, label_width)}
+            table.add_row(*(row[column] for column in columns))
+        total = sum(trial.tokens for trial in trials)
+        more = f" ({len(trials) - PLAN_ROWS_SHOWN} more not shown)" if len(trials) > PLAN_ROWS_SHOWN else ""
+        num_left = sum(trial.trial_id in starts for trial in trials)
+        num_along = sum(map(len, stacks)) - num_left
+        left = "" if num_left == len(trials) else f", {num_left} left"
+        along = f" with {num_along} finished trials, whose results stay as they are" if num_along else ""
+        stacked = f"{left} in {len(stacks)} stacks{along}" if any(len(stack) > 1 for stack in stacks) else ""
+        left_out = [column for column in all_columns if column not in columns]
+        narrow = f"; a wider terminal also shows {', '.join(left_out)}" if left_out else ""
+        table.caption = (
+            f"{len(trials)} trials{stacked}{more}, {total:,} tokens; data bits with names as '{selection}'{narrow}"
+        )
+        return table
+
+    _, selection = sweep.spec.analysis.headline
+    estimates = ["time", "memory"] if expected else []
+    all_columns = [
+        "trial",
+        "id",
+        "parameters",
+        "non-emb.",
+        "data bits",
+        "bits/param",
+        "tokens",
+        "steps",
+        *estimates,
+        "state",
+    ]
+    return fitted_table(build, all_columns, DROPPABLE, (trial.label for trial in shown), console)
 
 
 def _state(entry: InventoryEntry, trial: PlannedTrial, starts: Mapping[str, int]) -> str:
@@ -143,12 +161,30 @@ def _state(entry: InventoryEntry, trial: PlannedTrial, starts: Mapping[str, int]
     return f"{entry}, trains with its stack from " + (f"{100 * start // trial.steps} %" if start else "the start")
 
 
-def _estimate_cells(expected: Estimate | None, trial: PlannedTrial) -> list[str]:
-    """Return the cells for time and memory of a trial; no cells if there is no estimate."""
-    if expected is None:
-        return []
-    estimate = expected.trials.get(trial.trial_id)
-    return [duration(estimate.seconds), size(estimate.worker_bytes)] if estimate else ["-", "-"]
+def _plan_cells(
+    sweep: SweepRecord, trial: PlannedTrial, found: Inventory, starts: Mapping[str, int], expected: Estimate | None
+) -> dict[str, RenderableType]:
+    """Return the cells of a trial by column, except that of its label; `starts`: see `_state`."""
+    _, selection = sweep.spec.analysis.headline
+    approximately = "" if trial.tokens_exact else "~"
+    estimate = expected.trials.get(trial.trial_id) if expected else None
+    return {
+        "id": trial.trial_id,
+        "parameters": f"{trial.parameters.total:,}",
+        "non-emb.": f"{trial.parameters.non_embedding:,}",
+        "data bits": f"{trial.dataset_bits[selection]:,.0f}",
+        "bits/param": f"{trial.demanded_bits_per_param(selection):.2f}",
+        "tokens": f"{approximately}{trial.tokens:,}",
+        "steps": f"{trial.steps:,}",
+        "time": duration(estimate.seconds) if estimate else "-",
+        "memory": size(estimate.worker_bytes) if estimate else "-",
+        "state": Text("; ").join(
+            [
+                Text(_state(found.states[trial.trial_id], trial, starts)),
+                *(Text(warning, "yellow") for warning in trial.warnings),
+            ]
+        ),
+    }
 
 
 def plan_json(

@@ -4,20 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from raycap.results import PlannedTrial
 from raycap.storage.progress import TrialProgress
-from raycap.terminal.format import duration
+from raycap.terminal.format import duration, fitted_table, shortened_label
 
 ROWS_SHOWN = 30
 BAR_WIDTH = 40
-TRIAL_WIDTH = 10
 NUMBERS = {"done": 4, "exposures": 9, "loss bits": 9, "bits/param": 10, "tokens/s": 8, "left": 11}
-"""Numeric columns and their widths; together with the columns of trial and state they fit into 80 characters."""
+"""Numeric columns and their widths."""
+DROPPABLE = ["tokens/s", "exposures", "loss bits", "bits/param", "left", "done"]
+"""Columns that are left out in narrow terminals, the least important first. The label, the id and the state remain."""
 RUNNING, WAITING, FINISHED, FAILED = "running", "waiting", "finished", "failed"
 STATE_STYLES = {
     FAILED: "bold red",
@@ -104,23 +105,38 @@ def summarize(rows: Sequence[TrialRow], now: float, num_before: int = 0) -> str:
     return ", ".join(parts)
 
 
-def render_progress(rows: Sequence[TrialRow], now: float, num_before: int = 0) -> Group:
-    """Return the table of trials, failed and running ones first, with the progress bar and the summary line."""
-    table = Table(box=SIMPLE, padding=0)
-    table.add_column("trial", overflow="ellipsis", min_width=TRIAL_WIDTH)  # labels are cut in narrow terminals
-    table.add_column("state", no_wrap=True, min_width=9)
-    for column, width in NUMBERS.items():
-        table.add_column(column, justify="right", no_wrap=True, min_width=width)
+def render_progress(rows: Sequence[TrialRow], now: float, console: Console, num_before: int = 0) -> Group:
+    """Return the table of trials, failed and running ones first, with the progress bar and the summary line.
+
+    Columns that do not fit on the console are left out.
+    """
     order = list(STATE_STYLES)
     ranked = sorted(rows, key=lambda row: order.index(row.state) if row.state in STATE_STYLES else -1)
-    for row in ranked[:ROWS_SHOWN]:
-        style = STATE_STYLES.get(row.state, "bold red")
-        table.add_row(row.trial.label, Text(row.state, style), *_numbers(row, now))
-    if len(ranked) > ROWS_SHOWN:
-        table.caption = f"and {len(ranked) - ROWS_SHOWN} more"
+    shown = ranked[:ROWS_SHOWN]
+
+    def build(columns: Sequence[str], label_width: int) -> Table:
+        table = Table(box=SIMPLE, padding=0)
+        for column in columns:
+            is_number = column in NUMBERS
+            min_width = 9 if column == "state" else NUMBERS.get(column)
+            table.add_column(column, justify="right" if is_number else "left", no_wrap=True, min_width=min_width)
+        for row in shown:
+            cells: dict[str, RenderableType] = {
+                "trial": shortened_label(row.trial.label, label_width),
+                "id": row.trial.trial_id,
+                "state": Text(row.state, STATE_STYLES.get(row.state, "bold red")),
+            }
+            cells |= zip(NUMBERS, _numbers(row, now), strict=True)
+            table.add_row(*(cells[column] for column in columns))
+        if len(ranked) > ROWS_SHOWN:
+            table.caption = f"and {len(ranked) - ROWS_SHOWN} more"
+        return table
+
+    labels = (row.trial.label for row in shown)
+    table = fitted_table(build, ["trial", "id", "state", *NUMBERS], DROPPABLE, labels, console)
     bar = Table.grid(padding=(0, 1))
     share = share_done(rows, now)
-    bar.add_row(ProgressBar(total=1.0, completed=share, width=BAR_WIDTH), f"{share:.0%}")
+    bar.add_row(ProgressBar(total=1.0, completed=share, width=min(BAR_WIDTH, console.width // 2)), f"{share:.0%}")
     return Group(table, bar, Text(summarize(rows, now, num_before)))
 
 

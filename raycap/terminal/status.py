@@ -17,6 +17,7 @@ from raycap.storage import Storage
 from raycap.storage.lock import Holder, holder_of
 from raycap.storage.progress import Event, TrialProgress, read_progress
 from raycap.storage.sweep_folder import SweepFolder
+from raycap.terminal.format import is_live
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
@@ -66,7 +67,7 @@ class Status:
     def show(self, console: Console) -> None:
         """Print the status with the reasons of failed and damaged trials."""
         console.print(self.runner, soft_wrap=True)
-        console.print(render_progress(self.rows, self.at))
+        console.print(render_progress(self.rows, self.at, console))
         for row in self.rows:
             entry = self.states[row.trial.trial_id]
             if row.state not in (FINISHED, RUNNING) and entry.state in (TrialState.FAILED, TrialState.DAMAGED):
@@ -177,8 +178,8 @@ def follow(first: Status, sweep: SweepRecord, storage: Storage, console: Console
     now, printed = first, ""
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            if console.is_terminal:
-                live.update(Group(Text(now.runner), render_progress(now.rows, now.at)), refresh=True)
+            if is_live(console):
+                live.update(Group(Text(now.runner), render_progress(now.rows, now.at, console)), refresh=True)
             elif (line := f"{now.runner}; {summarize(now.rows, now.at)}") != printed:
                 printed = line
                 console.print(line, soft_wrap=True)

@@ -9,11 +9,13 @@ from rich.console import Console
 
 from raycap.analysis.analyse import analyse
 from raycap.analysis.summary import summary
+from raycap.plan.inventory import Inventory, InventoryEntry, TrialState
 from raycap.results import Failure, SweepRecord
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
 from raycap.storage.progress import Event, ProgressFile, TrialProgress, read_progress
+from raycap.terminal.plan_table import print_plan
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
@@ -87,16 +89,29 @@ def test_without_evaluations_there_is_no_prediction() -> None:
 def test_the_progress_table_shows_failed_and_running_trials_first() -> None:
     running = progress(0.0, evaluated(B.trial_id, 10.0, 0.25), evaluated(B.trial_id, 20.0, 0.5))
     lines = [TrialRow(A, FINISHED), TrialRow(B, RUNNING, running), TrialRow(C, WAITING), TrialRow(D, FAILED)]
-    console = Console(file=StringIO(), width=80)  # all numbers must fit into 80 characters
-    console.print(render_progress(lines, 20.0))
+    console = Console(file=StringIO(), width=120)
+    console.print(render_progress(lines, 20.0, console))
     shown = console.file.getvalue().splitlines()
     rows = [row.split() for row in shown if "-L2-" in row]
-    assert [row[:2] for row in rows] == [
-        [trial.label[: len(row[0]) - 1] + "…", state]
-        for row, trial, state in zip(rows, (D, B, C, A), (FAILED, RUNNING, WAITING, FINISHED), strict=True)
+    assert [row[:3] for row in rows] == [
+        [trial.label, trial.trial_id, state]
+        for trial, state in zip((D, B, C, A), (FAILED, RUNNING, WAITING, FINISHED), strict=True)
     ]
-    assert rows[1][1:] == ["running", "50%", "5.0", "5.00", "1.50", "200,000", "20", "s"]
+    assert rows[1][2:] == ["running", "50%", "5.0", "5.00", "1.50", "200,000", "20", "s"]
     assert "1 of 4 trials finished, 1 running, 1 failed" in shown[-1]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_narrow_tables_keep_state_id_and_seed(width: int) -> None:
+    states = {trial.trial_id: InventoryEntry(TrialState.NEW) for trial in RECORD.trials}
+    console = Console(file=StringIO(), width=width)
+    console.print(render_progress([TrialRow(trial, WAITING) for trial in RECORD.trials], 20.0, console))
+    print_plan(RECORD, RECORD.trials, Inventory(states, ()), console)
+    shown = console.file.getvalue().splitlines()
+    assert max(map(len, shown)) <= width
+    for trial, state in ((trial, state) for trial in RECORD.trials for state in (WAITING, "new")):
+        (row,) = (line for line in shown if trial.trial_id in line and state in line.split())
+        assert f"-{trial.label.rpartition('-')[2]} " in row
 
 
 # --- progress.json ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Keeps modules of the user, such as a `names.py` in the working directory, from hiding modules that raycap imports.
+"""Keeps the user's files, such as a `names.py` in the working directory, and settings of Python from changing raycap.
 
 Imports only modules that Python itself has loaded: until `isolate` is done, a file of the user could be imported instead.
 """
@@ -6,17 +6,31 @@ Imports only modules that Python itself has loaded: until `isolate` is done, a f
 import os
 import site
 import sys
+import warnings
 
 PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Folder that contains the package raycap."""
+CHILD_SETTINGS = {
+    "PYTHONSAFEPATH": "1",  # does not prepend the working directory or the folder of the script to the search path
+    "PYTHONUTF8": "1",
+    # Empty values are ignored by Python.
+    "PYTHONINSPECT": "",
+    "PYTHONOPTIMIZE": "",  # Ray cannot start without docstrings
+    "PYTHONWARNINGS": "",  # `error` would stop Ray and MLflow at their first warning
+}
+"""Environment variables of other Python processes that raycap starts."""
 
 
 def isolate() -> None:
     """Remove the folder that Python prepended to `sys.path`, and move the folders of PYTHONPATH to its end.
 
     Python prepends the working directory for `python -m`, or the folder of the script. PYTHONPATH may name packages that
-    are installed nowhere else, so its folders stay, but installed packages and the standard library go first.
+    are installed nowhere else, so its folders stay, but installed packages and the standard library go first. Filters of
+    PYTHONWARNINGS are removed.
     """
+    if os.environ.get("PYTHONWARNINGS"):
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
     if not sys.flags.safe_path:
         del sys.path[0]
     installed = {os.path.dirname(os.__file__), *site.getsitepackages(), site.getusersitepackages()}
@@ -35,10 +49,9 @@ def hidden_modules() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return environment variables with which other Python processes get the search path of this one."""
-    variables = {"PYTHONSAFEPATH": "1"}  # does not prepend the working directory or the folder of the script
+    """Return environment variables with which other Python processes get the search path and settings of this one."""
     folders = raycap_folders() + [folder for folder in sys.path if _python_path() and os.path.exists(folder)]
-    return variables | ({"PYTHONPATH": os.pathsep.join(folders)} if folders else {})
+    return CHILD_SETTINGS | ({"PYTHONPATH": os.pathsep.join(folders)} if folders else {})
 
 
 def raycap_folders() -> list[str]:
