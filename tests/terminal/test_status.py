@@ -15,7 +15,7 @@ from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
 from raycap.storage.progress import Event, ProgressFile, TrialProgress, read_progress
-from raycap.terminal.plan_table import print_plan
+from raycap.terminal.plan_table import plan_table
 from raycap.terminal.progress_table import (
     FAILED,
     FINISHED,
@@ -106,7 +106,7 @@ def test_narrow_tables_keep_state_id_and_seed(width: int) -> None:
     states = {trial.trial_id: InventoryEntry(TrialState.NEW) for trial in RECORD.trials}
     console = Console(file=StringIO(), width=width)
     console.print(render_progress([TrialRow(trial, WAITING) for trial in RECORD.trials], 20.0, console))
-    print_plan(RECORD, RECORD.trials, Inventory(states, ()), console)
+    console.print(plan_table(RECORD, RECORD.trials, Inventory(states, ()), console))
     shown = console.file.getvalue().splitlines()
     assert max(map(len, shown)) <= width
     for trial, state in ((trial, state) for trial in RECORD.trials for state in (WAITING, "new")):
