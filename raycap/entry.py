@@ -68,6 +68,9 @@ def _prepare() -> None:
         raise OSError(
             "PYTHONOPTIMIZE=2 and -OO remove docstrings, without which Ray does not start: unset PYTHONOPTIMIZE"
         )
+    from raycap.surroundings import provide_home
+
+    provide_home()
     for name, file in hidden.items():
         raise OSError(f"{file} hides Python's module {name}: rename the file, or remove its folder from PYTHONPATH")
 

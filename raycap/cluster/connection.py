@@ -15,6 +15,8 @@ from raycap.cluster.private_folder import RAY_FOLDER, private_folder
 from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
 from raycap.isolation import child_environment
+from raycap.machine import cpu_limit
+from raycap.surroundings import refuse_faulty_surroundings
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -99,13 +101,19 @@ def ray_session() -> Iterator[RayConnection]:
         address = cluster_address(os.environ)
         options: dict[str, Any]
         if address == LOCAL:
+            refuse_faulty_surroundings()
             where = "Ray does not start on this machine"
             # A runtime_env would do the same, but Ray could then not use the workers that it starts in advance.
             token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
             stack.enter_context(_environment(LOCAL_ENVIRONMENT | child_environment() | token))
             stack.enter_context(_settings_of_environment())
             # Without the dashboard's agent, killed trials leave their placement groups behind and retries hang.
-            options = {"include_dashboard": True, "_temp_dir": str(folder / RAY_FOLDER)}
+            # Ray counts all cores, whatever the affinity and the control group of this process allow.
+            options = {
+                "num_cpus": max(1, int(cpu_limit())),
+                "include_dashboard": True,
+                "_temp_dir": str(folder / RAY_FOLDER),
+            }
         else:
             where = f"the Ray cluster at {address} cannot be used"
             options = {"runtime_env": {"env_vars": WORKER_ENVIRONMENT}}

@@ -7,18 +7,15 @@ import re
 import shutil
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from urllib.request import urlopen
 
-import psutil
-
 from raycap.errors import CannotRunError
+from raycap.machine import available_memory, cpu_limit, memory_limit
 from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path, local_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
+from raycap.surroundings import Check, Verdict, check_surroundings
 from raycap.terminal.format import size
 
 MIN_PYTHON = (3, 11)
@@ -29,28 +26,7 @@ DISK_FAIL_BYTES, DISK_WARN_BYTES = 0.5 * GB, 5 * GB
 TRIAL_BYTES = 1.4 * GB
 """Memory of a running trial with its processes, without its data."""
 SHM_BYTES = 1 * GB
-RAY_DISK_SHARE = 0.95
-"""Ray stops creating objects if the disk with its temporary files is fuller than this."""
 PROBE_TIMEOUT_S = 5.0
-
-
-class Verdict(StrEnum):
-    """Verdict of a check."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class Check:
-    """Result of one check."""
-
-    name: str
-    verdict: Verdict
-    found: str
-    to_do: str = ""
-    """Advice; empty if there is none."""
 
 
 def examine(storage: str, tracking_uri: str) -> list[Check]:
@@ -63,6 +39,7 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
         ("torch", _torch),
         ("cpu", _cpu),
         ("memory", _memory),
+        ("surroundings", lambda: iter(check_surroundings())),
         ("ray", _ray),
         ("other users", _other_users),
         ("mlflow", lambda: _mlflow(tracking_uri)),
@@ -109,22 +86,20 @@ def _torch() -> Iterator[Check]:
 
 def _cpu() -> Iterator[Check]:
     cores = os.cpu_count() or 1
-    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
+    usable = max(1, int(cpu_limit()))
     load = os.getloadavg()[0]
     if load > cores:
         advice = "timings and estimates will be too long while other programs use the cores"
         yield Check("cpu", Verdict.WARN, f"{cores} cores, but a load of {load:.1f}", advice)
-    elif 0 < usable < cores:
-        advice = "Ray counts all cores: limit execution.max_concurrent_trials"
-        yield Check("cpu", Verdict.WARN, f"{cores} cores, of which this process may use {usable}", advice)
     else:
-        yield Check("cpu", Verdict.OK, f"{cores} cores, {cores} trials of one worker at the same time")
+        limited = f", of which this process may use {usable}" if usable < cores else ""
+        yield Check("cpu", Verdict.OK, f"{cores} cores{limited}: {usable} trials of one worker at the same time")
 
 
 def _memory() -> Iterator[Check]:
-    memory = psutil.virtual_memory()
-    found, num_trials = f"{size(memory.available)} free of {size(memory.total)}", int(memory.available / TRIAL_BYTES)
-    cores = os.cpu_count() or 1
+    available = available_memory()
+    found, num_trials = f"{size(available)} free of {size(memory_limit())}", int(available / TRIAL_BYTES)
+    cores = int(cpu_limit())
     if num_trials >= cores:
         yield Check("memory", Verdict.OK, found)
     else:
@@ -219,12 +194,6 @@ def _database(file: Path) -> str:
 
 def _disk(storage: str) -> Iterator[Check]:
     yield _storage(storage)
-    folder = tempfile.gettempdir()
-    usage = shutil.disk_usage(folder)
-    full = usage.used / usage.total > RAY_DISK_SHARE
-    advice = f"Ray stops if more than {RAY_DISK_SHARE:.0%} are used: free space, or set TMPDIR" if full else ""
-    verdict = Verdict.WARN if full else Verdict.OK
-    yield Check("temporary files", verdict, f"{folder}: {size(usage.free)} of {size(usage.total)} free", advice)
 
 
 def _storage(storage: str) -> Check:

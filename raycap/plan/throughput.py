@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from raycap.analysis.checks import UnreadableResult
 from raycap.analysis.stored import read_result
+from raycap.machine import cpu_limit
 from raycap.plan.estimate import (
     Estimate,
     StepTime,
@@ -89,7 +90,7 @@ def expected_times(
         step_times = _step_times(groups, sweep, storage, found)
     if slots is None:
         gpus = _num_gpus() if execution.gpus_per_worker else 0
-        slots = slots_of(execution, os.cpu_count() or 1, gpus)
+        slots = slots_of(execution, max(1, int(cpu_limit())), gpus)
     start_steps = [resume_step(group, found.states) for group in groups]
     return estimate(groups, step_times, execution, slots=slots, start_steps=start_steps, price_per_hour=price_per_hour)
 
