@@ -59,14 +59,14 @@ def test_doctor_names_every_fault_with_a_remedy(prepared: Path) -> None:
         [sys.executable, str(SCRIPT), str(prepared)], capture_output=True, text=True, check=False, cwd=ROOT,
         env=environment | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stderr == ""
     cases = {case["case"]: case for case in map(json.loads, done.stdout.splitlines())}
     assert len(cases) >= 10, done.stderr
     sound = {check["name"]: check["verdict"] for check in cases.pop("nothing")["checks"]}
     for name, case in cases.items():
         check_name, verdict, advice = EXPECTED[name]
         checks = {check["name"]: check for check in case["checks"]}
-        assert sound[check_name] != "fail"
+        assert sound.get(check_name) != "fail"
         assert checks[check_name]["verdict"] == verdict, (name, checks[check_name])
         assert advice in checks[check_name]["to_do"], (name, checks[check_name])
         assert case["code"] == any(check["verdict"] == "fail" for check in case["checks"]), name

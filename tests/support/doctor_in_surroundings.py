@@ -13,10 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from typer.testing import CliRunner
 
-import raycap.cluster.address
 from raycap import surroundings
 from raycap.cli import app
 
@@ -59,7 +57,6 @@ def temporary_folder(path: str) -> None:
 def cases(folder: Path) -> dict[str, Callable[[], object]]:
     """Return the changes that break the surroundings of this process; FOLDER has been prepared by the test."""
     found: dict[str, Callable[[], object]] = {
-        "nothing": lambda: None,
         "home missing": lambda: home(f"{folder}/no-home"),
         "TMPDIR missing": lambda: temporary_folder(f"{folder}/no-folder"),
         "TMPDIR too long": lambda: os.environ.update(RAY_TMPDIR=f"{folder}/{'x' * 60}"),
@@ -80,20 +77,30 @@ def cases(folder: Path) -> dict[str, Callable[[], object]]:
     return found
 
 
+def examine(name: str) -> None:
+    """Run the command and print what it found."""
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    if not isinstance(done.exception, SystemExit | None):
+        raise done.exception
+    message = json.dumps({"case": name, "code": done.exit_code, "checks": json.loads(done.output)})
+    os.write(1, f"{message}\n".encode())
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
-    torch.zeros(1)
+    os.chdir(folder / "work")
+    examine("nothing")  # imports everything, before the processes fork: another user may not be able to read it
     for name, change in cases(folder).items():
         if (child := os.fork()) == 0:
-            os.chdir(folder / "work")
-            change()
-            done = CliRunner().invoke(app, ["doctor", "--json"])
-            message = json.dumps({"case": name, "code": done.exit_code, "checks": json.loads(done.output)})
-            os.write(1, f"{message}\n".encode())
-            os._exit(0)
+            try:
+                change()
+                examine(name)
+            except Exception as error:
+                print(name, repr(error), file=sys.stderr, flush=True)
+            finally:
+                os._exit(0)
         os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
-    assert raycap.cluster.address  # imported before the processes fork, since another user may not read it
     main()
