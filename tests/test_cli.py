@@ -290,10 +290,13 @@ def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from raycap.cli import main; main()", "ui", "specs/grid.yaml"]
+    for name in ("queue", "random", "logging", "csv", "uvicorn", "fastapi"):  # the server must not import these
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('this file was imported')")
+    command = [sys.executable, "-m", "raycap", "ui", str(ROOT / "sweeps/specs/grid.yaml")]
     server = subprocess.Popen(
         [*command, f"tracking.uri={uri}", f"storage={tmp_path}/runs", "--port", str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     try:
         assert f"http://127.0.0.1:{port}/#/experiments/" in server.stdout.readline()

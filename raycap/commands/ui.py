@@ -93,22 +93,20 @@ def _serve(uri: str, port: int, show: Callable[[str], None]) -> int:
     from raycap.tracking.client import client_uri
 
     # One worker and no job runner reduce the memory from 2.4 to 0.5 GiB.
-    environment = (
-        os.environ
-        | child_environment()
-        | {
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
-        }
-    )
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    settings = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_BACKEND_STORE_URI": client_uri(uri),  # not an argument, which other users could read
+    }
+    environment = os.environ | child_environment() | settings
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # By default, uvicorn prepends the working directory to its search path.
     options = shlex.join(["--app-dir", os.path.dirname(os.__file__)])
+    command += ["--uvicorn-opts", options]
     server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1", "--uvicorn-opts", options], env=environment
-    )
+        command, env=environment, stdout=2
+    )  # to standard error: standard output has the links only
     try:
         if not _listens(server, port):
             problem = f"MLflow's server ended with exit code {server.returncode} before it listened on port {port}"

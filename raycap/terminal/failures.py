@@ -59,3 +59,5 @@ def print_unreadable(unreadable: Mapping[str, str], storage: Storage, console: C
     for trial_id, reason in unreadable.items():
         path = storage.path(result_path(trial_id))
         console.print(f"{path} cannot be read: {reason}.", style="red", soft_wrap=True)
+    if unreadable:
+        console.print("To train these trials again, move their files away and run the sweep.", soft_wrap=True)

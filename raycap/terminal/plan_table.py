@@ -265,7 +265,10 @@ def print_power(
         )
         if len(power.readings) < 2:
             raise SpecError(
-                [f"{sweep.spec.name}: analysis: all readings give the same bits for these data; there is no choice"]
+                [
+                    f"{sweep.spec.name}: analysis: all readings give the same bits for these data; there is no choice. "
+                    "Leave out --power, or add schemes or selections under which the bits differ"
+                ]
             )
         powers.append(power)
         if as_json:
