@@ -30,7 +30,7 @@ def template(
     from raycap.spec.document import SpecError
 
     if where not in list(Template):
-        raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}"])
+        raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}; write one of these"])
     print(render(Template(where), Versions.here()), end="")
 
 

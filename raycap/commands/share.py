@@ -93,7 +93,10 @@ def _error_as_message(about: str) -> Iterator[None]:
     except SpecError:
         raise
     except (ValueError, OSError, HubError) as error:
-        raise SpecError([f"{about}: {error}"]) from error
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.strerror}: {error.filename}; choose another path, or make this one usable"
+        raise SpecError([f"{about}: {reason}"]) from error
 
 
 def _export_model(

@@ -36,7 +36,10 @@ def to_dataset(profiles: Profiles) -> "Dataset":
     schema = profiles.schema
     attributes = tuple(attribute.name for attribute in schema.attributes)
     if attributes != ATTRIBUTES:
-        raise ValueError(f"the hosted schema requires the attributes {', '.join(ATTRIBUTES)}; got {attributes}")
+        raise ValueError(
+            f"the hosted schema requires the attributes {', '.join(ATTRIBUTES)}, got {', '.join(attributes) or 'none'}; "
+            "export a trial whose profiles are people, not random data"
+        )
     names = pa.array([profiles.full_name(person) for person in range(profiles.num_profiles)], pa.string())
     name_parts(names.to_pylist())  # raises ValueError for names that cannot be split
     columns = {"name": names, "index": pa.array(np.arange(len(names), dtype=np.int32))}

@@ -59,7 +59,7 @@ def check_hub(repo: str) -> None:
     except ValueError as error:
         raise HubError(f"{str(error).splitlines()[0]} Give it as USER/NAME") from None
     if "/" not in repo:
-        raise HubError(f"must have the form USER/NAME, got {repo!r}")
+        raise HubError(f"must have the form USER/NAME, got {repo!r}; add the name of your account before it")
     if constants.HF_HUB_OFFLINE:
         raise HubError("the hub cannot be used: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it")
     if not get_token():
@@ -92,7 +92,9 @@ def push(
     try:
         url = api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True)
         if private and not api.repo_info(repo, repo_type=kind).private:
-            raise HubError(f"{url} exists and is public, but --private was given; choose another name")
+            raise HubError(
+                f"{url} exists and is public, but --private was given; choose another name, or remove --private"
+            )
         api.upload_folder(
             repo_id=repo,
             folder_path=folder,
@@ -103,5 +105,8 @@ def push(
         )
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise HubError(f"the upload of {repo} to the hub at {api.endpoint} failed: {reason}") from error
+        raise HubError(
+            f"the upload of {repo} to the hub at {api.endpoint} failed: {reason}; check the token (`hf auth whoami`) "
+            "and the network, and run the command again, or write to a folder with --to"
+        ) from error
     return str(url)

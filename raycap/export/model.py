@@ -28,6 +28,7 @@ NUM_TEXTS = 256
 """Number of randomly drawn training texts of each corpus on which logits are compared."""
 NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options with which transformers neither downloads anything nor runs code that comes with a model."""
+OTHER_VERSION = f"install another version of transformers than {transformers.__version__}, or retrain the trial"
 MISSING = object()
 BATCH_SIZE = 16
 """Texts per forward pass. transformers computes the logits of all tokens: 16 x 30 tokens x 262,144 words take 0.5 GB."""
@@ -72,7 +73,9 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     try:
         populations = populations_of(result.spec)
     except (ValueError, OSError) as error:
-        raise ValueError(f"the population that the model was trained on cannot be loaded: {error}") from error
+        raise ValueError(
+            f"the population that the model was trained on cannot be loaded: {error}; restore it where its spec says"
+        ) from error
     if tuple(profiles.facts for profiles in populations) != result.populations:
         commit = result.provenance.git_commit
         raise ValueError(f"its spec gives another population than it was trained on; export it with raycap at {commit}")
@@ -96,7 +99,7 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     if not exported.max_difference <= TOLERANCE:  # `not <=` also refuses NaN
         raise ValueError(
             f"the logits of the exported model differ by up to {exported.max_difference:.2g} from raycap's own, more than "
-            f"{TOLERANCE:g}; the model is not exported"
+            f"{TOLERANCE:g}, so the model is not exported; {OTHER_VERSION}"
         )
     return exported
 
@@ -143,7 +146,9 @@ def _compare(model: Llama, hf_model: Any, tokenizer: Any, composer: Composer, po
         rows = composer.compose(ids, composer.row_length)
         tokens = tokenizer(render(composer.corpus, ids))["input_ids"]
         if tokens != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
-            raise ValueError(f"transformers tokenizes {composer.corpus.kind} texts differently from raycap")
+            raise ValueError(
+                f"transformers tokenizes {composer.corpus.kind} texts differently from raycap; {OTHER_VERSION}"
+            )
         batch = Batch.of([rows], model.vocab_size, CPU)
         # raycap computes logits only at the A positions after which a measured token is predicted. `text` and `position`
         # are the indices of these positions in the (texts, T, V) logits of transformers.

@@ -139,7 +139,9 @@ def load(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1) -> Llama:
     if wrong := [key for key, value in expected.items() if stored_config.get(key) != value]:
         got = ", ".join(f"{key} {stored_config.get(key)}" for key in wrong)
         required = ", ".join(f"{key} {expected[key]}" for key in wrong)
-        raise ValueError(f"the model in {folder} has {got}, but the spec requires {required}")
+        raise ValueError(
+            f"the model in {folder} has {got}, but the spec requires {required}; change trial.model, or use another model"
+        )
     stored, factors = _stored_weights(spec, vocab_size, folder / WEIGHTS), _folded_factors(spec)
     model = Llama(spec, vocab_size)
     filled: set[int] = set()
@@ -151,7 +153,7 @@ def load(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1) -> Llama:
         weights = torch.cat(projections)
         if id(parameter) in filled and not torch.equal(parameter.detach()[0], weights):
             raise ValueError(
-                f"the model in {folder} has its own {name}, but the spec's model.loop shares these weights"
+                f"the model in {folder} has its own {name}, but model.loop of the spec shares these weights; remove it"
             )
         parameter.detach()[0].copy_(weights)
         filled.add(id(parameter))

@@ -43,7 +43,9 @@ def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from None
+        raise SpecError(
+            [f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; give a text file in UTF-8"]
+        ) from None
     documents, faults = read_documents(path, text)
     faults += undecided(text, documents)
     versions, notes = Versions.here(), []
@@ -90,7 +92,9 @@ def _sweep_faults(
         if job_overrides is None:
             return None, []
         if wrong := [override for override in overrides if "=" not in override]:
-            raise SpecError([f"override {wrong[0]!r}: must have the form key=value"])
+            raise SpecError(
+                [f"override {wrong[0]!r}: must have the form key=value, such as storage=s3://BUCKET/raycap"]
+            )
         # The file of the job's sweep is inside its image, so only storage and tracking.uri can be checked.
         settings = dict(override.split("=", 1) for override in (*job_overrides, *overrides))
         storage = settings.get("storage", DEFAULTS.storage)
