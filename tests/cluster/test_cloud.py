@@ -237,7 +237,7 @@ def test_a_broken_file_for_google_has_its_faults(file: Path, spec: str) -> None:
         ),
         ("storage=runs", ["storage", "9 machines", "got runs"]),
         ("tracking.uri=sqlite:///mlflow.db", ["tracking.uri", "got sqlite:///mlflow.db"]),
-        ("tracking.uri=mlruns", ["tracking.uri", "got mlruns"]),
+        ("tracking.uri=mlruns", ["tracking.uri", "mlruns"]),
         ("execution.gpus_per_worker=-1", ["execution.gpus_per_worker", "-1"]),
     ],
 )
@@ -330,12 +330,12 @@ def test_the_commands_print_templates_and_exit_with_2_on_faults(file: Path, spec
     assert fault["where"].startswith(f"{file}:")
 
 
-def test_an_unknown_template_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_template_is_an_error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["raycap", "cluster", "template", "azure"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    message = capsys.readouterr().err
+    message = capfd.readouterr().err
     assert all(value in message for value in ("aws, gcp, kuberay, dockerfile", "azure"))
 
 

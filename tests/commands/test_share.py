@@ -18,7 +18,7 @@ from raycap.export.hub import atomic_export
 from raycap.facts.build import corpora_of, profiles_of
 from raycap.facts.corpus import render
 from raycap.facts.hosted import fingerprint, load
-from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, ProfilesFromHub, Steps
+from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
 from raycap.storage.checksum import with_checksum
@@ -147,9 +147,7 @@ def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) ->
     assert generated.num_texts == 100
 
 
-def test_a_pushed_population_replaces_the_data_of_its_repository(
-    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pushed_population_replaces_the_data_of_its_repository(storage: Storage, tmp_path: Path) -> None:
     people = profiles_of(PEOPLE)
     trial = storage.path(f"trials/{memorized().result.trial_id}")
     with local_hub() as hub:
@@ -171,12 +169,8 @@ def test_a_pushed_population_replaces_the_data_of_its_repository(
     assert sorted(repository.files) == ["README.md", "data/train-00000-of-00001.parquet", "notes.md"]
     card = repository.files["README.md"].decode()
     assert 'source: hub\n  path: "me/people"' in card
-    # load_dataset reads a folder with the same layout in the same way as a dataset on the hub.
-    (tmp_path / "hub/data").mkdir(parents=True)
-    for name, content in repository.files.items():
-        (tmp_path / "hub" / name).write_bytes(content)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    again = load(ProfilesFromHub(source="hub", path=str(tmp_path / "hub"), names=PEOPLE.names))
+    (tmp_path / "pushed.parquet").write_bytes(repository.files["data/train-00000-of-00001.parquet"])
+    again = load(ProfilesFromDisk(source="disk", path=str(tmp_path / "pushed.parquet"), names=PEOPLE.names))
     assert fingerprint(again) == fingerprint(people)
 
 
