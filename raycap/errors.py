@@ -15,3 +15,21 @@ class ResourceError(CannotRunError):
 
 class TrackingError(CannotRunError):
     """MLflow cannot be reached or used."""
+
+
+class LeaseLostError(OSError):
+    """A process may no longer write to a sweep's folder, because its lock was lost; the message says why."""
+
+    was_taken = False
+    """Whether another process has taken over the lock; otherwise the sweep's folder is gone."""
+
+    @classmethod
+    def taken(cls, message: str) -> "LeaseLostError":
+        """Return the error of a lock that another process has taken over."""
+        error = cls(message)
+        error.was_taken = True
+        return error
+
+
+class StorageUnavailableError(OSError):
+    """A storage did not answer, or refused access, for as long as it is waited for; the message has its last error."""

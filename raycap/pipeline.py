@@ -9,8 +9,8 @@ environment cannot run it (or no longer, after the death of Ray), 3 the budget i
 import math
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -29,6 +29,7 @@ from raycap.spec.places import DEFAULT_TRACKING_URI, PlaceError, environment_tra
 from raycap.spec.uris import without_password
 from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked, refuse_others
+from raycap.storage.patience import advice
 from raycap.storage.sweep_folder import NotASweepError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
 from raycap.terminal.format import wide_console
@@ -78,27 +79,34 @@ def run(
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
         raise SpecError(["--budget: trials of this sweep use no GPU; give a time instead, as in --budget 2h"])
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(storage, name))
+        with _storage_errors(spec, storage.location(name)):
+            lease = stack.enter_context(locked(storage, name, console.print))
             found = inventory(sweep, storage)
-            missing = found.to_run(selected, only_failed=only_failed)
-            print_plan(sweep, missing if only_failed else selected, found, console)
+        missing = found.to_run(selected, only_failed=only_failed)
+        print_plan(sweep, missing if only_failed else selected, found, console)
+        with _storage_errors(spec, storage.location(name)):
             prepare_folder(sweep, found, storage)
-            refuse_others(name, {trial.trial_id for trial in missing}, storage)
-        except LockedError as error:
-            raise SpecError([f"{spec}: {error}"]) from None
-        except OSError as error:
-            problem = f"{spec}: storage {storage.path(name)} cannot be written: {error}"
-            raise SpecError([f"{problem}; make it writable, or set storage to another place"]) from error
+            refuse_others(name, {trial.trial_id for trial in missing}, storage, console.print)
         num_finished = sum(found.states[trial.trial_id].state is TrialState.FINISHED for trial in selected)
         stacks = stacks_to_train(missing, sweep.trials, found.states, execution.replicas)
-        job = Job(sweep, missing, stacks, num_finished, began, budget, cpu_only)
+        job = Job(sweep, missing, stacks, num_finished, began, lease, budget, cpu_only)
         try:
             outcome = run_sweep(job, console)
         except CannotRunError as error:
             raise SpecError([f"{spec}: {error}"]) from error
         options = shlex.join(["--trials", only] if only is not None else [])
         return _print_outcome(outcome, sweep, selected, storage, shlex.join([spec, *overrides]), options, console)
+
+
+@contextmanager
+def _storage_errors(spec: str, folder: str) -> Iterator[None]:
+    """Convert errors of the storage and of the lock to SpecError."""
+    try:
+        yield
+    except LockedError as error:
+        raise SpecError([f"{spec}: {error}"]) from None
+    except OSError as error:
+        raise SpecError([f"{spec}: storage {folder} cannot be used: {error}; {advice(error)}"]) from error
 
 
 def _print_outcome(
@@ -117,15 +125,30 @@ def _print_outcome(
     from raycap.analysis.report import answer
     from raycap.analysis.stored import read_stored
 
-    folder = storage.path(sweep.spec.name)
+    same_command = f"{command} {options}".rstrip()
+    codes = {
+        Ending.INTERRUPTED: EXIT_INTERRUPTED,
+        Ending.BUDGET: EXIT_BUDGET,
+        Ending.RAY_DIED: EXIT_BAD_SPEC,
+        Ending.LOST: EXIT_FAILED,
+    }
+    folder = SweepFolder(storage, sweep.spec.name)
     console.print()
+    trouble = " ".join(outcome.problems) if outcome.ending is Ending.LOST else ""
+    try:
+        stored = None if trouble else read_stored(sweep.trials, storage)
+    except OSError as error:
+        stored, trouble = None, f"storage {folder.location} cannot be read: {error}; {advice(error)}"
+    if stored is None:
+        console.print(trouble, style="yellow", soft_wrap=True)
+        console.print("What was stored of the trials is kept. The command that continues with them:")
+        console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
+        return codes.get(outcome.ending, EXIT_FAILED)
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
         law = outcome.law or answer(report(sweep, storage))
         console.print(law, style="bold")
-        console.print(f"Report: {folder}/{SweepFolder.REPORT}", soft_wrap=True)
-        console.print(f"Compare the trials: raycap ui {shlex.quote(folder)}", soft_wrap=True)
-    stored = read_stored(sweep.trials, storage)
-    same_command = f"{command} {options}".rstrip()
+        console.print(f"Report: {storage.location(folder.path(SweepFolder.REPORT))}", soft_wrap=True)
+        console.print(f"Compare the trials: raycap ui {shlex.quote(folder.location)}", soft_wrap=True)
     if stored.failures:
         print_failures(sweep, stored.failures, storage, same_command, console)
     print_unreadable(stored.unreadable, storage, console)
@@ -144,8 +167,7 @@ def _print_outcome(
         console.print(f"{reason}: {num_left} of {len(selected)} trials are left. To continue:")
         console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
-        console.print(f"Report on the finished trials: raycap report {folder}", soft_wrap=True)
-    codes = {Ending.INTERRUPTED: EXIT_INTERRUPTED, Ending.BUDGET: EXIT_BUDGET, Ending.RAY_DIED: EXIT_BAD_SPEC}
+        console.print(f"Report on the finished trials: raycap report {shlex.quote(folder.location)}", soft_wrap=True)
     is_complete = not num_left and not num_unreadable and outcome.is_logged
     return codes.get(outcome.ending, 0 if is_complete else EXIT_FAILED)
 

@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from raycap.tracking.environment import configure_mlflow
 
+pytest.register_assert_rewrite("tests.support")
+from tests.support.object_store import CREDENTIALS, Faults, ObjectStore, object_store  # noqa: E402
+
+os.environ.update(CREDENTIALS)  # before Ray starts, whose workers inherit it
 os.environ["OMP_NUM_THREADS"] = "1"  # several workers with several threads each would compete for the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 configure_mlflow()  # before any test module imports mlflow
 
-pytest.register_assert_rewrite("tests.support")
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -38,3 +42,17 @@ def shared_profiles() -> Path:
     if not path.exists():
         pytest.skip("the dataset is not available")
     return path
+
+
+@pytest.fixture(scope="session")
+def _object_store() -> Iterator[ObjectStore]:
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def s3(_object_store: ObjectStore) -> Iterator[ObjectStore]:
+    """An S3 server on this machine without faults at first."""
+    yield _object_store
+    for fault in fields(Faults):
+        setattr(_object_store.faults, fault.name, getattr(Faults(), fault.name))

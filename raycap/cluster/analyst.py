@@ -7,21 +7,27 @@ the actor needs are therefore imported inside its methods.
 """
 
 import math
+import shlex
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ray
 
+from raycap.errors import LeaseLostError, TrackingError
 from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialResult
 from raycap.storage import Storage, failure_path, result_path
+from raycap.storage.lock import LeaseId, guarded
 from raycap.storage.progress import Event, ProgressFile
 from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
+    from raycap.tracking.outbox import Operation
+    from raycap.tracking.tracker import Tracker
 
 DRAWING_SHARE = 0.03
 """Maximal share of the time spent on redrawing while trials run."""
@@ -52,8 +58,12 @@ class Analyst:
     It is a Ray actor (`AnalystActor`) while trials run, and a plain object where no trial has to run.
     """
 
-    def __init__(self, sweep_json: str) -> None:
-        """Load MLflow, which takes seconds; call `open` before any other method."""
+    def __init__(self, sweep_json: str, lease: LeaseId | None = None) -> None:
+        """Load MLflow, which takes seconds; call `open` before any other method.
+
+        Once `lease`, the lock of the sweep, is lost, nothing is written to the storage any more, and nothing to MLflow
+        either if another process has taken over the lock.
+        """
         from raycap.tracking.environment import configure_mlflow
 
         configure_mlflow()
@@ -62,7 +72,7 @@ class Analyst:
         self._tracking = tracker
         self._sweep = SweepRecord.model_validate_json(sweep_json)
         self._planned = {trial.trial_id: trial for trial in self._sweep.trials}
-        self._storage = Storage.at(self._sweep.storage)
+        self._storage = guarded(Storage.at(self._sweep.storage), lease)
         self._folder = SweepFolder(self._storage, self._sweep.spec.name)
         self._began, self._slots = time.monotonic(), 1
         self._next_drawing, self._drawing = 0.0, threading.Thread()
@@ -88,7 +98,8 @@ class Analyst:
         self._stored = read_stored(self._sweep.trials, self._storage)
         self._tracker = self._tracking.Tracker(self._sweep, self._stored.measured)
         known = {trial_id: self._tracker.status(trial_id) for trial_id in self._planned}
-        self._outbox = Outbox(self._storage, self._folder.path(SweepFolder.OUTBOX), self._tracker, self._planned)
+        recipient = _WhileLeased(self._tracker, self._storage)
+        self._outbox = Outbox(self._storage, self._folder.path(SweepFolder.OUTBOX), recipient, self._planned)
         if not self._folder.exists(SweepFolder.RUN):  # `raycap report` needs it, even after a crash
             self._write(SweepFolder.RUN, self._run_so_far().model_dump_json())
         for trial_id in self._stored.measured:
@@ -198,10 +209,14 @@ class Analyst:
 
     def delivery(self) -> Delivery:
         """Return which records reached MLflow. Call it after `conclude` or `interrupt`."""
-        outbox, folder = self._outbox, f"{self._sweep.storage}/{self._sweep.spec.name}"
+        outbox, folder = self._outbox, shlex.quote(self._folder.location)
         problems = [self._unwritten, outbox.unread, outbox.unsaved]
         if self._undelivered:
-            fate = "could not be kept" if outbox.unsaved else f"wait in {folder}/{SweepFolder.OUTBOX}"
+            fate = (
+                "could not be kept"
+                if outbox.unsaved
+                else f"wait in {self._storage.location(self._folder.path(SweepFolder.OUTBOX))}"
+            )
             cause = f" ({outbox.trouble})" if outbox.trouble else ""
             problems.append(
                 f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver what is stored: raycap sync {folder}"
@@ -243,10 +258,12 @@ class Analyst:
 
     def _write(self, name: str, content: str | bytes) -> bool:
         """Write a file into the sweep's folder; return whether the storage accepted it. `delivery` reports failures."""
+        if self._unwritten:  # do not wait for the storage once more for every file
+            return False
         try:
             self._folder.write(name, content)
         except OSError as error:
-            self._unwritten = self._unwritten or f"{name} could not be written: {error}"
+            self._unwritten = f"{name} could not be written: {error}"
             return False
         return True
 
@@ -255,17 +272,36 @@ class Analyst:
 
         Records get this time, which does not depend on when they are logged, so logging them again creates no duplicates.
         """
-        info = self._storage.filesystem.get_file_info(self._storage.path(path))
-        return (info.mtime_ns or time.time_ns()) // 1_000_000
+        modified_ns = None
+        with suppress(OSError):
+            modified_ns = self._storage.modified_ns(path)
+        return (modified_ns or time.time_ns()) // 1_000_000
 
 
-def sync(sweep: SweepRecord) -> Delivery:
+class _WhileLeased:
+    """Passes operations on to MLflow unless another process has taken over the lock of the sweep, which logs them then."""
+
+    def __init__(self, tracker: "Tracker", storage: Storage) -> None:
+        self._tracker, self._storage = tracker, storage
+        self.clear_cache = tracker.clear_cache
+
+    def deliver(self, operation: "Operation") -> None:
+        """Deliver an operation. Raises TrackingError if the lock was taken over."""
+        try:
+            self._storage.guard()
+        except LeaseLostError as error:
+            if error.was_taken:
+                raise TrackingError(str(error)) from None
+        self._tracker.deliver(operation)
+
+
+def sync(sweep: SweepRecord, lease: LeaseId) -> Delivery:
     """Deliver to MLflow the stored results that it lacks and the contents of the outbox. Needs no Ray.
 
     Raises:
         TrackingError: MLflow cannot be used.
     """
-    analyst = Analyst(sweep.model_dump_json())
+    analyst = Analyst(sweep.model_dump_json(), lease)
     folder = SweepFolder(Storage.at(sweep.storage), sweep.spec.name)
     analyst.open(folder.read_run().slots)
     analyst.conclude(folder.read(SweepFolder.RUN).decode(), analyst.status(), patience_s=math.inf)
@@ -275,8 +311,8 @@ def sync(sweep: SweepRecord) -> Delivery:
 class _RestartableAnalyst(Analyst):
     """An analyst that opens itself again after its process has died. It reads all it needs from the storage and MLflow."""
 
-    def __init__(self, sweep_json: str) -> None:
-        super().__init__(sweep_json)
+    def __init__(self, sweep_json: str, lease: LeaseId | None = None) -> None:
+        super().__init__(sweep_json, lease)
         if ray.get_runtime_context().was_current_actor_reconstructed:
             self.open(self._folder.read_run().slots)
 

@@ -9,15 +9,17 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from raycap.cluster.errors import root_cause, root_error
+from raycap.cluster.errors import TrainingError, root_cause, root_error
+from raycap.errors import StorageUnavailableError
 
 
 class RetryPolicy(DefaultFailurePolicy):
-    """Ray Train's default failure policy with three changes.
+    """Ray Train's default failure policy with four changes.
 
     - A trial that fails twice in a row with the same error at the same step is not retried.
     - The failures are counted from 0 again whenever the checkpoints have advanced since the last failure, so any number of
       preemptions is allowed as long as the trial makes progress.
+    - A storage that was waited for in vain (raycap/storage/patience.py) is not waited for again.
     - A timeout while the trial waits for resources does not count: `concurrent_slots` has checked that the cluster can
       provide them.
 
@@ -33,6 +35,9 @@ class RetryPolicy(DefaultFailurePolicy):
         """Return RETRY or RAISE for one error."""
         if isinstance(getattr(training_failed_error, "controller_failure", None), WorkerGroupStartupTimeoutError):
             return FailureDecision.RETRY  # resources are still in use, or the autoscaler is starting machines
+        root = root_error(training_failed_error)
+        if isinstance(root.cause if isinstance(root, TrainingError) else root, StorageUnavailableError):
+            return FailureDecision.RAISE
         previous = self._last_failure
         steps = self._steps_done()
         # Numbers and addresses differ between two occurrences of the same error.
@@ -41,7 +46,7 @@ class RetryPolicy(DefaultFailurePolicy):
         if previous is not None and steps > previous[0]:
             self._worker_group_failures = 0  # the count of DefaultFailurePolicy
         # A dead process (preempted, killed, out of memory) is no error of the trial, so only the count limits it.
-        process_died = isinstance(root_error(training_failed_error), ActorDiedError)
+        process_died = isinstance(root, ActorDiedError)
         repeated = self._last_failure == previous
         if isinstance(training_failed_error, WorkerGroupError) and repeated and not process_died:
             return FailureDecision.RAISE

@@ -17,7 +17,9 @@ from raycap.errors import TrackingError
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
-from raycap.storage import Storage, failure_path, result_path
+from raycap.storage import TRIALS_FOLDER, Storage
+from raycap.storage.lock import Lease
+from raycap.storage.patience import advice
 from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Job:
     num_finished: int
     began: float
     """Start time of the command, from time.monotonic(), since the system clock may jump."""
+    lease: Lease
+    """Lock of the sweep. Once it is lost, the run stops."""
     budget: Budget = UNBOUNDED
     cpu_only: bool = False
     """See `WorkerConfig.cpu_only`."""
@@ -59,6 +63,8 @@ class Ending(StrEnum):
     """The budget was spent."""
     RAY_DIED = "ray died"
     """A process died without which Ray does not work."""
+    LOST = "lost"
+    """The storage was lost: another process took over the lock of the sweep, its folder is gone, or it does not answer."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def run_sweep(job: Job, console: Console) -> Outcome:
     """
     if not job.missing:
         run = _last_run(job.sweep) or job.run_until_now(slots=1)
-        return _conclude_without_ray(job.sweep, run, Ending.OVER)
+        return _conclude_without_ray(job, run, Ending.OVER)
     with ray_session() as connection:
         run_on_ray = _RayRun(job, connection, console)
         try:
@@ -112,7 +118,7 @@ def run_sweep(job: Job, console: Console) -> Outcome:
                 kill_children()
             if not run_on_ray.has_opened:
                 raise
-    return _close_without_ray(job.sweep, job.run_until_now(run_on_ray.slots), ending, *problems)
+    return _close_without_ray(job, job.run_until_now(run_on_ray.slots), ending, *problems)
 
 
 def _wait(run: _RayRun) -> Outcome:
@@ -149,7 +155,7 @@ def _run_trials(run: _RayRun) -> None:
         run.ended.set_exception(error)
 
 
-def _conclude_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending) -> Outcome:
+def _conclude_without_ray(job: Job, run: RunRecord, ending: Ending) -> Outcome:
     """Close the sweep in this process, from what is stored.
 
     Raises:
@@ -157,7 +163,7 @@ def _conclude_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending) ->
     """
     from raycap.cluster.analyst import Analyst
 
-    analyst = Analyst(sweep.model_dump_json())
+    analyst = Analyst(job.sweep.model_dump_json(), job.lease.id)
     analyst.open(run.slots)
     if ending is Ending.INTERRUPTED:
         analyst.interrupt(run.model_dump_json())
@@ -168,11 +174,13 @@ def _conclude_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending) ->
     return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
 
 
-def _close_without_ray(sweep: SweepRecord, run: RunRecord, ending: Ending, *problems: str) -> Outcome:
+def _close_without_ray(job: Job, run: RunRecord, ending: Ending, *problems: str) -> Outcome:
     """Close the sweep in this process after problems, and return the outcome with the problems."""
+    if job.lease.was_taken:  # the runs in MLflow belong to another process
+        return Outcome(None, ending, (*problems, job.lease.reason), is_logged=False)
     try:
-        outcome = _conclude_without_ray(sweep, run, ending)
-    except TrackingError as error:
+        outcome = _conclude_without_ray(job, run, ending)
+    except (TrackingError, OSError) as error:
         return Outcome(None, ending, (*problems, str(error)), is_logged=False)
     return replace(outcome, problems=(*problems, *outcome.problems))
 
@@ -200,7 +208,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
 
     job, sweep, storage_uri = run.job, run.job.sweep, run.job.sweep.storage
     # The actor imports MLflow while this process imports Ray Tune; each takes seconds.
-    analyst = AnalystActor.remote(sweep.model_dump_json())
+    analyst = AnalystActor.remote(sweep.model_dump_json(), job.lease.id)
 
     from raycap.cluster.progress import ProgressDisplay
     from raycap.cluster.resources import concurrent_slots
@@ -213,12 +221,21 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
     run.has_opened = True
     opened = analyst.open.remote(slots)
-    config = WorkerConfig(execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, cpu_only=job.cpu_only)
+    config = WorkerConfig(
+        execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, job.lease.id, cpu_only=job.cpu_only
+    )
     _get(opened)
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
     # Longest stacks first, so that fewer slots are idle while the last one runs.
-    queue = TrialQueue(sorted(job.stacks, key=work_of, reverse=True), spending)
+    stacks = sorted(job.stacks, key=work_of, reverse=True)
+    queue = TrialQueue(stacks, spending, is_held=lambda: not job.lease.is_reachable)
     progress = ProgressDisplay(job.missing, job.num_finished, analyst, run.console)
+
+    def stop_because_of_loss() -> None:
+        queue.stop()
+        run.console.print(f"Stopping: {job.lease.reason}", style="yellow", soft_wrap=True)
+
+    job.lease.on_loss(stop_because_of_loss)
     clear_signals()
     progress.start()
     run.queue = queue
@@ -229,8 +246,20 @@ def _run_on_ray(run: _RayRun) -> Outcome:
         clear_signals()
     if run.connection.processes:
         run.connection.processes.check()  # otherwise trials that Ray's death has ended would count as failed
-    left = {trial.trial_id for trial in job.missing if not storage.exists(result_path(trial.trial_id))}
-    failed = {trial_id for trial_id in left if storage.exists(failure_path(trial_id))}
+    job.lease.check()
+    try:
+        inside = {} if job.lease.is_lost else storage.folders(TRIALS_FOLDER)
+        problem = job.lease.reason
+    except OSError as error:
+        problem = f"storage {storage.location()} cannot be used: {error}; {advice(error)}"
+    if problem:
+        if not job.lease.was_taken:
+            _conclude(job, job.run_until_now(slots), Ending.INTERRUPTED, analyst)
+        ray.kill(analyst)
+        was_interrupted = queue.was_stopped and not job.lease.is_lost
+        return Outcome(None, Ending.INTERRUPTED if was_interrupted else Ending.LOST, (problem,), is_logged=False)
+    left = {trial.trial_id for trial in job.missing if "result.json" not in inside.get(trial.trial_id, [])}
+    failed = {trial_id for trial_id in left if "failure.json" in inside.get(trial_id, [])}
     if not queue.was_stopped:
         for trial_id in (left & set(causes)) - failed:  # the driver died before it could write the failure
             record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)
@@ -238,12 +267,12 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     ending = Ending.OVER
     if left - failed:
         ending = Ending.BUDGET if queue.stopped_by_budget and not queue.was_stopped else Ending.INTERRUPTED
-    outcome = _conclude(job.sweep, job.run_until_now(slots), ending, analyst)
+    outcome = _conclude(job, job.run_until_now(slots), ending, analyst)
     ray.kill(analyst)
     return outcome
 
 
-def _conclude(sweep: SweepRecord, run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
+def _conclude(job: Job, run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
     """Let the analyst close the sweep, or close it in this process if the analyst has died too often to be restarted."""
     import ray
 
@@ -256,7 +285,7 @@ def _conclude(sweep: SweepRecord, run: RunRecord, ending: Ending, analyst: "Acto
         return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
     except ray.exceptions.RayError as error:
         problem = f"the analyst, which logs to MLflow, died too often: {root_cause(error)}"
-    return _close_without_ray(sweep, run, ending, problem)
+    return _close_without_ray(job, run, ending, problem)
 
 
 def _get(reference: Any) -> Any:

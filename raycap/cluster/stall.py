@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Self
 
+from raycap.storage.patience import is_waiting
+
 MIN_IDLE_S = 180.0
 """Shortest time without progress after which a worker counts as hanging."""
 STEP_FACTOR = 20.0
@@ -50,7 +52,8 @@ class StallGuard:
         while not self._over.wait(interval_s):
             now, cpu_now_s = time.monotonic(), time.process_time()
             was_paused = now - checked_at > 4 * interval_s  # this process was stopped, or the machine suspended
-            if was_paused or cpu_now_s - cpu_s >= BUSY_SHARE * (now - checked_at):
+            # A worker that waits for the storage must not be restarted: it would wait again, but lose its steps.
+            if was_paused or is_waiting() or cpu_now_s - cpu_s >= BUSY_SHARE * (now - checked_at):
                 self._active_at = now
             checked_at, cpu_s = now, cpu_now_s
             idle_s = now - self._active_at

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Stopper
@@ -31,13 +32,21 @@ class TrialQueue(Searcher):
     It stops suggesting when the budget is spent or `stop` has been called. All methods but `stop` run in Tune's event loop.
     """
 
-    def __init__(self, groups: list[StackGroup], spending: Spending) -> None:
+    def __init__(
+        self, groups: list[StackGroup], spending: Spending, is_held: Callable[[], bool] = lambda: False
+    ) -> None:
+        """While `is_held` returns True, such as when the storage does not answer, no group is suggested."""
         super().__init__()
+        self._is_held = is_held
         self._waiting, self._spending = deque(groups), spending
         self._running: dict[str, StackGroup] = {}
         self._stop_requested = False
         self._paused_at: float | None = None
         self.stopped_by_budget = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the function, which cannot be pickled; Tune pickles the queue and never loads it."""
+        return vars(self) | {"_is_held": None}
 
     # --- called by the session ---
 
@@ -61,6 +70,8 @@ class TrialQueue(Searcher):
 
         Returns None, which makes Tune ask again, while groups run: when one ends, the prediction of what fits may change.
         """
+        if self._waiting and self._paused_at is None and self._is_held():
+            return None
         if self._paused_at is None:
             for group in self._waiting:
                 if self._spending.allows(work_of(group), time.monotonic()):

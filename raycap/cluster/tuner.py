@@ -17,10 +17,12 @@ from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import StopWhenDone, TrialQueue
 from raycap.cluster.worker import WorkerConfig, train_group
 from raycap.cluster.worker_reuse import free_placement_groups
+from raycap.errors import LeaseLostError
 from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
 from raycap.storage.checksum import verify_checksum, with_checksum
+from raycap.storage.patience import TRIAL, patiently
 
 
 def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: int) -> dict[str, str]:
@@ -83,7 +85,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     Returns:
         `causes`, the failures by trial_id, and `all_finished`, whether every trial of the group has a result.
     """
-    storage, analyst = Storage.at(config.storage), config.analyst
+    storage, analyst = config.open_storage(), config.analyst
     causes: dict[str, str] = {}
     group = tuple(map(PlannedTrial.model_validate_json, parameters["trials"]))
     # Finished trials train along with the others of their stack. An earlier driver of the group may also have been killed
@@ -104,7 +106,10 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-        outcomes = train_group(group, finished, config)
+        # Ray Train, too, writes a file to the storage before it starts workers, and raises its errors as they are.
+        outcomes = patiently(lambda: train_group(group, finished, config), TRIAL)
+    except LeaseLostError:
+        return {"causes": causes, "all_finished": False}
     except Exception as error:
         for trial in trials:
             fail(trial.trial_id, error)
@@ -116,6 +121,8 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
             continue
         try:
             storage.write(result_path(trial_id), with_checksum(outcome.model_dump_json(indent=1)))
+        except LeaseLostError:
+            return {"causes": causes, "all_finished": False}
         except OSError as error:
             # For example a full disk. The checkpoint of the last step remains, from which a later run writes the result.
             fail(trial_id, error)

@@ -6,6 +6,7 @@ The drivers of all trials import this module too, so modules that only a worker 
 import platform
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,13 @@ from raycap.cluster.signals import poll_signal
 from raycap.cluster.stall import StallGuard
 from raycap.cluster.trial_queue import PLACED
 from raycap.cluster.worker_reuse import ReusingTrainer, WorkersConfig
+from raycap.errors import LeaseLostError
 from raycap.learner.signals import PausedError
 from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
+from raycap.storage.lock import LeaseId, guarded
+from raycap.storage.patience import TRIAL
 
 CONTROLLER_FAILURE_LIMIT = 10
 """Number of errors in starting the workers of a trial before it fails (see `ray.train.FailureConfig`)."""
@@ -41,9 +45,15 @@ class WorkerConfig:
     analyst: ActorHandle
     analysis: AnalysisSpec
     """Analysis that `execution.early_stop` evaluates the losses with."""
+    lease: LeaseId | None = None
+    """Lock of the sweep. Once it is lost, nothing is written any more."""
     cpu_only: bool = False
     """Train on the CPU even if `execution` reserves GPUs. The GPUs are then only a resource that Ray schedules by, so tests
     can check the placement of workers on machines without GPUs."""
+
+    def open_storage(self) -> Storage:
+        """Return the storage of the sweep."""
+        return guarded(Storage.at(self.storage, TRIAL), self.lease)
 
     @property
     def on_gpu(self) -> bool:
@@ -80,7 +90,7 @@ def train_group(
     Raises:
         ray.train.v2.api.exceptions.TrainingFailedError: `RetryPolicy` gave up after other failures.
     """
-    execution, storage = config.execution, Storage.at(config.storage)
+    execution, storage = config.execution, config.open_storage()
     reserves_gpus = execution.gpus_per_worker > 0
     resources = {"CPU": execution.cpus_per_worker - READER_CPUS}
     if reserves_gpus:
@@ -153,7 +163,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
     finished: frozenset[str] = parameters["finished"]
     unfinished = [trial_id for trial_id in planned if trial_id not in finished]
-    execution, storage = config.execution, Storage.at(config.storage)
+    execution, storage = config.execution, config.open_storage()
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(max(1, int(execution.cpus_per_worker)))
@@ -200,7 +210,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
             compiled=execution.compile,
             graphed=execution.cuda_graph,
         )
-    except PausedError:
+    except (PausedError, LeaseLostError):
         return {}
     except (DivergedError, ValueError) as error:  # deterministic errors
         return {trial_id: _error_record(error, step) for trial_id in unfinished}
@@ -215,8 +225,9 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
         if isinstance(outcome, DivergedError):
             results[trial_id] = _error_record(outcome)
         elif rank == 0:
-            outcome.save_model(storage, model_folder(trial_id))
-            results[trial_id] = {"result": outcome.result.model_dump_json()}
+            with suppress(LeaseLostError):  # the trial then has no result, as if it was paused
+                outcome.save_model(storage, model_folder(trial_id))
+                results[trial_id] = {"result": outcome.result.model_dump_json()}
     return results
 
 

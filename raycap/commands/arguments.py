@@ -10,7 +10,7 @@ from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
 from raycap.spec.places import canonical_place
-from raycap.storage import Storage, split_folder
+from raycap.storage import Storage
 from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
 
 
@@ -95,9 +95,8 @@ def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     except (ValueError, OSError) as error:
         raise SpecError([f"{folder}: {error}"]) from error
     storage, name = opened.storage, opened.name
-    location = storage.root if storage.is_local else split_folder(folder)[0]
-    is_moved = record.spec.name != name or canonical_place(record.storage) != canonical_place(location)
-    current = {"name": name, "storage": location} if is_moved else {}
+    is_moved = record.spec.name != name or canonical_place(record.storage) != canonical_place(storage.location())
+    current = {"name": name, "storage": storage.location()} if is_moved else {}
     return record.model_copy(update={"spec": record.spec.model_copy(update=current)}), storage
 
 

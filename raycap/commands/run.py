@@ -62,7 +62,7 @@ def run(
     identity = {"sweep": set_name or Path(spec).stem, "folder": ""}
 
     def announce(sweep: SweepRecord, storage: Storage) -> None:
-        identity.update(sweep=sweep.spec.name, folder=storage.path(sweep.spec.name))
+        identity.update(sweep=sweep.spec.name, folder=storage.location(sweep.spec.name))
 
     if plan:
         pipeline.show_plan(spec, changes, only_failed=only_failed, only=trials, as_json=as_json)

@@ -165,7 +165,7 @@ def _result(storage: Storage, trial_id: str) -> tuple[TrialResult, bytes]:
     from raycap.analysis.checks import UnreadableResult
     from raycap.analysis.stored import read_result
 
-    path = storage.path(result_path(trial_id))
+    path = storage.location(result_path(trial_id))
     try:
         with open_regular(storage, result_path(trial_id), MAX_RECORD_BYTES) as file:
             content = file.read()

@@ -29,7 +29,6 @@ from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
-from raycap.spec.uris import join_uri
 from raycap.storage.lock import LockedError, locked
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
@@ -170,7 +169,7 @@ def report(
         return
     print(answer(analysis))
     print_unreadable(analysis.unreadable, root, wide_console())
-    print(join_uri(sweep.storage, f"{sweep.spec.name}/{SweepFolder.REPORT}"))
+    print(root.location(f"{sweep.spec.name}/{SweepFolder.REPORT}"))
 
 
 def sync(
@@ -199,8 +198,8 @@ def sync(
     sweep = sweep.model_copy(update={"spec": spec})
     _check_database_folder(sweep)
     try:
-        with locked(root, spec.name):
-            delivery = deliver(sweep)
+        with locked(root, spec.name, wide_console().print) as lease:
+            delivery = deliver(sweep, lease.id)
     except (CannotRunError, LockedError) as error:
         raise SpecError([f"{what}: {error}"]) from error
     except InvalidRecordError as error:

@@ -19,7 +19,7 @@ from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
 from raycap.isolation import child_environment
 from raycap.spec.document import SpecError
-from raycap.storage.lock import holder_of
+from raycap.storage.claims import holder_of
 from raycap.storage.sweep_folder import SweepFolder
 
 

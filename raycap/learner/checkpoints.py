@@ -69,14 +69,14 @@ class Checkpoints:
         content = self.storage.read(checkpoint_path(trial_id, step))
         digest, data = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
         if hashlib.sha256(data).digest() != digest:
-            raise DamagedError(f"{self.storage.path(checkpoint_path(trial_id, step))}: the checksum does not match")
+            raise DamagedError(f"{self.storage.location(checkpoint_path(trial_id, step))}: the checksum does not match")
         try:
             # weights_only: unpickling arbitrary objects could run code.
             state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DamagedError(
-                f"{self.storage.path(checkpoint_path(trial_id, step))}: is no checkpoint that raycap wrote: {reason}"
+                f"{self.storage.location(checkpoint_path(trial_id, step))}: is no checkpoint that raycap wrote: {reason}"
             ) from error
         return state
 

@@ -11,15 +11,16 @@ storage/<sweep>/                         plan, records and report of a sweep (sw
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyarrow import fs
 
 from raycap.spec.places import local_path
-from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
+from raycap.spec.uris import NO_CREDENTIALS, has_password, join_uri, split_uri, without_password
+from raycap.storage.patience import COMMAND, Patience, patiently
 
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -38,23 +39,33 @@ class Storage:
 
     filesystem: fs.FileSystem
     root: str
+    """Path of the root in the file system."""
+    uri: str = ""
+    """URI of the root, with its query; empty for a local folder."""
+    patience: Patience = COMMAND
+    """How long errors are waited out."""
+    guard: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Called before every change. It raises LeaseLostError if this process may no longer write (lock.py)."""
 
     @classmethod
-    def at(cls, location: str) -> "Storage":
+    def at(cls, location: str, patience: Patience = COMMAND) -> "Storage":
         """Return the storage at a folder (relative to the working directory) or URI.
 
-        Raises ValueError for unknown schemes, malformed places and URIs with a password.
+        Raises ValueError for unknown schemes, malformed places and URIs with a password, OSError if the region of a bucket
+        cannot be found out.
         """
         if has_password(location):
             raise ValueError(f"storage {without_password(location)!r} {NO_CREDENTIALS}")
         path = local_path(location)
         if path is not None:
-            return cls(fs.LocalFileSystem(), path)
+            return cls(fs.LocalFileSystem(), path, patience=patience)
         try:
-            filesystem, root = fs.FileSystem.from_uri(location)
+            filesystem, root = patiently(lambda: fs.FileSystem.from_uri(location), patience)
+        except OSError:
+            raise
         except Exception as error:
             raise ValueError(f"storage {location!r} is neither a folder nor a known URI: {error}") from error
-        return cls(filesystem, root)
+        return cls(filesystem, root, "" if isinstance(filesystem, fs.LocalFileSystem) else location, patience)
 
     @property
     def is_local(self) -> bool:
@@ -65,34 +76,47 @@ class Storage:
         """Return the absolute path in the file system."""
         return f"{self.root}/{relative}" if relative else self.root
 
+    def location(self, relative: str = "") -> str:
+        """Return the absolute path or the whole URI, as commands accept it and messages show it."""
+        return self.path(relative) if self.is_local else join_uri(self.uri, relative)
+
     def exists(self, relative: str) -> bool:
         """Return whether a file or folder exists at this path."""
-        return bool(self.filesystem.get_file_info(self.path(relative)).type != fs.FileType.NotFound)
+        return bool(self._info(relative).type != fs.FileType.NotFound)
+
+    def modified_ns(self, relative: str) -> int | None:
+        """Return the time of the last change of a file in ns since the epoch; None if it does not exist."""
+        time_ns: int | None = self._info(relative).mtime_ns
+        return time_ns
 
     def folders(self, relative: str) -> dict[str, list[str]]:
         """Return the names of the entries of each sub-folder of `relative`, by the name of the sub-folder.
 
         Unfinished files are omitted. Returns an empty dict if `relative` does not exist.
         """
-        found = self.filesystem.get_file_info(
-            fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
-        )
         names: dict[str, list[str]] = {}
-        for info in found:
+        for info in self._entries(relative):
             if info.type == fs.FileType.Directory:
-                inside = self.filesystem.get_file_info(fs.FileSelector(info.path, recursive=False))
+                inside = self._entries(f"{relative}/{info.base_name}" if relative else info.base_name)
                 names[info.base_name] = [e.base_name for e in inside if not e.base_name.endswith(UNFINISHED)]
         return names
 
     def names(self, relative: str) -> list[str]:
         """Return the names of the files and folders directly inside a folder; empty if it does not exist."""
-        selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
-        return [entry.base_name for entry in self.filesystem.get_file_info(selector)]
+        return [entry.base_name for entry in self._entries(relative)]
 
     def read(self, relative: str) -> bytes:
         """Return the content of a file. Raises FileNotFoundError."""
-        with self.filesystem.open_input_stream(self.path(relative)) as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            try:
+                with self.filesystem.open_input_stream(self.path(relative)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                self._raise_without_bucket()
+                raise
+
+        return patiently(read, self.patience)
 
     def read_text(self, relative: str) -> str:
         """Return the content of a UTF-8 file. Raises FileNotFoundError."""
@@ -104,28 +128,13 @@ class Storage:
         Raises OSError with the path of the file if it cannot be written; a partially written file is deleted.
         """
         data = content.encode("utf-8") if isinstance(content, str) else content
-        target = self.path(relative)
-        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        if not self.is_local:  # object stores make an object visible only when its upload is complete
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(data)
-            return
-        # Write a temporary file in the same folder and rename it: rename is atomic within one file system. The PID in
-        # its name keeps concurrent writers of one target apart.
-        unfinished = Path(f"{target}.{os.getpid()}{UNFINISHED}")
-        try:
-            with unfinished.open("wb") as file:
-                file.write(data)
-                file.flush()
-                # Without fsync, a power failure after the rename could leave an empty file under the final name.
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, target) from error
-        finally:
-            with suppress(OSError):  # after a successful rename it no longer exists
-                unfinished.unlink()
-        _sync_folder(unfinished.parent)
+        write = _write_local if self.is_local else self._write_object
+
+        def attempt() -> None:
+            self.guard()
+            write(self.path(relative), data)
+
+        patiently(attempt, self.patience)
 
     def write_folder(self, relative: str, local_folder: Path) -> None:
         """Copy every file directly inside a local folder into a folder of the storage."""
@@ -134,17 +143,78 @@ class Storage:
 
     def delete(self, relative: str) -> None:
         """Delete a file if it exists."""
-        if self.exists(relative):
-            self.filesystem.delete_file(self.path(relative))
+
+        def delete() -> None:
+            self.guard()
+            with suppress(FileNotFoundError):
+                self.filesystem.delete_file(self.path(relative))
+
+        patiently(delete, self.patience)
 
     def set_aside(self, relative: str) -> None:
         """Rename a damaged file, if it exists, to an unused name such as `<name>.damaged`."""
-        if self.exists(relative):
-            aside = f"{relative}.damaged"
-            while self.exists(aside):
-                aside += ".damaged"
+        if not self.exists(relative):
+            return
+        aside = f"{relative}.damaged"
+        while self.exists(aside):
+            aside += ".damaged"
+
+        def move() -> None:
+            self.guard()
             with suppress(FileNotFoundError):  # another worker has renamed it already
                 self.filesystem.move(self.path(relative), self.path(aside))
+
+        patiently(move, self.patience)
+
+    def _info(self, relative: str) -> fs.FileInfo:
+        def info() -> fs.FileInfo:
+            found = self.filesystem.get_file_info(self.path(relative))
+            if found.type == fs.FileType.NotFound:
+                self._raise_without_bucket()
+            return found
+
+        return patiently(info, self.patience)
+
+    def _entries(self, relative: str) -> list[fs.FileInfo]:
+        def entries() -> list[fs.FileInfo]:
+            selector = fs.FileSelector(self.path(relative), allow_not_found=True, recursive=False)
+            found = list(self.filesystem.get_file_info(selector))
+            if not found:
+                self._raise_without_bucket()
+            return found
+
+        return patiently(entries, self.patience)
+
+    def _raise_without_bucket(self) -> None:
+        """Raise OSError if the bucket of an object store does not exist, in which everything seems to be missing."""
+        bucket = "" if self.is_local else self.root.partition("/")[0]
+        if bucket and self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise OSError(f"bucket {bucket} does not exist")
+
+    def _write_object(self, target: str, data: bytes) -> None:
+        # Object stores need no folders, and an object appears only when its upload is complete.
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(data)
+
+
+def _write_local(target: str, data: bytes) -> None:
+    # Write a temporary file in the same folder and rename it: rename is atomic within one file system. The PID in its name
+    # keeps concurrent writers of one target apart.
+    unfinished = Path(f"{target}.{os.getpid()}{UNFINISHED}")
+    try:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            # Without fsync, a power failure after the rename could leave an empty file under the final name.
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from error
+    finally:
+        with suppress(OSError):  # after a successful rename it no longer exists
+            unfinished.unlink()
+    _sync_folder(unfinished.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -159,12 +229,12 @@ def _sync_folder(folder: Path) -> None:
 def split_folder(folder: str) -> tuple[str, str]:
     """Split the path or URI of a folder into its parent and its name. Local paths are made absolute first.
 
-    A symbolic link to a folder that has its trials beside it stands for that folder.
+    A symbolic link to a folder that has its trials beside it stands for that folder. The query of a URI, such as
+    `?region=...`, belongs to the parent.
     """
     path = local_path(folder)
     if path is None:
-        parent, _, name = folder.rstrip("/").rpartition("/")
-        return parent, name
+        return split_uri(folder)
     target = os.path.realpath(path)
     if os.path.islink(path) and os.path.isdir(os.path.join(os.path.dirname(target), TRIALS_FOLDER)):
         path = target

@@ -1,39 +1,46 @@
-"""Lock in a sweep's folder, so that only one process runs the sweep at a time.
+"""Lock of a sweep, so that only one process runs it at a time, and the lease that its holder watches.
 
-In a local folder, the lock is an `flock` on `lock.json`, which the operating system releases when the process dies for
-any reason. Object stores have no locks, and network file systems may not pass them on to other machines. The holder
-therefore also writes its identity and a heartbeat to the file every BEAT_SECONDS; a lock whose last heartbeat is older
-than STALE_SECONDS may be acquired by another process.
+claims.py describes the files of the lock. On one machine, processes also exclude each other through the kernel, which
+releases their locks when they die and does not depend on a folder that may be deleted, renamed or replaced.
+
+A lease can be lost: another process takes over the lock of a holder that was paused or cut off from the storage, or the
+sweep's folder vanishes. The holder reads the claims before and after it writes its heartbeat, notices this and stops. The
+other processes of its sweep write through a storage (`guarded`) that refuses writes after the loss.
 """
 
 import errno
-import fcntl
-import getpass
+import hashlib
 import json
 import os
-import platform
+import random
+import socket
+import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-import psutil
-
+from raycap.errors import LeaseLostError
+from raycap.storage import claims
+from raycap.storage.claims import (
+    Holder,
+    Verdict,
+    Watch,
+    claim_names,
+    generation,
+    lock_path,
+    new_claim,
+    read_claims,
+)
 from raycap.storage.files import TRIALS_FOLDER, Storage
+from raycap.storage.patience import NONE, OUTAGE_LIMIT_S, advice
 from raycap.storage.sweep_folder import SweepFolder
 
-BEAT_SECONDS = 30.0
-"""Interval of the heartbeat."""
-STALE_SECONDS = 300.0
-"""Age of the last heartbeat from which a holder counts as dead: ten intervals, so that short outages are tolerated."""
-SETTLE_SECONDS = 4.0
-"""Time between writing a lock in an object store and reading it back. A write that takes longer than half of it aborts."""
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""Error numbers of file systems that do not support locks."""
+MAX_ATTEMPTS = 5
+"""Number of attempts if two processes try to acquire a lock at the same moment."""
+CONTENTION_SECONDS = 2.0
+"""Longest random delay before a further attempt."""
 
 
 class LockedError(Exception):
@@ -41,170 +48,310 @@ class LockedError(Exception):
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Holder of a lock, as stored in the file. Times are seconds since the epoch, by the holder's clock."""
+class LeaseId:
+    """Identity of a held lock, by which other processes of the sweep find out whether it is still held."""
 
-    host: str
-    machine: str
-    """Boot and PID namespace of the process: a PID is unique only within these."""
-    user: str
-    pid: int
-    born: float
-    """Creation time of the process."""
-    since: float
-    """Time at which the lock was acquired."""
-    alive_at: float
-    """Time of the last heartbeat."""
-    token: str
-    """Random id of this acquisition."""
+    sweep_name: str
+    claim: str
 
-    @classmethod
-    def myself(cls) -> "Holder":
-        """Return a holder that describes this process, acquired now."""
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):  # a container may run under a user id without a name
-            user = str(os.getuid())
-        now, pid = time.time(), os.getpid()
-        return cls(platform.node(), _machine(), user, pid, _process_start_time(pid), now, now, uuid.uuid4().hex)
 
-    @classmethod
-    def read(cls, text: str) -> "Holder | None":
-        """Parse the content of a lock file; None if it is empty or not valid."""
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None
+@dataclass
+class Lease:
+    """A held lock."""
+
+    id: LeaseId
+    reason: str = ""
+    """Why the lock was lost, and what to do; empty while it is held."""
+    was_taken: bool = False
+    """Whether another process has taken over the lock; otherwise the sweep's folder is gone."""
+    is_reachable: bool = True
+    """Whether the last heartbeat reached the storage."""
+    _callbacks: list[Callable[[], None]] = field(default_factory=list)
+    _check: Callable[[], None] = lambda: None
 
     @property
-    def is_dead(self) -> bool:
-        """Whether the process no longer exists or, on another machine, its last heartbeat is stale."""
-        # abs(): the heartbeat of a host whose clock is far ahead must become stale, too.
-        is_silent = abs(time.time() - self.alive_at) > STALE_SECONDS
-        if (self.host, self.machine) != (platform.node(), _machine()):
-            return is_silent
-        # On this machine the process table is reliable. PIDs are reused, so an existing PID must also have the creation
-        # time that the holder noted. That time is computed from the clock and moves when the clock is set; it is compared
-        # only if the heartbeat is stale, so that a running holder never counts as dead.
-        return not psutil.pid_exists(self.pid) or (is_silent and _process_start_time(self.pid) != self.born)
+    def is_lost(self) -> bool:
+        """Whether the lock is no longer held, as far as is known."""
+        return bool(self.reason)
 
-    def __str__(self) -> str:
-        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"process {self.pid} of {self.user} on {self.host}, since {since}"
+    def check(self) -> None:
+        """Look now whether the lock is still held."""
+        self._check()
+
+    def on_loss(self, callback: Callable[[], None]) -> None:
+        """Call a function once the lock is lost, in another thread."""
+        self._callbacks.append(callback)
+        if self.is_lost:
+            callback()
+
+    def lose(self, error: LeaseLostError) -> None:
+        """Note that the lock is lost, and call the callbacks."""
+        if not self.is_lost:
+            self.was_taken, self.reason = error.was_taken, str(error)
+            for callback in self._callbacks:
+                callback()
 
 
-def _machine() -> str:
-    """Return an identifier of this boot of the host and, in containers, of the PID namespace."""
+class _Guard:
+    """Checks before writes whether a lock is still held."""
+
+    def __init__(self, storage: Storage, lease: LeaseId) -> None:
+        self._storage, self._lease = storage, lease
+        self._checked_at = -float("inf")
+
+    def check(self) -> None:
+        """Raise LeaseLostError if the lock is lost. On object stores, looks at most once a heartbeat."""
+        # A local folder is always looked at, since writing would create it again if it was deleted.
+        if not self._storage.is_local and time.monotonic() < self._checked_at + claims.BEAT_SECONDS:
+            return
+        with _unless_unreachable():
+            raise_if_lost(self._storage, self._lease)
+            self._checked_at = time.monotonic()
+
+
+@contextmanager
+def _unless_unreachable() -> Iterator[None]:
+    """Ignore errors of the storage, but not LeaseLostError, which is one as well."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # other systems than Linux
-        return f"{uuid.getnode():x}"
+        yield
+    except LeaseLostError:
+        raise
+    except OSError:
+        return
 
 
-def _process_start_time(pid: int) -> float:
-    """Return the creation time of a process; 0 if it does not exist."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0
+def guarded(storage: Storage, lease: LeaseId | None) -> Storage:
+    """Return a storage that raises LeaseLostError instead of writing once a lock has been lost.
+
+    Without a lease, as in tests and in commands that write nothing, returns the storage itself.
+    """
+    return replace(storage, guard=_Guard(replace(storage, patience=NONE), lease).check) if lease else storage
 
 
-def holder_of(storage: Storage, sweep_name: str) -> Holder | None:
-    """Return the holder of a sweep's lock; None if the lock is free or its holder counts as dead."""
-    with suppress(OSError):
-        holder = Holder.read(SweepFolder(storage, sweep_name).read(SweepFolder.LOCK).decode())
-        return None if holder is None or holder.is_dead else holder
-    return None
+def raise_if_lost(storage: Storage, lease: LeaseId) -> None:
+    """Raise LeaseLostError if a lock is no longer held, OSError if the storage does not answer."""
+    names = claim_names(storage, lease.sweep_name)
+    later = [name for name in names if generation(name) > generation(lease.claim)]
+    if later:
+        with suppress(FileNotFoundError):
+            holder = Holder.read(storage.read(lock_path(lease.sweep_name, max(later, key=generation))))
+            raise LeaseLostError.taken(
+                f"sweep {lease.sweep_name} was taken over by {holder or 'another process'}, because this command was "
+                f"paused or cut off from the storage for more than {claims.STALE_SECONDS:.0f} s; it has stopped, and the "
+                "other one continues"
+            )
+    if lease.claim not in names:
+        raise _gone(storage, lease.sweep_name)
 
 
-def refuse_others(sweep_name: str, trial_ids: set[str], storage: Storage) -> None:
+def _gone(storage: Storage, sweep_name: str) -> LeaseLostError:
+    folder = SweepFolder(storage, sweep_name).location
+    return LeaseLostError(
+        f"the folder {folder} was deleted, renamed or replaced while the sweep was running; nothing more is written to it. "
+        "If it was renamed, give it its name again and run the same command; if it was deleted, the same command starts "
+        "afresh"
+    )
+
+
+def _unreachable(storage: Storage, error: OSError) -> LeaseLostError:
+    minutes = f"{OUTAGE_LIMIT_S / 60:.0f} min"
+    return LeaseLostError(f"storage {storage.location()} has not answered for {minutes} ({error}); {advice(error)}")
+
+
+def _say_nothing(message: str) -> None:
+    pass
+
+
+def refuse_others(
+    sweep_name: str, trial_ids: set[str], storage: Storage, tell: Callable[[str], None] = _say_nothing
+) -> None:
     """Raise LockedError if another running sweep in this storage has one of these trials.
 
     Trials are stored by id, across sweeps: two runs would train the same trial into the same folder.
     """
     for name in storage.names(""):
-        if name in (sweep_name, TRIALS_FOLDER) or (holder := holder_of(storage, name)) is None:
+        if name in (sweep_name, TRIALS_FOLDER) or not claim_names(storage, name):
             continue
         try:
             record = json.loads(SweepFolder(storage, name).read(SweepFolder.SWEEP))
-            other_ids = {str(trial["trial_id"]) for trial in record["trials"]}
+            shared = len({str(trial["trial_id"]) for trial in record["trials"]} & trial_ids)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or not a sweep's folder
             continue
-        if shared := len(other_ids & trial_ids):
-            raise LockedError(f"{shared} of these trials also belong to sweep {name}, which is running: {holder}")
+        if shared:
+            problem = f"{shared} of these trials also belong to sweep {name}, which is running"
+            _watch_until_dead(storage, name, problem, tell)
+
+
+def _watch_until_dead(storage: Storage, sweep_name: str, problem: str, tell: Callable[[str], None]) -> dict[str, bytes]:
+    """Watch the claims to a sweep until the writers of all of them are dead; returns these claims.
+
+    Raises LockedError with `problem` and a description of the writer once one of them turns out to be alive.
+    """
+    watch, told = Watch(), False
+    while True:
+        found = read_claims(storage, sweep_name)
+        verdicts = watch.observe(found)
+        if living := [name for name, verdict in verdicts.items() if verdict is Verdict.ALIVE]:
+            raise LockedError(f"{problem}: {Holder.read(found[max(living, key=generation)])}")
+        unknown = [name for name, verdict in verdicts.items() if verdict is Verdict.UNKNOWN]
+        if not unknown:
+            return found
+        holder = Holder.read(found[max(unknown, key=generation)])
+        if holder and not told:
+            told = True
+            limit = f"{claims.STALE_SECONDS:.0f} s"
+            tell(
+                f"The lock of sweep {sweep_name} belongs to {holder}. Watching for up to {limit} whether it still runs."
+            )
+        time.sleep(claims.POLL_SECONDS)
 
 
 @contextmanager
-def locked(storage: Storage, sweep_name: str) -> Iterator[None]:
-    """Hold a sweep's lock. Raises LockedError if another process holds it, OSError if the storage cannot be written."""
-    path = SweepFolder(storage, sweep_name).path(SweepFolder.LOCK)
-    with _system_lock(storage, path) as has_system_lock:
-        began = time.monotonic()
-        previous = holder_of(storage, sweep_name)
-        # This process has the flock, so a holder that was written on this host has died. A holder on another host may be
-        # alive: locks of a shared folder do not always reach other hosts.
-        if previous is not None and not (has_system_lock and previous.host == platform.node()):
-            raise LockedError(f"sweep {sweep_name} is already running: {previous}")
-        me = Holder.myself()
-        write = _overwrite if storage.is_local else Storage.write
-        write(storage, path, json.dumps(asdict(me)))
-        if not has_system_lock:
-            # Without a system lock, two processes can both find the lock free and both write it; the last write wins.
-            # Each therefore reads the file back after SETTLE_SECONDS and proceeds only if it has its own token. Others
-            # that also found the lock free have written it by then, because their writes take at most half of that time.
-            # A slower write could replace a lock that is already confirmed, so a process with a slow write gives up.
-            if (took := time.monotonic() - began) > SETTLE_SECONDS / 2:
-                write(storage, path, "")
-                raise LockedError(f"writing the lock took {took:.1f} s, too long to exclude another run; start again")
-            time.sleep(SETTLE_SECONDS)
-            now = holder_of(storage, sweep_name)
-            if now is None:
-                raise LockedError(f"the lock of sweep {sweep_name} could not be read back; start again")
-            if now.token != me.token:
-                raise LockedError(f"sweep {sweep_name} is already running: {now}")
-        over = threading.Event()
+def locked(storage: Storage, sweep_name: str, tell: Callable[[str], None] = _say_nothing) -> Iterator[Lease]:
+    """Hold a sweep's lock.
 
-        def beat() -> None:
-            while not over.wait(BEAT_SECONDS):
-                with suppress(OSError):  # a short outage of the storage must not end the run
-                    write(storage, path, json.dumps(asdict(replace(me, alive_at=time.time()))))
+    If a process on another machine holds it, watches for at most STALE_SECONDS whether that process is alive; `tell` is
+    called with a message before that. Raises LockedError if another process holds the lock, OSError if the storage cannot
+    be written.
+    """
+    with _machine_lock(storage, sweep_name):
+        me, claim = _acquire(storage, sweep_name, tell)
+        lease = Lease(LeaseId(sweep_name, claim))
+        with _folder_handle(storage, sweep_name) as is_in_place:
+            beats = _Heartbeat(replace(storage, patience=NONE), lease, me, is_in_place)
+            try:
+                yield lease
+            finally:
+                beats.end()
 
-        thread = threading.Thread(target=beat, name="raycap-lock", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            with suppress(OSError):
-                write(storage, path, "")
+
+def _acquire(storage: Storage, sweep_name: str, tell: Callable[[str], None]) -> tuple[Holder, str]:
+    """Write a claim that excludes all others; returns this process's description and the name of the claim."""
+    for attempt in range(MAX_ATTEMPTS):
+        dead = _watch_until_dead(storage, sweep_name, f"sweep {sweep_name} is already running", tell)
+        me, claim = Holder.myself(), new_claim(dead)
+        storage.write(lock_path(sweep_name, claim), me.model_dump_json())
+        # Whoever wrote a claim before this list sees ours in its own list, or is seen here.
+        others = read_claims(storage, sweep_name)
+        others.pop(claim, None)
+        if others.items() <= dead.items():
+            if any(holder and holder.is_alive is None for holder in map(Holder.read, dead.values())):
+                # The command died, or is paused, on another machine. Let the other processes of its sweep notice that they
+                # have lost the lock.
+                time.sleep(claims.BEAT_SECONDS)
+            for name in dead:
+                storage.delete(lock_path(sweep_name, name))
+            return me, claim
+        storage.delete(lock_path(sweep_name, claim))
+        if attempt + 1 < MAX_ATTEMPTS:
+            time.sleep(random.uniform(0, CONTENTION_SECONDS))
+    raise LockedError(f"other processes try to run sweep {sweep_name} at the same moment; start again")
 
 
 @contextmanager
-def _system_lock(storage: Storage, path: str) -> Iterator[bool]:
-    """Hold an exclusive flock on a file. Yields whether it was acquired: False if the storage does not support locks."""
-    if not storage.is_local:
-        yield False
+def _machine_lock(storage: Storage, sweep_name: str) -> Iterator[None]:
+    """Exclude other processes of this machine. Raises LockedError.
+
+    The lock is an abstract Unix socket, which nobody can connect to: its name is free again when the process dies. Other
+    systems than Linux have no such names; there, processes exclude each other by their claims alone.
+    """
+    if sys.platform != "linux":
+        yield
         return
-    file = Path(storage.path(path))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as opened:
+    place = os.path.realpath(storage.path(sweep_name)) if storage.is_local else storage.location(sweep_name)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = Holder.read(file.read_text())
-            raise LockedError(f"this sweep is already running: {holder or 'by a process that is starting'}") from None
+            held.bind("\0raycap-" + hashlib.sha256(place.encode()).hexdigest())
         except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
+            if error.errno != errno.EADDRINUSE:
                 raise
-            yield False
+            with suppress(OSError):
+                for content in read_claims(storage, sweep_name).values():
+                    if holder := Holder.read(content):
+                        raise LockedError(f"sweep {sweep_name} is already running: {holder}") from None
+            raise LockedError(
+                f"sweep {sweep_name} is already running: by a process of this machine that is starting or ending"
+            ) from None
+        yield
+
+
+@contextmanager
+def _folder_handle(storage: Storage, sweep_name: str) -> Iterator[Callable[[], bool]]:
+    """Keep a local sweep folder open. Yields a function that tells whether its path still names the same folder."""
+    if not storage.is_local:
+        yield lambda: True
+        return
+    path = storage.path(sweep_name)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def is_in_place() -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    try:
+        yield is_in_place
+    finally:
+        os.close(descriptor)
+
+
+class _Heartbeat:
+    """The thread that keeps a claim alive and watches whether the lock is still held."""
+
+    def __init__(self, storage: Storage, lease: Lease, me: Holder, is_in_place: Callable[[], bool]) -> None:
+        self._storage, self._lease, self._me, self._is_in_place = storage, lease, me, is_in_place
+        self._over, self._looking = threading.Event(), threading.Lock()
+        self._reached_at = time.monotonic()
+        lease._check = self._look
+        self._thread = threading.Thread(target=self._beat_until_over, name="raycap-lock", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop the thread and delete the claim."""
+        self._over.set()
+        self._thread.join()
+        with suppress(OSError):
+            self._storage.delete(lock_path(self._lease.id.sweep_name, self._lease.id.claim))
+
+    def _beat_until_over(self) -> None:
+        interval_s = 0.0
+        while not self._over.wait(interval_s):
+            if self._lease.is_lost:
+                return
+            self._look(beat=True)
+            # While the storage does not answer, it is asked more often, so that the sweep goes on soon.
+            interval_s = claims.BEAT_SECONDS if self._lease.is_reachable else claims.BEAT_SECONDS / 5
+
+    def _look(self, *, beat: bool = False) -> None:
+        """Check whether the lock is held, and if so change the claim if `beat`."""
+        with self._looking:
+            try:
+                self._raise_if_lost()
+                if beat:
+                    self._me = self._me.beat()
+                    self._write(self._me.model_dump_json())
+                    # The lock may have been taken over between the check and the write.
+                    self._raise_if_lost()
+                self._lease.is_reachable, self._reached_at = True, time.monotonic()
+            except LeaseLostError as error:
+                self._lease.lose(error)
+            except OSError as error:
+                self._lease.is_reachable = False
+                if time.monotonic() > self._reached_at + OUTAGE_LIMIT_S:
+                    self._lease.lose(_unreachable(self._storage, error))
+
+    def _raise_if_lost(self) -> None:
+        if not self._is_in_place():
+            raise _gone(self._storage, self._lease.id.sweep_name)
+        raise_if_lost(self._storage, self._lease.id)
+
+    def _write(self, text: str) -> None:
+        path = lock_path(self._lease.id.sweep_name, self._lease.id.claim)
+        if not self._storage.is_local:
+            self._storage.write(path, text)
             return
-        yield True
-
-
-def _overwrite(storage: Storage, path: str, text: str) -> None:
-    """Write a file in place. An atomic write would replace the file, and the flock belongs to the replaced one."""
-    with open(storage.path(path), "r+", encoding="utf-8") as file:
-        file.write(text)
-        file.truncate()
+        # Overwritten in place, since Storage.write would create the folder again if it was deleted.
+        with open(self._storage.path(path), "r+", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()

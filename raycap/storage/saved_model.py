@@ -25,6 +25,7 @@ from raycap.results import TrialResult, describe_invalid
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.files import DamagedError, Storage, model_folder, result_path
+from raycap.storage.patience import patiently
 
 CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG = (
     "config.json",
@@ -65,7 +66,7 @@ def copy_model(
     Raises:
         ValueError: A file is missing, damaged, too large, a symbolic link or no regular file, or a setting names code.
     """
-    location = storage.path(folder)
+    location = storage.location(folder)
     has_digest = needs_digest or storage.exists(_below(folder, DIGEST_FILE))
     for name in [*names, *([DIGEST_FILE] if has_digest else [])]:
         try:
@@ -147,9 +148,12 @@ def _check_size(path: str, size: int, max_bytes: int) -> None:
 
 
 def _copy_file(storage: Storage, relative: str, target: Path) -> None:
-    max_bytes = min(MAX_BYTES.get(target.name, sys.maxsize), shutil.disk_usage(target.parent).free)
-    with open_regular(storage, relative, max_bytes) as source, target.open("wb") as copy:
-        shutil.copyfileobj(source, copy, BLOCK_BYTES)
+    def copy() -> None:
+        max_bytes = min(MAX_BYTES.get(target.name, sys.maxsize), shutil.disk_usage(target.parent).free)
+        with open_regular(storage, relative, max_bytes) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, BLOCK_BYTES)
+
+    patiently(copy, storage.patience)
 
 
 def _stored_digests(file: Path, location: str) -> dict[str, str]:
@@ -229,10 +233,10 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
             raise DamagedError(f"trial_id: expected {parent.trial_id}, got {found.trial_id}")
         parent_spec = found.spec
     except DamagedError as error:
-        path = storage.path(result_path(parent.trial_id))
+        path = storage.location(result_path(parent.trial_id))
         raise ValueError(f"fill.parent: {path}: {error}; run the sweep of that trial again") from error
     except ValidationError as error:
-        path = storage.path(result_path(parent.trial_id))
+        path = storage.location(result_path(parent.trial_id))
         reason = describe_invalid(error)
         raise ValueError(f"fill.parent: {path}: {reason}; delete it and run the sweep of that trial again") from error
     if parent_spec.fill is not None:

@@ -39,8 +39,8 @@ class SweepFolder:
     """Results of the analysis as plain numbers."""
     REPORT: ClassVar[str] = "report.html"
     """Results of the analysis as one self-contained page."""
-    LOCK: ClassVar[str] = "lock.json"
-    """Holder of the lock (lock.py); empty if there is none."""
+    LOCK: ClassVar[str] = "lock"
+    """Folder of the claims of processes that run the sweep (claims.py)."""
     PROGRESS: ClassVar[str] = "progress.json"
     """Progress of running trials (progress.py)."""
     OUTBOX: ClassVar[str] = "outbox.json"
@@ -54,8 +54,8 @@ class SweepFolder:
 
     @property
     def location(self) -> str:
-        """Absolute path of the folder in its file system."""
-        return self.storage.path(self.name)
+        """Absolute path or URI of the folder, which commands accept."""
+        return self.storage.location(self.name)
 
     def path(self, file: str) -> str:
         """Return the path of a file relative to the storage."""
@@ -111,5 +111,6 @@ class SweepFolder:
             return model.model_validate_json(self.read(file))
         except ValidationError as error:
             raise InvalidRecordError(
-                f"{self.location}/{file}: {describe_invalid(error)}; run the sweep's spec once more to write the file again"
+                f"{self.storage.location(self.path(file))}: {describe_invalid(error)}; run the sweep's spec once more to "
+                "write the file again"
             ) from None

@@ -31,7 +31,7 @@ def print_failures(
         more = f" and {len(group) - NAMES_SHOWN} more" if len(group) > NAMES_SHOWN else ""
         console.print(f"  {first.cause}", style="red", soft_wrap=True)
         console.print(f"    {count}{', '.join(named)}{more}", soft_wrap=True)
-        path = storage.path(failure_path(first.trial_id))
+        path = storage.location(failure_path(first.trial_id))
         console.print(f"    traceback: {path}", soft_wrap=True)
     console.print("To run only the failed trials again:")
     console.print(f"  python -m raycap.sweep {command} --only-failed", soft_wrap=True)
@@ -57,7 +57,7 @@ def _after(failure: Failure) -> str:
 def print_unreadable(unreadable: Mapping[str, str], storage: Storage, console: Console) -> None:
     """Print the results that were left out of an analysis. `unreadable` has the reasons by trial_id."""
     for trial_id, reason in unreadable.items():
-        path = storage.path(result_path(trial_id))
+        path = storage.location(result_path(trial_id))
         console.print(f"{path} cannot be read: {reason}.", style="red", soft_wrap=True)
     if unreadable:
         console.print("To train these trials again, move their files away and run the sweep.", soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 from raycap.plan.inventory import InventoryEntry, TrialState, inventory
 from raycap.results import SweepRecord
 from raycap.storage import Storage
-from raycap.storage.lock import Holder, holder_of
+from raycap.storage.claims import Holder, holder_of
 from raycap.storage.progress import Event, TrialProgress, read_progress
 from raycap.storage.sweep_folder import SweepFolder
 from raycap.terminal.format import is_live
@@ -93,7 +93,7 @@ class Status:
             )
         status = {
             "sweep": self.name,
-            "run_by": asdict(self.holder) if self.holder else None,
+            "run_by": self.holder.model_dump() if self.holder else None,
             "was_killed": self.was_killed,
             "at": self.at,
             "share_done": share_done(self.rows, self.at),
