@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from raycap.analysis.capacity import capacities
+from raycap.analysis.capacity import capacities, lost_share
 from raycap.analysis.measurements import Losses
 from raycap.export.model import export_model
 from raycap.export.model_card import EVERY_READING, model_card
@@ -23,6 +24,7 @@ from raycap.results import TrialResult
 from raycap.spec import (
     AdamW,
     Fill,
+    Kind,
     ParentTrial,
     Steps,
     TrainingSpec,
@@ -31,6 +33,7 @@ from raycap.spec import (
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import CONFIG, DIGEST_FILE, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, digests
 from tests.support.exported import MEMORIZED, MUP, PEOPLE, memorized
+from tests.support.loaded import people, targets, write
 from tests.support.tiny import trained
 
 SHORT = TrainingSpec(length=Steps(steps=12), batch_size=16, num_evaluations=3, optimizer=AdamW(lr=0.01, warmup_steps=2))
@@ -76,6 +79,30 @@ def test_logits_agree_and_cards_are_complete(arm: str, tmp_path: Path) -> None:
     assert outcome.max_difference < 1e-5
     assert [each.kind for each in outcome.agreements] == list(trial.result.spec.questions.kinds)
     check_card(card, trial.result, outcome)
+
+
+def test_loaded_people_with_odd_values_are_exported_and_read_by_their_own_bits(tmp_path: Path) -> None:
+    """Values that differ in white space or Unicode form, a constant column, and a relation that leads to one person."""
+    odd = ["Acme", "Acme ", "Ac\u00a0me", "Caf\u00e9", "Cafe\u0301", "\u202eAcme", "acme", "A; B"]
+    table = people(16, employer=odd * 2, university=["Alpha"] * 16, parent=targets([3] * 16))
+    raw = {
+        "profiles": {"source": "disk", "path": write(tmp_path / "people.parquet", table)},
+        "questions": {"hops": [1, 2], "chain_of_thought": True},
+        "model": {"hidden_size": 16, "num_layers": 1},
+        "training": SHORT.model_dump(mode="json"),
+    }
+    trial = trained(TrialSpec.model_validate_json(json.dumps(raw)))
+    outcome, _ = exported(trial, tmp_path)
+    assert outcome.max_difference < 1e-5
+    result = trial.result
+    losses = Losses.of(result.spec, result.populations, result.evaluations)
+    bits = {each.subject: each for each in capacities(losses, EVERY_READING) if each.kind is Kind.ONE_HOP}
+    assert bits["employer"].dataset_bits == pytest.approx(16 * 3)
+    for subject in ("university", "parent"):
+        assert bits[subject].dataset_bits == 0
+        assert bits[subject].learned_bits.tolist() == [0] * len(result.evaluations)
+    assert all(np.isfinite(each.learned_bits).all() for each in capacities(losses, EVERY_READING))
+    assert np.isfinite(lost_share(losses)).all()
 
 
 def test_a_fill_model_is_compared_on_both_populations(tmp_path: Path) -> None:
