@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from pyarrow import fs
 from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from raycap.results import TrialResult, describe_invalid
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
@@ -64,7 +65,8 @@ def copy_model(
         needs_digest: Whether a model without a digest file is refused.
 
     Raises:
-        ValueError: A file is missing, damaged, too large, a symbolic link or no regular file, or a setting names code.
+        ValueError: A file is missing, damaged, too large, a symbolic link or no regular file, the weights are not in the
+            format of safetensors, or a setting names code.
     """
     location = storage.location(folder)
     has_digest = needs_digest or storage.exists(_below(folder, DIGEST_FILE))
@@ -83,6 +85,13 @@ def copy_model(
             )
     for name in {CONFIG, TOKENIZER_CONFIG} & set(names):
         read_settings(target / name)
+    if WEIGHTS in names:
+        try:
+            safe_open(target / WEIGHTS, "numpy")  # reads and checks the header only
+        except SafetensorError as error:
+            raise ValueError(
+                f"{WEIGHTS} of the model at {location} is not in the format of safetensors: {error}; {RETRAIN}"
+            ) from error
 
 
 def read_settings(file: Path) -> dict[str, Any]:

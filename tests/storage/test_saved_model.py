@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from raycap.spec import Fill, ParentModel, ParentTrial, ProfilesByCount
 from raycap.storage import Storage, model_folder
@@ -17,6 +19,7 @@ from raycap.storage.saved_model import (
     MAX_BYTES,
     MODEL_FILES,
     TOKENIZER_CONFIG,
+    WEIGHTS,
     copy_model,
     digests,
     parent_model,
@@ -27,11 +30,12 @@ TRIAL = "0123456789ab"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The folder of a saved model in the storage `runs`. Contents are arbitrary, since copying does not interpret them."""
+    """The folder of a saved model in the storage `runs`. Its settings are arbitrary."""
     folder = tmp_path / "runs" / model_folder(TRIAL)
     folder.mkdir(parents=True)
     for name in MODEL_FILES:
         (folder / name).write_text(json.dumps({"name": name}))
+    save_file({"weight": np.zeros(3)}, folder / WEIGHTS)
     (folder / DIGEST_FILE).write_text(digests(folder))
     (tmp_path / "secret").write_text("{}")
     return folder
@@ -106,6 +110,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "settings that are a list": (lambda model: rewrite(model, CONFIG, "[1]"), (CONFIG, "object")),
     "deep settings": (lambda model: rewrite(model, TOKENIZER_CONFIG, "[" * 100_000), (TOKENIZER_CONFIG,)),
     "settings in another encoding": (lambda model: rewrite(model, CONFIG, "{}\x00"), (CONFIG,)),
+    "pickled weights": (lambda model: rewrite(model, WEIGHTS, "cos\nsystem\n(S'true'\ntR."), (WEIGHTS, "format")),
+    "weights with a huge header": (lambda model: rewrite(model, WEIGHTS, "\x7f" * 8 + "{}"), (WEIGHTS, "format")),
     "the digest of an earlier version": (lambda model: (model / DIGEST_FILE).write_text("0" * 64), ("earlier version",)),
     "an empty digest file": (lambda model: (model / DIGEST_FILE).write_text(""), ("digest", CONFIG)),
     "a linked folder of the model": (lambda model: link_folder(model), ("model", "symbolic link")),
