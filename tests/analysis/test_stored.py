@@ -14,6 +14,8 @@ from raycap.analysis.readings import headline
 from raycap.analysis.report import report_html
 from raycap.analysis.stored import read_result, read_stored
 from raycap.analysis.summary import summary
+from raycap.learner.trial import run_trial
+from raycap.pipeline import prepare
 from raycap.results import Failure, LossTable, Part, TrialResult
 from raycap.spec import AnalysisSpec, HeldOut, Kind, QuestionsByShare, Split
 from raycap.storage import Storage, failure_path, result_path
@@ -171,3 +173,32 @@ def test_an_unreadable_trial_is_excluded_with_its_reason_in_law_summary_and_repo
     html = report_html(analysis, entries["trials"], "")
     assert "schema version 1" in html
     assert record.trials[0].label in html
+
+
+SMALL = {"names": {"first": 10, "middle": 10, "last": 10}, "num_profiles": 40, "num_relations": 3}
+TRAINED: dict[str, dict[str, Any]] = {
+    "held out": {"profiles": SMALL, "questions": {"hops": [1, 2], "held_out": {"tuples": 0.1, "relations": 0.34}}},
+    "chain": {"profiles": SMALL, "questions": {"hops": [1, 2], "chain_of_thought": True}},
+    "bipartite": {"profiles": SMALL | {"structure": "bipartite"}, "questions": {"hops": [1, 2]}},
+    "biographies": {"profiles": SMALL, "questions": {"kind": "biographies", "per_person": 2}},
+    "pairs": {"profiles": {"source": "pairs", "num_keys": 30, "num_relations": 2, "num_values": 16}},
+    "strings": {
+        "profiles": {"source": "strings", "num_strings": 30, "vocab_size": 64, "length": 8},
+        "questions": {"kind": "names"},
+    },
+}
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_the_result_of_a_trained_trial_passes_all_checks(case: str, tmp_path: Path) -> None:
+    training = {"length": {"steps": 4}, "batch_size": 16, "num_evaluations": 2}
+    tree = {"training": training, "model": {"hidden_size": 16, "num_layers": 1}, **TRAINED[case]}
+    spec = tmp_path / "small.yaml"
+    spec.write_text(json.dumps({"trial": tree, "storage": str(tmp_path / "runs")}))
+    record, storage = prepare(str(spec), ())
+    (trial,) = record.trials
+    result = run_trial(trial.spec, source_commit="test", storage=storage).result
+    storage.write(result_path(trial.trial_id), with_checksum(result.model_dump_json()))
+    stored = read_stored(record.trials, storage)
+    assert stored.unreadable == {}
+    assert set(stored.measured) == {trial.trial_id}
