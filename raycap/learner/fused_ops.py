@@ -122,6 +122,12 @@ def attend(heads: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         output: Tensor = _ShortAttention.apply(heads, scale)
         return output
     q, k, v = heads.permute(3, 0, 1, 4, 2, 5).flatten(1, 2)  # each (R B, K, T, D)
+    if torch.compiler.is_compiling() and not heads.is_cuda:
+        # For a CPU, the compiler fixes the strides of what scaled_dot_product_attention keeps for its backward pass to those
+        # of the first batch of a stack, and fails at rows of another length. The plain formula has no such tensors.
+        allowed = torch.ones(2 * heads.shape[2:3], dtype=torch.bool).tril() if mask is None else mask
+        scores = (scale * (q @ k.mT).float()).masked_fill(~allowed, -torch.inf)
+        return _merge_heads(scores.softmax(dim=-1).to(v.dtype) @ v, heads.shape)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return _merge_heads(mixed, heads.shape)
 

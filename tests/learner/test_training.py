@@ -16,7 +16,7 @@ from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
-from raycap.learner.trial import evaluation_steps
+from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trials
 from raycap.results import HISTOGRAM_EDGES_BITS, LossTable, Part, StopReason
 from raycap.spec import (
     AdamW,
@@ -25,13 +25,17 @@ from raycap.spec import (
     HeldOut,
     Kind,
     ModelByWidth,
+    Muon,
     NamePools,
+    OptimizerSpec,
     Plateau,
     Precision,
     ProfilesFromDisk,
     QuestionsByShare,
     Schedule,
+    ScheduleFree,
     Split,
+    Steps,
     TrainingSpec,
     TrialSpec,
     WordTokenizer,
@@ -167,6 +171,35 @@ def test_a_compiled_model_has_the_same_losses() -> None:
     for a, b in zip(eager.evaluations, compiled.evaluations, strict=True):
         assert b.train_loss_bits == pytest.approx(a.train_loss_bits, rel=1e-4)
         assert b.losses.mean_bits == pytest.approx(a.losses.mean_bits, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "tolerance"),
+    [
+        (Precision.FP32, AdamW(), 1e-5),
+        (Precision.FP32, Muon(kind="muon"), 1e-5),
+        (Precision.FP32, ScheduleFree(kind="schedule_free"), 1e-5),
+        (Precision.BF16, AdamW(), 1e-2),
+    ],
+    ids=str,
+)
+def test_a_compiled_stack_has_the_same_losses(precision: Precision, optimizer: OptimizerSpec, tolerance: float) -> None:
+    """Rows of learned pieces differ in length from step to step."""
+    update = {"precision": precision, "optimizer": optimizer, "length": Steps(steps=8), "num_evaluations": 1}
+    training = TINY.training.model_copy(update=update)
+    tokenizer = BpeTokenizer(kind="bpe", vocab_size=600)
+    specs = tuple(
+        TINY.model_copy(update={"tokenizer": tokenizer, "training": training.model_copy(update={"seed": seed})})
+        for seed in range(2)
+    )
+    eager, compiled = (run_trials(specs, source_commit="test", compiled=compiled) for compiled in (False, True))
+    for a, b in zip(eager, compiled, strict=True):
+        assert isinstance(a, TrainedTrial)
+        assert isinstance(b, TrainedTrial)
+        assert b.result.final.train_loss_bits == pytest.approx(a.result.final.train_loss_bits, rel=tolerance)
+        assert b.result.final.losses.mean_bits == pytest.approx(a.result.final.losses.mean_bits, rel=tolerance)
 
 
 def test_fp16_scales_its_loss_and_learns() -> None:
