@@ -295,7 +295,7 @@ class _WhileLeased:
         self._tracker.deliver(operation)
 
 
-def sync(sweep: SweepRecord, lease: LeaseId) -> Delivery:
+def sync(sweep: SweepRecord, lease: LeaseId | None = None) -> Delivery:
     """Deliver to MLflow the stored results that it lacks and the contents of the outbox. Needs no Ray.
 
     Raises:

@@ -6,7 +6,9 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from raycap.cluster.errors import TrainingError
 from raycap.cluster.retries import RetryPolicy
+from raycap.errors import StorageUnavailableError
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 
@@ -47,6 +49,11 @@ def test_a_trial_waits_for_resources_without_limit() -> None:
     assert [policy.make_decision(no_resources) for _ in range(100)] == [RETRY] * 100
     broken = ControllerError(WorkerGroupStartupFailedError("it does not start"))
     assert [policy.make_decision(broken) for _ in range(4)] == [RETRY, RETRY, RETRY, RAISE]
+
+
+def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
+    for error in (StorageUnavailableError("AWS Error ACCESS_DENIED"), TrainingError(7, StorageUnavailableError("x"))):
+        assert decisions([(100, error)]) == [RAISE]
 
 
 def test_max_failures_of_zero_means_no_retry() -> None:
