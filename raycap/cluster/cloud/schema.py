@@ -17,7 +17,7 @@ MAX_LISTED = 8
 def schema_faults(document: ClusterDocument, schema: dict[str, Any], path: KeyPath = ()) -> Iterator[Fault]:
     """Yield all violations of a schema by the value at a path of a document.
 
-    `jsonschema` stops at no violation, unlike Ray and Kubernetes, which report the first of them.
+    Ray and Kubernetes stop at the first violation.
     """
     import jsonschema
 

@@ -1,0 +1,217 @@
+"""Changes of cluster templates after which Kubernetes, KubeRay, EC2 or Google Cloud would refuse them."""
+
+LIMITS = "limits: { cpu: 7, memory: 24Gi, nvidia.com/gpu: 1 }"
+REQUESTS = "requests: { cpu: 7, memory: 24Gi, nvidia.com/gpu: 1 }"
+LIMITED = f"{LIMITS}\n                  {REQUESTS}"
+HEAD_LIMITS = "limits: { cpu: 4, memory: 16Gi }"
+NAME = "  name: raycap\nspec:"
+WORKER = "- name: ray-worker\n"
+BELOW_WORKER = f"{WORKER}                "
+ACCOUNT = "            serviceAccountName: *account\n"
+SELECTOR = "{ eks.amazonaws.com/capacityType: SPOT }"
+
+# Case: the text to replace, its replacement, the end of the field, and texts that the rule must have.
+Cases = dict[str, tuple[str, str, str, tuple[str, ...]]]
+KUBERAY: Cases = {
+    "a fraction without quotes": (HEAD_LIMITS, HEAD_LIMITS.replace("4", "4.5"), "limits.cpu", ("4.5", '"4.5"')),
+    "a unit in bytes": (HEAD_LIMITS, HEAD_LIMITS.replace("16Gi", "16GB"), "limits.memory", ("16GB", "write 16G")),
+    "a unit in lower case": (LIMITS, LIMITS.replace("24Gi", "24gi"), "limits.memory", ("24gi", "24Gi")),
+    "a space in a quantity": (LIMITS, LIMITS.replace("24Gi", "24 Gi"), "limits.memory", ("24 Gi", "24Gi")),
+    "memory without unit": (LIMITS, LIMITS.replace("24Gi", "24"), "limits.memory", ("24 bytes", "24Gi")),
+    "a text as quantity": (LIMITS, LIMITS.replace("cpu: 7", "cpu: many"), "limits.cpu", ("many", "500m")),
+    "negative CPUs": (LIMITS, LIMITS.replace("cpu: 7", "cpu: -7"), "limits.cpu", ("-7",)),
+    "more CPUs requested than allowed": (REQUESTS, REQUESTS.replace("7", "7100m"), "requests.cpu", ("limit 7", "7100m")),
+    "more memory requested than allowed": (REQUESTS, REQUESTS.replace("24Gi", "26G"), "requests.memory", ("24Gi", "26G")),
+    "other GPUs requested than allowed": (
+        REQUESTS, REQUESTS.replace("gpu: 1", "gpu: 2"), "nvidia.com/gpu", ("limit 1", "got 2")),
+    "GPUs without limit": (LIMITS, "limits: { cpu: 7, memory: 24Gi }", "requests.nvidia.com/gpu", ("limit",)),
+    "half a GPU": (LIMITED, LIMITED.replace("gpu: 1", "gpu: 500m"), "nvidia.com/gpu", ("whole", "500m")),
+    "GPUs in another case": (LIMITED, LIMITED.replace("com/gpu", "com/GPU"), "nvidia.com/GPU", ("nvidia.com/gpu",)),
+    "GPUs in the plural": (LIMITED, LIMITED.replace("com/gpu", "com/gpus"), "nvidia.com/gpus", ("nvidia.com/gpu",)),
+    "GPUs of a misspelt domain": (LIMITED, LIMITED.replace("nvidia.com", "nvidea.com"), "nvidea.com/gpu", ("nvidia.com",)),
+    "GPUs of half a domain": (LIMITED, LIMITED.replace("nvidia.com", "nvidia"), "nvidia/gpu", ("nvidia.com/gpu",)),
+    "GPUs without domain": (LIMITED, LIMITED.replace("nvidia.com/gpu", "gpu"), "limits.gpu", ("nvidia.com/gpu",)),
+    "memory in another case": (LIMITS, LIMITS.replace("memory", "Memory"), "limits.Memory", ("memory",)),
+    "CPUs in another case": (HEAD_LIMITS, HEAD_LIMITS.replace("cpu", "CPU"), "limits.CPU", ("cpu",)),
+    "no CPUs": (LIMITED, "limits: { memory: 24Gi, nvidia.com/gpu: 1 }", "limits.cpu", ("autoscaler",)),
+    "a name in upper case": (NAME, NAME.replace("raycap", "RayCap"), "metadata.name", ("RayCap", "raycap")),
+    "a name with an underscore": (NAME, NAME.replace("raycap", "ray_cap"), "metadata.name", ("ray_cap", "ray-cap")),
+    "a name that begins with a digit": (NAME, NAME.replace("raycap", "2cap"), "metadata.name", ("2cap", "letter first")),
+    "a name that is a number": (NAME, NAME.replace("raycap", "42"), "metadata.name", ("42", "quotes")),
+    "a name that is too long": (NAME, NAME.replace("raycap", 48 * "r"), "metadata.name", ("47",)),
+    "no name": (NAME, NAME.replace("name: raycap", "labels: {}"), "metadata.name", ("missing",)),
+    "metadata that are a list": (f"metadata:\n{NAME}", "metadata: [raycap]\nspec:", "metadata", ("object",)),
+    "a namespace with capitals": (NAME, NAME.replace("\nspec", "\n  namespace: Ray\nspec"), "metadata.namespace", ("Ray",)),
+    "a label with spaces": (NAME, NAME.replace("\nspec", "\n  labels: {a: b c}\nspec"), "labels.a", ("b c", "b-c")),
+    "a label that is a number": (NAME, NAME.replace("\nspec", "\n  labels: {a: 1}\nspec"), "labels.a", ('"1"',)),
+    "a key of a label with spaces": (NAME, NAME.replace("\nspec", "\n  labels: {a b: c}\nspec"), "labels.a b", ("key",)),
+    "fewest over most": ("minReplicas: 0", "minReplicas: 9", "minReplicas", ("maxReplicas 8", "got 9")),
+    "negative replicas": ("replicas: 0\n", "replicas: -1\n", "].replicas", ("-1",)),
+    "negative fewest": ("minReplicas: 0", "minReplicas: -2", "minReplicas", ("-2",)),
+    "negative most": ("maxReplicas: 8", "maxReplicas: -8", "maxReplicas", ("-8",)),
+    "replicas in quotes": ("maxReplicas: 8", 'maxReplicas: "8"', "maxReplicas", ("integer", "without quotes")),
+    "a fraction of replicas": ("maxReplicas: 8", "maxReplicas: 8.5", "maxReplicas", ("integer", "8.5")),
+    "replicas beyond 32 bits": ("maxReplicas: 8", "maxReplicas: 99999999999", "maxReplicas", ("99999999999",)),
+    "more replicas than most": ("replicas: 0\n", "replicas: 20\n", "].replicas", ("maxReplicas 8", "20")),
+    "an empty number of replicas": ("maxReplicas: 8", "maxReplicas:", "maxReplicas", ("integer", "null")),
+    "a parameter of ray start without quotes": ('{ num-cpus: "0"', "{ num-cpus: 0", "num-cpus", ("string", '"0"')),
+    "a parameter of ray start that is no number": (
+        "rayStartParams: {}", 'rayStartParams: {num-gpus: "one"}', "num-gpus", ("one",)),
+    "a truth value in quotes": ("enableInTreeAutoscaling: true", 'enableInTreeAutoscaling: "true"',
+                                "enableInTreeAutoscaling", ("boolean", "without quotes")),
+    "a choice in lower case": ("Mode: Default", "Mode: default", "upscalingMode", ("'Default'",)),
+    "a time with a unit": ("idleTimeoutSeconds: 600", "idleTimeoutSeconds: 10m", "idleTimeoutSeconds", ("integer", "10m")),
+    "an unknown field of a job": (f"{NAME}\n", f"{NAME}\n  restartPolicy: Never\n", "spec.restartPolicy", ("unknown",)),
+    "an unknown field of a pod": (ACCOUNT, f"{ACCOUNT}            serviceacount: x\n", "serviceacount", ("serviceAccount",)),
+    "an unknown field of a container": (
+        WORKER, f"{BELOW_WORKER}imagePullpolicy: Always\n", "imagePullpolicy", ("imagePullPolicy",)),
+    "an unknown field of the document": ("spec:\n  # FILL", "specs: {}\nspec:\n  # FILL", "specs", ("unknown",)),
+    "a name of a container with capitals": (WORKER, "- name: Ray_Worker\n", "containers[0].name", ("ray-worker",)),
+    "a port that does not exist": ("containerPort: 6379", "containerPort: 637900", "containerPort", ("65535",)),
+    "a name of a port that is too long": ("name: gcs-server", "name: gcs-server-of-ray", "ports[0].name", ("15",)),
+    "two ports of one name": ("name: dashboard }", "name: client }", "name", ("unique", "client")),
+    "a protocol in lower case": ("6379, name", "6379, protocol: tcp, name", "protocol", ("TCP", "tcp")),
+    "a toleration of an unknown effect": ("effect: NoSchedule", "effect: noschedule", "effect", ("'NoSchedule'",)),
+    "a toleration of an unknown operator": ("operator: Exists", "operator: exists", "operator", ("'Exists'",)),
+    "a toleration with a value too many": ("operator: Exists", "operator: Exists, value: x", "value", ("Exists",)),
+    "a truth value in a selector": (SELECTOR, "{ spot: true }", "nodeSelector.spot", ("string", '"true"')),
+    "a space in a selector": (SELECTOR, "{ a.com/spot: on demand }", "nodeSelector.a.com/spot", ("on demand",)),
+    "a name of a group with an underscore": ("groupName: gpu-spot", "groupName: gpu_spot", "groupName", ("gpu-spot",)),
+    "no name of a group": ("groupName: gpu-spot\n        ", "", "groupName", ("missing",)),
+    "an unknown version of the API": ("apiVersion: ray.io/v1", "apiVersion: ray.io/v2", "apiVersion", ("ray.io/v1",)),
+    "a kind in another case": ("kind: RayJob", "kind: Rayjob", "kind", ("'RayJob'",)),
+    "a negative time to live": ("Finished: 600", "Finished: -1", "ttlSecondsAfterFinished", ("-1",)),
+    "a time to live without end": ("  shutdownAfterJobFinishes: true\n", "", "ttlSecondsAfterFinished", ("shutdownAfter",)),
+    "an unknown mode": (f"{NAME}\n", f"{NAME}\n  submissionMode: httpmode\n", "submissionMode", ("HTTPMode",)),
+    "an account with capitals": ("&account raycap", "&account RayCap", "serviceAccountName", ("raycap",)),
+    "a number in the environment": (WORKER, f"{BELOW_WORKER}env: [{{name: A, value: 1}}]\n", "env[0].value", ('"1"',)),
+    "a mount without a volume": (WORKER, f"{BELOW_WORKER}volumeMounts: [{{name: shm, mountPath: /x}}]\n",
+                                 "volumeMounts[0].name", ("shm", "volume")),
+    "a volume without a source": (ACCOUNT, f"{ACCOUNT}            volumes: [{{name: shm}}]\n", "volumes[0]", ("emptyDir",)),
+    "an image that is a number": ("image: *image", "image: 5", "image", ("string",)),
+    "a policy in lower case": (ACCOUNT, f"{ACCOUNT}            restartPolicy: never\n", "restartPolicy", ("Never",)),
+    "an idle time of version v2": ("replicas: 0\n", "idleTimeoutSeconds: 60\n        replicas: 0\n",
+                                   "].idleTimeoutSeconds", ("version: v2",)),
+    "resources stated twice": ("rayStartParams: {}", 'rayStartParams: {num-gpus: "1"}\n        resources: {GPU: "1"}',
+                               "].resources", ("rayStartParams.num-gpus",)),
+    "a name of the server with capitals": (
+        "  name: mlflow\nspec:\n  selector: { m", "  name: MLflow\nspec:\n  selector: { m",
+                                           "metadata.name", ("mlflow",)),
+    "a pod of the server with an unknown field": ("workingDir: /home", "workDir: /home", "workDir", ("'workingDir'",)),
+}  # fmt: skip
+
+GPU_NODE = "InstanceType: g5.2xlarge"
+DISK = "{ VolumeSize: 200, VolumeType: gp3 }"
+AWS: Cases = {
+    "another case of a machine type": (GPU_NODE, "InstanceType: G5.2xlarge", "InstanceType", ("'g5.2xlarge'",)),
+    "a misspelt machine type": (GPU_NODE, "InstanceType: g5.2xlrage", "InstanceType", ("'g5.2xlarge'",)),
+    "a machine type of another cloud": (GPU_NODE, "InstanceType: g2-standard-8", "InstanceType", ("EC2",)),
+    "a machine type that is a number": (GPU_NODE, "InstanceType: 5", "InstanceType", ("str", '"5"')),
+    "a misspelt region": ("region: us-east-1", "region: us-esat-1", "provider.region", ("us-esat-1",)),
+    "a zone as region": ("region: us-east-1", "region: us-east-1a", "provider.region", ("us-east-1",)),
+    "a region of another cloud": ("region: us-east-1", "region: us-central1", "provider.region", ("us-central1",)),
+    "no region": ("  region: us-east-1\n", "", "provider.region", ("missing",)),
+    "a misspelt field of the provider": ("  region:", "  regoin:", "provider.regoin", ("'region'",)),
+    "a zone of another region": ("region: us-east-1", "region: us-east-1\n  availability_zone: us-west-2a",
+                                 "availability_zone", ("us-east-1", "us-west-2a")),
+    "one zone of another region": ("region: us-east-1", "region: us-east-1\n  availability_zone: us-east-1a, us-east-2a",
+                                   "availability_zone", ("us-east-2a",)),
+    "a region as zone": ("region: us-east-1", "region: us-east-1\n  availability_zone: us-east-1",
+                         "availability_zone", ("us-east-1a",)),
+    "a zone of a longer region": ("region: us-east-1", "region: us-east-1\n  availability_zone: us-east-11a",
+                                  "availability_zone", ("us-east-11a",)),
+    "an unknown provider": ("type: aws", "type: amazon", "provider.type", ("aws", "amazon")),
+    "an identifier of another kind": ("ami-0123456789abcdef0", "subnet-0123456789abcdef0", "ImageId", ("ami-",)),
+    "an identifier that is cut": ("ami-0123456789abcdef0", "ami-0123456789abcde", "ImageId", ("17",)),
+    "an identifier in upper case": ("ami-0123456789abcdef0", "ami-0123456789ABCDEF0", "ImageId", ("ami-",)),
+    "a type of volume that does not exist": (DISK, DISK.replace("gp3", "gp9"), "VolumeType", ("gp3", "gp9")),
+    "a volume of no size": (DISK, DISK.replace("200", "0"), "VolumeSize", ("got 0",)),
+    "a volume that is too large": (DISK, DISK.replace("200", "200000"), "VolumeSize", ("200000",)),
+    "a size with a unit": (DISK, DISK.replace("200", "200GB"), "VolumeSize", ("int", "200GB")),
+    "operations of a volume that has none": (DISK, DISK.replace("gp3", "gp2, Iops: 3000"), "Iops", ("gp2",)),
+    "a volume without its operations": (DISK, DISK.replace("gp3", "io2"), "Iops", ("io2",)),
+    "a throughput of a volume that has none": (DISK, DISK.replace("gp3", "gp2, Throughput: 200"), "Throughput", ("gp3",)),
+    "a device name in another case": ("DeviceName:", "Devicename:", "Devicename", ("'DeviceName'",)),
+    "a profile by name and address": ("{ Name: raycap }", "{ Name: raycap, Arn: x }", "IamInstanceProfile", ("Name", "Arn")),
+    "a profile that is a text": ("{ Name: raycap }", "raycap", "IamInstanceProfile", ("dict",)),
+    "another case of a market": ("MarketType: spot", "MarketType: Spot", "MarketType", ("'spot'",)),
+    "no market": ("{ MarketType: spot }", "{}", "MarketType", ("missing",)),
+    "a price that is a number": (
+        "MarketType: spot", "MarketType: spot, SpotOptions: { MaxPrice: 0.5 }", "MaxPrice", ("0.5",)),
+    "a price with a currency": ("MarketType: spot", "MarketType: spot, SpotOptions: { MaxPrice: $1 }", "MaxPrice", ("$1",)),
+    "an unknown interruption": ("MarketType: spot", "MarketType: spot, SpotOptions: { InstanceInterruptionBehavior: kill }",
+                                "InstanceInterruptionBehavior", ("terminate", "kill")),
+    "fewest over most": ("min_workers: 0", "min_workers: 9", "min_workers", ("max_workers 8", "9")),
+    "negative fewest": ("min_workers: 0", "min_workers: -1", "min_workers", ("-1",)),
+    "negative most": ("min_workers: 0\n    max_workers: 8", "max_workers: -8", "max_workers", ("-8",)),
+    "negative most of all": ("max_workers: 8\nup", "max_workers: -3\nup", "max_workers", ("-3",)),
+    "a number in quotes": ("min_workers: 0", 'min_workers: "0"', "min_workers", ("integer", "without quotes")),
+    "an unknown group as head": ("head_node_type: head", "head_node_type: hed", "head_node_type", ("head", "hed")),
+    "resources in lower case": ("GPU: 1 }", "gpu: 1 }", "resources.gpu", ("GPU",)),
+    "resources in the plural": ("GPU: 1 }", "GPUs: 1 }", "resources.GPUs", ("GPU",)),
+    "a fraction of a resource": ("GPU: 1 }", "GPU: 0.5 }", "resources.GPU", ("integer", "0.5")),
+    "a negative resource": ("GPU: 1 }", "GPU: -1 }", "resources.GPU", ("-1",)),
+    "a misspelt field of a group": ("min_workers: 0", "minworkers: 0", "minworkers", ("'min_workers'",)),
+    "a misspelt field of docker": ("container_name:", "containername:", "docker.containername", ("'container_name'",)),
+    "an image in upper case": ("rayproject/ray:", "rayproject/Ray:", "docker.image", ("lower",)),
+    "an image with a space": ("rayproject/ray:", "rayproject/ray :", "docker.image", ("rayproject/ray :",)),
+    "a name of a container with a space": (
+        "container_name: raycap", "container_name: ray cap", "container_name", ("ray cap",)),
+    "commands that are one text": (
+        'setup_commands:\n  - pip install --quiet "$HOME/raycap[aws]"', "setup_commands: pip install x",
+                                   "setup_commands", ("array",)),
+    "an unknown value of a tag": ("cluster_name: raycap", "cluster_name: 5", "cluster_name", ("string", '"5"')),
+}  # fmt: skip
+
+GPU_TYPE = "machineType: g2-standard-8"
+SCHEDULING = "{ provisioningModel: SPOT, instanceTerminationAction: DELETE, onHostMaintenance: TERMINATE }"
+PROJECT = "project_id: physics-12"
+GCP: Cases = {
+    "a zone of another region": (
+        "zone: us-central1-a", "zone: us-east1-b", "availability_zone", ("us-central1", "us-east1-b")),
+    "a region as zone": ("zone: us-central1-a", "zone: us-central1", "availability_zone", ("us-central1-a",)),
+    "a zone of a longer region": ("zone: us-central1-a", "zone: us-central11-a", "availability_zone", ("us-central11-a",)),
+    "two zones": ("zone: us-central1-a", "zone: us-central1-a,us-central1-b", "availability_zone", ("one zone",)),
+    "a region of another cloud": ("region: us-central1", "region: us-east-1", "provider.region", ("us-east-1",)),
+    "a region in upper case": ("region: us-central1", "region: US-central1", "provider.region", ("US-central1",)),
+    "no zone": ("  availability_zone: us-central1-a\n", "", "availability_zone", ("missing",)),
+    "no region": ("  region: us-central1\n", "", "provider.region", ("missing",)),
+    "no project": (f"  {PROJECT}\n", "", "project_id", ("missing",)),
+    "a name of a project": (PROJECT, "project_id: My Physics", "project_id", ("My Physics",)),
+    "a project in upper case": (PROJECT, "project_id: Physics-12", "project_id", ("Physics-12",)),
+    "a number of a project": (PROJECT, "project_id: 12345678", "project_id", ("string",)),
+    "a cluster in upper case": ("cluster_name: raycap", "cluster_name: RayCap", "cluster_name", ("RayCap",)),
+    "a cluster with an underscore": ("cluster_name: raycap", "cluster_name: ray_cap", "cluster_name", ("ray_cap",)),
+    "a cluster with a long name": ("cluster_name: raycap", f"cluster_name: {60 * 'r'}", "cluster_name", ("35",)),
+    "a group in upper case": ("gpu_spot:", "GPU_spot:", "GPU_spot", ("lower-case",)),
+    "a machine type in upper case": (GPU_TYPE, "machineType: G2-standard-8", "machineType", ("G2-standard-8",)),
+    "a machine type of another cloud": (GPU_TYPE, "machineType: g5.2xlarge", "machineType", ("g5.2xlarge",)),
+    "no machine type": (f"      {GPU_TYPE}\n", "", "machineType", ("missing",)),
+    "another number of GPUs": (GPU_TYPE, "machineType: g2-standard-24", "resources.GPU", ("2",)),
+    "live migration of GPUs": (SCHEDULING, SCHEDULING.replace("TERMINATE", "MIGRATE"), "onHostMaintenance", ("TERMINATE",)),
+    "restarts of a spot machine": (
+        SCHEDULING, SCHEDULING.replace(" }", ", automaticRestart: true }"), "automaticRestart", ("false",)),
+    "two boot disks": ("      disks:\n        - boot: true\n", "      disks:\n        - boot: true\n        - boot: true\n",
+                       "node_config.disks", ("one disk",)),
+    "no boot disk": ("boot: true", "boot: false", "node_config.disks", ("boot",)),
+    "a disk type of another zone": (
+        "diskSizeGb: 200", "diskSizeGb: 200\n            diskType: zones/us-east1-b/diskTypes/pd-ssd",
+                                    "diskType", ("us-central1-a", "us-east1-b")),
+    "fewest over most": ("min_workers: 0", "min_workers: 9", "min_workers", ("max_workers 8", "9")),
+    "resources in lower case": ("GPU: 1 }", "gpu: 1 }", "resources.gpu", ("GPU",)),
+    "a misspelt field of the provider": (
+        "  availability_zone:", "  avalability_zone:", "avalability_zone", ("'availability_zone'",)),
+}  # fmt: skip
+BY_SCHEMA: Cases = {  # types and choices of Google's API
+    "a misspelt field of a machine": (GPU_TYPE, "machinetype: g2-standard-8", "machinetype", ("'machineType'",)),
+    "a kind of disk in lower case": ("type: PERSISTENT", "type: persistent", "type", ("PERSISTENT",)),
+    "a size with a unit": ("diskSizeGb: 200", "diskSizeGb: 200GB", "diskSizeGb", ("200GB",)),
+    "an unknown model": (SCHEDULING, SCHEDULING.replace("SPOT", "spot"), "provisioningModel", ("SPOT", "spot")),
+    "an unknown end": (SCHEDULING, SCHEDULING.replace("DELETE", "KILL"), "instanceTerminationAction", ("DELETE", "KILL")),
+    "a truth value in quotes": ("boot: true", 'boot: "true"', "boot", ("boolean",)),
+    "scopes that are one text": (
+        'scopes: ["https://www.googleapis.com/auth/cloud-platform"]', "scopes: all", "scopes", ("array",)),
+    "metadata without items": (
+        "{ items: [{ key: install-nvidia-driver, value: \"True\" }] }", "{ install-nvidia-driver: \"True\" }",
+                               "install-nvidia-driver", ("unknown",)),
+}  # fmt: skip
