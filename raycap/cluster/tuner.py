@@ -37,11 +37,15 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
     workers for ever. A driver that dies is restarted up to `max_failures` times, and its trials resume from their
     checkpoints.
     """
+
+    # A closure instead of ray.tune.with_parameters, which puts the parameters into the object store: Ray ends a process that
+    # owns objects there as soon as the store dies, and the session could not close the sweep.
+    def drive(parameters: dict[str, Any]) -> dict[str, Any]:
+        return _drive_trials(parameters, config)
+
     folder.mkdir()
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(
-            ray.tune.with_parameters(_drive_trials, config=config), {"node:__internal_head__": 0.001}
-        ),
+        ray.tune.with_resources(drive, {"node:__internal_head__": 0.001}),
         tune_config=ray.tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,
