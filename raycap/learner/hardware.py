@@ -1,8 +1,14 @@
 """The GPUs, build and threads of torch on this machine."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+
+COMPILE_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Environment variable with the folder in which torch.compile keeps compiled code."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +36,18 @@ def build() -> str:
 def threads() -> int:
     """Return the default number of threads of a torch process."""
     return torch.get_num_threads()
+
+
+def use_private_compile_cache() -> None:
+    """Let torch.compile keep its code in the user's cache folder, unless the user has chosen another one.
+
+    By default it would load code from a folder in /tmp whose name is known, which any user of the machine could prepare.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(base, "raycap", "torchinductor")
+    if COMPILE_CACHE_VARIABLE in os.environ or not folder.is_absolute():  # relative: the user has no home
+        return
+    with suppress(OSError):  # without a home that can be written, the default remains
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ[COMPILE_CACHE_VARIABLE] = str(folder)

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raycap.learner.batches import Batch
 from raycap.learner.fused_ops import attend, rms_norm, rotate, swiglu
+from raycap.learner.hardware import use_private_compile_cache
 from raycap.results import ParameterCounts
 from raycap.spec import LoopSharing, ModelByWidth, MuP
 
@@ -259,6 +260,7 @@ class Llama(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile the forward and backward pass with torch.compile, for batches of any size."""
+        use_private_compile_cache()
         self._final_hidden = torch.compile(self._final_hidden, dynamic=True)  # type: ignore[method-assign]
 
 
