@@ -15,8 +15,9 @@ HELP = "Measure how many bits a transformer stores per parameter, and with which
 EPILOG = (
     "First steps: raycap init first; raycap plan first.yaml --estimate; raycap run first.yaml. "
     "raycap COMMAND --help shows examples. python -m raycap.sweep SPEC is the same as raycap run SPEC.\n\n"
-    "Exit codes: 0 all trials finished, or the command succeeded; 1 some trials failed or are not finished, or a check of "
-    "doctor failed; 2 the spec is invalid or the environment cannot run it; 3 the budget is spent; 130 interrupted."
+    "Exit codes: 0 all trials finished, or the command succeeded; 1 some trials failed or are not finished, MLflow lacks "
+    "records, or a check of doctor failed; 2 the spec is invalid or the environment cannot run it, or Ray died during the "
+    "run; 3 the budget is spent; 130 interrupted."
 )
 START, SWEEPS, PIECES, AROUND = "Getting started", "Sweeps", "Single trials", "Export and clusters"
 

@@ -48,7 +48,7 @@ NotifyCommand = Annotated[
         "--notify-cmd",
         metavar="CMD",
         help="Shell command that is run at the end in any case, with the variables RAYCAP_SWEEP, RAYCAP_STATUS (finished, "
-        "failed, refused, budget, interrupted), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
+        "failed, refused, budget, interrupted; refused also after the death of Ray), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
     ),
 ]
 
