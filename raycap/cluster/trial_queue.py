@@ -70,9 +70,11 @@ class TrialQueue(Searcher):
 
         Returns None, which makes Tune ask again, while groups run: when one ends, the prediction of what fits may change.
         """
-        if self._waiting and self._paused_at is None and self._is_held():
+        # While nothing runs, Tune calls this method in a loop and not `is_over`, so the request to stop is seen here, too.
+        is_open = self._paused_at is None and not self._stop_requested
+        if is_open and self._waiting and self._is_held():
             return None
-        if self._paused_at is None:
+        if is_open:
             for group in self._waiting:
                 if self._spending.allows(work_of(group), time.monotonic()):
                     self._waiting.remove(group)
