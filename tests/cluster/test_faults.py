@@ -191,7 +191,7 @@ def test_a_lost_result_of_a_stack_is_trained_again_with_the_same_numbers(
     before = results_in(folder / "runs")
     assert {result.provenance.stack for result in before.values()} == {_planned(stack)}
     lost, *others = (folder / "runs" / result_path(trial_id) for trial_id in before)
-    assert {path.name for path in lost.parent.iterdir()} == {"model", "result.json"}
+    assert not [path.name for path in lost.parent.iterdir() if path.name.startswith(("checkpoint-", "stack.json"))]
     lost.write_bytes(lost.read_bytes()[:-7])
     written = [path.stat().st_mtime_ns for path in others]
     capsys.readouterr()
