@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     **{f"{name} is damaged": (lambda model, name=name: (model / name).write_text('{"a": 1}'), (name, "digest"))
        for name in MODEL_FILES},
     **{f"{name} has {code}": (settings(name, **{code: "evil.Model"}), (name, code))
-       for name in (CONFIG, TOKENIZER_CONFIG) for code in CODE_SETTINGS},
+       for name in (CONFIG, TOKENIZER_CONFIG) for code in sorted(CODE_SETTINGS)},
     "a device": (exchange(CONFIG, lambda path, target: path.symlink_to("/dev/zero")), (CONFIG, "symbolic link")),
     "a dangling link": (exchange(CONFIG, lambda path, target: path.symlink_to("/nowhere")), (CONFIG, "symbolic link")),
     "an escaped name of a setting": (lambda model: rewrite(model, CONFIG, '{"\\u0061uto_map": {}}'), ("auto_map",)),
