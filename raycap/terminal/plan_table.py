@@ -124,7 +124,7 @@ def plan_table(
             table.add_row(*(row[column] for column in columns))
         total = sum(trial.tokens for trial in trials)
         more = f" ({len(trials) - PLAN_ROWS_SHOWN} more not shown)" if len(trials) > PLAN_ROWS_SHOWN else ""
-        num_left = sum(trial.trial_id in starts for trial in trials)
+        num_left = len(found.to_run(trials))  # `starts` has the finished trials that train along, too
         num_along = sum(map(len, stacks)) - num_left
         left = "" if num_left == len(trials) else f", {num_left} left"
         along = f" with {num_along} finished trials, whose results stay as they are" if num_along else ""
