@@ -1,6 +1,6 @@
 """Entry point of the command `raycap`, and of `python -m raycap`."""
 
-from raycap.entry import run_command
+from raycap.commands.entry import run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from raycap.commands import cluster, pieces, run, share, start, sweeps, ui
-from raycap.entry import run_command
-from raycap.isolation import PACKAGE_ROOT
+from raycap.commands.entry import run_command
+from raycap.host.isolation import PACKAGE_ROOT
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
 EPILOG = (

@@ -1,6 +1,6 @@
 """Entry point `python -m raycap.sweep SPEC`, the same as `raycap run SPEC`."""
 
-from raycap.entry import run_command
+from raycap.commands.entry import run_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Tests of raycap/entry.py: terminals, streams and search paths of any kind. Commands run as subprocesses."""
+"""Tests of raycap/commands/entry.py: terminals, streams and search paths of any kind. Commands run as subprocesses."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ grid:
   training.seed: [0]
 """
 NO_UTF8 = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-PRINT = f"""{sys.executable} -c "from raycap.entry import run_command; run_command(lambda: lambda: {{}})" """
+PRINT = f"""{sys.executable} -c "from raycap.commands.entry import run_command; run_command(lambda: lambda: {{}})" """
 PRINT_CHARACTERS = PRINT.format(r"print('spec Gr\xf6\xdfe \u2192 \u6570\u636e \udcff')")
 PRINT_LINES = PRINT.format("[print(i, flush=True) for i in range(9999)]")
 
@@ -153,7 +153,7 @@ def test_a_deleted_working_directory_is_named(folder: Path) -> None:
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(folder: Path) -> None:
-    program = "from raycap.entry import run_command; run_command(lambda: __import__('no_such_package.part'))"
+    program = "from raycap.commands.entry import run_command; run_command(lambda: __import__('no_such_package.part'))"
     done = shell(f'{sys.executable} -c "{program}"', folder)
     assert done.returncode == 2
     assert "no_such_package" in done.stderr

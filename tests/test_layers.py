@@ -35,12 +35,8 @@ def test_only_entry_points_are_at_the_root_of_the_package() -> None:
         "__init__.py",
         "__main__.py",
         "cli.py",
-        "entry.py",
         "errors.py",
         "pipeline.py",
-        "isolation.py",
-        "machine.py",
-        "surroundings.py",
         "sweep.py",
     }
     assert {path.name for path in PACKAGE.glob("*.py")} == entry_points

@@ -14,9 +14,9 @@ from typing import Any
 from raycap.cluster.private_folder import RAY_FOLDER, private_folder
 from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
-from raycap.isolation import child_environment
-from raycap.machine import cpu_limit
-from raycap.surroundings import refuse_faulty_surroundings
+from raycap.host.isolation import child_environment
+from raycap.host.machine import cpu_limit
+from raycap.host.surroundings import refuse_faulty_surroundings
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -2,7 +2,7 @@
 
 from ray.job_config import JobConfig
 
-from raycap import isolation
+from raycap.host import isolation
 
 
 def isolated_job_config() -> JobConfig:

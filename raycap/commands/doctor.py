@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from raycap.errors import CannotRunError
-from raycap.machine import available_memory, cpu_limit, memory_limit
+from raycap.host.machine import available_memory, cpu_limit, memory_limit
+from raycap.host.surroundings import Check, Verdict, check_surroundings
 from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path, local_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
-from raycap.surroundings import Check, Verdict, check_surroundings
 from raycap.terminal.format import size
 
 MIN_PYTHON = (3, 11)

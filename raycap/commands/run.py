@@ -98,7 +98,7 @@ def run(
         except OSError as error:
             print(f"{spec}: {error}", file=sys.stderr)
             code = EXIT_BAD_SPEC
-        except ImportError:  # printed by raycap/entry.py
+        except ImportError:  # printed by raycap/commands/entry.py
             code = EXIT_BAD_SPEC
             raise
         except KeyboardInterrupt:

@@ -17,7 +17,7 @@ import typer
 from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, SweepArgument
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
-from raycap.isolation import child_environment
+from raycap.host.isolation import child_environment
 from raycap.spec.document import SpecError
 from raycap.storage.claims import holder_of
 from raycap.storage.sweep_folder import SweepFolder

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 
 from raycap.analysis.checks import UnreadableResult
 from raycap.analysis.stored import read_result
-from raycap.machine import cpu_limit
+from raycap.host.machine import cpu_limit
 from raycap.plan.estimate import (
     Estimate,
     StepTime,

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-TYPE_CHECKING = False  # raycap/isolation.py says why typing is not imported
+TYPE_CHECKING = False  # raycap/host/isolation.py says why typing is not imported
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 

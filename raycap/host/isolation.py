@@ -8,7 +8,7 @@ import site
 import sys
 import warnings
 
-PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """Folder that contains the package raycap."""
 CHILD_SETTINGS = {
     "PYTHONSAFEPATH": "1",  # does not prepend the working directory or the folder of the script to the search path

@@ -1,12 +1,12 @@
 """Runs a command line: sets up the search path and the standard streams, and prints errors without traceback.
 
-The entry points import this module before anything else; raycap/isolation.py says why that matters.
+The entry points import this module before anything else; raycap/host/isolation.py says why that matters.
 """
 
 import os
 import sys
 
-from raycap import isolation
+from raycap.host import isolation
 from raycap.terminal import streams
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ def _prepare() -> None:
         raise OSError(
             "PYTHONOPTIMIZE=2 and -OO remove docstrings, without which Ray does not start: unset PYTHONOPTIMIZE"
         )
-    from raycap.surroundings import provide_home
+    from raycap.host.surroundings import provide_home
 
     provide_home()
     for name, file in hidden.items():

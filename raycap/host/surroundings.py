@@ -16,8 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from raycap.errors import CannotRunError
-from raycap.machine import memory_limit
-from raycap.terminal.format import size
+from raycap.host.machine import memory_limit
 
 HOME_PREFIX = "raycap-home-"
 MIN_FREE_INODES, MIN_FREE_BYTES = 1000, 50 * 10**6
@@ -106,7 +105,7 @@ def _temporary_files() -> Check:
     except FileNotFoundError:  # neither TMPDIR nor /tmp, /var/tmp and the working directory can be written
         return Check(name, Verdict.FAIL, "no folder for temporary files can be written, or its disk is full", advice)
     disk, usage = os.statvfs(folder), shutil.disk_usage(folder)
-    found = f"{folder}: {size(usage.free)} of {size(usage.total)} free"
+    found = f"{folder}: {usage.free / 1e9:.3g} of {usage.total / 1e9:.3g} GB free"
     if disk.f_files and disk.f_favail < MIN_FREE_INODES:
         return Check(name, Verdict.FAIL, f"{folder}: room for only {disk.f_favail} more files (inodes)", advice)
     if usage.free < MIN_FREE_BYTES:

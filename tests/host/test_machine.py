@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap import machine
+from raycap.host import machine
 
 GB = 10**9
 
