@@ -263,7 +263,7 @@ def test_one_trial_runs_without_ray() -> None:
             "2-hop-double",
         ),
         (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "questions: observed accounting"),
-        (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "run the sweep first"),
+        (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "raycap run specs/grid.yaml"),
     ],
 )
 def test_errors_exit_with_2_and_no_traceback(arguments: list[str], message: str, tmp_path: Path) -> None:

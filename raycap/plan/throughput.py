@@ -15,8 +15,6 @@ from typing import Annotated, Any
 import psutil
 from pydantic import Field, TypeAdapter
 
-from raycap.analysis.checks import UnreadableResult
-from raycap.analysis.stored import read_result
 from raycap.host.machine import cpu_limit
 from raycap.plan.estimate import (
     Estimate,
@@ -130,6 +128,9 @@ def _step_times(
 
 def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[str]) -> dict[str, float]:
     """Return the seconds per step of one trial, by shape, from results that were trained on this machine."""
+    from raycap.analysis.checks import UnreadableResult  # imports pandas
+    from raycap.analysis.stored import read_result
+
     times: dict[str, list[float]] = defaultdict(list)
     for trial in sweep.trials:
         shape = shape_of(trial.spec, sweep.spec.execution)

@@ -84,6 +84,11 @@ def mlflow_runs(folder: Path) -> tuple[Run, dict[str, Run]]:
     return parents[0], children
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return the content of the files directly in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path) -> None:
     assert run() == 0
     first = results_in(folder / "runs")
@@ -131,9 +136,9 @@ def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path
     for child in children.values():
         assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
-    before = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
+    before = files_in(folder / "runs" / "small")
     sweeps.report(str(folder / "runs" / "small"))
-    after = {path.name: path.read_bytes() for path in (folder / "runs" / "small").iterdir()}
+    after = files_in(folder / "runs" / "small")
     assert before == after  # the actor and the report command write the same files
 
 

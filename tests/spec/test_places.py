@@ -80,7 +80,7 @@ def test_links_and_parents_are_resolved_as_in_the_kernel(tmp_path: Path, monkeyp
         ("~ada/runs", "in full"),
         ("$HOME/runs", "in full"),
         ("/scratch/${USER}/runs", "in full"),
-        ("file://~/runs", "in full"),
+        ("file://~/runs", "file:///"),
         ("file://runs", "file:///FOLDER"),
         ("file:runs", "file:///FOLDER"),
         ("file:///a?b", "%3F"),

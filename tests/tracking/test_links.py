@@ -161,7 +161,7 @@ def test_a_sweep_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
 
     assert "name=x" in error_of(folder, ["name=x"])
     assert f"{tmp_path}/runs" in error_of(f"{tmp_path}/runs")
-    assert "'planted'" in error_of(folder)
+    assert "raycap sync" in error_of(folder)
     Tracker(record)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
