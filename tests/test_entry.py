@@ -140,6 +140,12 @@ def test_a_file_that_python_itself_has_imported_is_named(folder: Path) -> None:
     assert f"{folder}/fnmatch.py" in done.stderr
 
 
+def test_the_standard_library_in_pythonpath_hides_nothing(folder: Path) -> None:
+    library = os.path.dirname(os.__file__)
+    done = shell("$SWEEP q.yaml --dry-run", folder, PYTHONPATH=f"{ROOT}:{library}", PYTHONSTARTUP="")
+    assert done.returncode == 0, done.stderr
+
+
 def test_docstrings_cannot_be_removed(folder: Path) -> None:
     done = shell(PRINT_LINES, folder, PYTHONOPTIMIZE="2")
     assert done.returncode == 2
