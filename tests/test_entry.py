@@ -142,7 +142,7 @@ def test_a_file_that_python_itself_has_imported_is_named(folder: Path) -> None:
 
 def test_the_standard_library_in_pythonpath_hides_nothing(folder: Path) -> None:
     library = os.path.dirname(os.__file__)
-    done = shell("$SWEEP q.yaml --dry-run", folder, PYTHONPATH=f"{ROOT}:{library}", PYTHONSTARTUP="")
+    done = shell("$SWEEP q.yaml --dry-run", folder, PYTHONPATH=f"{ROOT}:{library}:{library}/lib-dynload")
     assert done.returncode == 0, done.stderr
 
 

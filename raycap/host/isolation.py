@@ -44,7 +44,8 @@ def hidden_modules() -> dict[str, str]:
     These are imported before `isolate` can run.
     """
     # The standard library can be in PYTHONPATH itself: `child_environment` lists the whole search path.
-    folders = {os.getcwd(), *_python_path()} - {os.path.dirname(os.__file__)}
+    library = os.path.dirname(os.__file__)
+    folders = {os.getcwd(), *_python_path()} - {library, os.path.join(library, "lib-dynload")}
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sys.stdlib_module_names}
     return {name: file for name, file in files.items() if file and os.path.dirname(os.path.abspath(file)) in folders}
 
