@@ -49,7 +49,7 @@ def cluster_address(environment: Mapping[str, str]) -> str:
             "start the command on a machine of the cluster with RAY_ADDRESS=HOST:6379, or with `ray job submit`",
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
         raise CannotRunError(f"RAY_ADDRESS={address}: must be host:port, auto or local", REMEDY)
     return address
 

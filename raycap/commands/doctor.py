@@ -138,7 +138,9 @@ def _ray() -> Iterator[Check]:
             yield Check("where trials run", Verdict.OK, found)
         else:
             advice = "start it with RAY_AUTH_MODE=token, or let only trusted users reach it"
-            found = f"the cluster at {address}, which answers without a token: whoever reaches it can run code there"
+            found = (
+                f"the cluster at {address}, which answers without a token: anyone who can connect can run code there"
+            )
             yield Check("where trials run", Verdict.WARN, found, advice)
     except CannotRunError as error:
         yield Check("where trials run", Verdict.FAIL, error.problem, error.remedy)

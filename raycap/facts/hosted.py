@@ -15,11 +15,11 @@ import pyarrow.parquet
 
 from raycap.facts.columns import from_table
 from raycap.facts.profiles import Profiles
-from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromHub, RelationStructure
+from raycap.spec import ProfilesFromDisk, ProfilesFromHub
 from raycap.spec.places import local_path
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
@@ -112,16 +112,6 @@ def hide_progress() -> None:
 
     disable_progress_bar()
     disable_progress_bars()
-
-
-def from_dataset(
-    dataset: "Dataset",
-    structure: RelationStructure = RelationStructure.UNIFORM,
-    self_relations: bool = True,
-    pools: NamePools | None = None,
-) -> Profiles:
-    """Convert a dataset in the hosted schema to a population; see `columns.from_table`."""
-    return from_table(dataset.with_format("arrow")[:], structure, self_relations, pools)
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------

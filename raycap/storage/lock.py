@@ -187,7 +187,7 @@ def _watch_until_dead(storage: Storage, sweep_name: str, problem: str, tell: Cal
 
     Raises LockedError with `problem` and a description of the writer once one of them turns out to be alive.
     """
-    watch, told = Watch(), False
+    watch, announced = Watch(), False
     while True:
         found = read_claims(storage, sweep_name)
         verdicts = watch.observe(found)
@@ -197,8 +197,8 @@ def _watch_until_dead(storage: Storage, sweep_name: str, problem: str, tell: Cal
         if not unknown:
             return found
         holder = Holder.read(found[max(unknown, key=generation)])
-        if holder and not told:
-            told = True
+        if holder and not announced:
+            announced = True
             limit = f"{claims.STALE_SECONDS:.0f} s"
             tell(
                 f"The lock of sweep {sweep_name} belongs to {holder}. Watching for up to {limit} whether it still runs."
@@ -252,7 +252,7 @@ def _acquire(storage: Storage, sweep_name: str, tell: Callable[[str], None]) -> 
 def _machine_lock(storage: Storage, sweep_name: str) -> Iterator[None]:
     """Exclude other processes of this machine. Raises LockedError.
 
-    The lock is an abstract Unix socket, which nobody can connect to: its name is free again when the process dies. Other
+    The lock is an abstract Unix socket that accepts no connections: its name is free again when the process dies. Other
     systems than Linux have no such names; there, processes exclude each other by their claims alone.
     """
     if sys.platform != "linux":

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from raycap.export.dataset import save, to_dataset
-from raycap.facts.columns import TEXT_ATTRIBUTES
+from raycap.facts.columns import TEXT_ATTRIBUTES, from_table
 from raycap.facts.entropy import fact_bits, name_set_bits
-from raycap.facts.hosted import fingerprint, from_dataset, load
+from raycap.facts.hosted import fingerprint, load
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs
@@ -30,6 +30,11 @@ UNIFORM, BIPARTITE = RelationStructure
 POPULATION = generate(census_schema(NamePools(), 17), 60, seed=5)
 FINGERPRINT = "fa3ece14dd1f2f5fc4c02ffae2a03c2bb1301309db9e3bcb2a046e4dd2c25b77"
 """Fingerprint of POPULATION. It must never change, because it is part of specs and so of trial IDs."""
+
+
+def from_dataset(dataset: Dataset, *args: Any, **options: Any) -> Profiles:
+    """Return the population of a dataset."""
+    return from_table(dataset.with_format("arrow")[:], *args, **options)
 
 
 def bipartite(num_relations: int = 5) -> Profiles:

@@ -158,12 +158,12 @@ def test_at_most_one_of_several_simultaneous_processes_gets_the_lock(
 
 @pytest.mark.usefixtures("short")
 def test_the_claim_of_another_machine_is_free_once_it_was_watched_without_a_change(uri: str) -> None:
-    storage, told = Storage.at(uri), list[str]()
+    storage, messages = Storage.at(uri), list[str]()
     storage.write(f"grid/lock/000007-{'a' * 32}.json", elsewhere(alive_at=time.time() + 1e6))
-    with locked(storage, "grid", told.append) as lease:
+    with locked(storage, "grid", messages.append) as lease:
         assert lease.id.claim.startswith("000008-")
         assert list(read_claims(storage, "grid")) == [lease.id.claim]
-    assert "process 1 of ada on elsewhere" in told[0]
+    assert "process 1 of ada on elsewhere" in messages[0]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 3}', "[]", "null", "\\xff", "[" * 10_000])
