@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from raycap.errors import LeaseLostError
 from raycap.storage import claims
@@ -33,7 +34,7 @@ from raycap.storage.claims import (
     new_claim,
     read_claims,
 )
-from raycap.storage.files import TRIALS_FOLDER, Storage
+from raycap.storage.files import TRIALS_FOLDER, UNFINISHED, Storage
 from raycap.storage.patience import NONE, OUTAGE_LIMIT_S, advice
 from raycap.storage.sweep_folder import SweepFolder
 
@@ -351,7 +352,8 @@ class _Heartbeat:
         if not self._storage.is_local:
             self._storage.write(path, text)
             return
-        # Overwritten in place, since Storage.write would create the folder again if it was deleted.
-        with open(self._storage.path(path), "r+", encoding="utf-8") as file:
-            file.write(text)
-            file.truncate()
+        # Replaced by a rename, so that no reader sees a part of it. Storage.write would create the folder again if it was
+        # deleted; this raises FileNotFoundError instead.
+        target = self._storage.path(path)
+        Path(target + UNFINISHED).write_text(text, encoding="utf-8")
+        os.replace(target + UNFINISHED, target)

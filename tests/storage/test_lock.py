@@ -212,6 +212,17 @@ def test_trials_of_another_running_sweep_are_refused(tmp_path: Path, start: Call
     refuse_others("second", {"b", "c"}, storage)
 
 
+def test_readers_see_whole_claims_while_the_holder_changes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 1e-4)
+    storage = Storage.at(str(tmp_path))
+    with locked(storage, "grid"):
+        beats = [holder.beats if (holder := holder_of(storage, "grid")) else None for _ in range(300)]
+    assert None not in beats
+    assert beats[-1] > beats[0]
+
+
 @pytest.mark.parametrize("vanish", ["sweep deleted", "storage deleted", "storage renamed", "storage replaced"])
 @pytest.mark.usefixtures("short")
 def test_a_folder_that_vanishes_is_noticed_and_not_created_again(
