@@ -61,6 +61,11 @@ class Server:
         except OSError:
             return False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server was killed and not started again."""
+        return self._process.poll() is not None
+
     def send(self, number: signal.Signals) -> None:
         """Send SIGKILL, SIGSTOP or SIGCONT to all processes of the server."""
         os.killpg(self._process.pid, number)
@@ -69,7 +74,7 @@ class Server:
 
     def kill(self) -> None:
         """Kill the server unless it has ended, even if it is stopped or does not answer."""
-        if self._process.poll() is None:
+        if not self.has_ended:
             self.send(signal.SIGKILL)
 
 
@@ -85,9 +90,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """Return a running server. Requests time out after five seconds."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    if not running.answers():
+    """Return a running server. Requests time out after a time that is enough for a server on a busy machine."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    if running.has_ended:
         running.start()
     return running
 
@@ -150,9 +155,12 @@ def test_a_server_that_is_killed_and_restarted_receives_every_point_once(tmp_pat
     assert runs_of(record)[1].info.status == "FINISHED"
 
 
-def test_operations_whose_responses_are_lost_are_applied_once(tmp_path: Path, server: Server) -> None:
+def test_operations_whose_responses_are_lost_are_applied_once(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stopped server accepts requests and processes them after the client has timed out."""
     record, results, analyst, trials = start_sweep(tmp_path, server)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     server.send(signal.SIGSTOP)
     trials.evaluate(range(2))
     wait_until(lambda: "start_trial" in waiting_in(tmp_path))
@@ -225,10 +233,13 @@ time.sleep(600)
     assert {trial_id: points_of(client, run) for trial_id, run in children.items()} == before
 
 
-def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(tmp_path: Path, server: Server) -> None:
+def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record, results, analyst, trials = start_sweep(tmp_path, server)
     trials.evaluate(range(3))
     wait_until(lambda: all(has_step(record, result, result.evaluations[2].step) for result in results))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     server.send(signal.SIGSTOP)
     trials.evaluate(range(3, 6))
     analyst.interrupt(RUN_JSON)
@@ -236,6 +247,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(tmp_path: Path,
     with pytest.raises(TrackingError):
         Tracker(record)
     server.send(signal.SIGCONT)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
     analyst = Analyst(record.model_dump_json())  # the next run starts with the operations in the file
     analyst.open(1)
