@@ -49,3 +49,8 @@ def figure(svg: bytes, name: str, *, wide: bool = False) -> str:
 def note(text: str) -> str:
     """Return a paragraph of explanation; `text` is plain text and is escaped."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def link(text: str, file: str) -> str:
+    """Return a paragraph that links to a file beside the page; `text` is plain text and is escaped."""
+    return f'<p><a href="{escape(file)}">{escape(text)}</a></p>'

@@ -14,10 +14,12 @@ from raycap.analysis.analyse import REMEDIES, Analysis
 from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, image
-from raycap.analysis.html import figure, note, page
+from raycap.analysis.html import figure, link, note, page
+from raycap.analysis.interactive import interactive_page
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
+from raycap.analysis.tidy import capacity_rows
 from raycap.storage.sweep_folder import SweepFolder
 
 MAX_OUTLIERS_NAMED = 3
@@ -30,7 +32,7 @@ def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
     Drawing the figures takes several seconds. A figure that cannot be drawn is left out and named in the report, because
     the results do not depend on it.
     """
-    capacities = pa.Table.from_pandas(analysis.tables.capacities, preserve_index=False)
+    capacities = pa.Table.from_pandas(capacity_rows(analysis), preserve_index=False)
     parquet_file, csv_file = io.BytesIO(), io.BytesIO()
     parquet.write_table(capacities, parquet_file)
     csv.write_csv(capacities, csv_file)
@@ -52,6 +54,7 @@ def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
         figures += figure(svg, name.replace("_", " "), wide=drawn.get_figwidth() > COLUMN_INCHES)
     if not_drawn:
         figures += note(f"Figures that could not be drawn: {'; '.join(not_drawn)}. Everything else is complete.")
+    yield SweepFolder.INTERACTIVE, interactive_page(analysis).encode()
     yield SweepFolder.REPORT, report_html(analysis, record["trials"], figures).encode()
 
 
@@ -114,6 +117,8 @@ def _describe_outliers(analysis: Analysis) -> str:
 
 def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) -> str:
     """Return the report as HTML. `trials` are the entries of `summary`; `figures` is HTML."""
-    body = f'<p class="answer">{escape(answer(analysis))}</p><div class="figures">{figures}</div>'
+    body = f'<p class="answer">{escape(answer(analysis))}</p>'
+    body += link("The results as an interactive page: choose reading, axes and colour", SweepFolder.INTERACTIVE)
+    body += f'<div class="figures">{figures}</div>'
     spec = analysis.sweep.spec
     return page(spec.name, analysis.sweep.question, body + sections(analysis, trials))

@@ -1,5 +1,6 @@
 """Data frames of trials, evaluations, losses, splits and capacities, which figures, tables and files are made from."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,24 @@ def _loop(model: ModelSpec) -> str:
         return ""
     shared = "" if model.loop.shared is LoopSharing.BLOCK else f", {model.loop.shared} shared"
     return f" x {model.loop.times}{shared}{', own norms' if model.loop.own_norms else ''}"
+
+
+def grid_columns(trials: Sequence[PlannedTrial]) -> pd.DataFrame:
+    """Return the values of the grid's axes: one row per planned trial, one column per dotted path in the spec.
+
+    Sections, lists and null are JSON text, so that rows can be grouped by them. So is every value of an axis whose values
+    are neither all numbers nor all text.
+    """
+    paths = dict.fromkeys(path for trial in trials for path in trial.coordinates)
+    columns = {path: _of_one_type([trial.coordinates.get(path) for trial in trials]) for path in paths}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(trials), name="trial"))
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    for types in ((bool,), (int, float), (str,)):
+        if all(type(value) in types for value in values):
+            return values
+    return [value if isinstance(value, str) else json.dumps(value) for value in values]
 
 
 def _evaluations(blocks: list[Block]) -> pd.DataFrame:

@@ -39,6 +39,8 @@ class SweepFolder:
     """Results of the analysis as plain numbers."""
     REPORT: ClassVar[str] = "report.html"
     """Results of the analysis as one self-contained page."""
+    INTERACTIVE: ClassVar[str] = "interactive.html"
+    """Results as one self-contained page whose axes and colours readers choose."""
     LOCK: ClassVar[str] = "lock"
     """Folder of the claims of processes that run the sweep (claims.py)."""
     PROGRESS: ClassVar[str] = "progress.json"

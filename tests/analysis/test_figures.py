@@ -522,7 +522,8 @@ def test_a_figure_that_cannot_be_drawn_costs_only_that_figure(monkeypatch: pytes
     contents = list(files(analysed("widths")))
     names = [name for name, _ in contents]
     assert names == [
-        "summary.json", "capacity.parquet", "capacity.csv", "capacity.svg", "capacity.png", "report.html",
+        "summary.json", "capacity.parquet", "capacity.csv", "capacity.svg", "capacity.png", "interactive.html",
+        "report.html",
     ]  # fmt: skip
     html = dict(contents)["report.html"].decode()
     assert "Figures that could not be drawn: broken one (RuntimeError: no &lt;font&gt;)" in html

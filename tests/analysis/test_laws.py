@@ -387,7 +387,10 @@ def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
     drawn = draw(analyse(record, RUN, measured(found), failure))
     assert {"capacity", "exposures", "subjects"} <= set(drawn)
     figures = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
-    assert set(contents) == {"summary.json", "capacity.parquet", "capacity.csv", "report.html"} | figures
+    assert (
+        set(contents)
+        == {"summary.json", "capacity.parquet", "capacity.csv", "interactive.html", "report.html"} | figures
+    )
     html = contents["report.html"].decode()
     assert html.count("data:image/svg+xml;base64,") == len(drawn)
     assert "http://" not in html.replace("http://www.w3.org", "")
