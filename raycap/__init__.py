@@ -1,6 +1,6 @@
 """raycap: measure how many bits of knowledge a transformer stores per parameter, and with which encoding scheme."""
 
-TYPE_CHECKING = False  # raycap/host/isolation.py says why typing is not imported
+TYPE_CHECKING = False  # raycap/host/isolation.py explains why typing is not imported
 if TYPE_CHECKING:
     import os
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from raycap.commands import cluster, pieces, run, share, start, sweeps, ui
-from raycap.commands.entry import run_command
 from raycap.host.isolation import PACKAGE_ROOT
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
@@ -16,14 +15,14 @@ EPILOG = (
     "First steps: raycap init first; raycap plan first.yaml --estimate; raycap run first.yaml. "
     "raycap COMMAND --help shows examples. python -m raycap.sweep SPEC is the same as raycap run SPEC.\n\n"
     "Exit codes: 0 all trials finished, or the command succeeded; 1 some trials failed or are not finished, MLflow lacks "
-    "records, or a check of doctor failed; 2 the spec is invalid or the environment cannot run it, or Ray died during the "
+    "records, or a check of doctor failed; 2 the spec is invalid, the environment cannot run it, or Ray died during the "
     "run; 3 the budget is spent; 130 interrupted."
 )
 START, SWEEPS, PIECES, AROUND = "Getting started", "Sweeps", "Single trials", "Export and clusters"
 
 
-def _print_version(is_asked: bool) -> None:
-    if not is_asked:
+def _print_version(is_requested: bool) -> None:
+    if not is_requested:
         return
     try:
         version = importlib.metadata.version("raycap")
@@ -62,8 +61,3 @@ app.command(rich_help_panel=PIECES)(pieces.trial)
 app.command(rich_help_panel=PIECES)(pieces.texts)
 app.command(rich_help_panel=AROUND)(share.export)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=AROUND)
-
-
-def main() -> None:
-    """Run the command line of this process; does not return. The installed command starts in raycap/__main__.py."""
-    run_command(lambda: app)

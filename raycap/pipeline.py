@@ -2,8 +2,8 @@
 
     spec -> plan -> trials on Ray -> losses in bits -> capacities -> laws -> report
 
-Exit codes: 0 all trials finished, 1 some failed or are not finished or MLflow lacks records, 2 the spec is invalid or the
-environment cannot run it (or no longer, after the death of Ray), 3 the budget is spent, 130 interrupted.
+Exit codes: 0 all trials finished, 1 some failed or are not finished or MLflow lacks records, 2 the spec is invalid, the
+environment cannot run it, or Ray died during the run, 3 the budget is spent, 130 interrupted.
 """
 
 import math
@@ -25,11 +25,11 @@ from raycap.plan.stacks import stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
 from raycap.spec.file import load_sweep
-from raycap.spec.places import DEFAULT_TRACKING_URI, PlaceError, environment_tracking_uri
+from raycap.spec.locations import DEFAULT_TRACKING_URI, LocationError, environment_tracking_uri
 from raycap.spec.uris import without_password
 from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked, refuse_others
-from raycap.storage.patience import advice
+from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import NotASweepError, SweepFolder
 from raycap.terminal.failures import print_failures, print_unreadable
 from raycap.terminal.format import wide_console
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_BUDGET, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
-def run(
+def run_spec(
     spec: str,
     overrides: tuple[str, ...],
     console: Console,
@@ -59,7 +59,7 @@ def run(
         spec: Path of the sweep file.
         overrides: Changes to the spec, as key=value.
         console: Console for the plan, the progress and the results.
-        began: Start of the command, by time.monotonic().
+        began: Time at which the command started, by time.monotonic().
         only_failed: Run only trials whose last run failed.
         only: Run only the trials that this comma-separated list of ids and labels names.
         budget: Limit of time or GPU hours.
@@ -145,7 +145,7 @@ def _print_outcome(
         console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
         return codes.get(outcome.ending, EXIT_FAILED)
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
-        law = outcome.law or answer(report(sweep, storage))
+        law = outcome.law or answer(write_report(sweep, storage))
         console.print(law, style="bold")
         console.print(f"Report: {storage.location(folder.path(SweepFolder.REPORT))}", soft_wrap=True)
         console.print(f"Compare the trials: raycap ui {shlex.quote(folder.location)}", soft_wrap=True)
@@ -184,7 +184,7 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
         raise SpecError([f"{spec}: {error}"]) from error
     try:
         uri = loaded.spec.tracking.uri or environment_tracking_uri() or DEFAULT_TRACKING_URI
-    except PlaceError as error:
+    except LocationError as error:
         raise SpecError([f"{error}; or set tracking.uri in {spec}"]) from None
     tracking = loaded.spec.tracking.model_copy(update={"uri": uri})
     record = SweepRecord(
@@ -197,7 +197,7 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     return record, storage
 
 
-def report(sweep: SweepRecord, storage: Storage) -> "Analysis":
+def write_report(sweep: SweepRecord, storage: Storage) -> "Analysis":
     """Analyse a sweep from its stored results and write its report, without Ray and MLflow. Raises SpecError."""
     from raycap.analysis.report import files
 

@@ -179,10 +179,10 @@ class Analyst:
         self._outbox.add("fail_trial", trial_id=failure.trial_id, cause=failure.cause)
         self._add_event(Event(failure.trial_id, "failed", time.time()))
 
-    def conclude(self, run_json: str, status: str, patience_s: float = DELIVERY_TIMEOUT_S) -> str:
+    def conclude(self, run_json: str, status: str, timeout_s: float = DELIVERY_TIMEOUT_S) -> str:
         """Write all files of the sweep for the last time and close MLflow's runs; return the law as a sentence.
 
-        `status` is the status of MLflow's parent run. Waits for MLflow for at most `patience_s` seconds.
+        `status` is the status of MLflow's parent run. Waits for MLflow for at most `timeout_s` seconds.
         """
         from raycap.analysis.report import answer
 
@@ -191,7 +191,7 @@ class Analyst:
         self._unwritten = ""
         self._write(SweepFolder.RUN, run_json)
         analysis = self._publish(RunRecord.model_validate_json(run_json))
-        self._close(status, patience_s)
+        self._close(status, timeout_s)
         return answer(analysis)
 
     def interrupt(self, run_json: str) -> None:
@@ -232,10 +232,10 @@ class Analyst:
         self._events.append(event)
         self._progress.add(event)
 
-    def _close(self, status: str, patience_s: float) -> None:
+    def _close(self, status: str, timeout_s: float) -> None:
         self._progress.close()
         self._outbox.add("close", status=status)
-        self._undelivered = self._outbox.close(patience_s, STALL_TIMEOUT_S)
+        self._undelivered = self._outbox.close(timeout_s, STALL_TIMEOUT_S)
 
     def _publish(self, run: RunRecord) -> "Analysis":
         from raycap.analysis.analyse import analyse
@@ -295,7 +295,7 @@ class _WhileLeased:
         self._tracker.deliver(operation)
 
 
-def sync(sweep: SweepRecord, lease: LeaseId | None = None) -> Delivery:
+def sync_sweep(sweep: SweepRecord, lease: LeaseId | None = None) -> Delivery:
     """Deliver to MLflow the stored results that it lacks and the contents of the outbox. Needs no Ray.
 
     Raises:
@@ -304,7 +304,7 @@ def sync(sweep: SweepRecord, lease: LeaseId | None = None) -> Delivery:
     analyst = Analyst(sweep.model_dump_json(), lease)
     folder = SweepFolder(Storage.at(sweep.storage), sweep.spec.name)
     analyst.open(folder.read_run().slots)
-    analyst.conclude(folder.read(SweepFolder.RUN).decode(), analyst.status(), patience_s=math.inf)
+    analyst.conclude(folder.read(SweepFolder.RUN).decode(), analyst.status(), timeout_s=math.inf)
     return analyst.delivery()
 
 

@@ -19,7 +19,7 @@ class RetryPolicy(DefaultFailurePolicy):
     - A trial that fails twice in a row with the same error at the same step is not retried.
     - The failures are counted from 0 again whenever the checkpoints have advanced since the last failure, so any number of
       preemptions is allowed as long as the trial makes progress.
-    - A storage that was waited for in vain (raycap/storage/patience.py) is not waited for again.
+    - A storage that was waited for in vain (raycap/storage/retries.py) is not waited for again.
     - A timeout while the trial waits for resources does not count: `concurrent_slots` has checked that the cluster can
       provide them.
 

@@ -19,7 +19,7 @@ from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
 from raycap.storage import TRIALS_FOLDER, Storage
 from raycap.storage.lock import Lease
-from raycap.storage.patience import advice
+from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Self
 
-from raycap.storage.patience import is_waiting
+from raycap.storage.retries import is_waiting
 
 MIN_IDLE_S = 180.0
 """Shortest time without progress after which a worker counts as hanging."""

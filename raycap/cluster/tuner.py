@@ -22,7 +22,7 @@ from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
 from raycap.storage import Storage, failure_path, forget_checkpoints, result_path
 from raycap.storage.checksum import verify_checksum, with_checksum
-from raycap.storage.patience import TRIAL, patiently
+from raycap.storage.retries import TRIAL_RETRIES, with_retries
 
 
 def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: int) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
         # Ray Train, too, writes a file to the storage before it starts workers, and raises its errors as they are.
-        outcomes = patiently(lambda: train_group(group, finished, config), TRIAL)
+        outcomes = with_retries(lambda: train_group(group, finished, config), TRIAL_RETRIES)
     except LeaseLostError:
         return {"causes": causes, "all_finished": False}
     except Exception as error:

@@ -27,7 +27,7 @@ from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
 from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
 from raycap.storage.lock import LeaseId, guarded
-from raycap.storage.patience import TRIAL
+from raycap.storage.retries import TRIAL_RETRIES
 
 CONTROLLER_FAILURE_LIMIT = 10
 """Number of errors in starting the workers of a trial before it fails (see `ray.train.FailureConfig`)."""
@@ -53,7 +53,7 @@ class WorkerConfig:
 
     def open_storage(self) -> Storage:
         """Return the storage of the sweep."""
-        return guarded(Storage.at(self.storage, TRIAL), self.lease)
+        return guarded(Storage.at(self.storage, TRIAL_RETRIES), self.lease)
 
     @property
     def on_gpu(self) -> bool:

@@ -9,7 +9,7 @@ import typer
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
-from raycap.spec.places import canonical_place
+from raycap.spec.locations import canonical_location
 from raycap.storage import Storage
 from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
 
@@ -48,7 +48,7 @@ NotifyCommand = Annotated[
         "--notify-cmd",
         metavar="CMD",
         help="Shell command that is run at the end in any case, with the variables RAYCAP_SWEEP, RAYCAP_STATUS (finished, "
-        "failed, refused, budget, interrupted; refused also after the death of Ray), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
+        "failed, refused, budget, interrupted; refused also if Ray died), RAYCAP_FOLDER and RAYCAP_EXIT_CODE.",
     ),
 ]
 
@@ -67,7 +67,8 @@ SweepArgument = Annotated[
     ),
 ]
 StorageOption = Annotated[
-    str, typer.Option("--storage", metavar="PLACE", help="Folder or URI in which names, ids and labels are looked up.")
+    str,
+    typer.Option("--storage", metavar="LOCATION", help="Folder or URI in which names, ids and labels are looked up."),
 ]
 DEFAULT_STORAGE: str = SweepSpec.model_fields["storage"].default
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -93,9 +94,9 @@ def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     except (NotASweepError, InvalidRecordError) as error:
         raise SpecError([str(error)]) from None
     except (ValueError, OSError) as error:
-        raise SpecError([f"{folder}: {error}"]) from error
+        raise SpecError([f"{folder}: {error}; give the path or URI of a sweep's folder"]) from error
     storage, name = opened.storage, opened.name
-    is_moved = record.spec.name != name or canonical_place(record.storage) != canonical_place(storage.location())
+    is_moved = record.spec.name != name or canonical_location(record.storage) != canonical_location(storage.location())
     current = {"name": name, "storage": storage.location()} if is_moved else {}
     return record.model_copy(update={"spec": record.spec.model_copy(update=current)}), storage
 

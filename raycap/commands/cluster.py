@@ -25,13 +25,13 @@ def template(
 
       raycap cluster template dockerfile > Dockerfile
     """
-    from raycap.cluster.cloud.templates import Template, render
+    from raycap.cluster.cloud.templates import Template, render_template
     from raycap.cluster.cloud.versions import Versions
     from raycap.spec.document import SpecError
 
     if where not in list(Template):
         raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}; write one of these"])
-    print(render(Template(where), Versions.here()), end="")
+    print(render_template(Template(where), Versions.here()), end="")
 
 
 @app.command()
@@ -49,9 +49,9 @@ def check(
 
       raycap cluster check cluster.yaml --spec specs/one_hop.yaml storage=s3://BUCKET/raycap
     """
-    from raycap.cluster.cloud.check import check as checked
+    from raycap.cluster.cloud.check import check_cluster_file
 
-    report = checked(file, spec, tuple(overrides or ()))
+    report = check_cluster_file(file, spec, tuple(overrides or ()))
     if as_json:
         faults = [vars(fault) for fault in report.faults]
         print(json.dumps(vars(report) | {"faults": faults}, indent=2))

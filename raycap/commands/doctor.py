@@ -13,8 +13,8 @@ from urllib.request import urlopen
 
 from raycap.errors import CannotRunError
 from raycap.host.machine import available_memory, cpu_limit, memory_limit
-from raycap.host.surroundings import Check, Verdict, check_surroundings
-from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path, local_path
+from raycap.host.surroundings import Check, CheckVerdict, check_surroundings
+from raycap.spec.locations import LocationError, absolute_tracking_uri, database_path, local_path, refuse_shell_syntax
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
@@ -50,10 +50,12 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
     for name, checker in checkers:
         try:
             checks += checker()
-        except Exception as error:  # a broken installation can raise anything; the other checks still run
+        except Exception as error:  # a broken installation can raise any error; the other checks still run
             message = (str(error) or type(error).__name__).splitlines()[0]
             checks.append(
-                Check(name, Verdict.FAIL, f"{type(error).__name__}: {message}", "reinstall raycap: pip install -e .")
+                Check(
+                    name, CheckVerdict.FAIL, f"{type(error).__name__}: {message}", "reinstall raycap: pip install -e ."
+                )
             )
     return checks
 
@@ -63,7 +65,10 @@ def _python() -> Iterator[Check]:
     needed = ".".join(map(str, MIN_PYTHON))
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Check(
-        "python", Verdict.OK if good else Verdict.FAIL, found, "" if good else f"install Python {needed} or newer"
+        "python",
+        CheckVerdict.OK if good else CheckVerdict.FAIL,
+        found,
+        "" if good else f"install Python {needed} or newer",
     )
 
 
@@ -72,16 +77,18 @@ def _torch() -> Iterator[Check]:
 
     gpus = hardware.gpus()
     has_driver = Path("/proc/driver/nvidia/version").exists() or bool(shutil.which("nvidia-smi"))
-    yield Check("torch", Verdict.OK, hardware.build())
+    yield Check("torch", CheckVerdict.OK, hardware.torch_build())
     names = ", ".join(f"{gpu.name} ({size(gpu.total_bytes)})" for gpu in gpus)
     if gpus or not has_driver:
-        yield Check("gpus", Verdict.OK, names or "none: trials train on CPUs")
+        yield Check("gpus", CheckVerdict.OK, names or "none: trials train on CPUs")
     else:
         advice = "install a CUDA build of torch that matches the driver, or check CUDA_VISIBLE_DEVICES"
-        yield Check("gpus", Verdict.WARN, "there is an NVIDIA driver, but torch finds no GPU", advice)
+        yield Check("gpus", CheckVerdict.WARN, "there is an NVIDIA driver, but torch finds no GPU", advice)
     setting = os.environ.get("OMP_NUM_THREADS")
     origin = "OMP_NUM_THREADS is not set" if setting is None else f"OMP_NUM_THREADS={setting}"
-    yield Check("threads", Verdict.OK, f"{hardware.threads()} per process ({origin}); workers use cpus_per_worker each")
+    yield Check(
+        "threads", CheckVerdict.OK, f"{hardware.threads()} per process ({origin}); workers use cpus_per_worker each"
+    )
 
 
 def _cpu() -> Iterator[Check]:
@@ -90,10 +97,10 @@ def _cpu() -> Iterator[Check]:
     load = os.getloadavg()[0]
     if load > cores:
         advice = "timings and estimates will be too long while other programs use the cores"
-        yield Check("cpu", Verdict.WARN, f"{cores} cores, but a load of {load:.1f}", advice)
+        yield Check("cpu", CheckVerdict.WARN, f"{cores} cores, but a load of {load:.1f}", advice)
     else:
         limited = f", of which this process may use {usable}" if usable < cores else ""
-        yield Check("cpu", Verdict.OK, f"{cores} cores{limited}: {usable} trials of one worker at the same time")
+        yield Check("cpu", CheckVerdict.OK, f"{cores} cores{limited}: {usable} trials of one worker at the same time")
 
 
 def _memory() -> Iterator[Check]:
@@ -101,9 +108,9 @@ def _memory() -> Iterator[Check]:
     found, num_trials = f"{size(available)} free of {size(memory_limit())}", int(available / TRIAL_BYTES)
     cores = int(cpu_limit())
     if num_trials >= cores:
-        yield Check("memory", Verdict.OK, found)
+        yield Check("memory", CheckVerdict.OK, found)
     else:
-        verdict = Verdict.WARN if num_trials else Verdict.FAIL
+        verdict = CheckVerdict.WARN if num_trials else CheckVerdict.FAIL
         advice = (
             f"a trial needs about {size(TRIAL_BYTES)}: set execution.max_concurrent_trials to {max(num_trials, 1)}, "
             "or free memory"
@@ -114,17 +121,17 @@ def _memory() -> Iterator[Check]:
         return
     free = shutil.disk_usage(shm).free
     if free >= SHM_BYTES:
-        yield Check("/dev/shm", Verdict.OK, f"{size(free)} free")
+        yield Check("/dev/shm", CheckVerdict.OK, f"{size(free)} free")
     else:
         advice = "Ray will use a slow disk instead; in Docker, set --shm-size=2g"
-        yield Check("/dev/shm", Verdict.WARN, f"{size(free)} free", advice)
+        yield Check("/dev/shm", CheckVerdict.WARN, f"{size(free)} free", advice)
 
 
 def _ray() -> Iterator[Check]:
     version = importlib.metadata.version("ray")
     good = version.startswith(RAY_SERIES)
     advice = "" if good else f"pip install 'ray[default,train,tune]=={RAY_SERIES}*'"
-    yield Check("ray", Verdict.OK if good else Verdict.FAIL, version, advice)
+    yield Check("ray", CheckVerdict.OK if good else CheckVerdict.FAIL, version, advice)
     from raycap.cluster.address import LOCAL, cluster_address, requires_token
     from raycap.cluster.private_folder import parent_folder
 
@@ -132,18 +139,18 @@ def _ray() -> Iterator[Check]:
         address = cluster_address(os.environ)
         if address == LOCAL:
             found = f"this machine: a run starts Ray of its own, with its temporary files in {parent_folder()}"
-            yield Check("where trials run", Verdict.OK, found)
+            yield Check("where trials run", CheckVerdict.OK, found)
         elif requires_token(address):
             found = f"the cluster at {address}, which answers and requires a token"
-            yield Check("where trials run", Verdict.OK, found)
+            yield Check("where trials run", CheckVerdict.OK, found)
         else:
             advice = "start it with RAY_AUTH_MODE=token, or let only trusted users reach it"
             found = (
                 f"the cluster at {address}, which answers without a token: anyone who can connect can run code there"
             )
-            yield Check("where trials run", Verdict.WARN, found, advice)
+            yield Check("where trials run", CheckVerdict.WARN, found, advice)
     except CannotRunError as error:
-        yield Check("where trials run", Verdict.FAIL, error.problem, error.remedy)
+        yield Check("where trials run", CheckVerdict.FAIL, error.problem, error.remedy)
 
 
 def _other_users() -> Iterator[Check]:
@@ -151,14 +158,14 @@ def _other_users() -> Iterator[Check]:
         "a run's Ray listens on 127.0.0.1 and requires its token; not protected: MLflow's runs while `raycap ui` serves "
         "them, and the connections between several workers of one trial"
     )
-    yield Check("other users", Verdict.OK, found)
+    yield Check("other users", CheckVerdict.OK, found)
 
 
 def _mlflow(uri: str) -> Iterator[Check]:
     version = importlib.metadata.version("mlflow")
     advice = "move the file away: the next run, or raycap sync, logs all stored results to a new one"
     try:
-        check_written(uri)
+        refuse_shell_syntax(uri)
         uri = absolute_tracking_uri(uri)
         file = database_path(uri)
         if file is not None:
@@ -169,13 +176,15 @@ def _mlflow(uri: str) -> Iterator[Check]:
             state = "the server answers"
         else:
             state = "not checked; the first run connects to it"
-        yield Check("mlflow", Verdict.OK, f"{version}; {uri}: {state}")
-    except PlaceError as error:
-        yield Check("mlflow", Verdict.FAIL, f"{version}; {error}", "correct tracking.uri, or MLFLOW_TRACKING_URI")
+        yield Check("mlflow", CheckVerdict.OK, f"{version}; {uri}: {state}")
+    except LocationError as error:
+        yield Check("mlflow", CheckVerdict.FAIL, f"{version}; {error}", "correct tracking.uri, or MLFLOW_TRACKING_URI")
     except PermissionError as error:
-        yield Check("mlflow", Verdict.FAIL, f"{version}; {uri}: {error}", "make it writable, or change tracking.uri")
+        yield Check(
+            "mlflow", CheckVerdict.FAIL, f"{version}; {uri}: {error}", "make it writable, or change tracking.uri"
+        )
     except (OSError, sqlite3.Error) as error:
-        yield Check("mlflow", Verdict.FAIL, f"{version}; {uri}: {error}", advice)
+        yield Check("mlflow", CheckVerdict.FAIL, f"{version}; {uri}: {error}", advice)
 
 
 def _database(file: Path) -> str:
@@ -200,21 +209,27 @@ def _disk(storage: str) -> Iterator[Check]:
 
 def _storage(storage: str) -> Check:
     if has_password(storage):
-        return Check("storage", Verdict.FAIL, without_password(storage), f"the URI {NO_CREDENTIALS}")
+        return Check("storage", CheckVerdict.FAIL, without_password(storage), f"the URI {NO_CREDENTIALS}")
     try:
-        check_written(storage)
-        place = local_path(storage)
-    except PlaceError as error:
-        return Check("storage", Verdict.FAIL, str(error), "correct `storage`")
-    if place is None:
-        return Check("storage", Verdict.OK, f"{storage}: not checked; the first run connects to it")
-    path, nearest = Path(place), _existing(Path(place))
+        refuse_shell_syntax(storage)
+        folder = local_path(storage)
+    except LocationError as error:
+        return Check("storage", CheckVerdict.FAIL, str(error), "correct `storage`")
+    if folder is None:
+        return Check("storage", CheckVerdict.OK, f"{storage}: not checked; the first run connects to it")
+    path, nearest = Path(folder), _existing(Path(folder))
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         problem = "not writable" if nearest.is_dir() else f"{nearest} is not a folder"
-        return Check("storage", Verdict.FAIL, f"{path}: {problem}", "set `storage` to another folder")
+        return Check("storage", CheckVerdict.FAIL, f"{path}: {problem}", "set `storage` to another folder")
     free = shutil.disk_usage(nearest).free
-    verdict = Verdict.FAIL if free < DISK_FAIL_BYTES else Verdict.WARN if free < DISK_WARN_BYTES else Verdict.OK
-    advice = "" if verdict is Verdict.OK else "free space, or set `storage` to a folder on another disk"
+    verdict = (
+        CheckVerdict.FAIL
+        if free < DISK_FAIL_BYTES
+        else CheckVerdict.WARN
+        if free < DISK_WARN_BYTES
+        else CheckVerdict.OK
+    )
+    advice = "" if verdict is CheckVerdict.OK else "free space, or set `storage` to a folder on another disk"
     return Check("storage", verdict, f"{path}: {size(free)} free", advice)
 
 
@@ -227,7 +242,7 @@ def _packages() -> Iterator[Check]:
         missing = [name for name in names if not _is_installed(name)]
         advice = f"only if you need them: pip install -e '.[{extra}]'" if missing else ""
         found = f"missing: {', '.join(missing)}" if missing else "all installed"
-        yield Check(f"optional: {extra}", Verdict.OK, found, advice)
+        yield Check(f"optional: {extra}", CheckVerdict.OK, found, advice)
 
 
 def _is_installed(name: str) -> bool:

@@ -1,6 +1,6 @@
-"""Runs a command line: sets up the search path and the standard streams, and prints errors without traceback.
+"""Execution of a command line with a safe search path, working standard streams and errors printed without a traceback.
 
-The entry points import this module before anything else; raycap/host/isolation.py says why that matters.
+The entry points import this module before any other; raycap/host/isolation.py explains why that matters.
 """
 
 import os
@@ -21,13 +21,14 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
     """Run a command line and exit.
 
     Args:
-        load: Imports the command line and returns it. Missing packages and Ctrl-C during these imports are reported, too.
+        load: Function that imports the command line and returns it. Errors and Ctrl-C during these imports are reported
+            in the same way as those of the command.
     """
     streams.open_standard_streams()
     code: object = 0
     try:
         _prepare()
-        import signal  # not earlier, since a file of the user could be imported in its place
+        import signal  # only now, since before `_prepare` a file of the user could be imported instead
 
         # Without these, a signal would end the process without a message and with another exit code.
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -76,7 +77,7 @@ def _prepare() -> None:
 
 
 def _describe(error: Exception) -> str | None:
-    """Return the message of an error that the user can correct; None for all others."""
+    """Return the message of an error that the user can correct, or None for any other error."""
     if isinstance(error, ImportError) and not (error.name or "").startswith("raycap"):
         package = (error.name or "a package").partition(".")[0]
         problem = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"

@@ -12,10 +12,11 @@ from raycap.pipeline import EXIT_INTERRUPTED
 
 @contextmanager
 def interruptible(at_kill: Callable[[], None]) -> Iterator[None]:
-    """Handle signals for the duration of the context, which must be in the main thread.
+    """Handle signals within the context, which must be entered in the main thread.
 
-    The first signal raises KeyboardInterrupt; while trials train, the session then lets them save. The second one kills all
-    processes that this one has started, calls `at_kill` and exits at once, without cleaning up.
+    The first signal raises KeyboardInterrupt. While trials train, the session catches it and waits until they have saved
+    checkpoints. The second signal kills all processes that this one has started, calls `at_kill` and exits immediately,
+    without cleaning up.
     """
     was_interrupted = False
 

@@ -1,7 +1,7 @@
-"""Finds the sweep or trial that an argument names: the same names for `report`, `status`, `ui`, `sync`, `compare`, `export`.
+"""Lookup of the sweep or trial that is the argument of `report`, `status`, `ui`, `sync`, `compare` or `export`.
 
-A name is a sweep file, the folder or URI of a sweep or of a trial, or, in the storage of `--storage`, the name of a sweep or
-the id or label of a trial, or a unique prefix of these two.
+The argument is a sweep file, the folder or URI of a sweep or of a trial, or a name that is looked up in the storage of
+`--storage`: the name of a sweep, the id or label of a trial, or a unique prefix of an id or label.
 """
 
 import os
@@ -11,7 +11,7 @@ from raycap import pipeline
 from raycap.commands.arguments import open_sweep, planned_trial
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError, did_you_mean
-from raycap.spec.places import PlaceError, check_written, is_uri
+from raycap.spec.locations import LocationError, is_uri, refuse_shell_syntax
 from raycap.spec.uris import join_uri
 from raycap.storage import TRIALS_FOLDER, Storage, split_folder
 from raycap.storage.sweep_folder import InvalidRecordError, NotASweepError, SweepFolder
@@ -40,7 +40,7 @@ def find_sweep(
         storage: Folder or URI in which names, ids and labels are looked up.
 
     Raises:
-        SpecError: There is no such sweep, or there are several; the message lists what exists.
+        SpecError: There is no such sweep, or there are several. The message lists those that exist.
     """
     if is_spec(what):
         record, root = pipeline.prepare(what, overrides)
@@ -50,7 +50,7 @@ def find_sweep(
             raise SpecError([f"{what}: {error}; run it first: raycap run {what}"]) from None
         return record, root
     if overrides:
-        raise SpecError([f"{what}: overrides apply to a sweep file, and this is none; remove {overrides[0]}"])
+        raise SpecError([f"{what}: overrides apply to sweep files only; remove {overrides[0]}"])
     if is_path(what):
         folder, trial_id = _split_trial_folder(what)
         if trial_id is not None:
@@ -63,9 +63,10 @@ def find_sweep(
 
 
 def find_trial(what: str, overrides: tuple[str, ...], storage: str, index: int | None) -> tuple[Storage, str]:
-    """Return the storage and the id of the trial that an argument names; of a sweep, the trial at `index` or the only one.
+    """Return the storage and the id of the trial that an argument names.
 
-    Raises SpecError if there is no such trial, or if there are several; the message lists what exists.
+    If the argument names a sweep, it is the trial at `index`, or the only one. Raises SpecError if there is no such trial,
+    or if there are several. The message lists those that exist.
     """
     if is_spec(what):
         sweep, root = pipeline.prepare(what, overrides)
@@ -88,7 +89,7 @@ def find_trial(what: str, overrides: tuple[str, ...], storage: str, index: int |
 
 
 def is_path(what: str) -> bool:
-    """Return whether an argument is the path or URI of a folder, and not a name that is looked up in a storage."""
+    """Return whether an argument is the path or URI of a folder rather than a name that is looked up in a storage."""
     return is_uri(what) or "/" in what or (bool(what) and os.path.isdir(what))
 
 
@@ -101,24 +102,24 @@ def _split_trial_folder(what: str) -> tuple[str, str | None]:
 
 def _storage(location: str) -> Storage:
     try:
-        check_written(location)
+        refuse_shell_syntax(location)
         return Storage.at(location)
-    except (PlaceError, ValueError, OSError) as error:
-        raise SpecError([f"--storage {location}: {error}"]) from error
+    except (LocationError, ValueError, OSError) as error:
+        raise SpecError([f"--storage {location}: {error}; give the folder or URI that stores the sweeps"]) from error
 
 
 def _require_sweep(folder: str) -> None:
-    """Raise SpecError with the sweeps that are nearby if a folder is not that of a sweep."""
+    """Raise SpecError if a folder is not that of a sweep. The message lists sweeps inside the folder or beside it."""
     try:
         opened = SweepFolder.at(folder)
         if opened.exists(SweepFolder.SWEEP):
             return
-        inside, beside = _sweeps(SweepFolder.at(join_uri(folder, "x")).storage), _sweeps(opened.storage)
+        inside, siblings = _sweeps(SweepFolder.at(join_uri(folder, "x")).storage), _sweeps(opened.storage)
     except (ValueError, OSError) as error:
-        raise SpecError([f"{folder}: {error}; correct the place, or make it reachable"]) from error
+        raise SpecError([f"{folder}: {error}; correct the path or URI, or make it accessible"]) from error
     parent = split_folder(folder)[0] if is_uri(folder) else folder.rstrip("/").rpartition("/")[0]
     names = [join_uri(folder, name) for name in inside] or [
-        join_uri(parent, name) if parent else name for name in beside
+        join_uri(parent, name) if parent else name for name in siblings
     ]
     problem = f"{opened.location}: not the folder of a sweep that has run (it lacks {SweepFolder.SWEEP})"
     raise SpecError([f"{problem}{_hint(folder, names)}"])

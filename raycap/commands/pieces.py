@@ -47,7 +47,7 @@ def texts(
       raycap texts specs/two_hop.yaml --num 3
     """
     from raycap.facts.build import populations_of
-    from raycap.facts.corpus import render
+    from raycap.facts.corpus import render_texts
     from raycap.facts.order import Mix
     from raycap.tokens.training_data import TrainingData
 
@@ -56,5 +56,5 @@ def texts(
     order = data.order((Mix(0, data.shares()),))
     for composer, indices, size in zip(data.composers, order.step_indices(0), order.sizes, strict=True):
         print(f"{composer.corpus.kind}: {size:,} texts, {composer.token_counts.mean:.1f} tokens on average")
-        for text in render(composer.corpus, composer.trained[indices[:num]]):
+        for text in render_texts(composer.corpus, composer.trained[indices[:num]]):
             print(f"  {text}")

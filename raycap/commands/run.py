@@ -58,7 +58,7 @@ def run(
     """
     environment = dict(os.environ)  # before the variables for Ray and MLflow are added
     changes = all_overrides(overrides, set_name)
-    # For --notify-cmd, which also runs if the spec cannot be loaded; then the file name stands for the sweep's name.
+    # For --notify-cmd. If the spec cannot be loaded, the command gets the name of the file as the sweep's name.
     identity = {"sweep": set_name or Path(spec).stem, "folder": ""}
 
     def announce(sweep: SweepRecord, storage: Storage) -> None:
@@ -81,7 +81,7 @@ def run(
         try:
             # The start of the process on the monotonic clock, so that wall time includes the imports.
             began = time.monotonic() - (time.time() - psutil.Process().create_time())
-            code = pipeline.run(
+            code = pipeline.run_spec(
                 spec,
                 changes,
                 wide_console(),
@@ -107,7 +107,7 @@ def run(
         finally:
             end(code)
     if lost := take_output_error():
-        print(f"standard output could not be written: {lost}. The sweep did not need it.", file=sys.stderr)
+        print(f"standard output could not be written: {lost}. Results are stored nevertheless.", file=sys.stderr)
     raise typer.Exit(code)
 
 

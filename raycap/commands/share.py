@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from raycap import pipeline
 from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption, planned_trial
 from raycap.commands.named import find_trial, is_spec
-from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, check_target, push
+from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, check_target, push_folder
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.document import SpecError
@@ -128,7 +128,9 @@ def _export_model(
         if to:
             print(f"{description}: {to}")
         if repo:
-            url = push(target, repo, "model", private=private, message=f"Trial {trial_id} from raycap", files=files)
+            url = push_folder(
+                target, repo, "model", private=private, message=f"Trial {trial_id} from raycap", files=files
+            )
             print(f"{description}: {url}")
 
 
@@ -145,10 +147,10 @@ def _export_people(
             print(f"{what}: not exported: columns {', '.join(map(repr, profiles.unused_columns))}", file=sys.stderr)
         size = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
-            people.save(profiles, str(to), description=description, force=force)
+            people.save_dataset(profiles, str(to), description=description, force=force)
             print(f"{size}: {to}")
         if repo:
-            print(f"{size}: {people.push(profiles, repo, description=description, private=private)}")
+            print(f"{size}: {people.push_dataset(profiles, repo, description=description, private=private)}")
 
 
 def _profiles(what: str, overrides: list[str] | None, storage: str, index: int | None) -> ProfilesSpec:

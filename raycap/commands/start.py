@@ -14,7 +14,7 @@ from rich.text import Text
 from raycap.commands.arguments import AsJson
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
-from raycap.spec.places import DEFAULT_TRACKING_URI, TRACKING_VARIABLE, without_credentials
+from raycap.spec.locations import DEFAULT_TRACKING_URI, TRACKING_VARIABLE, without_credentials
 from raycap.terminal.format import wide_console
 
 VERDICT_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -67,7 +67,7 @@ def doctor(
       RAY_ADDRESS=10.0.0.1:6379 raycap doctor --storage s3://bucket/runs --tracking-uri http://10.0.0.1:5000
     """
     from raycap.commands.doctor import examine
-    from raycap.host.surroundings import Verdict
+    from raycap.host.surroundings import CheckVerdict
 
     from_environment = without_credentials(os.environ.get(TRACKING_VARIABLE, ""))
     checks = examine(storage, tracking_uri or from_environment or DEFAULT_TRACKING_URI)
@@ -79,5 +79,5 @@ def doctor(
             found = f"{check.found}\nto do: {check.to_do}" if check.to_do else check.found
             table.add_row(Text(check.verdict, VERDICT_STYLES[check.verdict]), check.name, found)
         wide_console().print(table)
-    if any(check.verdict is Verdict.FAIL for check in checks):
+    if any(check.verdict is CheckVerdict.FAIL for check in checks):
         raise typer.Exit(1)

@@ -28,7 +28,7 @@ from raycap.plan.lookup import lookup_trials
 from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
-from raycap.spec.places import PlaceError, absolute_tracking_uri, check_written, database_path
+from raycap.spec.locations import LocationError, absolute_tracking_uri, database_path, refuse_shell_syntax
 from raycap.storage.lock import LockedError, locked
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
@@ -163,7 +163,7 @@ def report(
     from raycap.analysis.report import answer
 
     sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
-    analysis = pipeline.report(sweep, root)
+    analysis = pipeline.write_report(sweep, root)
     if as_json:
         print(SweepFolder(root, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
         return
@@ -184,22 +184,22 @@ def sync(
 
       raycap sync runs/grid --tracking-uri http://mlflow.example.org:5000
     """
-    from raycap.cluster.analyst import sync as deliver
+    from raycap.cluster.analyst import sync_sweep
 
     sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
     spec = sweep.spec
     if tracking_uri:
         try:
-            check_written(tracking_uri)
+            refuse_shell_syntax(tracking_uri)
             absolute = absolute_tracking_uri(tracking_uri)
-        except PlaceError as error:
+        except LocationError as error:
             raise SpecError([f"--tracking-uri: {error}"]) from None
         spec = spec.model_copy(update={"tracking": spec.tracking.model_copy(update={"uri": absolute})})
     sweep = sweep.model_copy(update={"spec": spec})
     _check_database_folder(sweep)
     try:
         with locked(root, spec.name, wide_console().print) as lease:
-            delivery = deliver(sweep, lease.id)
+            delivery = sync_sweep(sweep, lease.id)
     except (CannotRunError, LockedError) as error:
         raise SpecError([f"{what}: {error}"]) from error
     except InvalidRecordError as error:

@@ -33,7 +33,7 @@ def ui(
     ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Serve MLflow's page with little memory, and print or open the link to the comparison of this sweep's trials.
+    """Serve MLflow's web page, and print or open the link that compares the trials of this sweep.
 
     Examples:
 
@@ -80,7 +80,7 @@ def _check_free(port: int) -> None:
 
 
 def _has_display() -> bool:
-    """Whether the session is interactive and can show a browser."""
+    """Return whether the session is interactive and can show a browser."""
     has_display = sys.platform == "darwin" or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     return has_display and sys.stdout.isatty()
 
@@ -120,7 +120,7 @@ def _serve(uri: str, port: int, show: Callable[[str], None]) -> int:
 
 
 def _listens(server: subprocess.Popen[bytes], port: int) -> bool:
-    """Wait until the server answers; returns false if it ends before."""
+    """Wait until the server answers, and return whether it does; false if it ends before."""
     while server.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):

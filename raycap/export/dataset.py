@@ -63,7 +63,7 @@ def to_dataset(profiles: Profiles) -> "Dataset":
     return Dataset.from_dict(columns, features=Features(kinds))
 
 
-def save(profiles: Profiles, target: str, *, description: str, force: bool = False) -> None:
+def save_dataset(profiles: Profiles, target: str, *, description: str, force: bool = False) -> None:
     """Save a population atomically.
 
     A target `NAME.parquet` is written as a file, any other as a folder with a card; `description` is the section of the
@@ -81,7 +81,7 @@ def save(profiles: Profiles, target: str, *, description: str, force: bool = Fal
             (path / CARD_FILE).write_text(_card(profiles, "disk", target, description), encoding="utf-8")
 
 
-def push(profiles: Profiles, repo: str, *, description: str, private: bool = False) -> str:
+def push_dataset(profiles: Profiles, repo: str, *, description: str, private: bool = False) -> str:
     """Commit a population and its card to the dataset `owner/name` on the hub and return its URL.
 
     Existing data of the dataset are replaced. Raises ValueError for data that do not fit the schema, and HubError if the
@@ -93,7 +93,7 @@ def push(profiles: Profiles, repo: str, *, description: str, private: bool = Fal
         to_dataset(profiles).to_parquet(Path(folder) / HUB_FILE)
         (Path(folder) / CARD_FILE).write_text(_card(profiles, "hub", repo, description), encoding="utf-8")
         # Dataset.push_to_hub would make several commits; this makes one for data and card.
-        return hub.push(
+        return hub.push_folder(
             Path(folder),
             repo,
             "dataset",

@@ -66,7 +66,7 @@ def check_hub(repo: str) -> None:
         raise HubError("no token for the Hugging Face hub was found: log in with `hf auth login`, or set HF_TOKEN")
 
 
-def push(
+def push_folder(
     folder: Path,
     repo: str,
     kind: Literal["model", "dataset"],

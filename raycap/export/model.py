@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raycap.facts.build import populations_of
-from raycap.facts.corpus import render
+from raycap.facts.corpus import render_texts
 from raycap.learner import pretrained
 from raycap.learner.batches import Batch
 from raycap.learner.model import CPU, Llama
@@ -81,7 +81,7 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
         raise ValueError(f"its spec gives another population than it was trained on; export it with raycap at {commit}")
     data = TrainingData.of(result.spec, populations, load_tokenizer(folder))
     assert isinstance(result.spec.model, ModelByWidth)
-    model = pretrained.load(result.spec.model, folder, min_vocab_size=data.vocab_size)
+    model = pretrained.load_pretrained(result.spec.model, folder, min_vocab_size=data.vocab_size)
     _check_unchanged(model, folder)
     _write_settings(folder, max(composer.row_length for composer in data.composers))
 
@@ -144,7 +144,7 @@ def _compare(model: Llama, hf_model: Any, tokenizer: Any, composer: Composer, po
     for begin in range(0, len(indices), BATCH_SIZE):
         ids = trained[indices[begin : begin + BATCH_SIZE]]
         rows = composer.compose(ids, composer.row_length)
-        tokens = tokenizer(render(composer.corpus, ids))["input_ids"]
+        tokens = tokenizer(render_texts(composer.corpus, ids))["input_ids"]
         if tokens != [row[:n].tolist() for row, n in zip(rows.input_ids, rows.lengths, strict=True)]:
             raise ValueError(
                 f"transformers tokenizes {composer.corpus.kind} texts differently from raycap; {OTHER_VERSION}"

@@ -15,8 +15,7 @@ from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, Measure, Slot, 
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NO_PERSON
 from raycap.facts.templates import lead_texts
-from raycap.spec import Biographies as BiographiesSpec
-from raycap.spec import Kind
+from raycap.spec import Biographies, Kind
 
 FRAME = (END, "Biography:", ".", " They")
 """Fixed texts of all biographies, in the order of the indices below."""
@@ -24,11 +23,11 @@ END_TEXT, START, STOP, PRONOUN = range(len(FRAME))
 
 
 @dataclass(frozen=True)
-class Biographies(SpanCorpus):
+class BiographyCorpus(SpanCorpus):
     """A corpus of `per_person` biographies of each person. The id of a biography is person * per_person + number."""
 
     profiles: Profiles
-    spec: BiographiesSpec
+    spec: Biographies
 
     kind = Kind.BIOGRAPHY
     split_codes = None

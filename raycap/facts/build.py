@@ -2,18 +2,16 @@
 
 from functools import lru_cache
 
-from raycap.facts.biographies import Biographies
+from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.corpus import Corpus
-from raycap.facts.hosted import load
+from raycap.facts.hosted import load_profiles
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, pairs_schema, strings, strings_schema
 from raycap.results import PopulationFacts
 from raycap.spec import (
-    Biographies as BiographiesSpec,
-)
-from raycap.spec import (
+    Biographies,
     LoadedProfiles,
     NamesOnly,
     ProfilesByCount,
@@ -38,7 +36,7 @@ def profiles_of(spec: ProfilesSpec) -> Profiles:
     if isinstance(spec, RandomStrings):
         return strings(spec)
     assert isinstance(spec, LoadedProfiles), "ProfilesByBits are resolved by plan.expand"
-    return load(spec)
+    return load_profiles(spec)
 
 
 @lru_cache(maxsize=64)
@@ -93,8 +91,8 @@ def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
     """
     if isinstance(spec, NamesOnly):
         return (NamesCorpus(profiles),)
-    if isinstance(spec, BiographiesSpec):
-        return (Biographies(profiles, spec),)
+    if isinstance(spec, Biographies):
+        return (BiographyCorpus(profiles, spec),)
     if max(spec.hops) > 1 and not profiles.schema.relations:
         raise ValueError("questions.hops: two-hop questions need at least one relation, but the profiles have none")
     return tuple(Questions(profiles, hops, spec.chain_of_thought, spec.held_out) for hops in spec.hops)

@@ -43,21 +43,21 @@ def from_table(
 ) -> Profiles:
     """Convert an Arrow table in the hosted schema to a population.
 
-    Every column is priced by the list that generated facts are drawn from if it may have been drawn from it, and
-    otherwise by its own frequencies (docs/science.md#loaded).
+    The entropy of a column is that of the list that generated facts are drawn from, if the column may have been drawn
+    from this list, and otherwise that of its own frequencies (docs/science.md#loaded).
 
     Args:
         table: The table.
         structure: Distribution that the relations were drawn from.
         self_relations: Whether a relation may lead from a person to that same person.
-        pools: Pools that the names were drawn from. By default they are found out from the names.
+        pools: Pools that the names were drawn from. By default they are inferred from the names.
 
     Raises:
         ValueError: The data are invalid. The message names the column and the row.
     """
     unused = _unused_columns(table.column_names, table.schema)
     if not len(table):
-        raise ValueError("the dataset has no rows")
+        raise ValueError("the dataset has no rows; it must have one row for each person")
     relations = tuple(relation for relation in RELATIONS if relation in table.column_names)
 
     names = _texts(table, "name")
@@ -91,7 +91,10 @@ def from_table(
         unused,
     )
     if broken := broken_structure(relations, profiles.relations, structure, self_relations):
-        raise ValueError(f"the relations do not have the structure of the spec: {broken}")
+        raise ValueError(
+            f"the relations do not have the structure of the spec: {broken}; correct the data, or profiles.structure and "
+            "profiles.self_relations"
+        )
     return profiles
 
 
@@ -101,11 +104,11 @@ def from_table(
 def _unused_columns(columns: list[str], schema: Any) -> tuple[str, ...]:
     """Return the columns that are not used.
 
-    Raises ValueError for missing and repeated columns, and for relations with names that raycap does not know: without
-    them the population would be another one.
+    Raises ValueError for missing and repeated columns, and for relations whose names raycap does not know, because
+    ignoring them would change the population.
     """
     if missing := [column for column in REQUIRED if column not in columns]:
-        raise ValueError(f"the columns {missing} are missing, got {sorted(columns)}")
+        raise ValueError(f"the columns {missing} are missing, got {sorted(columns)}; add them or rename others")
     if repeated := sorted({column for column in columns if columns.count(column) > 1}):
         raise ValueError(f"the columns {repeated} occur more than once; rename or remove the others")
     unused = tuple(column for column in columns if column not in {*REQUIRED, *RELATIONS, BIO})
@@ -136,7 +139,7 @@ def _column(table: Any, name: str, fits_type: Callable[[Any], bool], expected: s
         column.validate(full=True)
     except pa.ArrowInvalid as error:  # a text that is not UTF-8
         raise ValueError(f"column {name}: {error}") from None
-    _refuse(_is_null(column), name, lambda row: "is missing")
+    _refuse(_is_null(column), name, lambda row: "is missing; fill in a value")
     return column
 
 
@@ -256,7 +259,7 @@ def _attribute(known: Attribute, column: Any) -> Attribute:
 def _product_of_parts(dates: tuple[str, ...], counts: NDArray[np.int64]) -> tuple[Attribute, float]:
     """Return the distribution of dates whose year, month and day are independent, and the length of its code.
 
-    The frequencies of whole dates tell little about a column in which most dates occur once.
+    It is an alternative to the frequencies of whole dates, which are a poor estimate if most dates occur only once.
     """
     values, weights, bits = [""], np.ones(1, np.int64), 0.0
     for part, num_possible in (
@@ -293,7 +296,11 @@ def _counts(column: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
 def _indices(pool: Iterable[str], column: Any, name: str) -> IntArray:
     values = pa.array(pool, pa.string())
     found = pc.index_in(column, value_set=values)
-    _refuse(_is_null(found), name, lambda row: f"{column[row]} is not one of the {len(values)} values")
+    _refuse(
+        _is_null(found),
+        name,
+        lambda row: f"{column[row]} is not one of the {len(values)} values of its pool; increase profiles.names",
+    )
     return np.asarray(found.to_numpy(), np.int32)
 
 
@@ -319,6 +326,8 @@ def _targets(table: Any, relation: str, names: Any) -> IntArray:
     _refuse(
         wrong,
         relation,
-        lambda row: f"{target_names[row]} is not the name at index {index[row]}, {expected[row]}",
+        lambda row: (
+            f"{target_names[row]} is not the name at index {index[row]}, {expected[row]}; correct name or index"
+        ),
     )
     return np.where(missing, NO_PERSON, targets).astype(np.int32)

@@ -173,7 +173,9 @@ class TrainedIds(WithoutCaches):
         codes = self.corpus.split_codes
         if codes is None:
             return None
-        return np.flatnonzero(is_trained(self.corpus.kind, codes)).astype(np.int32 if len(codes) < 2**31 else np.int64)
+        return np.flatnonzero(trained_mask(self.corpus.kind, codes)).astype(
+            np.int32 if len(codes) < 2**31 else np.int64
+        )
 
     def __len__(self) -> int:
         return self.corpus.num_ids if self._ids is None else len(self._ids)
@@ -183,7 +185,7 @@ class TrainedIds(WithoutCaches):
         return (indices if self._ids is None else self._ids[indices]).astype(np.int64)
 
 
-def is_trained(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def trained_mask(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether texts with these split codes are training texts. One-hop questions are, regardless of their split."""
     return np.not_equal(codes, VOID) if kind.hops < 2 else np.equal(codes, TRAIN)
 
@@ -197,7 +199,7 @@ def answer_values(profiles: Profiles) -> list[tuple[int, str]]:
     ]
 
 
-def render(corpus: Corpus, ids: Ids) -> list[str]:
+def render_texts(corpus: Corpus, ids: Ids) -> list[str]:
     """Return texts as strings, including end tokens. Their tokens are the rows that `tokens.composer` makes."""
     profiles = corpus.profiles
     values = [f" {value}" for _, value in answer_values(profiles)]

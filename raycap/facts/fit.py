@@ -1,9 +1,9 @@
 """Choice of the distribution of loaded facts: a list that they were presumably drawn from, or their own frequencies.
 
-The data do not state how they were drawn. A list of values (raycap's cities, all people of the population) is assumed
-unless the data are much more regular than draws from it: unless a code that spells out the frequencies of the values is
-more than `MARGIN_BITS` shorter than the code of the list. No code can do that for draws from the list with a
-probability above 2^-MARGIN_BITS. See docs/science.md#loaded.
+The data do not state how they were drawn. Uniform draws from a list of values (raycap's cities, all people of the
+population) are assumed unless the data are much more regular, that is, unless a code that states the frequencies of the
+values is more than `MARGIN_BITS` shorter than the code of the list. By Kraft's inequality, the probability that this code
+saves this much on draws from the list is at most 2^-MARGIN_BITS. See docs/science.md#loaded.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MARGIN_BITS = 20.0
-"""Smallest saving of the own code that refutes a list."""
+"""Largest saving of the code with own frequencies for which the list is still assumed."""
 
 
 def own_code_bits(counts: NDArray[np.integer], num_possible: int) -> float:

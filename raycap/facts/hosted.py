@@ -8,7 +8,7 @@ int32} that is null if the person has no such relation, and optionally `bio` (st
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -16,15 +16,12 @@ import pyarrow.parquet
 from raycap.facts.columns import from_table
 from raycap.facts.profiles import Profiles
 from raycap.spec import ProfilesFromDisk, ProfilesFromHub
-from raycap.spec.places import local_path
-
-if TYPE_CHECKING:
-    pass
+from raycap.spec.locations import local_path
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
+def load_profiles(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
     """Load a population from a path or from the Hub and check it against the spec.
 
     Raises FileNotFoundError if the path does not exist, and ValueError if the data cannot be read or do not have the
@@ -35,14 +32,15 @@ def load(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
         profiles = from_table(table, spec.structure, spec.self_relations, spec.names)
         if spec.fingerprint is not None and (found := fingerprint(profiles)) != spec.fingerprint:
             raise ValueError(
-                f"the fingerprint is {found}, but the spec requires {spec.fingerprint}; the data have changed"
+                f"the fingerprint is {found}, but the spec requires {spec.fingerprint}: the data have changed; restore "
+                "them, or remove profiles.fingerprint"
             )
     except ValueError as error:
-        raise ValueError(f"{about(spec)}: {error}") from error
+        raise ValueError(f"{describe_source(spec)}: {error}") from error
     return profiles
 
 
-def about(spec: ProfilesFromDisk | ProfilesFromHub) -> str:
+def describe_source(spec: ProfilesFromDisk | ProfilesFromHub) -> str:
     """Return the beginning of an error about the data of a spec."""
     return f"profiles at {spec.path}"
 
@@ -60,10 +58,10 @@ def _from_disk(location: str) -> Any:
             with pa.parquet.ParquetFile(path) as file:  # read_table would add columns for folders named like year=2020
                 return file.read()
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"cannot be read as a Parquet file ({_cause(error)})") from error
+            raise ValueError(f"cannot be read as a Parquet file ({_cause(error)}); write it again") from error
     try:
         dataset = load_from_disk(str(path))
-    except Exception as error:  # its parsers raise KeyError, TypeError and others for files of the wrong content
+    except Exception as error:  # the parsers of datasets raise KeyError, TypeError and others for damaged files
         raise ValueError(
             f"not a folder that Dataset.save_to_disk has written, or damaged ({_cause(error)}); set profiles.path to a "
             "Parquet file or save the dataset again"
@@ -95,8 +93,10 @@ def _from_hub(spec: ProfilesFromHub) -> Any:
         ) from error
     try:
         return load_dataset(folder, split=spec.split).with_format("arrow")[:]
-    except Exception as error:  # as for folders
-        raise ValueError(f"the split {spec.split} of {name} cannot be read ({_cause(error)})") from error
+    except Exception as error:  # the parsers of datasets raise many types, as for folders
+        raise ValueError(
+            f"the split {spec.split} of {name} cannot be read ({_cause(error)}); check profiles.split"
+        ) from error
 
 
 def _cause(error: Exception) -> str:

@@ -43,7 +43,7 @@ class Order(WithoutCaches):
     """Texts per step, over all workers."""
     seed: int
 
-    def num_asked(self, step: int) -> tuple[int, ...]:
+    def num_texts_before(self, step: int) -> tuple[int, ...]:
         """Return the number of texts of each corpus before `step`."""
         return tuple(self._texts_before(np.array([step]))[0].tolist())
 

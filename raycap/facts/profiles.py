@@ -69,7 +69,7 @@ class Schema:
     num_excluded: int = 0
     """Number of names that the pools contain but that were excluded, because a first population uses them."""
     num_loaded_names: int | None = None
-    """M of loaded names that were not drawn from the census lists; see `columns.name_pools`."""
+    """M of loaded names that were not drawn from the census lists; see docs/science.md#loaded."""
     relation_entropies_bits: Mapping[str, float] = field(default_factory=dict)
     """Entropy of an answer about each loaded relation that is not a uniform draw; see docs/science.md#loaded."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts import splits
-from raycap.facts.corpus import END, Ids, Measure, Slot, Span, SpanCorpus, Stretch, Table, is_trained
+from raycap.facts.corpus import END, Ids, Measure, Slot, Span, SpanCorpus, Stretch, Table, trained_mask
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.results import Part
 from raycap.spec import HeldOut, Kind
@@ -89,7 +89,7 @@ class Questions(SpanCorpus):
         subjects = self.profiles.schema.subjects
         if self.split_codes is None:
             return dict.fromkeys(subjects, self.num_ids // len(subjects))
-        trained = is_trained(self.kind, self.split_codes).reshape(-1, len(subjects))
+        trained = trained_mask(self.kind, self.split_codes).reshape(-1, len(subjects))
         return dict(zip(subjects, trained.sum(axis=0).tolist(), strict=True))
 
     def unpack(self, ids: Ids) -> QuestionIndices:

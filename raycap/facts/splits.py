@@ -58,7 +58,7 @@ def codes(profiles: Profiles, held_out: HeldOut, hops: int) -> Codes | None:
     so no training question contains a held-out question. One-hop questions are assigned to a split by the components
     that they contain, although all of them are trained.
 
-    Raises: ValueError: A fraction holds out no component or all components of a kind.
+    Raises ValueError if a fraction holds out no component or all components of a kind.
     """
     if not held_out.fractions and profiles.all_answers_exist:
         return None

@@ -1,6 +1,7 @@
-"""Keeps the user's files, such as a `names.py` in the working directory, and settings of Python from changing raycap.
+"""Isolation of a process from files of the user, such as `names.py` in the working directory, and from Python's settings.
 
-Imports only modules that Python itself has loaded: until `isolate` is done, a file of the user could be imported instead.
+This module imports only modules that Python has already loaded: before `isolate` has run, an import could find a file of
+the user instead of a module of the standard library.
 """
 
 import os
@@ -39,9 +40,9 @@ def isolate() -> None:
 
 
 def hidden_modules() -> dict[str, str]:
-    """Return files of the user that were imported instead of modules of the standard library, by module name.
+    """Return the files of the user that were imported instead of modules of the standard library, by module name.
 
-    These are imported before `isolate` can run.
+    Python imports these modules while it starts, before `isolate` can run.
     """
     # The standard library can be in PYTHONPATH itself: `child_environment` lists the whole search path.
     library = os.path.dirname(os.__file__)
@@ -51,13 +52,13 @@ def hidden_modules() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return environment variables with which other Python processes get the search path and settings of this one."""
+    """Return the environment variables that give other Python processes the search path and settings of this one."""
     folders = raycap_folders() + [folder for folder in sys.path if _python_path() and os.path.exists(folder)]
     return CHILD_SETTINGS | ({"PYTHONPATH": os.pathsep.join(folders)} if folders else {})
 
 
 def raycap_folders() -> list[str]:
-    """Return the folder of raycap if other Python processes would find another raycap, or none, without it."""
+    """Return the folder of raycap if other Python processes would import another raycap, or none, without it."""
     found = (finder.find_spec("raycap", None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
     origin = next((spec.origin for spec in found if spec), None)
     return [] if origin and os.path.samefile(os.path.dirname(os.path.dirname(origin)), PACKAGE_ROOT) else [PACKAGE_ROOT]

@@ -17,7 +17,7 @@ def memory_limit() -> float:
 
 
 def available_memory() -> float:
-    """Return the memory in bytes that this process can still get."""
+    """Return the memory in bytes that this process can still allocate."""
     free = [psutil.virtual_memory().available, *(limit - used for limit, used in _memory_of_groups())]
     return max(0.0, float(min(free)))
 
@@ -41,7 +41,7 @@ def _memory_of_groups() -> list[tuple[float, float]]:
 
 
 def _control_groups(controller: str, *files: str) -> list[list[str]]:
-    """Return the contents of some files for every control group that contains this process and has these files."""
+    """Return the contents of `files` for every control group that contains this process and has all of these files."""
     try:
         lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Checks of the user's folders and limits: `raycap run` refuses what `raycap doctor` calls a failure.
+"""Checks of the user's folders and limits, which `raycap doctor` reports and `raycap run` makes before it starts.
 
-Without a home folder that can be written, folders of caches are set to a temporary one.
+If the home folder is missing or cannot be written, caches are redirected to a temporary folder.
 """
 
 import atexit
@@ -21,16 +21,16 @@ from raycap.host.machine import memory_limit
 HOME_PREFIX = "raycap-home-"
 MIN_FREE_INODES, MIN_FREE_BYTES = 1000, 50 * 10**6
 RAY_DISK_SHARE = 0.95
-"""Ray stops creating objects if the disk with its temporary files is fuller than this."""
+"""Ray stops creating objects if more than this share of the disk with its temporary files is used."""
 MIN_OPEN_FILES, MIN_PROCESSES, MIN_ADDRESS_BYTES = 256, 1000, 16 * 10**9
-"""Lowest limits with which Ray starts and one trial runs. Each of Ray's processes reserves up to 9 GB of addresses, most of
-which it never uses; together they have about 800 threads."""
+"""Lowest limits with which Ray starts and one trial runs. Each of Ray's processes reserves up to 9 GB of address space, most
+of which it never uses; together they have about 800 threads, which count as processes."""
 SHARE_OF_OBJECT_STORE = 0.3
-"""Share of the memory that Ray reserves for objects, in one file."""
+"""Share of the memory that Ray reserves for its object store, as one file."""
 
 
-class Verdict(StrEnum):
-    """Verdict of a check."""
+class CheckVerdict(StrEnum):
+    """CheckVerdict of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -42,7 +42,7 @@ class Check:
     """Result of one check."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     found: str
     to_do: str = ""
     """Advice; empty if there is none."""
@@ -55,20 +55,20 @@ def check_surroundings() -> list[Check]:
 
 def refuse_faulty_surroundings() -> None:
     """Raise CannotRunError with all failures of `check_surroundings`."""
-    failures = [check for check in check_surroundings() if check.verdict is Verdict.FAIL]
+    failures = [check for check in check_surroundings() if check.verdict is CheckVerdict.FAIL]
     if failures:
         raise CannotRunError("; ".join(f"{check.name}: {check.found}; {check.to_do}" for check in failures))
 
 
 def provide_home() -> None:
-    """Set folders for caches and a user name in the environment of this process where the user has none.
+    """Set a user name and folders for caches in the environment of this process if the user has none.
 
-    Matplotlib, Hugging Face's libraries and torch create folders in the user's home when they are imported. A temporary
-    folder, which is removed at the end of the process, is set for them if the home folder cannot be written.
+    Matplotlib, Hugging Face's libraries and torch create folders in the user's home when they are imported. If the home
+    folder cannot be written, they are given a temporary folder, which is removed at the end of the process.
     """
     try:
         pwd.getpwuid(os.getuid())
-    except KeyError:  # as in a container that runs as an arbitrary user id; getpass.getuser() raises an error there
+    except KeyError:  # in a container with an arbitrary user id, where getpass.getuser() would raise an error
         os.environ.setdefault("LOGNAME", f"uid{os.getuid()}")
     if _home_problem() is None:
         return
@@ -93,9 +93,9 @@ def _home_problem() -> str | None:
 def _home() -> Check:
     problem = _home_problem()
     if problem is None:
-        return Check("home", Verdict.OK, os.path.expanduser("~"))
+        return Check("home", CheckVerdict.OK, os.path.expanduser("~"))
     advice = "set HOME to a folder that you can write, to keep downloads and caches from one command to the next"
-    return Check("home", Verdict.WARN, f"{problem}: caches go to a temporary folder", advice)
+    return Check("home", CheckVerdict.WARN, f"{problem}: caches go to a temporary folder", advice)
 
 
 def _temporary_files() -> Check:
@@ -103,19 +103,21 @@ def _temporary_files() -> Check:
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError:  # neither TMPDIR nor /tmp, /var/tmp and the working directory can be written
-        return Check(name, Verdict.FAIL, "no folder for temporary files can be written, or its disk is full", advice)
+        return Check(
+            name, CheckVerdict.FAIL, "no folder for temporary files can be written, or its disk is full", advice
+        )
     disk, usage = os.statvfs(folder), shutil.disk_usage(folder)
     found = f"{folder}: {usage.free / 1e9:.3g} of {usage.total / 1e9:.3g} GB free"
     if disk.f_files and disk.f_favail < MIN_FREE_INODES:
-        return Check(name, Verdict.FAIL, f"{folder}: room for only {disk.f_favail} more files (inodes)", advice)
+        return Check(name, CheckVerdict.FAIL, f"{folder}: room for only {disk.f_favail} more files (inodes)", advice)
     if usage.free < MIN_FREE_BYTES:
-        return Check(name, Verdict.FAIL, found, advice)
+        return Check(name, CheckVerdict.FAIL, found, advice)
     if usage.used / usage.total > RAY_DISK_SHARE:
-        return Check(name, Verdict.WARN, found, f"Ray stops if more than {RAY_DISK_SHARE:.0%} are used: {advice}")
+        return Check(name, CheckVerdict.WARN, found, f"Ray stops if more than {RAY_DISK_SHARE:.0%} are used: {advice}")
     asked = os.environ.get("TMPDIR")
     if asked and os.path.realpath(asked) != os.path.realpath(folder):
-        return Check(name, Verdict.WARN, f"{found}; TMPDIR={asked} cannot be written", advice)
-    return Check(name, Verdict.OK, found)
+        return Check(name, CheckVerdict.WARN, f"{found}; TMPDIR={asked} cannot be written", advice)
+    return Check(name, CheckVerdict.OK, found)
 
 
 def _limits() -> Iterator[Check]:
@@ -134,9 +136,11 @@ def _limits() -> Iterator[Check]:
         unit_name = " KiB" if unit > 1 else ""
         if soft >= least:
             found = "unlimited" if soft == math.inf else f"at most {soft / unit:,.0f}{unit_name}"
-            yield Check(name, Verdict.OK, f"{found} ({command})")
+            yield Check(name, CheckVerdict.OK, f"{found} ({command})")
             continue
-        to_do = f"run `{command} {least // unit}` in the same shell before"
+        to_do = f"run `{command} {least // unit}` in this shell, then run raycap again"
         if hard < least:
             to_do = f"ask the administrator for a limit of at least {least // unit} ({command})"
-        yield Check(name, Verdict.FAIL, f"at most {soft / unit:,.0f}{unit_name} ({command}), too few for Ray", to_do)
+        yield Check(
+            name, CheckVerdict.FAIL, f"at most {soft / unit:,.0f}{unit_name} ({command}), too low for Ray", to_do
+        )

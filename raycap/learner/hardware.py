@@ -27,7 +27,7 @@ def gpus() -> list[Gpu]:
     return [Gpu(device.name, device.total_memory) for device in devices]
 
 
-def build() -> str:
+def torch_build() -> str:
     """Return the version of torch and of its CUDA, such as "2.13.0+cpu, without CUDA"."""
     cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     return f"{torch.__version__}, {cuda}"

@@ -287,7 +287,7 @@ def rope_table(length: int, hidden_size: int, head_size: int, device: torch.devi
     return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1).to(device)
 
 
-def build(
+def build_model(
     spec: ModelByWidth, vocab_size: int, *, generators: tuple[torch.Generator, ...], device: torch.device = CPU
 ) -> Llama:
     """Return a stack with one freshly initialised replica per generator.

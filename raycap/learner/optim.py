@@ -141,7 +141,7 @@ class Optimizer:
                         yield member, group, row
 
 
-def build(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: bool = False) -> Optimizer:
+def build_optimizer(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: bool = False) -> Optimizer:
     """Return the optimizer of a stack, with one spec per replica. The model must already be on its device.
 
     With `graphed`, learning rates are tensors, so that a CUDA graph of a step reads the rate of each step.

@@ -98,7 +98,7 @@ def _shape_config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
 
 
 def config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
-    """Return the content of the config.json that `save` writes."""
+    """Return the content of the config.json that `save_pretrained` writes."""
     return {
         "architectures": ["LlamaForCausalLM"],
         **_shape_config(spec, vocab_size),
@@ -112,14 +112,14 @@ def config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
     }
 
 
-def save(model: Llama, folder: Path) -> None:
+def save_pretrained(model: Llama, folder: Path) -> None:
     """Write a single model as config.json and model.safetensors for AutoModelForCausalLM.from_pretrained."""
     (folder / CONFIG).write_text(json.dumps(config(model.spec, model.vocab_size), indent=2))
     save_file(transformers_weights(model), str(folder / WEIGHTS), metadata={"format": "pt"})
 
 
-def load(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1) -> Llama:
-    """Return the single model of a folder that `save` or transformers wrote, on the CPU.
+def load_pretrained(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1) -> Llama:
+    """Return the single model of a folder that `save_pretrained` or transformers wrote, on the CPU.
 
     The size of the vocabulary is taken from the folder. The parametrization is not stored there: weights are those of a
     plain Llama, and the factors of the spec's parametrization are divided out.

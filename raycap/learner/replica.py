@@ -123,7 +123,7 @@ class Replica:
             return None
         evaluation = Evaluation(
             step=snapshot.step,
-            exposures=self.data.exposures(source.order.num_asked(snapshot.step)),
+            exposures=self.data.exposures(source.order.num_texts_before(snapshot.step)),
             tokens=self.state.tokens,
             learning_rate=snapshot.learning_rate,
             train_loss_bits=self.state.loss_sum_units * LOSS_UNIT_BITS / self.state.num_texts,

@@ -49,7 +49,7 @@ class TrainedTrial:
     def save_model(self, storage: Storage, folder: str) -> None:
         """Write the model and its tokenizer in the format of transformers, then their digests."""
         with TemporaryDirectory(prefix="raycap-") as local:
-            pretrained.save(self.model, Path(local))
+            pretrained.save_pretrained(self.model, Path(local))
             save_tokenizer(self.tokenizer, Path(local))
             storage.write_folder(folder, Path(local))
             storage.write(f"{folder}/{DIGEST_FILE}", digests(Path(local)))
@@ -128,10 +128,10 @@ def run_trials(
         replicas = _replicas(specs, tokenizer)
         (vocab_size,) = {replica.data.vocab_size for replica in replicas}
         if parent:
-            model = pretrained.load(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
+            model = pretrained.load_pretrained(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
-            model = llama.build(spec.model, vocab_size, generators=generators, device=context.device)
+            model = llama.build_model(spec.model, vocab_size, generators=generators, device=context.device)
     run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, graphed=graphed)
     run.resume()
     on_step(run.step)
@@ -200,7 +200,7 @@ class _Run:
         self.checkpoints, self.graphed = checkpoints, graphed
         self.training = replicas[0].spec.training
         (self.num_steps,) = {replica.data.num_steps for replica in replicas}
-        self.optimizer = optim.build(
+        self.optimizer = optim.build_optimizer(
             tuple(replica.spec.training.optimizer for replica in replicas), model, graphed=graphed
         )
         fp16 = self.training.precision is Precision.FP16

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from raycap.facts.build import corpora_of, populations_of, profiles_of
 from raycap.facts.corpus import num_facts
 from raycap.facts.entropy import answer_bits
-from raycap.facts.hosted import about, fingerprint
+from raycap.facts.hosted import describe_source, fingerprint
 from raycap.facts.order import Rates
 from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
@@ -40,7 +40,7 @@ from raycap.spec import (
     TrialSpec,
     Windows,
     WordTokenizer,
-    not_allowed,
+    find_conflicts,
 )
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep
@@ -77,11 +77,11 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     trials: dict[str, PlannedTrial] = {}
     problems = []
     for point in sweep.points:
-        problems += [f"{point.place}: trial.{rule}" for rule in not_allowed(point.trial, sweep.spec)]
+        problems += [f"{point.position}: trial.{rule}" for rule in find_conflicts(point.trial, sweep.spec)]
         try:
             planned = _plan(shared.resolve(point.trial), point.coordinates, shared)
         except (ValueError, OSError) as error:  # OSError: a file or hub that cannot be reached
-            problems.append(f"{point.place}: trial: {error}")
+            problems.append(f"{point.position}: trial: {error}")
             continue
         trials.setdefault(planned.trial_id, planned)
     if problems:
@@ -153,9 +153,11 @@ def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
         try:
             check_texts(composer, data.tokenizer)
         except ValueError as error:
-            raise ValueError(f"{about(loaded)}: {error}") from None
+            raise ValueError(f"{describe_source(loaded)}: {error}") from None
         if composer.corpus.kind is not Kind.NAME and not any(answer_bits(profiles.facts, SelectionScheme.SET).values()):
-            raise ValueError(f"{about(loaded)}: every column has only one value, so there is nothing to learn")
+            raise ValueError(
+                f"{describe_source(loaded)}: every column has only one value, so there is nothing to learn"
+            )
 
 
 def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Iterator[str]:

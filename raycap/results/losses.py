@@ -112,7 +112,7 @@ class LossRow(Record):
     """Subject of the measured part: an attribute, a relation, or "name"."""
     part: Part = Part.ANSWER
     split: Split = Split.TRAIN
-    """Component that is held out of questions of two or more hops. Single hops are classed by it, but always trained."""
+    """Component that is held out of questions of two or more hops. Single hops are classified by it but always trained."""
     population: Count = 0
     """Index of the population: 0, and under fill 1 for the second population."""
     sum_bits: float
@@ -121,7 +121,7 @@ class LossRow(Record):
     """Sum of squared losses over the evaluated texts."""
     num_evaluated: Count
     num_texts: PositiveCount
-    """Number of such texts; larger than `num_evaluated` where a sample was evaluated."""
+    """Number of such texts; larger than `num_evaluated` if only a sample of them was evaluated."""
     histogram: tuple[Count, ...] = ()
     """Number of evaluated texts per bin of HISTOGRAM_EDGES_BITS; stored for a trial's last evaluation only."""
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Record
 from raycap.spec import ModelByWidth, RelationStructure, SweepSpec, TrialSpec
-from raycap.spec.places import DEFAULT_TRACKING_URI, absolute_place, absolute_tracking_uri
+from raycap.spec.locations import DEFAULT_TRACKING_URI, absolute_location, absolute_tracking_uri
 
 SCHEMA_VERSION = 3
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
@@ -29,7 +29,7 @@ def describe_invalid(error: ValidationError) -> str:
     """Return the first problem of a record in one line: its field, the rule, and the value got."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
-    # The input of a missing field, of an invalid file, or of a rule about several fields is a whole section.
+    # For a missing field, an invalid file, or a rule about several fields, the input is a whole section: omit it.
     is_shown = field and first["type"] != "missing" and isinstance(first["input"], str | int | float | None)
     too_long = isinstance(first["input"], int) and first["input"].bit_length() > 512  # Python refuses to print it
     value = "an integer of hundreds of digits" if too_long else repr(first["input"]) if is_shown else ""
@@ -230,7 +230,7 @@ class PlannedTrial(Record):
 class SweepRecord(Record):
     """Spec, question and planned trials of a sweep. Stored as sweep.json.
 
-    The spec's places stay as they were written, so that relative ones are valid after its project was moved.
+    Paths and URIs of the spec stay as they were written, so that relative paths are valid after the project was moved.
     """
 
     spec: SweepSpec
@@ -239,13 +239,13 @@ class SweepRecord(Record):
     """Text of the sweep file, without overrides."""
     trials: tuple[PlannedTrial, ...] = Field(min_length=1)
     working_directory: str = ""
-    """Folder at which relative places of the spec start; if empty, that of the process. sweep.json has the path from the
-    storage to it if the spec's storage is a relative path (see SweepFolder)."""
+    """Folder at which relative paths of the spec start; if empty, the working directory of the process. sweep.json has the
+    path from the storage to it if the spec's storage is a relative path (see SweepFolder)."""
 
     @property
     def storage(self) -> str:
         """Absolute path or URI of the storage."""
-        return absolute_place(self.spec.storage, self.working_directory)
+        return absolute_location(self.spec.storage, self.working_directory)
 
     @property
     def tracking_uri(self) -> str:
@@ -282,7 +282,7 @@ class Failure(Record):
 
 
 def read_failure(data: bytes, trial_id: str) -> Failure:
-    """Parse failure.json. If it is damaged, return a failure without details, since the trial failed all the same."""
+    """Parse failure.json. If it is damaged, return a failure without details, since the trial failed nevertheless."""
     try:
         failure = Failure.model_validate_json(data)
     except ValidationError:

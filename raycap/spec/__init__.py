@@ -35,7 +35,15 @@ from raycap.spec.learner import (
     WordTokenizer,
 )
 from raycap.spec.questions import Biographies, HeldOut, NamesOnly, QuestionsByShare, QuestionsByWeights, QuestionsSpec
-from raycap.spec.sweep import AnalysisSpec, Calibration, EarlyStop, ExecutionSpec, SweepSpec, TrackingSpec, not_allowed
+from raycap.spec.sweep import (
+    AnalysisSpec,
+    Calibration,
+    EarlyStop,
+    ExecutionSpec,
+    SweepSpec,
+    TrackingSpec,
+    find_conflicts,
+)
 from raycap.spec.training import (
     AdamW,
     Exposures,
@@ -124,5 +132,5 @@ __all__ = [
     "WeightDecay",
     "Windows",
     "WordTokenizer",
-    "not_allowed",
+    "find_conflicts",
 ]

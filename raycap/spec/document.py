@@ -12,7 +12,8 @@ from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_
 class SpecError(ValueError):
     """A spec cannot be run. `problems` holds one line per fault, with its position, the rule and the remedy.
 
-    The lines are escaped and truncated, and passwords in URIs are hidden, so they are safe to print whatever they quote.
+    The lines are escaped and truncated, and passwords in URIs are hidden, so they are safe to print even if they quote
+    hostile input.
     """
 
     def __init__(self, problems: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
-from raycap.spec.places import LocalPlace
+from raycap.spec.locations import LocalLocation
 
 NUM_RELATIONS_KNOWN = 17
 """Length of `facts.names.RELATIONS`."""
@@ -42,6 +42,8 @@ class NamePools(Spec):
 
 
 class GeneratedProfiles(Spec):
+    """Fields of all generated populations."""
+
     source: Literal["generate"] = "generate"
     """Generate the people from `seed`."""
     num_relations: int = Field(default=4, ge=0, le=NUM_RELATIONS_KNOWN)
@@ -103,9 +105,11 @@ class ProfilesByBits(GeneratedProfiles):
 
 
 class LoadedProfiles(Spec):
+    """Fields of all loaded populations."""
+
     names: NamePools | None = None
-    """Pools that the names were drawn from, which the data do not state. By default the complete census lists if the
-    names may have been drawn from them, otherwise the name parts that occur (docs/science.md#loaded). Set it when the data
+    """Pools that the names were drawn from, which the data do not state. The default is the complete census lists if the
+    names may have been drawn from them, otherwise the name parts that occur (docs/science.md#loaded). Set it if the data
     were generated from smaller pools."""
     structure: RelationStructure = RelationStructure.UNIFORM
     """Distribution that the relations were drawn from. The data are checked to be possible under it."""
@@ -122,7 +126,7 @@ class ProfilesFromDisk(LoadedProfiles):
 
     source: Literal["disk"]
     """Load the people from `path`."""
-    path: LocalPlace
+    path: LocalLocation
     """Path of a Parquet file or of a folder written by `datasets.Dataset.save_to_disk`. A path in the form file:///...
     states that every machine of the cluster has the file at that path."""
 

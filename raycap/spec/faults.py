@@ -87,7 +87,7 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
             hint = _other_section(model, fault["loc"]) or did_you_mean(str(fault["loc"][-1]), known)
             return "unknown field" + (hint or f"; known are: {', '.join(known)}")
         case "missing":
-            return "is required"
+            return "is required; add it"
         case "raycap_rule":
             return str(fault["msg"])
         case "string_type":

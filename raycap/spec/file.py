@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_value, truncated
 from raycap.spec.faults import Faults
-from raycap.spec.places import PlaceError, check_written
+from raycap.spec.locations import LocationError, refuse_shell_syntax
 from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, YamlError, YamlTree, read_yaml
 
 MAX_GRID_POINTS = 100_000
@@ -37,7 +37,7 @@ class GridPoint:
     coordinates: dict[str, Any]
     """Value of each axis, by the axis' dotted path."""
     trial: TrialSpec
-    place: str
+    position: str
     """Position of the trial's profiles (`file:line:column`), for errors that are found when the trial is resolved."""
 
 
@@ -82,7 +82,7 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     except ValidationError as error:
         faults.add_validation_error(error, SweepSpec, ())
     if spec is not None:
-        _check_places(spec, faults)
+        _check_locations(spec, faults)
     first_line = document.text.lstrip().partition("\n")[0]
     question = first_line.lstrip("# ").strip() if first_line.startswith("#") else ""
     if len(question) > MAX_QUESTION:
@@ -101,12 +101,15 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     return LoadedSweep(spec, points, question, document.text)
 
 
-def _check_places(spec: SweepSpec, faults: Faults) -> None:
-    """Check the places that the sweep writes to. The model cannot, because records hold places that raycap derived."""
-    for path, place in (("storage",), spec.storage), (("tracking", "uri"), spec.tracking.uri):
+def _check_locations(spec: SweepSpec, faults: Faults) -> None:
+    """Add faults of the paths and URIs that the sweep writes to.
+
+    SweepSpec does not check them, because stored records contain absolute paths that raycap derived.
+    """
+    for path, location in (("storage",), spec.storage), (("tracking", "uri"), spec.tracking.uri):
         try:
-            check_written(place or "")
-        except PlaceError as error:
+            refuse_shell_syntax(location or "")
+        except LocationError as error:
             faults.add(path, f"{'.'.join(path)}: {error}")
 
 
@@ -122,7 +125,7 @@ def _find(path_or_name: str) -> Path:
             )
     known = sorted(str(p) for p in SWEEPS_FOLDER.glob("specs/*.yaml"))
     hint = did_you_mean(str(SWEEPS_FOLDER / path_or_name), known)
-    hint = hint or (f"; known are: {', '.join(known)}" if known else "")
+    hint = hint or (f"; known are: {', '.join(known)}" if known else "; give the path of a YAML file")
     raise SpecError(
         [f"{truncated(path_or_name)}: no such spec file, neither as given nor under {SWEEPS_FOLDER}/{hint}"]
     )
@@ -134,7 +137,7 @@ def _contents(path: Path) -> YamlTree:
         with path.open("rb") as file:
             read = read_yaml(file.read(MAX_BYTES + 1))
     except OSError as error:
-        raise SpecError([f"{path}: cannot be read: {error.strerror}"]) from None
+        raise SpecError([f"{path}: cannot be read: {error.strerror}; make the file readable"]) from None
     except YamlError as error:
         raise SpecError([f"{path}:{error.line}:{error.column}: {error}"]) from None
     if not isinstance(read.value, dict):

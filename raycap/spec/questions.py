@@ -144,7 +144,7 @@ class QuestionsByWeights(_Questions):
 
 
 def check_weights(weights: tuple[float, ...], num: int, things: str) -> None:
-    """Raise PydanticCustomError unless there are `num` weights, at least one of them positive."""
+    """Raise PydanticCustomError unless there are `num` weights, of which at least one is positive."""
     if len(weights) != num or not sum(weights) > 0:
         raise broken_rule(
             "must be {num} weights, one for each of {things}, not all 0, got {got}",

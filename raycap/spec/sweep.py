@@ -18,7 +18,7 @@ from raycap.spec.base import (
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
-from raycap.spec.places import check_tracking_uri, local_path, raise_broken_rule
+from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
 from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, Windows
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
@@ -212,12 +212,12 @@ class SweepSpec(Spec):
         return storage
 
 
-def not_allowed(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
+def find_conflicts(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
     """Yield the conflicts of a trial with the sweep's execution or analysis, each as "field: rule"."""
     training, execution = trial.training, sweep.execution
     if training.batch_size < execution.num_workers:
         rule = f"must be at least execution.num_workers = {execution.num_workers}, got {training.batch_size}"
-        yield f"training.batch_size: {rule}"
+        yield f"training.batch_size: {rule}; increase it, or decrease execution.num_workers"
     if isinstance(training.packing, Windows) and training.packing.attend_across and execution.num_workers > 1:
         rule = (
             "each worker fills its own windows, so the result would depend on execution.num_workers; set num_workers: 1"

@@ -19,13 +19,13 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
-from raycap.spec.places import Place
+from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
 from raycap.spec.training import TrainingSpec
 
 
 class ParentTrial(Spec):
-    """A finished trial in the same storage as parent."""
+    """A finished trial of the same storage, used as the parent."""
 
     trial_id: str = Field(pattern="^[0-9a-f]{12}$")
     """Identity of the parent trial. `profiles`, `tokenizer` and `model` are taken from it. If they are also given here,
@@ -33,9 +33,9 @@ class ParentTrial(Spec):
 
 
 class ParentModel(Spec):
-    """A saved model as parent, such as the folder `model` of a finished trial."""
+    """A saved model, used as the parent, such as the folder `model` of a finished trial."""
 
-    path: Place
+    path: Location
     """Folder or URI that contains config.json, model.safetensors and tokenizer.json. The architecture must be that of
     `model`."""
     sha256: str | None = None
@@ -109,6 +109,29 @@ def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
         )
 
 
+def check_population(profiles: ProfilesSpec, questions: QuestionsSpec, tokenizer: TokenizerSpec) -> None:
+    """Raise PydanticCustomError if a population does not support the questions or the tokenizer."""
+    check_number(profiles, questions)
+    if max(kind.hops for kind in questions.kinds) > 1:
+        if isinstance(profiles, GeneratedProfiles) and profiles.num_relations == 0:
+            raise broken_rule(
+                "two-hop questions need at least one relation, but profiles.num_relations is 0; increase it or set "
+                "questions.hops: [1]"
+            )
+        if isinstance(profiles, RandomPairs):
+            raise broken_rule("random pairs have no relations to follow; set questions.hops: [1] with source: pairs")
+    if isinstance(profiles, RandomStrings) and not isinstance(questions, NamesOnly):
+        raise broken_rule(
+            "there are no questions about random strings; set questions: {kind: names} with source: strings"
+        )
+    if isinstance(profiles, RandomPairs) and questions.kinds != (Kind.ONE_HOP,):
+        raise broken_rule("random pairs support only one-hop questions; remove questions with source: pairs")
+    if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(tokenizer, BpeTokenizer):
+        raise broken_rule(
+            "random data consist of single tokens; set tokenizer: {kind: word} with source: pairs or strings"
+        )
+
+
 class TrialSpec(Spec):
     """One trial: a population, the questions about it, a model and its training."""
 
@@ -129,24 +152,7 @@ class TrialSpec(Spec):
     def _parts_fit_together(self) -> "TrialSpec":
         kinds = self.questions.kinds
         for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
-            check_number(profiles, self.questions)
-            if max(kind.hops for kind in kinds) > 1:
-                if isinstance(profiles, GeneratedProfiles) and profiles.num_relations == 0:
-                    raise broken_rule("two-hop questions need at least one relation, but profiles.num_relations is 0")
-                if isinstance(profiles, RandomPairs):
-                    raise broken_rule(
-                        "random pairs have no relations to follow; set questions.hops: [1] with source: pairs"
-                    )
-            if isinstance(profiles, RandomStrings) and not isinstance(self.questions, NamesOnly):
-                raise broken_rule(
-                    "there are no questions about random strings; set questions: {kind: names} with source: strings"
-                )
-            if isinstance(profiles, RandomPairs) and kinds != (Kind.ONE_HOP,):
-                raise broken_rule("random pairs support only one-hop questions; remove questions with source: pairs")
-            if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(self.tokenizer, BpeTokenizer):
-                raise broken_rule(
-                    "random data consist of single tokens; set tokenizer: {kind: word} with source: pairs or strings"
-                )
+            check_population(profiles, self.questions, self.tokenizer)
         if self.training.curriculum and len(kinds) == 1:
             raise broken_rule(
                 "training.curriculum requires several kinds of text, but there is only one; set questions.hops: [1, 2]"
@@ -168,7 +174,7 @@ class TrialSpec(Spec):
         populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
         assert not any(isinstance(p, ProfilesByBits) for p in populations), "unresolved population; use plan.expand"
         tree = self.model_dump(mode="json")
-        if self.model.loop is None:  # added later: without it, trials keep the id that they had
+        if self.model.loop is None:  # a field that was added later; without it, older trials keep their ids
             del tree["model"]["loop"]
         loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"])]
         if self.fill:

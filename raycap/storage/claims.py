@@ -1,12 +1,12 @@
 """Claims to a sweep: the files in its `lock` folder, and how a waiting process decides whether their writers are alive.
 
-Every process that wants a sweep writes a file of its own, `<generation>-<token>.json`, and then lists the folder. Of two
-processes at least one sees the other, however slow the storage is, so no conditional write is needed and every file system
-and object store will do. The holder changes its file every BEAT_SECONDS.
+Every process that requests the lock of a sweep writes a file of its own, `<generation>-<token>.json`, and then lists the
+folder. Of two processes at least one sees the file of the other, however slow the storage is. No conditional write is
+needed, so this works on every file system and object store. The holder of the lock changes its file every BEAT_SECONDS.
 
-No clock of another machine is used. A process that finds a claim watches it: a claim that changes has a living writer, and
-a claim that has been watched without a change for STALE_SECONDS has none. Only for a process of the same machine is the
-process table asked instead, which answers at once.
+Clocks of different machines are never compared. A process that finds a claim watches it: the writer of a claim that changes
+is alive, and the writer of a claim that does not change for STALE_SECONDS is considered dead. If the writer is a process of
+the same machine, the process table is used instead, without watching.
 """
 
 import getpass
@@ -31,7 +31,7 @@ from raycap.storage.sweep_folder import SweepFolder
 BEAT_SECONDS = 15.0
 """Interval at which the holder changes its claim."""
 STALE_SECONDS = 120.0
-"""Time for which a claim is watched without a change until its writer counts as dead: eight intervals."""
+"""Time without a change after which the writer of a watched claim is considered dead: eight intervals."""
 POLL_SECONDS = 1.0
 """Interval at which a claim is watched."""
 
@@ -39,7 +39,7 @@ _NAME = re.compile(r"(\d{1,18})-[0-9a-f]{32}\.json")
 
 
 class Holder(Record):
-    """Writer of a claim. Times are seconds since the epoch by the clock of the writer, and only shown to people."""
+    """Writer of a claim. Times are seconds since the epoch by the clock of the writer. They are only displayed."""
 
     host: str
     machine: str
@@ -56,7 +56,7 @@ class Holder(Record):
     """Number of heartbeats."""
 
     @classmethod
-    def myself(cls) -> "Holder":
+    def of_this_process(cls) -> "Holder":
         """Return a holder that describes this process, from now."""
         try:
             user = getpass.getuser()
@@ -89,7 +89,7 @@ class Holder(Record):
 
     @property
     def is_alive(self) -> bool | None:
-        """Whether the process exists; None if this machine cannot tell."""
+        """Whether the process exists; None if that cannot be determined on this machine."""
         if (self.host, self.machine) != (platform.node(), _machine()):
             return None
         if not psutil.pid_exists(self.pid):
@@ -154,7 +154,7 @@ def read_claims(storage: Storage, sweep_name: str) -> dict[str, bytes]:
     return claims
 
 
-class Verdict(Enum):
+class Liveness(Enum):
     """Whether the writer of a claim is alive."""
 
     ALIVE = "alive"
@@ -171,11 +171,11 @@ class Watch:
         self._silent_s: dict[str, float] = {}
         self._observed_at = time.monotonic()
 
-    def observe(self, claims: Mapping[str, bytes]) -> dict[str, Verdict]:
+    def observe(self, claims: Mapping[str, bytes]) -> dict[str, Liveness]:
         """Return a verdict on each of the claims, whose contents were just read."""
         now = time.monotonic()
-        # Only time in which this process looked counts: while it was paused or the storage did not answer, the writer of
-        # a claim may have been unable to change it.
+        # Count at most two intervals between two observations. While this process was paused or the storage did not
+        # answer, the writer of a claim may have been alive but unable to change it.
         passed_s, self._observed_at = min(now - self._observed_at, 2 * POLL_SECONDS), now
         verdicts = {}
         for name, content in claims.items():
@@ -186,22 +186,23 @@ class Watch:
             alive = holder.is_alive if holder else None
             if alive is None and before != content:
                 alive = True
-            # A claim that cannot be parsed is damaged, unless it was read while it was being written.
+            # A claim that cannot be parsed may have been read while it was being written. It is considered damaged if
+            # it has not changed after POLL_SECONDS.
             elif alive is None and self._silent_s[name] >= (STALE_SECONDS if holder else POLL_SECONDS):
                 alive = False
-            verdicts[name] = {True: Verdict.ALIVE, False: Verdict.DEAD, None: Verdict.UNKNOWN}[alive]
+            verdicts[name] = {True: Liveness.ALIVE, False: Liveness.DEAD, None: Liveness.UNKNOWN}[alive]
         return verdicts
 
 
 def holder_of(storage: Storage, sweep_name: str) -> Holder | None:
-    """Return the holder of a sweep's lock as far as its files tell; None if the lock is free or the holder is dead.
+    """Return the holder of a sweep's lock according to its claims; None if the lock is free or the holder is dead.
 
-    A holder on another machine may be dead, which only watching can tell.
+    The claims are read once, so a holder on another machine may be dead: to find that out, they would have to be watched.
     """
     try:
         claims = read_claims(storage, sweep_name)
     except OSError:
         return None
     verdicts = Watch().observe(claims)
-    living = [name for name, verdict in verdicts.items() if verdict is not Verdict.DEAD]
+    living = [name for name, verdict in verdicts.items() if verdict is not Liveness.DEAD]
     return Holder.read(claims[max(living, key=generation)]) if living else None

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from raycap.spec.places import local_path
+from raycap.spec.locations import local_path
 from raycap.spec.uris import NO_CREDENTIALS, has_password, join_uri, split_uri, without_password
-from raycap.storage.patience import COMMAND, Patience, patiently
+from raycap.storage.retries import COMMAND_RETRIES, RetryLimit, with_retries
 
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -42,30 +42,30 @@ class Storage:
     """Path of the root in the file system."""
     uri: str = ""
     """URI of the root, with its query; empty for a local folder."""
-    patience: Patience = COMMAND
-    """How long errors are waited out."""
+    retry_limit: RetryLimit = COMMAND_RETRIES
+    """How long operations that fail are retried."""
     guard: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called before every change. It raises LeaseLostError if this process may no longer write (lock.py)."""
 
     @classmethod
-    def at(cls, location: str, patience: Patience = COMMAND) -> "Storage":
+    def at(cls, location: str, retry_limit: RetryLimit = COMMAND_RETRIES) -> "Storage":
         """Return the storage at a folder (relative to the working directory) or URI.
 
-        Raises ValueError for unknown schemes, malformed places and URIs with a password, OSError if the region of a bucket
+        Raises ValueError for unknown schemes, malformed paths and URIs with a password, OSError if the region of a bucket
         cannot be found out.
         """
         if has_password(location):
             raise ValueError(f"storage {without_password(location)!r} {NO_CREDENTIALS}")
         path = local_path(location)
         if path is not None:
-            return cls(fs.LocalFileSystem(), path, patience=patience)
+            return cls(fs.LocalFileSystem(), path, retry_limit=retry_limit)
         try:
-            filesystem, root = patiently(lambda: fs.FileSystem.from_uri(location), patience)
+            filesystem, root = with_retries(lambda: fs.FileSystem.from_uri(location), retry_limit)
         except OSError:
             raise
         except Exception as error:
             raise ValueError(f"storage {location!r} is neither a folder nor a known URI: {error}") from error
-        return cls(filesystem, root, "" if isinstance(filesystem, fs.LocalFileSystem) else location, patience)
+        return cls(filesystem, root, "" if isinstance(filesystem, fs.LocalFileSystem) else location, retry_limit)
 
     @property
     def is_local(self) -> bool:
@@ -116,7 +116,7 @@ class Storage:
                 self._raise_without_bucket()
                 raise
 
-        return patiently(read, self.patience)
+        return with_retries(read, self.retry_limit)
 
     def read_text(self, relative: str) -> str:
         """Return the content of a UTF-8 file. Raises FileNotFoundError."""
@@ -134,7 +134,7 @@ class Storage:
             self.guard()
             write(self.path(relative), data)
 
-        patiently(attempt, self.patience)
+        with_retries(attempt, self.retry_limit)
 
     def write_folder(self, relative: str, local_folder: Path) -> None:
         """Copy every file directly inside a local folder into a folder of the storage."""
@@ -149,7 +149,7 @@ class Storage:
             with suppress(FileNotFoundError):
                 self.filesystem.delete_file(self.path(relative))
 
-        patiently(delete, self.patience)
+        with_retries(delete, self.retry_limit)
 
     def set_aside(self, relative: str) -> None:
         """Rename a damaged file, if it exists, to an unused name such as `<name>.damaged`."""
@@ -164,7 +164,7 @@ class Storage:
             with suppress(FileNotFoundError):  # another worker has renamed it already
                 self.filesystem.move(self.path(relative), self.path(aside))
 
-        patiently(move, self.patience)
+        with_retries(move, self.retry_limit)
 
     def _info(self, relative: str) -> fs.FileInfo:
         def info() -> fs.FileInfo:
@@ -173,7 +173,7 @@ class Storage:
                 self._raise_without_bucket()
             return found
 
-        return patiently(info, self.patience)
+        return with_retries(info, self.retry_limit)
 
     def _entries(self, relative: str) -> list[fs.FileInfo]:
         def entries() -> list[fs.FileInfo]:
@@ -183,7 +183,7 @@ class Storage:
                 self._raise_without_bucket()
             return found
 
-        return patiently(entries, self.patience)
+        return with_retries(entries, self.retry_limit)
 
     def _raise_without_bucket(self) -> None:
         """Raise OSError if the bucket of an object store does not exist, in which everything seems to be missing."""

@@ -1,11 +1,11 @@
-"""Lock of a sweep, so that only one process runs it at a time, and the lease that its holder watches.
+"""Lock of a sweep, so that only one process runs it at a time, and the lease by which its holder notices a loss.
 
 claims.py describes the files of the lock. On one machine, processes also exclude each other through the kernel, which
 releases their locks when they die and does not depend on a folder that may be deleted, renamed or replaced.
 
 A lease can be lost: another process takes over the lock of a holder that was paused or cut off from the storage, or the
-sweep's folder vanishes. The holder reads the claims before and after it writes its heartbeat, notices this and stops. The
-other processes of its sweep write through a storage (`guarded`) that refuses writes after the loss.
+sweep's folder is deleted or renamed. The holder reads the claims before and after it writes its heartbeat, so it notices the
+loss and stops. The other processes of its sweep write through a storage (`guarded`) that raises an error after the loss.
 """
 
 import errno
@@ -26,7 +26,7 @@ from raycap.errors import LeaseLostError
 from raycap.storage import claims
 from raycap.storage.claims import (
     Holder,
-    Verdict,
+    Liveness,
     Watch,
     claim_names,
     generation,
@@ -35,7 +35,7 @@ from raycap.storage.claims import (
     read_claims,
 )
 from raycap.storage.files import TRIALS_FOLDER, UNFINISHED, Storage
-from raycap.storage.patience import NONE, OUTAGE_LIMIT_S, advice
+from raycap.storage.retries import NO_RETRIES, OUTAGE_LIMIT_S, advice
 from raycap.storage.sweep_folder import SweepFolder
 
 MAX_ATTEMPTS = 5
@@ -72,11 +72,11 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lock is no longer held, as far as is known."""
+        """Whether the lock is known to be lost."""
         return bool(self.reason)
 
     def check(self) -> None:
-        """Look now whether the lock is still held."""
+        """Check now whether the lock is still held, without waiting for the next heartbeat."""
         self._check()
 
     def on_loss(self, callback: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class Lease:
             callback()
 
     def lose(self, error: LeaseLostError) -> None:
-        """Note that the lock is lost, and call the callbacks."""
+        """Record that the lock is lost, and call the callbacks."""
         if not self.is_lost:
             self.was_taken, self.reason = error.was_taken, str(error)
             for callback in self._callbacks:
@@ -101,8 +101,8 @@ class _Guard:
         self._checked_at = -float("inf")
 
     def check(self) -> None:
-        """Raise LeaseLostError if the lock is lost. On object stores, looks at most once a heartbeat."""
-        # A local folder is always looked at, since writing would create it again if it was deleted.
+        """Raise LeaseLostError if the lock is lost. On object stores, checks at most once per heartbeat interval."""
+        # A local folder is checked before every write, because a write would create it again if it was deleted.
         if not self._storage.is_local and time.monotonic() < self._checked_at + claims.BEAT_SECONDS:
             return
         with _unless_unreachable():
@@ -112,7 +112,7 @@ class _Guard:
 
 @contextmanager
 def _unless_unreachable() -> Iterator[None]:
-    """Ignore errors of the storage, but not LeaseLostError, which is one as well."""
+    """Suppress errors of the storage, but not LeaseLostError, which is also an OSError."""
     try:
         yield
     except LeaseLostError:
@@ -126,7 +126,7 @@ def guarded(storage: Storage, lease: LeaseId | None) -> Storage:
 
     Without a lease, as in tests and in commands that write nothing, returns the storage itself.
     """
-    return replace(storage, guard=_Guard(replace(storage, patience=NONE), lease).check) if lease else storage
+    return replace(storage, guard=_Guard(replace(storage, retry_limit=NO_RETRIES), lease).check) if lease else storage
 
 
 def raise_if_lost(storage: Storage, lease: LeaseId) -> None:
@@ -149,8 +149,8 @@ def _gone(storage: Storage, sweep_name: str) -> LeaseLostError:
     folder = SweepFolder(storage, sweep_name).location
     return LeaseLostError(
         f"the folder {folder} was deleted, renamed or replaced while the sweep was running; nothing more is written to it. "
-        "If it was renamed, give it its name again and run the same command; if it was deleted, the same command starts "
-        "afresh"
+        "If it was renamed, restore its name and run the same command; if it was deleted, run the same command to start "
+        "the sweep again"
     )
 
 
@@ -159,12 +159,12 @@ def _unreachable(storage: Storage, error: OSError) -> LeaseLostError:
     return LeaseLostError(f"storage {storage.location()} has not answered for {minutes} ({error}); {advice(error)}")
 
 
-def _say_nothing(message: str) -> None:
+def _ignore(message: str) -> None:
     pass
 
 
 def refuse_others(
-    sweep_name: str, trial_ids: set[str], storage: Storage, tell: Callable[[str], None] = _say_nothing
+    sweep_name: str, trial_ids: set[str], storage: Storage, announce: Callable[[str], None] = _ignore
 ) -> None:
     """Raise LockedError if another running sweep in this storage has one of these trials.
 
@@ -180,89 +180,93 @@ def refuse_others(
             continue
         if shared:
             problem = f"{shared} of these trials also belong to sweep {name}, which is running"
-            _watch_until_dead(storage, name, problem, tell)
+            _watch_until_dead(storage, name, problem, announce)
 
 
-def _watch_until_dead(storage: Storage, sweep_name: str, problem: str, tell: Callable[[str], None]) -> dict[str, bytes]:
-    """Watch the claims to a sweep until the writers of all of them are dead; returns these claims.
+def _watch_until_dead(
+    storage: Storage, sweep_name: str, problem: str, announce: Callable[[str], None]
+) -> dict[str, bytes]:
+    """Watch the claims to a sweep until the writers of all of them are dead, and return these claims.
 
-    Raises LockedError with `problem` and a description of the writer once one of them turns out to be alive.
+    Raises LockedError, with `problem` and a description of the writer, as soon as one of the writers is found alive.
     """
-    watch, announced = Watch(), False
+    watch, was_announced = Watch(), False
     while True:
         found = read_claims(storage, sweep_name)
         verdicts = watch.observe(found)
-        if living := [name for name, verdict in verdicts.items() if verdict is Verdict.ALIVE]:
+        if living := [name for name, verdict in verdicts.items() if verdict is Liveness.ALIVE]:
             raise LockedError(f"{problem}: {Holder.read(found[max(living, key=generation)])}")
-        unknown = [name for name, verdict in verdicts.items() if verdict is Verdict.UNKNOWN]
+        unknown = [name for name, verdict in verdicts.items() if verdict is Liveness.UNKNOWN]
         if not unknown:
             return found
         holder = Holder.read(found[max(unknown, key=generation)])
-        if holder and not announced:
-            announced = True
+        if holder and not was_announced:
+            was_announced = True
             limit = f"{claims.STALE_SECONDS:.0f} s"
-            tell(
+            announce(
                 f"The lock of sweep {sweep_name} belongs to {holder}. Watching for up to {limit} whether it still runs."
             )
         time.sleep(claims.POLL_SECONDS)
 
 
 @contextmanager
-def locked(storage: Storage, sweep_name: str, tell: Callable[[str], None] = _say_nothing) -> Iterator[Lease]:
+def locked(storage: Storage, sweep_name: str, announce: Callable[[str], None] = _ignore) -> Iterator[Lease]:
     """Hold a sweep's lock.
 
-    If a process on another machine holds it, watches for at most STALE_SECONDS whether that process is alive; `tell` is
+    If a process on another machine holds it, watches for at most STALE_SECONDS whether that process is alive; `announce` is
     called with a message before that. Raises LockedError if another process holds the lock, OSError if the storage cannot
     be written.
     """
     with _machine_lock(storage, sweep_name):
-        me, claim = _acquire(storage, sweep_name, tell)
+        holder, claim = _acquire(storage, sweep_name, announce)
         lease = Lease(LeaseId(sweep_name, claim))
         with _folder_handle(storage, sweep_name) as is_in_place:
-            beats = _Heartbeat(replace(storage, patience=NONE), lease, me, is_in_place)
+            heartbeat = _Heartbeat(replace(storage, retry_limit=NO_RETRIES), lease, holder, is_in_place)
             try:
                 yield lease
             finally:
-                beats.end()
+                heartbeat.end()
 
 
-def _acquire(storage: Storage, sweep_name: str, tell: Callable[[str], None]) -> tuple[Holder, str]:
+def _acquire(storage: Storage, sweep_name: str, announce: Callable[[str], None]) -> tuple[Holder, str]:
     """Write a claim that excludes all others; returns this process's description and the name of the claim."""
     for attempt in range(MAX_ATTEMPTS):
-        dead = _watch_until_dead(storage, sweep_name, f"sweep {sweep_name} is already running", tell)
-        me, claim = Holder.myself(), new_claim(dead)
-        storage.write(lock_path(sweep_name, claim), me.model_dump_json())
-        # Whoever wrote a claim before this list sees ours in its own list, or is seen here.
+        dead = _watch_until_dead(storage, sweep_name, f"sweep {sweep_name} is already running", announce)
+        holder, claim = Holder.of_this_process(), new_claim(dead)
+        storage.write(lock_path(sweep_name, claim), holder.model_dump_json())
+        # Every process writes its claim before it lists the claims. So if another process requests the lock at the same
+        # moment, its claim is in this list, or ours is in its list, or both. A process that sees a new claim withdraws
+        # its own, so two processes cannot both acquire the lock.
         others = read_claims(storage, sweep_name)
         others.pop(claim, None)
         if others.items() <= dead.items():
             if any(holder and holder.is_alive is None for holder in map(Holder.read, dead.values())):
-                # The command died, or is paused, on another machine. Let the other processes of its sweep notice that they
-                # have lost the lock.
+                # The previous holder died or is paused on another machine. Its workers may still run there, so wait
+                # until they have noticed that the lock is lost and no longer write.
                 time.sleep(claims.BEAT_SECONDS)
             for name in dead:
                 storage.delete(lock_path(sweep_name, name))
-            return me, claim
+            return holder, claim
         storage.delete(lock_path(sweep_name, claim))
         if attempt + 1 < MAX_ATTEMPTS:
             time.sleep(random.uniform(0, CONTENTION_SECONDS))
-    raise LockedError(f"other processes try to run sweep {sweep_name} at the same moment; start again")
+    raise LockedError(f"other processes try to run sweep {sweep_name} at the same moment; run the command again")
 
 
 @contextmanager
 def _machine_lock(storage: Storage, sweep_name: str) -> Iterator[None]:
     """Exclude other processes of this machine. Raises LockedError.
 
-    The lock is an abstract Unix socket that accepts no connections: its name is free again when the process dies. Other
-    systems than Linux have no such names; there, processes exclude each other by their claims alone.
+    The lock is the name of an abstract Unix socket, which no process connects to. The kernel frees the name when the process
+    dies. Systems other than Linux have no such names, so there processes exclude each other by their claims alone.
     """
     if sys.platform != "linux":
         yield
         return
-    place = os.path.realpath(storage.path(sweep_name)) if storage.is_local else storage.location(sweep_name)
+    location = os.path.realpath(storage.path(sweep_name)) if storage.is_local else storage.location(sweep_name)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
         try:
-            held.bind("\0raycap-" + hashlib.sha256(place.encode()).hexdigest())
+            held.bind("\0raycap-" + hashlib.sha256(location.encode()).hexdigest())
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -278,7 +282,10 @@ def _machine_lock(storage: Storage, sweep_name: str) -> Iterator[None]:
 
 @contextmanager
 def _folder_handle(storage: Storage, sweep_name: str) -> Iterator[Callable[[], bool]]:
-    """Keep a local sweep folder open. Yields a function that tells whether its path still names the same folder."""
+    """Keep a local sweep folder open. Yields a function that returns whether its path still leads to the same folder.
+
+    An open folder keeps its inode number, so another folder at the same path is recognised as different.
+    """
     if not storage.is_local:
         yield lambda: True
         return
@@ -298,13 +305,13 @@ def _folder_handle(storage: Storage, sweep_name: str) -> Iterator[Callable[[], b
 
 
 class _Heartbeat:
-    """The thread that keeps a claim alive and watches whether the lock is still held."""
+    """A thread that changes the claim at regular intervals and checks whether the lock is still held."""
 
-    def __init__(self, storage: Storage, lease: Lease, me: Holder, is_in_place: Callable[[], bool]) -> None:
-        self._storage, self._lease, self._me, self._is_in_place = storage, lease, me, is_in_place
-        self._over, self._looking = threading.Event(), threading.Lock()
+    def __init__(self, storage: Storage, lease: Lease, holder: Holder, is_in_place: Callable[[], bool]) -> None:
+        self._storage, self._lease, self._holder, self._is_in_place = storage, lease, holder, is_in_place
+        self._over, self._checking = threading.Event(), threading.Lock()
         self._reached_at = time.monotonic()
-        lease._check = self._look
+        lease._check = self._check_now
         self._thread = threading.Thread(target=self._beat_until_over, name="raycap-lock", daemon=True)
         self._thread.start()
 
@@ -320,18 +327,18 @@ class _Heartbeat:
         while not self._over.wait(interval_s):
             if self._lease.is_lost:
                 return
-            self._look(beat=True)
-            # While the storage does not answer, it is asked more often, so that the sweep goes on soon.
+            self._check_now(beat=True)
+            # While the storage does not answer, try more often, so that the sweep continues soon after the outage.
             interval_s = claims.BEAT_SECONDS if self._lease.is_reachable else claims.BEAT_SECONDS / 5
 
-    def _look(self, *, beat: bool = False) -> None:
+    def _check_now(self, *, beat: bool = False) -> None:
         """Check whether the lock is held, and if so change the claim if `beat`."""
-        with self._looking:
+        with self._checking:
             try:
                 self._raise_if_lost()
                 if beat:
-                    self._me = self._me.beat()
-                    self._write(self._me.model_dump_json())
+                    self._holder = self._holder.beat()
+                    self._write(self._holder.model_dump_json())
                     # The lock may have been taken over between the check and the write.
                     self._raise_if_lost()
                 self._lease.is_reachable, self._reached_at = True, time.monotonic()
@@ -352,8 +359,8 @@ class _Heartbeat:
         if not self._storage.is_local:
             self._storage.write(path, text)
             return
-        # Replaced by a rename, so that no reader sees a part of it. Storage.write would create the folder again if it was
-        # deleted; this raises FileNotFoundError instead.
+        # The file is replaced by a rename, so that no reader sees a part of it. If the folder was deleted, Storage.write
+        # would create it again; this raises FileNotFoundError instead.
         target = self._storage.path(path)
         Path(target + UNFINISHED).write_text(text, encoding="utf-8")
         os.replace(target + UNFINISHED, target)

@@ -26,7 +26,7 @@ from raycap.results import TrialResult, describe_invalid
 from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.files import DamagedError, Storage, model_folder, result_path
-from raycap.storage.patience import patiently
+from raycap.storage.retries import with_retries
 
 CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG = (
     "config.json",
@@ -162,7 +162,7 @@ def _copy_file(storage: Storage, relative: str, target: Path) -> None:
         with open_regular(storage, relative, max_bytes) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, BLOCK_BYTES)
 
-    patiently(copy, storage.patience)
+    with_retries(copy, storage.retry_limit)
 
 
 def _stored_digests(file: Path, location: str) -> dict[str, str]:
@@ -208,7 +208,7 @@ def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
             raise ValueError(f"fill.parent: {error}") from error
         if isinstance(parent, ParentModel) and parent.sha256 not in (None, digest := identity(folder)):
             raise ValueError(
-                f"fill.parent.sha256: the model at {parent.path} has another digest, {digest}; correct one of the two"
+                f"fill.parent.sha256: the model at {parent.path} has another digest, {digest}; correct sha256 or path"
             )
         yield folder
 
@@ -250,14 +250,15 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
         raise ValueError(f"fill.parent: {path}: {reason}; delete it and run the sweep of that trial again") from error
     if parent_spec.fill is not None:
         raise ValueError(
-            f"fill.parent: trial {parent.trial_id} has a parent itself; fill supports two populations, not three"
+            f"fill.parent: trial {parent.trial_id} has a parent itself, and fill supports only two populations; give a "
+            "trial without fill"
         )
     inherited = {}
     for name in ("profiles", "tokenizer", "model"):
         value = getattr(parent_spec, name)
         if name in trial.model_fields_set and getattr(trial, name) != value:
             raise ValueError(
-                f"fill.parent: trial {parent.trial_id} has another {name}; remove trial.{name}, it is inherited"
+                f"fill.parent: trial {parent.trial_id} has another {name}; remove trial.{name}, which is inherited"
             )
         inherited[name] = value
     return trial.model_copy(update=inherited)

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 from pydantic import ValidationError
 
 from raycap.results import Record, RunRecord, SweepRecord, describe_invalid
-from raycap.spec.places import is_uri, local_path
+from raycap.spec.locations import is_uri, local_path
 from raycap.storage.files import Storage, split_folder
 
 RecordT = TypeVar("RecordT", bound=Record)

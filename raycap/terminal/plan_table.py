@@ -17,7 +17,7 @@ from raycap.plan.inventory import Inventory, InventoryEntry
 from raycap.plan.stacks import resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
-from raycap.spec.places import TRACKING_VARIABLE, without_credentials
+from raycap.spec.locations import TRACKING_VARIABLE, without_credentials
 from raycap.spec.uris import join_uri
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
 

@@ -1,8 +1,9 @@
-"""Check that the texts about loaded people survive their tokenizer: it gives raycap's own tokens, which decode to the text.
+"""Check that tokenizing texts about loaded people gives the tokens that models are trained on, and decodes to the text.
 
-Generated names and values do by construction. Loaded ones may not: the word tokenizer splits texts by patterns, so that an
-employer that reads like a date or like the name of a person is taken for one, and byte-level BPE joins punctuation across
-the boundaries of pieces. An exported model would then read other tokens than it was trained on.
+Rows of tokens are composed from tokenized pieces. For generated names and values, they equal the tokens of the whole text
+by construction. For loaded ones they may not: the word tokenizer splits texts by patterns, so an employer that reads like a
+date is split like a date, and byte-level BPE may merge punctuation across the boundary of two pieces. An exported model
+would then get other tokens from its tokenizer than those that it was trained on.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer, models
 
-from raycap.facts.biographies import Biographies
-from raycap.facts.corpus import END, Corpus, Ids, TrainedIds, render
+from raycap.facts.biographies import BiographyCorpus
+from raycap.facts.corpus import END, Corpus, Ids, TrainedIds, render_texts
 from raycap.facts.profiles import Profiles, census_schema
 from raycap.facts.questions import Questions
 from raycap.spec import Kind, NamePools
@@ -22,7 +23,7 @@ from raycap.tokens.tokenizers import value_words
 MAX_TEXTS = 5_000
 """Number of training texts of each corpus that are checked, beside one for every part of a name and every value."""
 BATCH_SIZE = 4_096
-WAY_OUT = "change it, or set tokenizer: {kind: bpe}"
+REMEDY = "change it, or set tokenizer: {kind: bpe}"
 
 
 class _Fact(NamedTuple):
@@ -37,7 +38,7 @@ class _Fact(NamedTuple):
 
 
 class _Altered(NamedTuple):
-    """A text that does not survive."""
+    """A text whose tokens are not those of the composed row, or do not decode to the text."""
 
     position: int
     """Position of the text among those that were checked."""
@@ -56,7 +57,8 @@ class _Altered(NamedTuple):
 def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
     """Check the texts of one corpus about loaded people.
 
-    Raises ValueError with column, row and value, or with the text, if a text does not survive.
+    Raises ValueError with column, row and value, or with the text, if the tokens of a text differ from those of its row or
+    do not decode to the text.
     """
     corpus, profiles = composer.corpus, composer.corpus.profiles
     has_facts = corpus.kind is not Kind.NAME
@@ -67,19 +69,22 @@ def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
     short = Questions(profiles, 1) if isinstance(corpus, Questions) else corpus
     ids = np.array([_text_about(short, fact) for fact in facts], np.int64)
     for altered in _altered(composer if short is corpus else Composer.build(short, tokenizer), ids, tokenizer):
-        fact = _culprit(profiles, facts[altered.position], altered, tokenizer)
+        fact = _altered_fact(profiles, facts[altered.position], altered, tokenizer)
         raise ValueError(
             f"column {fact.column}, row {fact.row}: the tokenizer does not keep {fact.value!r} apart from the text around "
-            f"it, {altered.text!r}, or does not decode it unchanged; {WAY_OUT}"
+            f"it, {altered.text!r}, or does not decode it unchanged; {REMEDY}"
         )
     trained = TrainedIds(corpus)
     sample = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_TEXTS)).astype(np.int64))
     for altered in _altered(composer, trained[sample], tokenizer):
-        raise ValueError(f"the tokenizer does not keep the names and values of {altered.text!r} apart; {WAY_OUT}")
+        raise ValueError(f"the tokenizer does not keep the names and values of {altered.text!r} apart; {REMEDY}")
 
 
-def _culprit(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer: Tokenizer) -> _Fact:
-    """Return the value that does not survive in a text, which may be a biography with other values than the fact's."""
+def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer: Tokenizer) -> _Fact:
+    """Return the fact whose value is altered in a text.
+
+    A biography contains all values of a person, so it may be another fact than the one that the text was chosen for.
+    """
     row = fact.person
     others = [
         _Fact(attribute.name, profiles.attribute_value(row, column), row, column, row)
@@ -103,8 +108,11 @@ def _culprit(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer: Toke
 
 
 def _refuse_values_that_are_names(profiles: Profiles) -> None:
-    """Raise ValueError for a value that is the full name of a person. The word tokenizer has one word for a value and
-    three for a name, and where both may follow, it cannot know which of them the same text is."""
+    """Raise ValueError for a value that is the full name of a person.
+
+    The word tokenizer has one word for a value and three for a name. In an answer, where both may occur, it could not
+    decide how to split this text.
+    """
     if not profiles.schema.relations:
         return
     row_of = {profiles.full_name(person): person for person in range(profiles.num_profiles)}
@@ -114,7 +122,7 @@ def _refuse_values_that_are_names(profiles: Profiles) -> None:
                 row = int((profiles.attributes[:, column] == value).argmax())
                 raise ValueError(
                     f"column {attribute.name}, row {row}: {attribute.values[value]!r} is the full name of the person in "
-                    f"row {named}, so the word tokenizer cannot tell them apart; {WAY_OUT}"
+                    f"row {named}, so the word tokenizer cannot distinguish them; {REMEDY}"
                 )
 
 
@@ -151,14 +159,14 @@ def _text_about(corpus: Corpus, fact: _Fact) -> int:
     """Return the id of a text of a corpus that contains a fact."""
     if isinstance(corpus, Questions):
         return fact.person * len(corpus.profiles.schema.subjects) + fact.subject
-    return fact.person * (corpus.spec.per_person if isinstance(corpus, Biographies) else 1)
+    return fact.person * (corpus.spec.per_person if isinstance(corpus, BiographyCorpus) else 1)
 
 
 def _altered(composer: Composer, ids: Ids, tokenizer: Tokenizer) -> Iterator[_Altered]:
     """Yield the texts whose tokens are not those of the composed row, or do not decode to the text."""
     for begin in range(0, len(ids), BATCH_SIZE):
         batch = ids[begin : begin + BATCH_SIZE]
-        texts, rows = render(composer.corpus, batch), composer.compose(batch, composer.row_length)
+        texts, rows = render_texts(composer.corpus, batch), composer.compose(batch, composer.row_length)
         encodings = [_encode(text, tokenizer) for text in texts]
         decoded = tokenizer.decode_batch([each.ids if each else [] for each in encodings], skip_special_tokens=False)
         composed = [row[:length].tolist() for row, length in zip(rows.input_ids, rows.lengths.tolist(), strict=True)]
@@ -170,5 +178,5 @@ def _altered(composer: Composer, ids: Ids, tokenizer: Tokenizer) -> Iterator[_Al
 def _encode(text: str, tokenizer: Tokenizer) -> Encoding | None:
     try:
         return tokenizer.encode(text, add_special_tokens=False)
-    except Exception:  # the only exception that the library has for words that are not in the vocabulary
+    except Exception:  # for words that are not in the vocabulary, the library raises no more specific type
         return None

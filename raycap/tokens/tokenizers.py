@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from raycap.facts.corpus import END, Corpus, TrainedIds, possessive, render
+from raycap.facts.corpus import END, Corpus, TrainedIds, possessive, render_texts
 from raycap.facts.profiles import Attribute
 from raycap.facts.questions import CHAIN_LINK, PROMPT_END, TEXTS, Questions
 from raycap.spec import Kind, TokenizerSpec, WordTokenizer
@@ -121,7 +121,7 @@ def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        (text.replace(END, "") for text in render(corpus, ids)),
+        (text.replace(END, "") for text in render_texts(corpus, ids)),
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END],
@@ -152,7 +152,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Load a tokenizer that was saved by save_tokenizer. Raises ValueError if the file is not a tokenizer."""
     try:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises nothing more specific
+    except Exception as error:  # the library raises no more specific type
         raise ValueError(
             f"tokenizer.json of the model cannot be used: {error}; restore the files of the model"
         ) from error

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from raycap.errors import TrackingError
-from raycap.spec.places import DATABASES, SQLITE, TRACKING_VARIABLE, database_path, without_credentials
+from raycap.spec.locations import DATABASES, SQLITE, TRACKING_VARIABLE, database_path, without_credentials
 from raycap.tracking.problems import unusable
 
 LOCK_TIMEOUT_S = 5.0

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from raycap.errors import TrackingError
-from raycap.spec.places import database_path
+from raycap.spec.locations import database_path
 
 ARTIFACTS_TAG = "raycap.artifacts"
 """Tag of experiments whose artifacts lie beside the database; the value is the name of the folder."""

@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from raycap.errors import TrackingError
-from raycap.spec.places import database_path
+from raycap.spec.locations import database_path
 from raycap.spec.uris import without_password
 
 DAMAGED = re.compile("not a database|malformed|database is damaged")

@@ -15,7 +15,7 @@ from mlflow.entities import Experiment, Metric, Param, Run
 from raycap.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ModelByWidth
-from raycap.spec.places import canonical_place, database_path, local_path
+from raycap.spec.locations import canonical_location, database_path, local_path
 from raycap.tracking.client import connect
 from raycap.tracking.experiment import find_experiment
 from raycap.tracking.lineage import dataset_inputs
@@ -171,7 +171,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, sweep_run: Run) -> 
 
 def _tags(sweep: SweepRecord) -> dict[str, str]:
     """Return the tags that identify the run of a sweep."""
-    tags = {SWEEP_TAG: sweep.spec.name, STORAGE_TAG: canonical_place(sweep.storage)}
+    tags = {SWEEP_TAG: sweep.spec.name, STORAGE_TAG: canonical_location(sweep.storage)}
     file, storage = database_path(sweep.tracking_uri), local_path(sweep.storage)
     if file is not None and storage is not None:
         database_folder = os.path.dirname(os.path.realpath(file))

@@ -60,7 +60,7 @@ def test_a_copied_folder_is_a_sweep_of_its_new_name(tmp_path: Path, monkeypatch:
     for folder in (".", str(tmp_path / "runs/before [1]/")):
         sweep, storage = open_sweep(folder)
         assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
-        pipeline.report(sweep, storage)
+        pipeline.write_report(sweep, storage)
         assert {line.state for line in read_status(sweep, storage).rows} == {"finished"}
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"

@@ -86,8 +86,8 @@ def _states(
     """Last hidden features and logits at all positions before the first step and after each step."""
     generator = torch.Generator().manual_seed(seed)
     batch = whole_rows(torch.randint(VOCAB_SIZE, (NUM_ROWS, LENGTH + 1), generator=generator), VOCAB_SIZE)
-    model = llama.build(shape, VOCAB_SIZE, generators=(generator,))
-    descent = optim.build((optimizer,), model)
+    model = llama.build_model(shape, VOCAB_SIZE, generators=(generator,))
+    descent = optim.build_optimizer((optimizer,), model)
     hidden: list[torch.Tensor] = []
     model.layers[-1].register_forward_hook(lambda block, arguments, output: hidden.append(output.detach()))
     all_logits = []

@@ -97,10 +97,10 @@ def from_text(
     corpus: Corpus, tokenizer: Tokenizer, ids: Ids, length: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Token ids and mask of measured tokens, each (n, length). A row without "? Answer:" has no measured tokens."""
-    from raycap.facts.corpus import render
+    from raycap.facts.corpus import render_texts
     from raycap.facts.questions import PROMPT_END, TEXTS
 
-    encodings = tokenizer.encode_batch_fast(render(corpus, ids), add_special_tokens=False)
+    encodings = tokenizer.encode_batch_fast(render_texts(corpus, ids), add_special_tokens=False)
     tokens = [encoding.ids for encoding in encodings]
     lengths = np.fromiter(map(len, tokens), np.int32, len(tokens))
     columns = np.arange(length)
@@ -148,11 +148,10 @@ def compared(name: str, corpus: Corpus, target: str = "") -> list[dict[str, Any]
 
 def rows() -> list[dict[str, Any]]:
     """Composing against text for 10,000 people with 17 relations (4 for biographies) and all names of the census."""
-    from raycap.facts.biographies import Biographies
+    from raycap.facts.biographies import BiographyCorpus
     from raycap.facts.profiles import census_schema, generate
     from raycap.facts.questions import Questions
-    from raycap.spec import Biographies as BiographiesSpec
-    from raycap.spec import NamePools
+    from raycap.spec import Biographies, NamePools
 
     many, few = (generate(census_schema(NamePools(), relations), 10_000, seed=0) for relations in (17, 4))
     return [
@@ -160,7 +159,7 @@ def rows() -> list[dict[str, Any]]:
         *compared("two-hop", Questions(many, 2), ">= 500"),
         *compared("three-hop", Questions(many, 3)),
         *compared("two-hop with chains", Questions(many, 2, chain_of_thought=True)),
-        *compared("biographies", Biographies(few, BiographiesSpec(kind="biographies", per_person=3))),
+        *compared("biographies", BiographyCorpus(few, Biographies(kind="biographies", per_person=3))),
     ]
 
 

@@ -336,7 +336,7 @@ class Setup:
         datasets = [reading_of(spec) for spec in specs]
         first = datasets[0]
         generators = tuple(torch.Generator().manual_seed(spec.training.seed) for spec in specs)
-        model = llama.build(specs[0].model, first.vocab_size, generators=generators, device=device)  # type: ignore[arg-type]
+        model = llama.build_model(specs[0].model, first.vocab_size, generators=generators, device=device)  # type: ignore[arg-type]
         if compiled:
             model.compile_blocks()
         sources = tuple(
@@ -349,7 +349,7 @@ class Setup:
             specs,
             datasets,
             model,
-            optim.build(tuple(spec.training.optimizer for spec in specs), model, graphed=graphed),
+            optim.build_optimizer(tuple(spec.training.optimizer for spec in specs), model, graphed=graphed),
             torch.amp.GradScaler(device.type, enabled=False),
             Loss(expected, first.corpus_weights, device),
             sources,

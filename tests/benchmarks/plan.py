@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 GRID = Path(__file__).resolve().parents[2] / "sweeps" / "specs" / "grid.yaml"
-RAYCAP = [sys.executable, "-c", "from raycap.cli import main; main()"]
+RAYCAP = [sys.executable, "-m", "raycap"]
 TEN = ("grid={model.hidden_size: [10, 12], training.seed: [0, 1, 2, 3, 4]}",)
 TEN_THOUSAND = (
     f"grid={{model.hidden_size: {list(range(10, 30, 2))}, profiles.num_profiles: {list(range(500, 1500, 100))}, "

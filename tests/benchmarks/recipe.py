@@ -116,9 +116,9 @@ class Recipe:
 
     def texts(self, ids: np.ndarray) -> list[tuple[list[int], list[int]]]:
         """Render and tokenise questions; returns the token ids of each prompt and of each answer with its end token."""
-        from raycap.facts.corpus import render
+        from raycap.facts.corpus import render_texts
 
-        halves = [text.partition(ANSWER) for text in render(self.corpus, ids)]
+        halves = [text.partition(ANSWER) for text in render_texts(self.corpus, ids)]
         prompts = self.tokenizer.encode_batch_fast([before + mark for before, mark, _ in halves])
         answers = self.tokenizer.encode_batch_fast([after for *_, after in halves])
         return [(prompt.ids, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -11,10 +11,11 @@ import yaml
 from typer.testing import CliRunner
 
 from raycap import cli
-from raycap.cluster.cloud.check import check
+from raycap.__main__ import main
+from raycap.cluster.cloud.check import check_cluster_file
 from raycap.cluster.cloud.document import ClusterDocument, Fault, read_documents
 from raycap.cluster.cloud.machines import known_size
-from raycap.cluster.cloud.templates import Template, render
+from raycap.cluster.cloud.templates import Template, render_template
 from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import SpecError
 from tests.support.decided import decided
@@ -34,7 +35,7 @@ LAUNCHED, MANIFESTS = [Template.AWS, Template.GCP], [Template.KUBERAY]
 
 def faults_of(path: Path, text: str, spec: str | None = None, *overrides: str) -> list[Fault]:
     path.write_text(text)
-    return check(str(path), spec, overrides).faults
+    return check_cluster_file(str(path), spec, overrides).faults
 
 
 def line_of(fault: Fault) -> int:
@@ -59,7 +60,7 @@ def spec(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("template", LAUNCHED + MANIFESTS)
 def test_a_template_has_faults_only_for_its_marks(template: Template, file: Path) -> None:
-    text = render(template, HERE)
+    text = render_template(template, HERE)
     marked = [
         number
         for number, line in enumerate(text.splitlines(), 1)
@@ -73,16 +74,18 @@ def test_a_template_has_faults_only_for_its_marks(template: Template, file: Path
 
 
 def test_a_placeholder_without_its_mark_is_a_fault(file: Path) -> None:
-    without_marks = re.sub(r" *# FILL.*", "", render(Template.AWS, HERE))
+    without_marks = re.sub(r" *# FILL.*", "", render_template(Template.AWS, HERE))
     (fault,) = faults_of(file, without_marks)
     assert is_fault(fault, "node_config.ImageId", "ami-00000000000000000")
 
 
 def test_the_report_has_the_number_of_trials_that_run_at_once(file: Path, spec: str) -> None:
-    file.write_text(decided(render(Template.AWS, HERE)))
-    assert check(str(file), spec).trials_at_once == 8 * 4  # 4 trials on each GPU, which use all 8 CPUs of the machine
-    assert check(str(file), spec, ("execution.cpus_per_worker=3",)).trials_at_once == 8 * 2
-    assert check(str(file), spec, ("execution={num_workers: 8, gpus_per_worker: 1}",)).trials_at_once == 1
+    file.write_text(decided(render_template(Template.AWS, HERE)))
+    assert (
+        check_cluster_file(str(file), spec).trials_at_once == 8 * 4
+    )  # 4 trials on each GPU, which use all 8 CPUs of the machine
+    assert check_cluster_file(str(file), spec, ("execution.cpus_per_worker=3",)).trials_at_once == 8 * 2
+    assert check_cluster_file(str(file), spec, ("execution={num_workers: 8, gpus_per_worker: 1}",)).trials_at_once == 1
 
 
 @pytest.mark.parametrize(
@@ -96,18 +99,18 @@ def test_the_report_has_the_number_of_trials_that_run_at_once(file: Path, spec: 
 )
 def test_the_sweeps_for_gpus_use_every_gpu_of_their_machine(name: str, machine: str, at_once: int, file: Path) -> None:
     machine_type, _, resources = machine.partition(" ")
-    text = decided(render(Template.AWS, HERE)).replace("max_workers: 8", "max_workers: 1")
+    text = decided(render_template(Template.AWS, HERE)).replace("max_workers: 8", "max_workers: 1")
     file.write_text(text.replace("g5.2xlarge", machine_type).replace("{ CPU: 8, GPU: 1 }", resources))
     spec, *overrides = name.split()
     shared = ("storage=s3://physics/raycap", "tracking.uri=http://127.0.0.1:5000")
-    report = check(str(file), str(SPECS / f"{spec}.yaml"), (*shared, *overrides))
+    report = check_cluster_file(str(file), str(SPECS / f"{spec}.yaml"), (*shared, *overrides))
     assert (report.faults, report.trials_at_once) == ([], at_once)
 
 
 def test_the_dockerfile_has_the_same_ray_and_is_part_of_the_manifest() -> None:
-    dockerfile = render(Template.DOCKERFILE, HERE)
+    dockerfile = render_template(Template.DOCKERFILE, HERE)
     assert f"FROM rayproject/ray:{HERE.tag}-gpu\n" in dockerfile
-    manifest = render(Template.KUBERAY, HERE)
+    manifest = render_template(Template.KUBERAY, HERE)
     assert "".join(f"# {line}\n" for line in dockerfile.splitlines()) in manifest
     assert [document["kind"] for document in yaml.safe_load_all(manifest) if document] == [
         "RayJob",
@@ -158,7 +161,7 @@ def test_a_broken_file_for_aws_has_a_fault_at_its_line(case: str, file: Path) ->
     if "EC2" in case or "market" in case:
         pytest.importorskip("botocore")
     old, new, field, values = BROKEN[case]
-    sound = decided(render(Template.AWS, HERE))
+    sound = decided(render_template(Template.AWS, HERE))
     assert old in sound
     broken = sound.replace(old, new)
     faults = faults_of(file, broken)
@@ -171,7 +174,7 @@ def test_a_broken_file_for_aws_has_a_fault_at_its_line(case: str, file: Path) ->
 
 
 def test_all_faults_are_reported_at_once_and_in_order(file: Path) -> None:
-    broken = decided(render(Template.AWS, HERE))
+    broken = decided(render_template(Template.AWS, HERE))
     cases = ("a mark that is left", "a misspelt field", "a head with CPUs", "another Ray", "on-demand machines named spot",
              "more CPUs than the machine has")  # fmt: skip
     for case in cases:
@@ -208,14 +211,14 @@ BROKEN_MANIFESTS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", BROKEN_MANIFESTS)
 def test_a_broken_manifest_has_its_fault(case: str, file: Path) -> None:
     old, new, field, values = BROKEN_MANIFESTS[case]
-    sound = decided(render(Template.KUBERAY, HERE))
+    sound = decided(render_template(Template.KUBERAY, HERE))
     assert old in sound
     faults = faults_of(file, sound.replace(old, new))
     assert any(is_fault(fault, field, *values) for fault in faults), faults
 
 
 def test_a_broken_file_for_google_has_its_faults(file: Path, spec: str) -> None:
-    sound = decided(render(Template.GCP, HERE))
+    sound = decided(render_template(Template.GCP, HERE))
     (zone,) = faults_of(file, sound.replace("us-central1-a", "us-east1-b"))
     assert is_fault(zone, "provider.availability_zone", "us-central1", "us-east1-b")
     (market,) = faults_of(file, sound.replace("provisioningModel: SPOT, ", ""))
@@ -244,12 +247,12 @@ def test_a_broken_file_for_google_has_its_faults(file: Path, spec: str) -> None:
 def test_a_sweep_that_cannot_run_on_the_cluster_is_a_fault(
     override: str, values: list[str], file: Path, spec: str
 ) -> None:
-    (fault,) = faults_of(file, decided(render(Template.AWS, HERE)), spec, override)
+    (fault,) = faults_of(file, decided(render_template(Template.AWS, HERE)), spec, override)
     assert all(value in str(fault) for value in values)
 
 
 def test_commands_that_pin_ray_and_python_replace_an_image(file: Path) -> None:
-    sound = decided(render(Template.AWS, HERE))
+    sound = decided(render_template(Template.AWS, HERE))
     bare = sound.replace(*BROKEN["no image of Ray"][:2])
     install = f"uv venv --python {HERE.python} && uv pip install 'ray[default,train,tune]=={HERE.ray}'"
     assert faults_of(file, bare.replace("pip install --quiet", f"{install} &&")) == []
@@ -285,7 +288,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
 def test_a_file_that_is_no_cluster_raises_an_error_of_one_line(text: str, file: Path) -> None:
     file.write_text(text)
     with pytest.raises(SpecError) as caught:
-        check(str(file))
+        check_cluster_file(str(file))
     assert str(caught.value).startswith(f"{file}:")
 
 
@@ -297,7 +300,7 @@ def put(tree: Any, path: tuple[str | int, ...], value: Any) -> None:
 
 @pytest.mark.parametrize("template", LAUNCHED + MANIFESTS)
 def test_random_values_anywhere_never_crash_the_check(template: Template, file: Path, spec: str) -> None:
-    (document, *_), _ = read_documents("", decided(render(template, HERE)))
+    (document, *_), _ = read_documents("", decided(render_template(template, HERE)))
     rng = random.Random(0)
     for _ in range(80):
         path = rng.choice([path for path in document.lines if path])
@@ -313,8 +316,8 @@ def run(*arguments: str) -> Any:
 
 def test_the_commands_print_templates_and_exit_with_2_on_faults(file: Path, spec: str, tmp_path: Path) -> None:
     for template in Template:
-        assert run("template", template).output == render(template, HERE)
-    file.write_text(decided(render(Template.AWS, HERE)))
+        assert run("template", template).output == render_template(template, HERE)
+    file.write_text(decided(render_template(Template.AWS, HERE)))
     done = run("check", str(file), "--spec", spec)
     assert done.exit_code == 0
     assert done.output.startswith(f"{file}: ")
@@ -333,7 +336,7 @@ def test_the_commands_print_templates_and_exit_with_2_on_faults(file: Path, spec
 def test_an_unknown_template_is_an_error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["raycap", "cluster", "template", "azure"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     assert ended.value.code == 2
     message = capfd.readouterr().err
     assert all(value in message for value in ("aws, gcp, kuberay, dockerfile", "azure"))
@@ -343,7 +346,7 @@ def test_an_unknown_template_is_an_error(monkeypatch: pytest.MonkeyPatch, capfd:
 def test_the_validation_of_ray_up_accepts_a_template(template: Template) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    config = prepare_config(yaml.safe_load(decided(render(template, HERE))))
+    config = prepare_config(yaml.safe_load(decided(render_template(template, HERE))))
     validate_config(config)
     assert "nightly" not in json.dumps(config)
     assert "ray-wheels" not in json.dumps(config)

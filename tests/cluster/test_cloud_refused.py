@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raycap.cluster.cloud.check import check
-from raycap.cluster.cloud.templates import Template, render
+from raycap.cluster.cloud.check import check_cluster_file
+from raycap.cluster.cloud.templates import Template, render_template
 from raycap.cluster.cloud.versions import Versions
 from tests.support.decided import decided
 from tests.support.refused_files import (
@@ -30,12 +30,12 @@ def file(tmp_path: Path) -> Path:
 
 def check_is_found(template: Template, case: tuple[str, str, str, tuple[str, ...]], file: Path) -> None:
     old, new, field, values = case
-    sound = render(template, HERE)
+    sound = render_template(template, HERE)
     sound = sound if old in sound else decided(sound)
     assert old in sound
     broken = decided(sound.replace(old, new))
     file.write_text(broken)
-    found = check(str(file)).faults
+    found = check_cluster_file(str(file)).faults
     expected = [
         fault for fault in found if fault.field.endswith(field) and all(value in fault.rule for value in values)
     ]
@@ -127,17 +127,17 @@ SOUND_MANIFESTS: dict[str, tuple[tuple[str, str], ...]] = {
 
 @pytest.mark.parametrize("case", SOUND_MANIFESTS)
 def test_a_manifest_that_kubernetes_accepts_has_no_fault(case: str, file: Path) -> None:
-    text = decided(render(Template.KUBERAY, HERE))
+    text = decided(render_template(Template.KUBERAY, HERE))
     for old, new in SOUND_MANIFESTS[case]:
         assert old in text
         text = text.replace(old, new, 1)
     file.write_text(text)
-    assert list(map(str, check(str(file)).faults)) == []
+    assert list(map(str, check_cluster_file(str(file)).faults)) == []
 
 
 def test_a_cluster_without_job_has_no_fault(file: Path) -> None:
     file.write_text(CLUSTER_ALONE.replace("{ray}", HERE.ray).replace("{tag}", HERE.tag))
-    assert list(map(str, check(str(file)).faults)) == []
+    assert list(map(str, check_cluster_file(str(file)).faults)) == []
 
 
 SOUND_FILES: dict[str, tuple[Template, tuple[tuple[str, str], ...]]] = {
@@ -175,26 +175,28 @@ SOUND_FILES: dict[str, tuple[Template, tuple[tuple[str, str], ...]]] = {
 @pytest.mark.parametrize("case", SOUND_FILES)
 def test_a_file_that_the_cloud_accepts_has_no_fault(case: str, file: Path) -> None:
     template, changes = SOUND_FILES[case]
-    text = decided(render(template, HERE))
+    text = decided(render_template(template, HERE))
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
-    assert list(map(str, check(str(file)).faults)) == []
+    assert list(map(str, check_cluster_file(str(file)).faults)) == []
 
 
 def test_settings_that_contradict_each_other_are_faults(file: Path) -> None:
-    text = decided(render(Template.AWS, HERE)).replace("max_workers: 8\nup", "max_workers: 3\nup")
+    text = decided(render_template(Template.AWS, HERE)).replace("max_workers: 8\nup", "max_workers: 3\nup")
     file.write_text(text.replace("min_workers: 0", "min_workers: 5"))
-    faults = [fault for fault in check(str(file)).faults if fault.field == "max_workers"]
+    faults = [fault for fault in check_cluster_file(str(file)).faults if fault.field == "max_workers"]
     assert any("5" in fault.rule and "3" in fault.rule for fault in faults)
-    text = decided(render(Template.KUBERAY, HERE)).replace("upscalingMode: Default,", "version: v2,")
+    text = decided(render_template(Template.KUBERAY, HERE)).replace("upscalingMode: Default,", "version: v2,")
     text = text.replace("groupName: gpu-spot", "groupName: cpus", 1)
     group = text[text.index("      - groupName: cpus") : text.index("---\n# An MLflow server")]
     file.write_text(
         text.replace(group, group + group).replace(ACCOUNT, f"{ACCOUNT}            restartPolicy: Always\n", 1)
     )
-    fields = {fault.field.rpartition("]")[2] or fault.field: fault.rule for fault in check(str(file)).faults}
+    fields = {
+        fault.field.rpartition("]")[2] or fault.field: fault.rule for fault in check_cluster_file(str(file)).faults
+    }
     assert "unique" in fields[".groupName"]
     assert "v2" in fields[".template.spec.restartPolicy"]
 
@@ -202,4 +204,4 @@ def test_settings_that_contradict_each_other_are_faults(file: Path) -> None:
 def test_a_pod_without_containers_is_a_fault(file: Path) -> None:
     text = CLUSTER_ALONE.replace("{ray}", HERE.ray).replace("{tag}", HERE.tag)
     file.write_text(text[: text.index("          containers:\n")] + "          containers: []\n")
-    assert any("at least one container" in fault.rule for fault in check(str(file)).faults)
+    assert any("at least one container" in fault.rule for fault in check_cluster_file(str(file)).faults)

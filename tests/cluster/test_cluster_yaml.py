@@ -10,7 +10,7 @@ import yaml
 from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from raycap.cluster.cloud.templates import Template, render
+from raycap.cluster.cloud.templates import Template, render_template
 from raycap.cluster.cloud.versions import Versions
 from tests.support.decided import decided
 
@@ -23,7 +23,7 @@ def read() -> dict:
 
 
 def test_the_file_equals_the_output_of_the_command() -> None:
-    assert CLUSTER_YAML.read_text() == render(Template.AWS, TESTED)
+    assert CLUSTER_YAML.read_text() == render_template(Template.AWS, TESTED)
 
 
 def test_ray_accepts_the_file() -> None:
@@ -54,7 +54,7 @@ def test_ec2_accepts_the_node_configs() -> None:
 @pytest.mark.parametrize("template", [Template.AWS, Template.GCP])
 def test_mlflow_is_started_on_the_head_unless_it_runs(template: Template, tmp_path: Path) -> None:
     """The command runs as Ray runs it, within shells whose command lines contain its text."""
-    config = yaml.safe_load(decided(render(template, TESTED)))
+    config = yaml.safe_load(decided(render_template(template, TESTED)))
     (command,) = [line for line in config["head_start_ray_commands"] if "mlflow server" in line]
     started = tmp_path / "started"
     with socket.socket() as listener:

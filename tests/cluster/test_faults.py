@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str, **options: Any) -> int:
-    return pipeline.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
+    return pipeline.run_spec("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
 
 
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:

@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*overrides: str, budget: Budget = UNBOUNDED) -> int:
     console = Console(width=160, file=sys.stdout)
-    return pipeline.run("spec.yaml", overrides, console, time.monotonic(), budget=budget)
+    return pipeline.run_spec("spec.yaml", overrides, console, time.monotonic(), budget=budget)
 
 
 @pytest.mark.slow

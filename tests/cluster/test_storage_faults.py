@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str, **options: Any) -> int:
-    return pipeline.run("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
+    return pipeline.run_spec("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
 
 
 def statuses(folder: Path) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_sweep_that_loses_its_lock_stops(
             storage.rename(folder / "deleted")  # at once, so that the deletion does not run into a checkpoint
             shutil.rmtree(folder / "deleted")
         else:
-            successor = Holder.myself().model_copy(update={"host": "elsewhere", "pid": 77})
+            successor = Holder.of_this_process().model_copy(update={"host": "elsewhere", "pid": 77})
             (storage / f"faults/lock/000099-{'a' * 32}.json").write_text(successor.model_dump_json())
 
     fault = threading.Thread(target=lose)

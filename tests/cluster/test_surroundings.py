@@ -45,7 +45,7 @@ def test_paths_may_contain_spaces_and_unicode(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         assert finished(folder)
         assert not list(elsewhere.iterdir())
-    report = [sys.executable, "-c", "from raycap.cli import main; main()", "report", f"{folder}/runs/where"]
+    report = [sys.executable, "-m", "raycap", "report", f"{folder}/runs/where"]
     assert subprocess.run(report, cwd=elsewhere, check=False).returncode == 0
 
 
@@ -56,7 +56,7 @@ def test_jumps_of_the_system_clock_change_nothing(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     true_time, rng = time.time, random.Random(0)
     monkeypatch.setattr(time, "time", lambda: true_time() + rng.choice([-1, 0, 1]) * 86400 * rng.random())
-    assert pipeline.run("spec.yaml", ("grid.training.seed=[0, 1]",), Console(width=160), time.monotonic()) == 0
+    assert pipeline.run_spec("spec.yaml", ("grid.training.seed=[0, 1]",), Console(width=160), time.monotonic()) == 0
     assert len(list(tmp_path.glob("runs/trials/*/result.json"))) == 2
 
 

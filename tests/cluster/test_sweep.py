@@ -59,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*overrides: str) -> int:
-    return pipeline.run("spec.yaml", overrides, Console(width=160), time.monotonic())
+    return pipeline.run_spec("spec.yaml", overrides, Console(width=160), time.monotonic())
 
 
 def train_in_process(overrides: tuple[str, ...]) -> list[TrialResult]:
@@ -191,7 +191,7 @@ def test_two_workers_train_like_one_and_two_hop_sweeps_run(folder: Path) -> None
     assert [e.phase for e in by_one.evaluations][-1] == 1
     # A fill trial continues from a finished trial with a second population, and its sweep measures both.
     (folder / "fill.yaml").write_text(FILL.replace("PARENT", by_two.trial_id))
-    assert pipeline.run("fill.yaml", (), Console(quiet=True), time.monotonic()) == 0
+    assert pipeline.run_spec("fill.yaml", (), Console(quiet=True), time.monotonic()) == 0
     (filled,) = read_summary(folder, "filled")["trials"]
     assert set(filled["loss_bits"]) == set(filled["second_loss_bits"]) == {"one_hop", "two_hop"}
 

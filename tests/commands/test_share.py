@@ -16,8 +16,8 @@ from huggingface_hub import ModelCard
 from raycap.commands.share import export
 from raycap.export.hub import atomic_export
 from raycap.facts.build import corpora_of, profiles_of
-from raycap.facts.corpus import render
-from raycap.facts.hosted import fingerprint, load
+from raycap.facts.corpus import render_texts
+from raycap.facts.hosted import fingerprint, load_profiles
 from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
@@ -63,7 +63,7 @@ def answers(folder: Path) -> list[tuple[str, str]]:
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     (corpus,) = corpora_of(profiles_of(PEOPLE), MEMORIZED.questions)
-    texts = render(corpus, np.arange(corpus.num_ids))
+    texts = render_texts(corpus, np.arange(corpus.num_ids))
     prompts = [text.partition("? Answer:")[0] + "? Answer:" for text in texts]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
     generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
@@ -162,15 +162,15 @@ def test_a_pushed_population_replaces_the_data_of_its_repository(storage: Storag
         folder = tmp_path / "people"
         output = raycap(*pushed, "--to", str(folder), environment=environment)
     assert output.returncode == 0, output.stderr
-    assert fingerprint(load(ProfilesFromDisk(source="disk", path=str(folder), names=PEOPLE.names))) == fingerprint(
-        people
-    )
+    assert fingerprint(
+        load_profiles(ProfilesFromDisk(source="disk", path=str(folder), names=PEOPLE.names))
+    ) == fingerprint(people)
     assert repository.commits == ["People from raycap"]
     assert sorted(repository.files) == ["README.md", "data/train-00000-of-00001.parquet", "notes.md"]
     card = repository.files["README.md"].decode()
     assert 'source: hub\n  path: "me/people"' in card
     (tmp_path / "pushed.parquet").write_bytes(repository.files["data/train-00000-of-00001.parquet"])
-    again = load(ProfilesFromDisk(source="disk", path=str(tmp_path / "pushed.parquet"), names=PEOPLE.names))
+    again = load_profiles(ProfilesFromDisk(source="disk", path=str(tmp_path / "pushed.parquet"), names=PEOPLE.names))
     assert fingerprint(again) == fingerprint(people)
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from raycap.cli import app
 from raycap.commands import doctor
-from raycap.commands.doctor import Check, Verdict, examine
+from raycap.commands.doctor import Check, CheckVerdict, examine
 from raycap.commands.starter import GRID, SETTINGS, TRIAL, starter
 from raycap.plan.expand import expand
 from raycap.spec import SweepSpec, TrialSpec
@@ -89,7 +89,7 @@ def test_an_existing_file_is_replaced_only_with_force(tmp_path: Path, monkeypatc
 
 def verdicts(folder: Path, uri: str = "", storage: str = "") -> dict[str, Check]:
     checks = examine(storage or str(folder / "runs"), uri or f"sqlite:///{folder}/mlflow.db")
-    assert all(check.to_do for check in checks if check.verdict is Verdict.FAIL)
+    assert all(check.to_do for check in checks if check.verdict is CheckVerdict.FAIL)
     return {check.name: check for check in checks}
 
 
@@ -108,7 +108,7 @@ def test_doctor_checks_everything_and_changes_nothing(tmp_path: Path, monkeypatc
         "mlflow",
         "storage",
     } <= set(found)
-    assert not [check for check in found.values() if check.verdict is Verdict.FAIL]
+    assert not [check for check in found.values() if check.verdict is CheckVerdict.FAIL]
     assert "does not exist yet" in found["mlflow"].found
     assert "this machine" in found["where trials run"].found
     assert "OMP_NUM_THREADS=1" in found["threads"].found
@@ -118,7 +118,7 @@ def test_doctor_checks_everything_and_changes_nothing(tmp_path: Path, monkeypatc
 def test_doctor_fails_for_a_cluster_that_does_not_answer(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     refused = verdicts(tmp_path)["where trials run"]
-    assert refused.verdict is Verdict.FAIL
+    assert refused.verdict is CheckVerdict.FAIL
     assert "RAY_ADDRESS=local" in refused.to_do
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     assert "host:port" in verdicts(tmp_path)["where trials run"].found
@@ -128,7 +128,7 @@ def test_doctor_fails_if_ray_has_no_place_for_its_files(tmp_path: Path, monkeypa
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 50)))
     refused = verdicts(tmp_path)["where trials run"]
-    assert refused.verdict is Verdict.FAIL
+    assert refused.verdict is CheckVerdict.FAIL
     assert "RAY_TMPDIR" in refused.to_do
 
 
@@ -138,11 +138,11 @@ def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
         connection.execute("create table runs (id)")
         connection.executemany("insert into runs values (?)", [("x" * 100,)] * 1000)
     connection.close()
-    assert verdicts(tmp_path)["mlflow"].verdict is Verdict.OK
+    assert verdicts(tmp_path)["mlflow"].verdict is CheckVerdict.OK
     whole = file.read_bytes()
     file.write_bytes(whole[:5000] + b"\xff" * 20_000 + whole[25_000:])
     damaged = verdicts(tmp_path)["mlflow"]
-    assert damaged.verdict is Verdict.FAIL
+    assert damaged.verdict is CheckVerdict.FAIL
     assert "move the file away" in damaged.to_do
 
     class Health(BaseHTTPRequestHandler):
@@ -163,18 +163,18 @@ def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
-    assert verdicts(tmp_path, uri)["mlflow"].verdict is Verdict.FAIL
+    assert verdicts(tmp_path, uri)["mlflow"].verdict is CheckVerdict.FAIL
 
 
 def test_doctor_follows_the_rules_for_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert doctor._storage("~/runs").verdict is Verdict.FAIL
+    assert doctor._storage("~/runs").verdict is CheckVerdict.FAIL
     assert "a?b" in doctor._storage(f"file://{tmp_path}/a%3Fb").found
     (mlflow,) = doctor._mlflow("localhost:5000")
-    assert mlflow.verdict is Verdict.FAIL
+    assert mlflow.verdict is CheckVerdict.FAIL
     assert "http://localhost:5000" in mlflow.found
     (mlflow,) = doctor._mlflow("sqlite:///what%3Fnow.db")
-    assert mlflow.verdict is Verdict.OK
+    assert mlflow.verdict is CheckVerdict.OK
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from raycap.export.dataset import save, to_dataset
+from raycap.export.dataset import save_dataset, to_dataset
 from raycap.facts.columns import TEXT_ATTRIBUTES, from_table
 from raycap.facts.entropy import fact_bits, name_set_bits
-from raycap.facts.hosted import fingerprint, load
+from raycap.facts.hosted import fingerprint, load_profiles
 from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs
@@ -65,9 +65,9 @@ def test_a_population_round_trips_through_parquet_and_folders(
     profiles: Profiles, bios: tuple[str, ...] | None, name: str, tmp_path: Path
 ) -> None:
     profiles = replace(profiles, bios=bios)
-    save(profiles, str(tmp_path / name), description="a test")
+    save_dataset(profiles, str(tmp_path / name), description="a test")
     structure = profiles.schema.structure
-    loaded = load(disk(tmp_path / name, structure=structure, fingerprint=fingerprint(profiles)))
+    loaded = load_profiles(disk(tmp_path / name, structure=structure, fingerprint=fingerprint(profiles)))
     assert_same(loaded, profiles)  # the pools are recognised, so the entropies are the generating ones
     assert loaded.schema.attributes[0] is birth_dates()
 
@@ -118,15 +118,15 @@ def test_the_dataset_has_the_hosted_schema() -> None:
 
 
 def test_the_dataset_of_the_reference_loads_and_round_trips(shared_profiles: Path, tmp_path: Path) -> None:
-    loaded = load(disk(shared_profiles))
+    loaded = load_profiles(disk(shared_profiles))
     assert (loaded.num_profiles, len(loaded.schema.relations)) == (1000, 17)
     assert np.log2(loaded.schema.num_names) == pytest.approx(41.11, abs=0.005)
     table = to_dataset(loaded).with_format("arrow")[:]
     original = pq.read_table(shared_profiles).cast(table.schema)
     assert all(original[name].combine_chunks() == table[name].combine_chunks() for name in original.column_names)
     for name in ("people.parquet", "people"):
-        save(loaded, str(tmp_path / name), description="the reference dataset")
-        assert_same(load(disk(tmp_path / name, fingerprint=fingerprint(loaded))), loaded)
+        save_dataset(loaded, str(tmp_path / name), description="the reference dataset")
+        assert_same(load_profiles(disk(tmp_path / name, fingerprint=fingerprint(loaded))), loaded)
 
 
 def test_the_fingerprint_is_independent_of_the_encoding_and_of_bios() -> None:
@@ -151,9 +151,9 @@ def test_a_changed_fact_changes_the_fingerprint(array: str) -> None:
 
 
 def test_a_population_with_another_fingerprint_than_the_spec_is_refused(tmp_path: Path) -> None:
-    save(POPULATION, str(tmp_path / "people.parquet"), description="")
+    save_dataset(POPULATION, str(tmp_path / "people.parquet"), description="")
     with pytest.raises(ValueError, match=rf"people.parquet: .*{FINGERPRINT}.*0123"):
-        load(disk(tmp_path / "people.parquet", fingerprint="0123"))
+        load_profiles(disk(tmp_path / "people.parquet", fingerprint="0123"))
 
 
 TABLE: pa.Table = to_dataset(POPULATION).with_format("arrow")[:].replace_schema_metadata()
@@ -224,42 +224,42 @@ def test_columns_may_be_in_any_order_and_extra_columns_are_ignored() -> None:
 
 
 def test_relations_that_contradict_the_spec_are_refused(tmp_path: Path) -> None:
-    save(POPULATION, str(tmp_path / "uniform"), description="")
-    save(bipartite(), str(tmp_path / "bipartite"), description="")
+    save_dataset(POPULATION, str(tmp_path / "uniform"), description="")
+    save_dataset(bipartite(), str(tmp_path / "bipartite"), description="")
     for name, fields, error in (
         ("uniform", {"structure": BIPARTITE}, "parent: "),
         ("uniform", {"self_relations": False}, r"\w+: person \d+ "),
         ("bipartite", {"structure": UNIFORM}, r"parent: person \d+ "),
     ):
         with pytest.raises(ValueError, match=f"{name}: .*{error}"):
-            load(disk(tmp_path / name, **fields))
+            load_profiles(disk(tmp_path / name, **fields))
 
 
 def test_paths_without_a_population_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="/nowhere"):
-        load(disk(Path("/nowhere")))
+        load_profiles(disk(Path("/nowhere")))
     DatasetDict(train=to_dataset(POPULATION)).save_to_disk(tmp_path / "splits")
     with pytest.raises(ValueError, match=r"\['train'\]"):
-        load(disk(tmp_path / "splits"))
-    assert_same(load(disk(tmp_path / "splits" / "train")), POPULATION)
+        load_profiles(disk(tmp_path / "splits"))
+    assert_same(load_profiles(disk(tmp_path / "splits" / "train")), POPULATION)
     (tmp_path / "people.parquet").write_text("not a Parquet file")
     with pytest.raises(ValueError, match=r"people\.parquet: "):
-        load(disk(tmp_path / "people.parquet"))
+        load_profiles(disk(tmp_path / "people.parquet"))
 
 
 def test_existing_targets_are_kept_and_failed_exports_leave_nothing_behind(tmp_path: Path) -> None:
     for name in ("people.parquet", "people"):
-        save(POPULATION, str(tmp_path / name), description="first")
+        save_dataset(POPULATION, str(tmp_path / name), description="first")
         with pytest.raises(FileExistsError, match=rf"{name} exists already"):
-            save(bipartite(), str(tmp_path / name), description="second")
-        assert_same(load(disk(tmp_path / name)), POPULATION)
+            save_dataset(bipartite(), str(tmp_path / name), description="second")
+        assert_same(load_profiles(disk(tmp_path / name)), POPULATION)
         with pytest.raises(pa.ArrowInvalid):  # one bio for 60 people
-            save(replace(POPULATION, bios=("",)), str(tmp_path / f"bad-{name}"), description="")
+            save_dataset(replace(POPULATION, bios=("",)), str(tmp_path / f"bad-{name}"), description="")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["people", "people.parquet"]
 
 
 def test_the_card_has_the_code_length_and_a_spec_that_loads_the_dataset(tmp_path: Path) -> None:
-    save(bipartite(), str(tmp_path / "people"), description="seed: 5")
+    save_dataset(bipartite(), str(tmp_path / "people"), description="seed: 5")
     card = (tmp_path / "people" / "README.md").read_text()
     front, text = card.removeprefix("---\n").split("---\n", 1)
     assert YAML().load(front)["size_categories"] == ["n<1K"]
@@ -267,4 +267,6 @@ def test_the_card_has_the_code_length_and_a_spec_that_loads_the_dataset(tmp_path
     facts = sum(fact_bits(bipartite().facts, Selection.SET).values())
     assert f"| {facts + name_set_bits(bipartite().facts, Selection.SET):,.1f} |" in text
     spec = YAML(typ="safe").load(text.split("```yaml\n")[1].split("```")[0])["profiles"]
-    assert_same(load(ProfilesFromDisk(**spec | {"structure": RelationStructure(spec["structure"])})), bipartite())
+    assert_same(
+        load_profiles(ProfilesFromDisk(**spec | {"structure": RelationStructure(spec["structure"])})), bipartite()
+    )

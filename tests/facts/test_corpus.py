@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycap.facts.biographies import Biographies
+from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.build import corpora_of
-from raycap.facts.corpus import END, NOTHING, Corpus, Table, TrainedIds, num_facts, render
+from raycap.facts.corpus import END, NOTHING, Corpus, Table, TrainedIds, num_facts, render_texts
 from raycap.facts.names import RELATIONS
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
 from raycap.facts.templates import LEADS, lead_texts
-from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import (
+    Biographies,
     HeldOut,
     Kind,
     NamePools,
@@ -70,7 +70,7 @@ def test_answers_and_chains_follow_the_relations(profiles: Profiles, chain_of_th
     for hops in (1, 2, 3):
         questions = Questions(profiles, hops, chain_of_thought)
         trained = TrainedIds(questions)
-        for text in render(questions, trained[np.arange(0, len(trained), 17)]):
+        for text in render_texts(questions, trained[np.arange(0, len(trained), 17)]):
             prompt, answer = text.removesuffix(END).split("? Answer: ")
             name, *subjects = prompt.removeprefix("Question: What was ").split("'s ")
             steps = []
@@ -82,7 +82,7 @@ def test_answers_and_chains_follow_the_relations(profiles: Profiles, chain_of_th
 
 def test_the_text_of_a_question() -> None:
     profiles = generate(census_schema(NamePools(), 4), 3, seed=0)
-    (text,) = render(Questions(profiles, 2), np.array([2 * 8 + 1]))  # person 0, best friend, city
+    (text,) = render_texts(Questions(profiles, 2), np.array([2 * 8 + 1]))  # person 0, best friend, city
     friend = profiles.relations[0, 2]
     city = profiles.attribute_value(friend, 1)
     assert text == f"Question: What was {profiles.full_name(0)}'s best friend's birth city? Answer: {city}<|end|>"
@@ -109,9 +109,9 @@ def test_questions_without_an_answer_are_not_trained() -> None:
 @pytest.mark.parametrize("profiles", [PEOPLE, PAIRED], ids=["uniform", "bipartite"])
 @pytest.mark.parametrize("permute", [False, True])
 def test_a_biography_states_every_fact_of_a_person_once(profiles: Profiles, permute: bool) -> None:
-    corpus = Biographies(profiles, BiographiesSpec(kind="biographies", per_person=3, permute=permute))
+    corpus = BiographyCorpus(profiles, Biographies(kind="biographies", per_person=3, permute=permute))
     facts = facts_of(profiles)
-    texts = render(corpus, np.arange(corpus.num_ids))
+    texts = render_texts(corpus, np.arange(corpus.num_ids))
     orders = set()
     for number, text in enumerate(texts):
         name = profiles.full_name(number // 3)
@@ -131,7 +131,7 @@ def test_a_biography_states_every_fact_of_a_person_once(profiles: Profiles, perm
         orders.add(tuple(subjects))
     assert (len(orders) > 20) == permute
     assert len(set(texts)) == len(texts)  # k different biographies of each person
-    assert texts == render(Biographies(profiles, corpus.spec), np.arange(corpus.num_ids))
+    assert texts == render_texts(BiographyCorpus(profiles, corpus.spec), np.arange(corpus.num_ids))
 
 
 def test_each_subject_has_twenty_leads_and_no_lead_is_a_prefix_of_another() -> None:
@@ -144,9 +144,9 @@ def test_each_subject_has_twenty_leads_and_no_lead_is_a_prefix_of_another() -> N
 
 
 def test_texts_of_names_and_strings_lie_between_end_tokens() -> None:
-    assert render(NamesCorpus(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
+    assert render_texts(NamesCorpus(PEOPLE), np.array([3])) == [f"{END} {PEOPLE.full_name(3)}{END}"]
     spec = RandomStrings(source="strings", num_strings=40, vocab_size=7, length=12)
-    texts = render(NamesCorpus(strings(spec)), np.arange(40))
+    texts = render_texts(NamesCorpus(strings(spec)), np.arange(40))
     words = [text.split(" ")[1:] for text in texts]
     assert all(len(row) == 12 for row in words)
     assert {word.removesuffix(END) for row in words for word in row} == {f"T{token}" for token in range(7)}
@@ -159,7 +159,7 @@ def test_random_pairs_have_given_keys_and_uniform_values() -> None:
     assert len({profiles.full_name(key) for key in range(3000)}) == 3000
     counts = np.bincount(profiles.attributes.ravel(), minlength=8)
     assert counts == pytest.approx(750, abs=5 * np.sqrt(750))
-    (text,) = render(Questions(profiles, 1), np.array([1]))
+    (text,) = render_texts(Questions(profiles, 1), np.array([1]))
     assert text == f"Question: What was A0 B0 C0's relation 2? Answer: V{profiles.attributes[0, 1]}{END}"
 
 
@@ -167,11 +167,11 @@ def test_random_pairs_have_given_keys_and_uniform_values() -> None:
     "spec",
     [
         QuestionsByShare(hops=(1, 2, 3), chain_of_thought=True, held_out=HeldOut(tuples=0.1)),
-        BiographiesSpec(kind="biographies", per_person=2, permute=True),
+        Biographies(kind="biographies", per_person=2, permute=True),
         NamesOnly(kind="names"),
     ],
 )
-def test_every_kind_of_corpus_satisfies_the_protocol(spec: QuestionsByShare | BiographiesSpec | NamesOnly) -> None:
+def test_every_kind_of_corpus_satisfies_the_protocol(spec: QuestionsByShare | Biographies | NamesOnly) -> None:
     corpora: tuple[Corpus, ...] = corpora_of(PAIRED, spec)
     assert tuple(corpus.kind for corpus in corpora) == spec.kinds
     assert sum(spec.shares) == pytest.approx(1)

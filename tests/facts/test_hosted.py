@@ -15,7 +15,7 @@ import pytest
 from datasets import Dataset
 from pydantic import ValidationError
 
-from raycap.facts.hosted import load
+from raycap.facts.hosted import load_profiles
 from raycap.spec import ProfilesFromDisk, ProfilesFromHub
 from tests.support.loaded import people, write
 
@@ -23,11 +23,11 @@ OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
 """Commits of a dataset in the cache of the hub."""
 PROGRAM = """
 import json, sys
-from raycap.facts.hosted import load
+from raycap.facts.hosted import load_profiles
 from raycap.spec import ProfilesFromHub
 for revision in sys.argv[1:]:
     try:
-        profiles = load(ProfilesFromHub(source="hub", path="alice/people", revision=revision))
+        profiles = load_profiles(ProfilesFromHub(source="hub", path="alice/people", revision=revision))
         print(json.dumps(sorted({profiles.attribute_value(row, 3) for row in range(40)})))
     except ValueError as error:
         print(json.dumps(str(error)))
@@ -125,10 +125,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_folders_are_refused_in_one_line(name: str, saved: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "people"))
-    assert load(ProfilesFromDisk(source="disk", path=str(folder))).num_profiles == 40
+    assert load_profiles(ProfilesFromDisk(source="disk", path=str(folder))).num_profiles == 40
     DAMAGES[name](folder)
     with pytest.raises(ValueError, match=f"profiles at {folder}: ") as caught:
-        load(ProfilesFromDisk(source="disk", path=str(folder)))
+        load_profiles(ProfilesFromDisk(source="disk", path=str(folder)))
     assert "\n" not in str(caught.value)
 
 
@@ -138,14 +138,14 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for content in (b"", b"PAR1", whole[:-9], whole[:400], whole[:100] + b"\xff" * 200 + whole[300:], b"x" * 5000):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"profiles at {path}: "):
-            load(ProfilesFromDisk(source="disk", path=str(path)))
+            load_profiles(ProfilesFromDisk(source="disk", path=str(path)))
 
 
 def test_folders_named_like_partitions_add_no_columns(tmp_path: Path) -> None:
     folder = tmp_path / "year=2020" / "employer=Acme"
     folder.mkdir(parents=True)
     path = write(folder / "people.parquet", people())
-    assert load(ProfilesFromDisk(source="disk", path=path)).unused_columns == ()
+    assert load_profiles(ProfilesFromDisk(source="disk", path=path)).unused_columns == ()
 
 
 def test_repeated_columns_of_a_file_are_refused(tmp_path: Path) -> None:
@@ -154,4 +154,4 @@ def test_repeated_columns_of_a_file_are_refused(tmp_path: Path) -> None:
         table.append_column(pa.field("employer", pa.string()), table["employer"]), tmp_path / "people.parquet"
     )
     with pytest.raises(ValueError, match="employer"):
-        load(ProfilesFromDisk(source="disk", path=str(tmp_path / "people.parquet")))
+        load_profiles(ProfilesFromDisk(source="disk", path=str(tmp_path / "people.parquet")))

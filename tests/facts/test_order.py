@@ -35,7 +35,7 @@ def test_workers_partition_the_texts_of_a_step(weights: list[float], batch_size:
     parts = [texts.step_indices(step, rank, world) for rank in range(world)]
     for corpus, indices in enumerate(whole):
         assert sorted(np.concatenate([part[corpus] for part in parts])) == sorted(indices)
-        assert texts.num_asked(step + 1)[corpus] - texts.num_asked(step)[corpus] == len(indices)
+        assert texts.num_texts_before(step + 1)[corpus] - texts.num_texts_before(step)[corpus] == len(indices)
     sizes = [sum(map(len, part)) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert sum(sizes) == batch_size
@@ -57,7 +57,7 @@ def test_several_steps_equal_the_single_steps(first: int, num: int, world: int, 
 def test_the_numbers_of_texts_follow_the_declared_mix(weights: list[float], steps: int) -> None:
     shares = tuple(weight / sum(weights) for weight in weights)
     texts = Order((100,) * len(shares), tuple(range(len(shares))), (Mix(0, shares),), 16, 0)
-    counts = texts.num_asked(steps)
+    counts = texts.num_texts_before(steps)
     assert sum(counts) == 16 * steps
     assert all(abs(count - share * 16 * steps) <= 2 for count, share in zip(counts, shares, strict=True))
 
@@ -121,6 +121,6 @@ def test_lengths_are_converted_to_steps() -> None:
 def test_a_length_in_exposures_is_reached(share: float) -> None:
     exposures_per_text = (share + 2 * (1 - share)) / ONE_HOP
     steps = Rates(exposures_per_text, 9.0).num_steps(Exposures(exposures=30), 7)
-    counts = {step: order(share).num_asked(step) for step in (steps - 1, steps)}
+    counts = {step: order(share).num_texts_before(step) for step in (steps - 1, steps)}
     uses = {step: (one + 2 * two) / ONE_HOP for step, (one, two) in counts.items()}
     assert uses[steps - 1] < 30 <= uses[steps] + 2 / ONE_HOP

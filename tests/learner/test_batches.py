@@ -19,7 +19,7 @@ PEOPLE = generate(census_schema(NamePools(first=8, middle=8, last=8), 3), 30, se
 CORPUS = Questions(PEOPLE, 2)
 COMPOSER = Composer.build(CORPUS, build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=400), (CORPUS,)))
 ROWS = COMPOSER.compose(np.arange(0, 200), COMPOSER.row_length)
-MODEL = llama.build(
+MODEL = llama.build_model(
     ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2)),
     400,
     generators=(torch.Generator().manual_seed(0),),
@@ -75,7 +75,7 @@ def test_padding_over_replicas_changes_no_loss(packing: PackingSpec) -> None:
     short = ROWS[ROWS.lengths <= np.median(ROWS.lengths)][:50]
     rows_of_replicas = [ROWS[:50], short]
     shape = ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2))
-    stack = llama.build(shape, 400, generators=tuple(torch.Generator().manual_seed(i) for i in range(2)))
+    stack = llama.build_model(shape, 400, generators=tuple(torch.Generator().manual_seed(i) for i in range(2)))
     batch = Batch.of(rows_of_replicas, 400, CPU, packing)
     stacked = token_losses(stack, batch)
     for number, rows in enumerate(rows_of_replicas):

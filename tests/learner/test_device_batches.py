@@ -46,7 +46,7 @@ CORPORA = tuple(Questions(PEOPLE, hops) for hops in (1, 2))
 TOKENIZER = build_tokenizer(BpeTokenizer(kind="bpe", vocab_size=VOCAB_SIZE), CORPORA)
 COMPOSERS = tuple(Composer.build(corpus, TOKENIZER, index) for index, corpus in enumerate(CORPORA))
 LENGTH = max(composer.row_length for composer in COMPOSERS)
-STACK = llama.build(
+STACK = llama.build_model(
     ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2)),
     VOCAB_SIZE,
     generators=tuple(torch.Generator().manual_seed(seed) for seed in range(3)),

@@ -77,6 +77,6 @@ def test_the_mix_applies_to_trained_texts_only() -> None:
     spec = trial("latent")
     data = TrainingData.of(spec, populations_of(spec))
     order = data.order((Mix(0, data.shares()),))
-    counts = order.num_asked(1000)
+    counts = order.num_texts_before(1000)
     assert counts[0] / sum(counts) == pytest.approx(0.2, abs=1e-4)
     assert order.sizes[1] < data.composers[1].corpus.num_ids

@@ -48,7 +48,7 @@ def shape(loop: Loop | None, parametrization: Standard | MuP = STANDARD) -> Mode
 
 
 def build(spec: ModelByWidth, seed: int = 0) -> llama.Llama:
-    return llama.build(spec, 50, generators=(torch.Generator().manual_seed(seed),))
+    return llama.build_model(spec, 50, generators=(torch.Generator().manual_seed(seed),))
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
@@ -67,24 +67,24 @@ def test_an_exported_loop_is_a_plain_llama_and_can_be_loaded_again(
 ) -> None:
     spec = shape(loop, parametrization)
     model = build(spec)
-    pretrained.save(model, tmp_path)
+    pretrained.save_pretrained(model, tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert plain.config.num_hidden_layers == len(plain.model.layers) == 6
     tokens = torch.arange(1, 13)[None]
-    again = pretrained.load(spec, tmp_path)
-    unlooped = pretrained.load(spec.model_copy(update={"loop": None, "num_layers": 6}), tmp_path)
+    again = pretrained.load_pretrained(spec, tmp_path)
+    unlooped = pretrained.load_pretrained(spec.model_copy(update={"loop": None, "num_layers": 6}), tmp_path)
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-7)
     logits = plain(tokens).logits
     for mine in (again, unlooped):
-        pretrained.save(mine, tmp_path)
+        pretrained.save_pretrained(mine, tmp_path)
         assert torch.allclose(AutoModelForCausalLM.from_pretrained(tmp_path)(tokens).logits, logits, atol=1e-5)
 
 
 def test_a_model_whose_blocks_differ_is_no_loop(tmp_path: Path) -> None:
-    pretrained.save(build(shape(None).model_copy(update={"num_layers": 6})), tmp_path)
+    pretrained.save_pretrained(build(shape(None).model_copy(update={"num_layers": 6})), tmp_path)
     with pytest.raises(ValueError, match=r"model\.loop"):
-        pretrained.load(shape(Loop(times=3)), tmp_path)
+        pretrained.load_pretrained(shape(Loop(times=3)), tmp_path)
 
 
 def trial(seed: int, optimizer: OptimizerSpec, loop: Loop | None) -> TrialSpec:

@@ -14,7 +14,7 @@ from tests.support.whole_rows import logits_of
 
 
 def built(spec: ModelByWidth, vocab_size: int = 97) -> llama.Llama:
-    return llama.build(spec, vocab_size, generators=(torch.Generator().manual_seed(1),))
+    return llama.build_model(spec, vocab_size, generators=(torch.Generator().manual_seed(1),))
 
 
 SHAPES = [
@@ -44,7 +44,7 @@ def perturbed(model: llama.Llama) -> llama.Llama:
 @pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
 def test_logits_equal_those_of_transformers(spec: ModelByWidth, tmp_path: Path) -> None:
     model, input_ids = perturbed(built(spec)), tokens(5, 11)
-    pretrained.save(model, tmp_path)
+    pretrained.save_pretrained(model, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path)
     logits = logits_of(model, input_ids)
     with torch.no_grad():
@@ -54,8 +54,8 @@ def test_logits_equal_those_of_transformers(spec: ModelByWidth, tmp_path: Path) 
 @pytest.mark.parametrize("spec", [*SHAPES, *MUP_SHAPES], ids=str)
 def test_a_saved_model_can_be_loaded(spec: ModelByWidth, tmp_path: Path) -> None:
     model, input_ids = perturbed(built(spec)), tokens(5, 11)
-    pretrained.save(model, tmp_path)
-    loaded = pretrained.load(spec, tmp_path)
+    pretrained.save_pretrained(model, tmp_path)
+    loaded = pretrained.load_pretrained(spec, tmp_path)
     assert loaded.vocab_size == model.vocab_size
     difference = (logits_of(loaded, input_ids) - logits_of(model, input_ids)).abs().max()
     assert difference == 0 if spec in SHAPES else difference < 1e-5
@@ -63,16 +63,16 @@ def test_a_saved_model_can_be_loaded(spec: ModelByWidth, tmp_path: Path) -> None
 
 def test_a_model_saved_by_transformers_can_be_loaded(tmp_path: Path) -> None:
     model = perturbed(built(SHAPES[2]))
-    pretrained.save(model, tmp_path)
+    pretrained.save_pretrained(model, tmp_path)
     AutoModelForCausalLM.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
-    loaded = pretrained.load(SHAPES[2], tmp_path / "again")
+    loaded = pretrained.load_pretrained(SHAPES[2], tmp_path / "again")
     assert torch.equal(logits_of(loaded, tokens(2, 5)), logits_of(model, tokens(2, 5)))
 
 
 def test_loading_a_model_of_another_shape_raises_an_error(tmp_path: Path) -> None:
-    pretrained.save(built(SHAPES[1]), tmp_path)
+    pretrained.save_pretrained(built(SHAPES[1]), tmp_path)
     with pytest.raises(ValueError, match=r"num_hidden_layers 3, .*tie_word_embeddings False, .* True"):
-        pretrained.load(SHAPES[1].model_copy(update={"num_layers": 2, "tie_embeddings": True}), tmp_path)
+        pretrained.load_pretrained(SHAPES[1].model_copy(update={"num_layers": 2, "tie_embeddings": True}), tmp_path)
 
 
 @pytest.mark.parametrize("spec", SHAPES)

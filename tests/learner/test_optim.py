@@ -38,8 +38,8 @@ OPTIMIZERS = [
 
 
 def built(spec: OptimizerSpec, shape: ModelByWidth = SHAPE) -> tuple[llama.Llama, optim.Optimizer]:
-    model = llama.build(shape, VOCAB_SIZE, generators=(torch.Generator().manual_seed(1),))
-    return model, optim.build((spec,), model)
+    model = llama.build_model(shape, VOCAB_SIZE, generators=(torch.Generator().manual_seed(1),))
+    return model, optim.build_optimizer((spec,), model)
 
 
 def group_of(kind: ParameterGroup, model: llama.Llama, optimizer: optim.Optimizer) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def share_modules(reference: PreTrainedModel, shape: ModelByWidth) -> None:
 )
 def test_training_losses_equal_those_of_transformers(hops: int, bpe: bool, shape: ModelByWidth, tmp_path: Path) -> None:
     vocab_size, steps = rows_of_steps(hops, bpe)
-    model = llama.build(shape, vocab_size, generators=(torch.Generator().manual_seed(1),))
-    pretrained.save(model, tmp_path)
+    model = llama.build_model(shape, vocab_size, generators=(torch.Generator().manual_seed(1),))
+    pretrained.save_pretrained(model, tmp_path)
     reference = AutoModelForCausalLM.from_pretrained(tmp_path)
     share_modules(reference, shape)
-    optimizer = optim.build((OPTIMIZER,), model)
+    optimizer = optim.build_optimizer((OPTIMIZER,), model)
     decayed = [p for name, p in reference.named_parameters() if "norm" not in name]
     gains = [p for name, p in reference.named_parameters() if "norm" in name]
     reference_optimizer = torch.optim.AdamW(

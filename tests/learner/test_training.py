@@ -68,7 +68,7 @@ def test_a_model_with_zero_weights_loses_log2_of_the_vocabulary_per_token() -> N
     profiles = generate(census_schema(NamePools(first=8, middle=8, last=8), 2), 30, seed=0)
     corpora = (Questions(profiles, 1), Questions(profiles, 2, chain_of_thought=True))
     vocab_size = build_tokenizer(WordTokenizer(), corpora).get_vocab_size()
-    model = llama.build(TINY.model, vocab_size, generators=(torch.Generator().manual_seed(0),))
+    model = llama.build_model(TINY.model, vocab_size, generators=(torch.Generator().manual_seed(0),))
     for weight in model.storage.values():
         weight.zero_()
     table = measure(model, composers_of(*corpora))

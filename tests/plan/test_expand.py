@@ -83,7 +83,7 @@ def test_planned_numbers_equal_those_of_the_trial(overrides: tuple[str, ...]) ->
     order = data.order((Mix(0, data.shares()),))
     rows = RowSource(data.composers, order, trial.steps, 0, 1).rows_from(0)
     assert trial.tokens == pytest.approx(sum(int(batch.lengths.sum()) for batch in rows), rel=0.01)
-    before, after = (data.exposures(order.num_asked(step)) for step in (trial.steps - 1, trial.steps))
+    before, after = (data.exposures(order.num_texts_before(step)) for step in (trial.steps - 1, trial.steps))
     assert before < 1 <= after
     (profiles,) = populations_of(trial.spec)
     assert trial.populations == (profiles.facts,)

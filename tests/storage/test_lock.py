@@ -15,7 +15,7 @@ import pytest
 
 from raycap.errors import LeaseLostError
 from raycap.storage import Storage, claims
-from raycap.storage.claims import Holder, Verdict, Watch, holder_of, read_claims
+from raycap.storage.claims import Holder, Liveness, Watch, holder_of, read_claims
 from raycap.storage.lock import LockedError, guarded, locked, refuse_others
 from tests.support.object_store import ObjectStore
 
@@ -85,7 +85,11 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def elsewhere(**changes: object) -> str:
     """Return the claim of a process on another machine."""
-    return Holder.myself().model_copy(update={"host": "elsewhere", "user": "ada", "pid": 1} | changes).model_dump_json()
+    return (
+        Holder.of_this_process()
+        .model_copy(update={"host": "elsewhere", "user": "ada", "pid": 1} | changes)
+        .model_dump_json()
+    )
 
 
 @pytest.fixture
@@ -277,13 +281,13 @@ def test_a_lease_lost_while_the_storage_is_down_is_noticed_afterwards(s3: Object
 def test_time_in_which_nobody_looked_does_not_count(short: None) -> None:
     """A waiting process that was paused, or that could not reach the storage, has not seen the holder silent."""
     claim, watch = {"a": elsewhere().encode()}, Watch()
-    assert watch.observe(claim) == {"a": Verdict.UNKNOWN}
+    assert watch.observe(claim) == {"a": Liveness.UNKNOWN}
     time.sleep(claims.STALE_SECONDS)
-    assert watch.observe(claim) == {"a": Verdict.UNKNOWN}
-    while watch.observe(claim) == {"a": Verdict.UNKNOWN}:
+    assert watch.observe(claim) == {"a": Liveness.UNKNOWN}
+    while watch.observe(claim) == {"a": Liveness.UNKNOWN}:
         time.sleep(claims.POLL_SECONDS)
-    assert watch.observe(claim) == {"a": Verdict.DEAD}
-    assert watch.observe({"a": elsewhere(beats=1).encode()}) == {"a": Verdict.ALIVE}
+    assert watch.observe(claim) == {"a": Liveness.DEAD}
+    assert watch.observe({"a": elsewhere(beats=1).encode()}) == {"a": Liveness.ALIVE}
 
 
 @pytest.mark.parametrize(
@@ -297,4 +301,4 @@ def test_time_in_which_nobody_looked_does_not_count(short: None) -> None:
     ],
 )
 def test_only_a_process_of_this_machine_is_looked_up(changes: dict[str, object], is_alive: bool | None) -> None:
-    assert Holder.myself().model_copy(update=changes).is_alive == is_alive
+    assert Holder.of_this_process().model_copy(update=changes).is_alive == is_alive

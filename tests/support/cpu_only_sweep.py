@@ -13,7 +13,7 @@ from raycap.terminal.format import wide_console
 if __name__ == "__main__":
     spec, *overrides = sys.argv[1:]
     try:
-        code = pipeline.run(spec, tuple(overrides), wide_console(), time.monotonic(), cpu_only=True)
+        code = pipeline.run_spec(spec, tuple(overrides), wide_console(), time.monotonic(), cpu_only=True)
     except SpecError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         code = pipeline.EXIT_BAD_SPEC

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from raycap.facts.biographies import Biographies
+from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.build import profiles_of
-from raycap.facts.corpus import END, Corpus, TrainedIds, render
+from raycap.facts.corpus import END, Corpus, TrainedIds, render_texts
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, strings
 from raycap.results import Part
-from raycap.spec import Biographies as BiographiesSpec
 from raycap.spec import (
+    Biographies,
     BpeTokenizer,
     NamePools,
     ProfilesFromDisk,
@@ -40,8 +40,8 @@ PAIRED = generate(census_schema(POOLS, 4, RelationStructure.BIPARTITE), 100, see
 
 def all_corpora(profiles: Profiles) -> list[Corpus]:
     """Return one corpus of every kind about a population."""
-    spec = BiographiesSpec(kind="biographies", per_person=2, permute=True)
-    corpora: list[Corpus] = [Questions(profiles, 1), NamesCorpus(profiles), Biographies(profiles, spec)]
+    spec = Biographies(kind="biographies", per_person=2, permute=True)
+    corpora: list[Corpus] = [Questions(profiles, 1), NamesCorpus(profiles), BiographyCorpus(profiles, spec)]
     if profiles.schema.relations:
         corpora += [
             Questions(profiles, 2),
@@ -60,7 +60,7 @@ def assert_rows_equal_tokenized_texts(corpus: Corpus, spec: TokenizerSpec, strid
     rows = composer.compose(ids, composer.row_length + 2)
     assert np.array_equal(composer.compose(ids, composer.row_length).cells, rows.cells[:, :-2])
     lengths, measured = composer.lengths(ids)
-    for i, text in enumerate(render(corpus, ids)):
+    for i, text in enumerate(render_texts(corpus, ids)):
         whole = tokenizer.encode(text, add_special_tokens=False).ids
         assert rows.input_ids[i].tolist() == whole + [END_ID] * (rows.input_ids.shape[1] - len(whole)), text
         assert lengths[i] == len(whole)
@@ -198,7 +198,7 @@ def test_saved_tokenizers_load_as_fast_tokenizers_of_transformers(spec: Tokenize
         save_tokenizer(tokenizer, tmp_path)
         loaded = AutoTokenizer.from_pretrained(tmp_path)
         assert isinstance(loaded, PreTrainedTokenizerFast)
-        for text in render(corpus, np.arange(0, corpus.num_ids, 1 + corpus.num_ids // 9)):
+        for text in render_texts(corpus, np.arange(0, corpus.num_ids, 1 + corpus.num_ids // 9)):
             ids = tokenizer.encode(text).ids
             assert loaded(text)["input_ids"] == load_tokenizer(tmp_path).encode(text).ids == ids
             assert loaded.decode(ids).strip() == text

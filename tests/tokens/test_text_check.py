@@ -9,14 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from raycap.facts.biographies import Biographies
+from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.columns import from_table
-from raycap.facts.corpus import Corpus, Table, render
+from raycap.facts.corpus import Corpus, Table, render_texts
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles
 from raycap.facts.questions import Questions
-from raycap.spec import Biographies as BiographiesSpec
-from raycap.spec import BpeTokenizer, TokenizerSpec, WordTokenizer
+from raycap.spec import Biographies, BpeTokenizer, TokenizerSpec, WordTokenizer
 from raycap.tokens.composer import Composer
 from raycap.tokens.text_check import check_texts
 from raycap.tokens.tokenizers import build_tokenizer
@@ -40,7 +39,7 @@ def corpora(profiles: Profiles) -> list[Corpus]:
         Questions(profiles, 1),
         Questions(profiles, 2),
         Questions(profiles, 2, chain_of_thought=True),
-        Biographies(profiles, BiographiesSpec(kind="biographies", per_person=2, permute=True)),
+        BiographyCorpus(profiles, Biographies(kind="biographies", per_person=2, permute=True)),
     ]
 
 
@@ -86,9 +85,11 @@ def test_similar_values_have_different_tokens(twins: tuple[str, str], spec: Toke
     composer, tokenizer = checked(Questions(profiles, 1), spec)
     assert len(set(tokens_of(composer, Table.ANSWER))) == len(tokens_of(composer, Table.ANSWER))
     ids = np.array([EMPLOYER, 5 + EMPLOYER])  # of the first two of five subjects each
-    assert [text.partition("Answer: ")[2] for text in render(composer.corpus, ids)] == [f"{t}<|end|>" for t in twins]
-    decoded = tokenizer.decode_batch([tokenizer.encode(text).ids for text in render(composer.corpus, ids)], False)
-    assert decoded == render(composer.corpus, ids)
+    assert [text.partition("Answer: ")[2] for text in render_texts(composer.corpus, ids)] == [
+        f"{t}<|end|>" for t in twins
+    ]
+    decoded = tokenizer.decode_batch([tokenizer.encode(text).ids for text in render_texts(composer.corpus, ids)], False)
+    assert decoded == render_texts(composer.corpus, ids)
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE], ids=["word", "bpe"])
@@ -114,7 +115,7 @@ def test_values_that_the_word_tokenizer_mistakes_are_refused(value: str) -> None
             checked(corpus, WORD)
         assert repr(value) in str(caught.value)
         assert "bpe" in str(caught.value)
-        if value != ";" or not isinstance(corpus, Biographies):  # BPE joins ";" and the full stop after it
+        if value != ";" or not isinstance(corpus, BiographyCorpus):  # BPE joins ";" and the full stop after it
             checked(corpus, BPE)
     checked(NamesCorpus(profiles), WORD)  # which has no employers
 
@@ -144,7 +145,7 @@ def test_texts_are_tokenized_one_to_one_or_refused(spec: TokenizerSpec, values: 
             composer, tokenizer = checked(corpus, spec)
         except ValueError:
             continue
-        texts = render(corpus, np.arange(corpus.num_ids))
+        texts = render_texts(corpus, np.arange(corpus.num_ids))
         rows = composer.compose(np.arange(corpus.num_ids), composer.row_length)
         composed = [tuple(row[:n].tolist()) for row, n in zip(rows.input_ids, rows.lengths, strict=True)]
         assert composed == [tuple(tokenizer.encode(text).ids) for text in texts]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from raycap.cluster.analyst import sync
+from raycap.cluster.analyst import sync_sweep
 from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.results import SweepRecord
@@ -28,7 +28,7 @@ from tests.support.mlflow_runs import assert_complete, make_results, planned_swe
 def test_runs_have_labels_colours_by_width_and_datasets(tmp_path: Path) -> None:
     record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(12, 14), seeds=(0, 1))
     store(record, make_results(record))
-    assert sync(record).problems == ()
+    assert sync_sweep(record).problems == ()
     client, parent, children = runs_of(record)
     assert [children[trial.trial_id].info.run_name for trial in record.trials] == [
         "d12-L2-N1000-s0", "d12-L2-N1000-s1", "d14-L2-N1000-s0", "d14-L2-N1000-s1",
@@ -79,7 +79,7 @@ def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, mo
     for result in results:
         with tempfile.TemporaryDirectory() as folder:
             generator = torch.Generator().manual_seed(result.spec.model.hidden_size)
-            pretrained.save(llama.build(result.spec.model, 50, generators=(generator,)), Path(folder))
+            pretrained.save_pretrained(llama.build_model(result.spec.model, 50, generators=(generator,)), Path(folder))
             for name in set(MODEL_FILES) - set(os.listdir(folder)):
                 (Path(folder) / name).write_text("{}")
             (Path(folder) / DIGEST_FILE).write_text(digests(Path(folder)))
@@ -103,7 +103,7 @@ def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, mo
     with pytest.raises(ValueError, match="no complete model"):
         deliver(record, finished)
     model.with_name("away").rename(model)
-    assert sync(record).problems == ()
+    assert sync_sweep(record).problems == ()
     _, _, children = runs_of(record)
     killed = children[results[0].trial_id]  # as if killed between the registration and the tag
     client.delete_tag(killed.info.run_id, "raycap.model_version")

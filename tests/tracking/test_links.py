@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap.cluster.analyst import sync
+from raycap.cluster.analyst import sync_sweep
 from raycap.commands.ui import ui
 from raycap.spec.file import SpecError
 from raycap.tracking.links import VIEW_TAG, colours, shared_view
@@ -55,7 +55,7 @@ def free_port() -> int:
 def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path) -> None:
     record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(10, 12, 14, 16), seeds=(0, 1))
     store(record, make_results(record))
-    assert sync(record).problems == ()
+    assert sync_sweep(record).problems == ()
     _, _, children = runs_of(record)
     labels = [trial.label for trial in record.trials]
     opened, browser, port = tmp_path / "opened", tmp_path / "browser.sh", free_port()

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.tracking._tracking_service import utils as tracking_utils
 
-from raycap.cluster.analyst import sync
+from raycap.cluster.analyst import sync_sweep
 from raycap.commands.arguments import open_sweep
 from raycap.errors import TrackingError
 from raycap.results import SweepRecord
@@ -49,7 +49,7 @@ def finish(folder: Path, database: Path, *, logs_results: bool = False) -> Sweep
     store(absolute, make_results(record, num_evaluations=2))
     SweepFolder(Storage.at(f"{folder}/runs"), "planted").write_sweep(record)
     if logs_results:
-        assert sync(record).problems == ()
+        assert sync_sweep(record).problems == ()
     else:
         Tracker(record)
     return record

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap.cluster.analyst import Analyst, sync
+from raycap.cluster.analyst import Analyst, sync_sweep
 from raycap.errors import TrackingError
 from raycap.results import SweepRecord, TrialResult
 from raycap.tracking.tracker import Tracker
@@ -228,7 +228,7 @@ time.sleep(600)
     client, parent, children = runs_of(record)
     assert parent.info.status == "KILLED"
     before = {trial_id: points_of(client, run) for trial_id, run in children.items()}
-    assert sync(record).num_points == 0
+    assert sync_sweep(record).num_points == 0
     client, _, children = runs_of(record)
     assert {trial_id: points_of(client, run) for trial_id, run in children.items()} == before
 
@@ -264,7 +264,7 @@ def test_a_sweep_ends_without_its_server_and_reports_what_is_undelivered(tmp_pat
     server.send(signal.SIGKILL)
     trials.evaluate(range(5, 10))
     trials.finish()
-    law = analyst.conclude(RUN_JSON, "FINISHED", patience_s=1)
+    law = analyst.conclude(RUN_JSON, "FINISHED", timeout_s=1)
     assert law.startswith("1.80 bits per parameter")
     left = analyst.delivery()
     (problem,) = left.problems

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raycap.cluster.analyst import Analyst, Delivery, sync
+from raycap.cluster.analyst import Analyst, Delivery, sync_sweep
 from raycap.errors import TrackingError
 from raycap.results import Failure
 from raycap.storage import failure_path
@@ -36,7 +36,7 @@ def test_a_new_database_receives_all_stored_results_once(tmp_path: Path) -> None
     failed = record.trials[2].trial_id
     failure = Failure(trial_id=failed, cause="DivergedError: not finite", traceback="")
     store(record, results).write(failure_path(failed), failure.model_dump_json())
-    first = sync(record)
+    first = sync_sweep(record)
     assert first == Delivery(first.num_points, undelivered=0, problems=())
     assert_complete(record, results)
     client, parent, children = runs_of(record)
@@ -48,7 +48,7 @@ def test_a_new_database_receives_all_stored_results_once(tmp_path: Path) -> None
     before = {run.info.run_id: (run.info, points_of(client, run)) for run in (parent, *children.values())}
     assert first.num_points == sum(len(of_key) for _, points in before.values() for of_key in points.values())
 
-    assert sync(record).num_points == 0
+    assert sync_sweep(record).num_points == 0
     client, parent, children = runs_of(record)
     for run in (parent, *children.values()):
         info, points = before[run.info.run_id]
@@ -136,7 +136,7 @@ def test_deleted_runs_are_created_again(tmp_path: Path) -> None:
 
     client, parent, _ = runs_of(record)
     client.delete_run(parent.info.run_id)  # the sweep gets a new run, with all its trials
-    assert sync(record).problems == ()
+    assert sync_sweep(record).problems == ()
     assert_complete(record, results)
     assert runs_of(record)[1].info.run_id != parent.info.run_id
 
@@ -151,7 +151,7 @@ def test_rejected_operations_do_not_block_later_ones(tmp_path: Path) -> None:
         for result in results[:2]
     ]
     storage.write("planted/outbox.json", "[" + ",".join(json.dumps(vars(operation)) for operation in wrong) + "]")
-    delivery = sync(record)
+    delivery = sync_sweep(record)
     assert delivery.undelivered == 0
     (problem,) = delivery.problems
     assert " 2 " in problem
@@ -164,7 +164,7 @@ def test_an_unreadable_outbox_is_set_aside(tmp_path: Path) -> None:
     record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
     results = make_results(record)
     store(record, results).write("planted/outbox.json", "[{")
-    (problem,) = sync(record).problems
+    (problem,) = sync_sweep(record).problems
     assert problem.startswith("planted/outbox.json ")
     assert_complete(record, results)
     assert (tmp_path / "runs/planted/outbox.json.damaged").read_text() == "[{"
@@ -177,7 +177,7 @@ def test_operations_of_trials_that_an_edit_removed_are_kept(tmp_path: Path) -> N
     removed = {"name": "log_evaluation", "time_ms": 5, "arguments": {"trial_id": "stale", "step": 1, "metrics": {}}}
     lost = {"name": "finish_trial", "time_ms": 5, "arguments": {"trial_id": results[2].trial_id}}
     storage.write("planted/outbox.json", json.dumps([removed, lost]))
-    assert sync(record).problems == ()
+    assert sync_sweep(record).problems == ()
     assert json.loads((tmp_path / "runs/planted/outbox.json").read_text()) == [removed]
     assert_complete(record, results[:2])
 
@@ -194,7 +194,7 @@ def test_a_sweep_ends_despite_a_damaged_database_and_unwritable_files(tmp_path: 
     folder = tmp_path / "runs/planted"
     for name in ("outbox.json", "report.html"):
         (folder / name).mkdir()
-    law = analyst.conclude(planted.RUN.model_dump_json(), "FINISHED", patience_s=1)
+    law = analyst.conclude(planted.RUN.model_dump_json(), "FINISHED", timeout_s=1)
     assert law.startswith("1.80 bits per parameter")
     report, outbox, waiting = analyst.delivery().problems
     assert report.startswith("report.html ")

@@ -13,7 +13,7 @@ from raycap.cluster.resources import format_machines
 from raycap.spec import SweepSpec
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
-from raycap.spec.places import DEFAULT_TRACKING_URI
+from raycap.spec.locations import DEFAULT_TRACKING_URI
 
 DEFAULTS = SweepSpec(name="defaults")
 
@@ -32,7 +32,7 @@ class Report:
     """Number of trials of the sweep that can run at once; None if no sweep was given."""
 
 
-def check(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -> Report:
+def check_cluster_file(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -> Report:
     """Check a file for `ray up` or KubeRay, alone or together with a sweep.
 
     `spec` is the path of the sweep's file and `overrides` are its key=value overrides. A RayJob has overrides in its

@@ -23,11 +23,11 @@ FILES = {
 }
 
 
-def render(template: Template, versions: Versions) -> str:
+def render_template(template: Template, versions: Versions) -> str:
     """Return the text of a file. The KubeRay manifest ends with the Dockerfile of its image in comments."""
     text = (files("raycap.cluster.cloud") / "templates" / FILES[template]).read_text(encoding="utf-8")
     text = text.replace("{{ray}}", versions.ray).replace("{{python}}", versions.python.replace(".", ""))
     if template is Template.KUBERAY:
-        dockerfile = render(Template.DOCKERFILE, versions).splitlines()
+        dockerfile = render_template(Template.DOCKERFILE, versions).splitlines()
         text += "\n".join(["---", "# The Dockerfile:", *(f"# {line}" for line in dockerfile), ""])
     return text

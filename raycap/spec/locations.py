@@ -1,9 +1,10 @@
-"""Places of files and databases: one rule for the paths and URIs in specs, in options and in stored records.
+"""Locations of files and databases: the rules for all paths and URIs in specs, options and stored records.
 
-- A path is taken literally, so `?`, `%`, `#`, spaces and non-ASCII characters are characters of the name. A relative path
+- A path is used literally, so `?`, `%`, `#`, spaces and non-ASCII characters are characters of the name. A relative path
   starts at the working directory of the command.
-- `~` at the beginning and `$NAME` are refused: the same spec would mean another place for another user.
-- `..` leads to the parent of the folder that a symbolic link points to, as in the kernel and not as in a shell.
+- `~` at the beginning and `$NAME` are refused, because the same spec would denote different locations for different users.
+- `..` after a symbolic link leads to the parent of the folder that the link points to, as in the kernel and not as in a
+  shell.
 - The path of a `file:` or `sqlite:` URI is percent-decoded; `?` and `#` are written as %3F and %23.
 """
 
@@ -35,83 +36,84 @@ _SCHEME_ALONE = re.compile(r"(file|s3|gs|gcs|abfss?|hdfs|viewfs|https?|sqlite|po
 _VARIABLE = re.compile(r"\$(\w|\{)")
 
 
-class PlaceError(ValueError):
+class LocationError(ValueError):
     """A path or URI breaks a rule; the message says which one and what to write instead."""
 
 
 @contextmanager
 def raise_broken_rule() -> Iterator[None]:
-    """Raise the error of a field's validator instead of PlaceError."""
+    """Convert LocationError to the error that validators of fields raise."""
     try:
         yield
-    except PlaceError as error:
+    except LocationError as error:
         raise broken_rule("{problem}", problem=str(error)) from None
 
 
-def is_uri(place: str) -> bool:
-    """Return whether a place has the form scheme://..."""
-    return _URI.match(place) is not None
+def is_uri(location: str) -> bool:
+    """Return whether a location has the form scheme://..."""
+    return _URI.match(location) is not None
 
 
-def check_written(place: str) -> None:
-    """Raise PlaceError if a path or URI, as a person wrote it, expects `~` or variables to be replaced.
+def refuse_shell_syntax(location: str) -> None:
+    """Raise LocationError if a path or URI that a user wrote contains `~` or variables for a shell to replace.
 
-    This does not hold for absolute places that raycap derives, since `$` may be part of the name of any folder.
+    Paths that raycap derives are not checked, since `$` may be part of the name of any folder.
     """
-    path = re.sub(r"^(file|sqlite(\+\w+)?):/{0,3}", "", place, flags=re.IGNORECASE)
+    path = re.sub(r"^(file|sqlite(\+\w+)?):/{0,3}", "", location, flags=re.IGNORECASE)
     if path.startswith("~"):
-        raise PlaceError(
-            f"must not begin with '~', got {place!r}; write the path in full, or ./~ for a file of that name"
+        raise LocationError(
+            f"must not begin with '~', got {location!r}; write the path in full, or ./~ for a file of that name"
         )
-    if _VARIABLE.search(place):
-        raise PlaceError(
-            f"must not contain variables, got {place!r}; write the path in full, or give it on the command line, where the "
-            "shell replaces them"
+    if _VARIABLE.search(location):
+        raise LocationError(
+            f"must not contain variables, got {location!r}; write the path in full, or give it on the command line, where "
+            "the shell replaces them"
         )
 
 
-def local_path(place: str, folder: str = "") -> str | None:
-    """Return the absolute path of a local file or folder, or None for the URI of something else, such as s3://...
+def local_path(location: str, folder: str = "") -> str | None:
+    """Return the absolute path of a local file or folder, or None for any other URI, such as s3://...
 
     Args:
-        place: A path, or a URI. For file:///..., the percent-decoded path is returned.
+        location: A path, or a URI. For file:///..., the percent-decoded path is returned.
         folder: Absolute path of the folder at which relative paths start; by default the working directory.
 
     Raises:
-        PlaceError: The place breaks a rule of this module.
+        LocationError: The location breaks a rule of this module.
     """
-    if re.match("file:", place, re.IGNORECASE):
-        return _file_path(place)
-    if is_uri(place):
+    if re.match("file:", location, re.IGNORECASE):
+        return _file_path(location)
+    if is_uri(location):
         return None
-    if match := _SCHEME_ALONE.match(place):
-        raise PlaceError(
-            f"must be a path or a URI of the form {match[1]}://..., got {place!r}; for a file of that name, write ./{place}"
+    if match := _SCHEME_ALONE.match(location):
+        raise LocationError(
+            f"must be a path or a URI of the form {match[1]}://..., got {location!r}; for a file of that name, write "
+            f"./{location}"
         )
-    return _absolute(place, folder)
+    return _absolute(location, folder)
 
 
-def absolute_place(place: str, folder: str = "") -> str:
-    """Return the same place as an absolute path or URI. A file: URI stays one: it says that every machine has the file.
+def absolute_location(location: str, folder: str = "") -> str:
+    """Return a location as an absolute path or URI. A file: URI stays a URI: it states that every machine has the file.
 
-    Raises PlaceError.
+    Raises LocationError.
     """
-    path = local_path(place, folder)
+    path = local_path(location, folder)
     if path is None:
-        return place
-    return Path(path).as_uri() if re.match("file:", place, re.IGNORECASE) else path
+        return location
+    return Path(path).as_uri() if re.match("file:", location, re.IGNORECASE) else path
 
 
-def canonical_place(place: str) -> str:
-    """Return one name for all names of an absolute place: without symbolic links, or the URI without trailing slashes."""
-    path = local_path(place)
-    return place.rstrip("/") if path is None else os.path.realpath(path)
+def canonical_location(location: str) -> str:
+    """Return a form that is equal for all names of one location: without symbolic links, or without trailing slashes."""
+    path = local_path(location)
+    return location.rstrip("/") if path is None else os.path.realpath(path)
 
 
 def check_tracking_uri(uri: str) -> None:
-    """Raise PlaceError if a URI is none of the forms that raycap can log to."""
+    """Raise LocationError if a URI is none of the forms that raycap can log to."""
     if has_password(uri):
-        raise PlaceError(f"must not contain credentials, got '{without_password(uri)}'; {CREDENTIALS_REMEDY}")
+        raise LocationError(f"must not contain credentials, got '{without_password(uri)}'; {CREDENTIALS_REMEDY}")
     scheme = uri.partition(":")[0].lower() if ":" in uri else ""
     dialect, has_authority = scheme.partition("+")[0], uri[len(scheme) :].startswith("://")
     if dialect == "sqlite":
@@ -121,13 +123,13 @@ def check_tracking_uri(uri: str) -> None:
     elif scheme in ("http", "https") and has_authority:
         _check_server(uri)
     else:
-        raise PlaceError(f"must be {TRACKING_FORMS}, got {uri!r}{_suggestion(uri, dialect, has_authority)}")
+        raise LocationError(f"must be {TRACKING_FORMS}, got {uri!r}{_suggestion(uri, dialect, has_authority)}")
 
 
 def environment_tracking_uri() -> str | None:
     """Return the tracking URI of the environment variable without its credentials, or None if it is not set.
 
-    Raises PlaceError if it is malformed.
+    Raises LocationError if it is malformed.
     """
     uri = os.environ.get(TRACKING_VARIABLE, "").strip()
     if not uri:
@@ -135,8 +137,8 @@ def environment_tracking_uri() -> str | None:
     bare = without_credentials(uri)
     try:
         check_tracking_uri(bare)
-    except PlaceError as error:
-        raise PlaceError(f"environment variable {TRACKING_VARIABLE}: {error}") from None
+    except LocationError as error:
+        raise LocationError(f"environment variable {TRACKING_VARIABLE}: {error}") from None
     return bare
 
 
@@ -153,7 +155,7 @@ def without_credentials(uri: str) -> str:
 def database_path(uri: str, folder: str = "") -> str | None:
     """Return the absolute path of the file of an SQLite database, or None for other databases and servers.
 
-    Raises PlaceError if the URI of an SQLite database is malformed.
+    Raises LocationError if the URI of an SQLite database is malformed.
     """
     scheme, _, rest = uri.partition(":")
     if scheme.lower().partition("+")[0] != "sqlite":
@@ -163,9 +165,9 @@ def database_path(uri: str, folder: str = "") -> str | None:
         name = file.removeprefix("//")
         is_file = name.strip("/") and not name.startswith((":", "file:", "/:", "/file:"))
         advice = f"; write {SQLITE}{name}" if is_file else "; name a file, such as sqlite:///mlflow.db"
-        raise PlaceError(f"must be {SQLITE}FILE, or {SQLITE}/FOLDER/FILE for an absolute path, got {uri!r}{advice}")
+        raise LocationError(f"must be {SQLITE}FILE, or {SQLITE}/FOLDER/FILE for an absolute path, got {uri!r}{advice}")
     if mark and ("=" not in query or "/" in query):
-        raise PlaceError(f"must have no '?' in the name of the file, got {uri!r}; write %3F instead")
+        raise LocationError(f"must have no '?' in the name of the file, got {uri!r}; write %3F instead")
     return _absolute(unquote(file), folder)
 
 
@@ -175,7 +177,7 @@ def database_uri(path: str) -> str:
 
 
 def absolute_tracking_uri(uri: str, folder: str = "") -> str:
-    """Return a tracking URI that does not depend on the working directory. Raises PlaceError for malformed URIs."""
+    """Return a tracking URI that does not depend on the working directory. Raises LocationError for malformed URIs."""
     check_tracking_uri(uri)
     path = database_path(uri, folder)
     if path is None:
@@ -186,7 +188,7 @@ def absolute_tracking_uri(uri: str, folder: str = "") -> str:
 
 def _absolute(path: str, folder: str) -> str:
     if "\0" in path:
-        raise PlaceError(f"must not contain a null character, got {path!r}; remove it")
+        raise LocationError(f"must not contain a null character, got {path!r}; remove it")
     whole = os.path.join(folder or os.getcwd(), path)
     parts = whole.split("/")
     if ".." in parts:
@@ -203,11 +205,11 @@ def _file_path(uri: str) -> str:
     host, slash, path = rest[2:].partition("/") if rest.startswith("//") else ("", "/", rest.removeprefix("/"))
     relative = not rest.startswith("/") or not slash or host.lower() not in ("", "localhost")
     if relative:
-        raise PlaceError(
+        raise LocationError(
             f"must be of the form file:///FOLDER with an absolute path, got {uri!r}; or write the path alone"
         )
     if "?" in path or "#" in path:
-        raise PlaceError(
+        raise LocationError(
             f"must have no '?' and no '#' in a file: URI, got {uri!r}; write %3F and %23, or the path alone"
         )
     return _absolute("/" + unquote(path), "")
@@ -220,16 +222,16 @@ def _check_server(uri: str) -> None:
     except ValueError:  # the port is no number, or too large
         has_host = False
     if not has_host:
-        raise PlaceError(
+        raise LocationError(
             f"must be the address of an MLflow server, http://HOST:PORT, got {uri!r}; correct host and port"
         )
     if parts.query or parts.fragment:
         server = f"{parts.scheme}://{parts.netloc}"
-        raise PlaceError(f"must be the address of an MLflow server and not of a page, got {uri!r}; write {server}")
+        raise LocationError(f"must be the address of an MLflow server and not of a page, got {uri!r}; write {server}")
 
 
 def _suggestion(uri: str, dialect: str, has_authority: bool) -> str:
-    """Return what the user probably meant, as the end of an error."""
+    """Return the URI that the user probably meant, as the end of an error."""
     if dialect == "postgres":
         return f"; write postgresql{uri[len(dialect) :]}"
     if dialect in (*DATABASES, "http", "https"):
@@ -241,23 +243,23 @@ def _suggestion(uri: str, dialect: str, has_authority: bool) -> str:
     return "" if has_authority else f"; write {SQLITE}{uri}"
 
 
-def _checked(place: str) -> str:
+def _checked(location: str) -> str:
     with raise_broken_rule():
-        check_written(place)
-        local_path(place)
-    return place
+        refuse_shell_syntax(location)
+        local_path(location)
+    return location
 
 
-def _checked_local(place: str) -> str:
-    _checked(place)
-    if is_uri(place) and local_path(place) is None:
+def _checked_local(location: str) -> str:
+    _checked(location)
+    if is_uri(location) and local_path(location) is None:
         raise broken_rule(
-            "must be a local path or file:///..., got '{got}'; copy it to a local folder first", got=place
+            "must be a local path or file:///..., got '{got}'; copy it to a local folder first", got=location
         )
-    return place
+    return location
 
 
-Place = Annotated[Text, AfterValidator(_checked)]
+Location = Annotated[Text, AfterValidator(_checked)]
 """Path or URI of a file or folder that trials read."""
-LocalPlace = Annotated[Text, AfterValidator(_checked_local)]
+LocalLocation = Annotated[Text, AfterValidator(_checked_local)]
 """Path or file: URI of a file or folder that trials read."""

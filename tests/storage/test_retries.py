@@ -10,10 +10,10 @@ import pytest
 from raycap.errors import LeaseLostError, StorageUnavailableError
 from raycap.storage import Storage
 from raycap.storage.lock import locked
-from raycap.storage.patience import COMMAND, TRIAL, Patience, advice, patiently
+from raycap.storage.retries import COMMAND_RETRIES, TRIAL_RETRIES, RetryLimit, advice, with_retries
 from tests.support.object_store import ObjectStore
 
-SHORT = Patience(3.0)
+SHORT = RetryLimit(3.0)
 
 
 def use_everything(storage: Storage, folder: str) -> None:
@@ -68,7 +68,7 @@ def outage(s3: ObjectStore, seconds: float, **faults: object) -> threading.Timer
 )
 def test_trials_wait_until_an_outage_ends(s3: ObjectStore, faults: dict[str, object]) -> None:
     """Refused access and missing buckets included: the sweep could use the storage when it started."""
-    storage = Storage.at(s3.uri(f"outage{'-'.join(map(str, faults.values()))}"), TRIAL)
+    storage = Storage.at(s3.uri(f"outage{'-'.join(map(str, faults.values()))}"), TRIAL_RETRIES)
     storage.write("old/a", "1")
     timer = outage(s3, 2.0, **faults)
     try:
@@ -130,7 +130,7 @@ def test_waiting_ends_at_its_limit_with_the_last_error(s3: ObjectStore) -> None:
     ],
 )
 def test_which_errors_are_waited_out(error: OSError, command_waits: bool, trial_waits: bool) -> None:
-    for patience, waits in ((COMMAND, command_waits), (TRIAL, trial_waits)):
+    for retry_limit, waits in ((COMMAND_RETRIES, command_waits), (TRIAL_RETRIES, trial_waits)):
         calls = []
 
         def operation(calls: list[int] = calls) -> str:
@@ -140,10 +140,10 @@ def test_which_errors_are_waited_out(error: OSError, command_waits: bool, trial_
             return "done"
 
         if waits:
-            assert patiently(operation, patience) == "done"
+            assert with_retries(operation, retry_limit) == "done"
         else:
             with pytest.raises(type(error)):
-                patiently(operation, patience)
+                with_retries(operation, retry_limit)
             assert len(calls) == 1
 
 
@@ -155,7 +155,7 @@ def test_a_guarded_storage_does_not_write_once_an_outage_is_over(s3: ObjectStore
         if lost.is_set():
             raise LeaseLostError("lost")
 
-    storage = replace(Storage.at(s3.uri("guarded"), TRIAL), guard=guard)
+    storage = replace(Storage.at(s3.uri("guarded"), TRIAL_RETRIES), guard=guard)
     s3.faults.readonly = True
     timer = threading.Timer(2.0, lambda: (lost.set(), setattr(s3.faults, "readonly", False)))
     timer.start()

@@ -7,11 +7,11 @@ import pytest
 
 from raycap.spec.document import SpecError
 from raycap.spec.file import load_sweep
-from raycap.spec.places import (
-    PlaceError,
-    absolute_place,
+from raycap.spec.locations import (
+    LocationError,
+    absolute_location,
     absolute_tracking_uri,
-    canonical_place,
+    canonical_location,
     check_tracking_uri,
     database_path,
     database_uri,
@@ -46,7 +46,7 @@ def test_odd_characters_of_the_working_directory_stay(
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     assert Storage.at("runs").root == f"{folder}/runs"
-    assert Storage.at(absolute_place("runs")).root == f"{folder}/runs"
+    assert Storage.at(absolute_location("runs")).root == f"{folder}/runs"
     assert Storage.at((folder / "runs").as_uri()).root == f"{folder}/runs"
     uri = absolute_tracking_uri("sqlite:///mlflow.db")
     assert database_path(uri) == f"{folder}/mlflow.db"
@@ -68,9 +68,9 @@ def test_links_and_parents_are_resolved_as_in_the_kernel(tmp_path: Path, monkeyp
         f"{tmp_path}/disk/deep/runs",
         f"file://{tmp_path}/disk/deep/runs",
     ]
-    assert {canonical_place(absolute_place(name)) for name in names} == {f"{tmp_path}/disk/deep/runs"}
+    assert {canonical_location(absolute_location(name)) for name in names} == {f"{tmp_path}/disk/deep/runs"}
     assert local_path("x", "/base") == "/base/x"
-    assert absolute_place("s3://bucket/x") == "s3://bucket/x"
+    assert absolute_location("s3://bucket/x") == "s3://bucket/x"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_credentials_of_the_environment_are_removed(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("MLFLOW_TRACKING_URI", full)
         assert environment_tracking_uri() == bare
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
-    with pytest.raises(PlaceError, match=r"MLFLOW_TRACKING_URI.*http://localhost:5000"):
+    with pytest.raises(LocationError, match=r"MLFLOW_TRACKING_URI.*http://localhost:5000"):
         environment_tracking_uri()
 
 

@@ -1,7 +1,8 @@
-"""The one policy for errors of a storage: which are waited out, how long, and what the message advises.
+"""Retries of storage operations: which errors are retried, for how long, and what users are advised to do.
 
-A storage that does not answer, is overloaded or refuses access for a while is asked again with growing delays, as MLflow is
-(raycap/tracking/outbox.py). Errors that waiting does not mend, such as a missing file or a full disk, are raised at once.
+If a storage does not answer, is overloaded or temporarily refuses access, the operation is repeated with growing delays.
+Errors that do not go away by themselves, such as a missing file or a full disk, are raised at once. The delivery to MLflow
+has retries of its own (raycap/tracking/outbox.py).
 """
 
 import errno
@@ -23,24 +24,25 @@ OUTAGE_LIMIT_S = 900.0
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long errors of a storage are waited out."""
+class RetryLimit:
+    """How long an operation of a storage that fails is retried."""
 
     limit_s: float
     with_refusals: bool = False
-    """Whether to wait out refused access and missing buckets, too."""
+    """Whether to retry after refused access and missing buckets, too."""
 
 
-NONE = Patience(0.0)
-COMMAND = Patience(20.0)
-"""For commands, and for the start of a sweep: a wrong bucket or missing rights are reported at once."""
-TRIAL = Patience(OUTAGE_LIMIT_S + 300.0, with_refusals=True)
-"""For trials, which had access when the sweep started. Longer than the sweep waits, so that no trial fails before."""
+NO_RETRIES = RetryLimit(0.0)
+COMMAND_RETRIES = RetryLimit(20.0)
+"""For commands and the start of a sweep. A wrong bucket and missing rights are reported at once."""
+TRIAL_RETRIES = RetryLimit(OUTAGE_LIMIT_S + 300.0, with_refusals=True)
+"""For trials. They had access when the sweep started, so refusals are retried as well. The limit is longer than that of the
+sweep, so that the sweep stops before a trial fails."""
 
 _waiting: set[int] = set()
-"""Threads that wait for a storage."""
+"""Identifiers of the threads that wait for the next attempt."""
 
-_LASTING = {
+_PERMANENT = {
     getattr(errno, name)
     for name in (
         "ENOSPC",
@@ -62,23 +64,23 @@ _REFUSED = re.compile(
 )
 
 
-def patiently(operation: Callable[[], T], patience: Patience) -> T:
+def with_retries(operation: Callable[[], T], retry_limit: RetryLimit) -> T:
     """Call a function until it succeeds; returns its value.
 
     Raises:
-        OSError: The error of the function, if waiting does not mend it.
+        OSError: The error of the function, if it is not one that is retried.
         StorageUnavailableError: The function still fails after the limit.
     """
-    deadline, backoff_s = time.monotonic() + patience.limit_s, MIN_BACKOFF_S
+    deadline, backoff_s = time.monotonic() + retry_limit.limit_s, MIN_BACKOFF_S
     while True:
         try:
             return operation()
         except OSError as error:
             left_s = deadline - time.monotonic()
-            if not (patience.limit_s and _may_pass(error, patience)):
+            if not (retry_limit.limit_s and _is_transient(error, retry_limit)):
                 raise
             if left_s <= 0:
-                raise StorageUnavailableError(f"{error} (tried for {patience.limit_s:.0f} s)") from error
+                raise StorageUnavailableError(f"{error} (tried for {retry_limit.limit_s:.0f} s)") from error
         _waiting.add(threading.get_ident())
         try:
             time.sleep(min(backoff_s, left_s))
@@ -88,18 +90,18 @@ def patiently(operation: Callable[[], T], patience: Patience) -> T:
 
 
 def is_waiting() -> bool:
-    """Return whether a thread of this process waits for a storage."""
+    """Return whether a thread of this process waits for the next attempt of a storage operation."""
     return bool(_waiting)
 
 
-def _may_pass(error: OSError, patience: Patience) -> bool:
+def _is_transient(error: OSError, retry_limit: RetryLimit) -> bool:
     if isinstance(error, LeaseLostError | StorageUnavailableError):
         return False
-    if isinstance(error, ConnectionError):  # of Ray; those of object stores have no type of their own
+    if isinstance(error, ConnectionError):  # raised by Ray; pyarrow raises OSError for connections to object stores
         return False
     if isinstance(error, FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return False
-    return patience.with_refusals if is_refusal(error) else error.errno not in _LASTING
+    return retry_limit.with_refusals if is_refusal(error) else error.errno not in _PERMANENT
 
 
 def is_refusal(error: OSError) -> bool:
@@ -111,7 +113,7 @@ def advice(error: OSError) -> str:
     """Return what to do about an error of a storage, to append to its message."""
     message = str(error)
     if "NO_SUCH_BUCKET" in message or "does not exist" in message:
-        return "create the bucket, or set `storage` to another place"
+        return "create the bucket, or set `storage` to another one"
     if error.errno in _REFUSALS:
         return "change the permissions of the folder, or set `storage` to another one"
     if is_refusal(error):
