@@ -186,8 +186,8 @@ class Watch:
             alive = holder.is_alive if holder else None
             if alive is None and before != content:
                 alive = True
-            # A claim that cannot be parsed may have been read while it was being written. It is considered damaged if
-            # it has not changed after POLL_SECONDS.
+            # Writers replace their claims atomically, so a claim that cannot be parsed is damaged. Its writer may repair
+            # it at the next heartbeat, so it counts as dead only if the next observation finds the same content.
             elif alive is None and self._silent_s[name] >= (STALE_SECONDS if holder else POLL_SECONDS):
                 alive = False
             verdicts[name] = {True: Liveness.ALIVE, False: Liveness.DEAD, None: Liveness.UNKNOWN}[alive]
