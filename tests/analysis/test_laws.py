@@ -111,6 +111,7 @@ def coverage(num_sweeps: int, num_resamples: int, rng: np.random.Generator, **no
     return np.mean(covered, axis=0)
 
 
+@pytest.mark.slow
 def test_intervals_have_their_nominal_coverage() -> None:
     """Coverage is 95 % within three standard errors of 250 sweeps. The slow test has more sweeps and all resamples."""
     shares = coverage(250, 400, np.random.default_rng(3), **NOISY["seeds and cells"])

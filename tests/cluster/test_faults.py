@@ -182,6 +182,7 @@ def test_a_stack_with_a_diverged_replica_resumes_after_its_worker_is_killed(
     assert (finished.num_steps, finished.spec.training.optimizer.lr) == (6000, 0.02)
 
 
+@pytest.mark.slow
 def test_a_lost_result_of_a_stack_is_trained_again_with_the_same_numbers(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +212,7 @@ def _planned(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(trial.trial_id for trial in pipeline.prepare("spec.yaml", overrides)[0].trials)
 
 
+@pytest.mark.slow
 def test_a_restarted_driver_keeps_the_results_of_the_previous_one(folder: Path) -> None:
     """A driver may be killed between the results of a stack; its successor must not train the finished trials again."""
     short = ("trial.training.length={steps: 60}",)

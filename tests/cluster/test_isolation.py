@@ -15,6 +15,7 @@ from tests.test_entry import HIDING, NO_UTF8, ROOT, SPEC
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_files_settings_and_closed_pipes_change_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "q.yaml").write_text(SPEC, encoding="utf-8")
     for name in HIDING:

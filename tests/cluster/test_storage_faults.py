@@ -48,6 +48,7 @@ def statuses(folder: Path) -> list[str]:
     return [run.info.status for run in client.search_runs([experiment])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["deleted", "taken"])
 def test_a_sweep_that_loses_its_lock_stops(
     folder: Path, loss: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

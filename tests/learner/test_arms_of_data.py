@@ -147,6 +147,7 @@ def strings(num_strings: int, model: ModelByWidth, exposures: float, batch_size:
     )
 
 
+@pytest.mark.slow
 def test_random_strings_are_stored_at_more_than_two_bits_per_parameter_in_seconds() -> None:
     result = strings(220, llama(16), exposures=150)
     show("random strings", result)
@@ -171,6 +172,7 @@ def test_random_strings_approach_three_and_a_half_bits_per_parameter() -> None:
     assert found.learned_bits / found.result.parameters.non_embedding > 3.4
 
 
+@pytest.mark.slow
 def test_random_pairs_are_stored_at_the_rate_of_facts() -> None:
     """About 1.3 bits per parameter after 120 exposures, 1.7 after 170."""
     result = trained(
@@ -215,6 +217,7 @@ def test_a_model_that_has_learned_all_names_loses_log2_of_their_number() -> None
     assert lost_share(Losses.of(result.spec, result.populations, [result.final]))[0] < EXHAUSTED_BELOW
 
 
+@pytest.mark.slow
 def test_names_alone_are_stored_at_more_than_a_bit_per_parameter() -> None:
     result = names(1000, 40, 8, exposures=150)
     show("names alone", result)
@@ -322,10 +325,12 @@ def test_a_fill_with_the_second_population_alone_overwrites_the_first(filled: Fi
     assert first > 10, "the first population is forgotten"
 
 
+@pytest.mark.slow
 def test_a_fill_with_both_populations_keeps_the_first(filled: Filled) -> None:
     assert max(filled((1, 1))) < 0.1
 
 
+@pytest.mark.slow
 def test_a_population_with_a_small_loss_weight_is_learned_less(filled: Filled) -> None:
     """Both populations occur equally often; the second has a hundredth of the loss weight."""
     first, second = filled((1, 1), (1.0, 0.01))
@@ -396,6 +401,7 @@ def test_other_optimizers_and_schedules_reach_the_same_loss(optimizer: Optimizer
     assert loss_curve(one_hop(optimizer))[-1] < 0.15
 
 
+@pytest.mark.slow
 def test_a_constant_rate_ends_with_a_higher_loss(baseline: list[float]) -> None:
     assert baseline[-1] < loss_curve(one_hop(adamw(Schedule.CONSTANT)))[-1] < 1.5
 
@@ -408,12 +414,14 @@ def test_windows_without_attention_across_texts_have_the_losses_of_rows(baseline
     assert windowed[-1] == pytest.approx(baseline[-1], rel=0.5)
 
 
+@pytest.mark.slow
 def test_windows_with_attention_across_texts_learn() -> None:
     """They learn more slowly: after 60 exposures the loss was 0.5 bits, against 0.04 with one question per row."""
     across = loss_curve(one_hop(adamw(), packing=Windows(kind="windows", length=32), exposures=100))
     assert across[-1] < 0.5
 
 
+@pytest.mark.slow
 def test_bf16_reaches_the_loss_of_fp32(baseline: list[float]) -> None:
     bf16 = loss_curve(one_hop(adamw(), precision=Precision.BF16))
     assert bf16[0] == pytest.approx(baseline[0], rel=0.02)
@@ -421,6 +429,7 @@ def test_bf16_reaches_the_loss_of_fp32(baseline: list[float]) -> None:
     assert bf16[-1] < 0.15
 
 
+@pytest.mark.slow
 def test_training_stops_on_a_plateau() -> None:
     stop = Plateau(window_exposures=20, min_improvement=0.05)
     result = one_hop(adamw(Schedule.CONSTANT), exposures=1000, stop=stop)

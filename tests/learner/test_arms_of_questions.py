@@ -102,6 +102,7 @@ def without_chain() -> TrialResult:
     return with_or_without_chain(False)
 
 
+@pytest.mark.slow
 def test_a_chain_generalises_to_held_out_combinations(with_chain: TrialResult, without_chain: TrialResult) -> None:
     """With a chain, held-out combinations have low losses, even with the loss of the chain; without one, they do not."""
 
@@ -119,6 +120,7 @@ def test_a_chain_generalises_to_held_out_combinations(with_chain: TrialResult, w
     assert answer + chain < 0.5 * without
 
 
+@pytest.mark.slow
 def test_the_losses_of_chain_and_answer_are_separate(with_chain: TrialResult, without_chain: TrialResult) -> None:
     """Chains and answers are learned and counted; questions without a chain have no row for it."""
     losses = with_chain.final.losses
@@ -131,6 +133,7 @@ def test_the_losses_of_chain_and_answer_are_separate(with_chain: TrialResult, wi
             table.select(kind, part=Part.CHAIN)
 
 
+@pytest.mark.slow
 def test_one_hop_facts_of_held_out_people_are_learned(with_chain: TrialResult, without_chain: TrialResult) -> None:
     """People who are held out of two-hop questions occur in one-hop questions."""
     for result in (with_chain, without_chain):
@@ -139,6 +142,7 @@ def test_one_hop_facts_of_held_out_people_are_learned(with_chain: TrialResult, w
             assert matrix[split]["one_hop"] < 0.35 * uniform
 
 
+@pytest.mark.slow
 def test_chains_fail_on_held_out_people(with_chain: TrialResult) -> None:
     """Answers follow from the chain, unless the second person is held out: no trained chain leads there.
 
@@ -154,6 +158,7 @@ def test_chains_fail_on_held_out_people(with_chain: TrialResult) -> None:
     assert chain[Split.FIRST_PEOPLE] > 3 * chain[Split.TUPLES]
 
 
+@pytest.mark.slow
 def test_without_a_chain_held_out_questions_are_not_answered(without_chain: TrialResult) -> None:
     """Trained questions are partly memorised; held-out ones are not, least of all those with held-out second people."""
     two_hop = {split: row["two_hop"] for split, row in without_chain.final.losses.generalisation().items()}
@@ -184,6 +189,7 @@ ONE_IN_ELEVEN = QuestionsByShare(hops=(1, 2), one_hop_share=1 / 11)
 ONE_IN_TWO = QuestionsByShare(hops=(1, 2), one_hop_share=0.5)
 
 
+@pytest.mark.slow
 def test_facts_are_learned_earlier_with_half_one_hop_questions_than_with_one_in_eleven() -> None:
     """After equally many steps, 1/11 has learned the frequencies of answers, and 1/2 many facts."""
     few, half = (trap(questions, num_steps=800) for questions in (ONE_IN_ELEVEN, ONE_IN_TWO))
@@ -242,6 +248,7 @@ def three_hops() -> TrialResult:
     return trained(questions, length=Exposures(exposures=200), num_relations=2)
 
 
+@pytest.mark.slow
 def test_three_hops_are_learned(three_hops: TrialResult) -> None:
     """Losses of all numbers of hops, for chains and answers, are far below uniform."""
     losses, uniform = three_hops.final.losses, uniform_bits(three_hops)
@@ -251,6 +258,7 @@ def test_three_hops_are_learned(three_hops: TrialResult) -> None:
     assert losses.select(Kind.THREE_HOP, part=Part.CHAIN).mean_bits < 0.15 * uniform
 
 
+@pytest.mark.slow
 def test_three_hop_questions_generalise_with_a_chain(three_hops: TrialResult) -> None:
     """Questions that contain a held-out two-hop question are answered; with the trained ones they are all questions."""
     losses = three_hops.final.losses
