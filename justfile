@@ -21,6 +21,10 @@ test *args:
 test-slow *args:
     {{ bin }}/python -m pytest -q -m slow {{ args }}
 
+# Run the checks of the learner on CUDA, or on the CPU if there is no GPU; CI leaves them out. Arguments go to pytest.
+test-gpu *args:
+    {{ bin }}/python -m pytest -q -m gpu {{ args }}
+
 # Check lint rules and formatting.
 lint:
     {{ bin }}/ruff check .
