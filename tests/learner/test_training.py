@@ -132,12 +132,12 @@ def test_the_parameter_norm_is_that_of_the_evaluated_weights() -> None:
 
 def test_a_small_model_learns_the_facts() -> None:
     result = trained(
-        TINY.model_copy(update={"training": TINY.training.model_copy(update={"length": Exposures(exposures=400)})})
+        TINY.model_copy(update={"training": TINY.training.model_copy(update={"length": Exposures(exposures=200)})})
     ).result
     means = [evaluation.losses.select(Kind.ONE_HOP).mean_bits for evaluation in result.evaluations]
     assert means[0] > 3 * means[-1]
     assert means[-1] < 1.0, means
-    assert result.final.exposures >= 400
+    assert result.final.exposures >= 200
     assert result.populations[0].num_profiles == 40
     assert (result.stop_reason, result.final.phase) == (StopReason.LENGTH, 0)
     # A question has 6 tokens, its answer 2 on average over 6 subjects, and 1 end token.
@@ -157,6 +157,7 @@ def test_a_diverging_trial_raises_an_error_with_the_step() -> None:
         trained(TINY.model_copy(update={"training": training}))
 
 
+@pytest.mark.slow
 def test_bf16_learns_what_fp32_learns() -> None:
     bf16 = TINY.model_copy(update={"training": TINY.training.model_copy(update={"precision": Precision.BF16})})
     means = [trained(spec).result.final.losses.select(Kind.ONE_HOP).mean_bits for spec in (TINY, bf16)]
@@ -239,6 +240,7 @@ def test_each_seed_changes_only_its_own_part() -> None:
     assert np.array_equal(base[1], reweighted[1])
 
 
+@pytest.mark.slow
 def test_profiles_of_the_reference_implementation_can_be_learned(shared_profiles: Path) -> None:
     spec = TrialSpec(
         profiles=ProfilesFromDisk(source="disk", path=str(shared_profiles)),
@@ -287,8 +289,7 @@ def test_a_plateau_stops_training_with_its_reason(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     spec = TINY.model_copy(update={"training": TINY.training.model_copy(update={**training, "stop": stop})})
     result = trained(spec, checkpoints=checkpoints).result
-    full = trained(TINY.model_copy(update={"training": TINY.training.model_copy(update=training)})).result
-    assert (result.stop_reason, full.stop_reason) == (StopReason.PLATEAU, StopReason.LENGTH)
-    assert result.num_steps == result.final.step < full.num_steps
+    assert result.stop_reason is StopReason.PLATEAU
+    assert result.num_steps == result.final.step < 400 * 240 / 32
     assert result.num_steps % 150 == 0  # 20 exposures of 240 facts in steps of 32
     assert trained(spec, checkpoints=checkpoints).result == result  # a finished trial is not trained further
