@@ -39,6 +39,18 @@ if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_BUDGET, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_CODES = {
+    Ending.INTERRUPTED: EXIT_INTERRUPTED,
+    Ending.BUDGET: EXIT_BUDGET,
+    Ending.RAY_DIED: EXIT_BAD_SPEC,
+    Ending.LOST: EXIT_FAILED,
+}
+"""Exit codes of runs that ended before all trials finished or failed."""
+UNFINISHED_REASONS = {
+    Ending.INTERRUPTED: "Interrupted",
+    Ending.BUDGET: "The budget is spent",
+    Ending.RAY_DIED: "Ray has died",
+}
 
 
 def run_spec(
@@ -126,24 +138,18 @@ def _print_outcome(
     from raycap.analysis.stored import read_stored
 
     same_command = f"{command} {options}".rstrip()
-    codes = {
-        Ending.INTERRUPTED: EXIT_INTERRUPTED,
-        Ending.BUDGET: EXIT_BUDGET,
-        Ending.RAY_DIED: EXIT_BAD_SPEC,
-        Ending.LOST: EXIT_FAILED,
-    }
     folder = SweepFolder(storage, sweep.spec.name)
     console.print()
-    trouble = " ".join(outcome.problems) if outcome.ending is Ending.LOST else ""
+    storage_problem = " ".join(outcome.problems) if outcome.ending is Ending.LOST else ""
     try:
-        stored = None if trouble else read_stored(sweep.trials, storage)
+        stored = None if storage_problem else read_stored(sweep.trials, storage)
     except OSError as error:
-        stored, trouble = None, f"storage {folder.location} cannot be read: {error}; {advice(error)}"
+        stored, storage_problem = None, f"storage {folder.location} cannot be read: {error}; {advice(error)}"
     if stored is None:
-        console.print(trouble, style="yellow", soft_wrap=True)
-        console.print("What was stored of the trials is kept. The command that continues with them:")
+        console.print(storage_problem, style="yellow", soft_wrap=True)
+        console.print("Stored results and checkpoints are kept. To continue:")
         console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
-        return codes.get(outcome.ending, EXIT_FAILED)
+        return EXIT_CODES.get(outcome.ending, EXIT_FAILED)
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
         law = outcome.law or answer(write_report(sweep, storage))
         console.print(law, style="bold")
@@ -158,18 +164,13 @@ def _print_outcome(
     num_unreadable = len(selected_ids & stored.unreadable.keys())
     num_left = len(selected_ids - stored.measured.keys()) - num_unreadable
     if num_left:
-        reasons = {
-            Ending.INTERRUPTED: "Interrupted",
-            Ending.BUDGET: "The budget is spent",
-            Ending.RAY_DIED: "Ray has died",
-        }
-        reason = reasons.get(outcome.ending, "Not finished")
+        reason = UNFINISHED_REASONS.get(outcome.ending, "Not finished")
         console.print(f"{reason}: {num_left} of {len(selected)} trials are left. To continue:")
         console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
         console.print(f"Report on the finished trials: raycap report {shlex.quote(folder.location)}", soft_wrap=True)
     is_complete = not num_left and not num_unreadable and outcome.is_logged
-    return codes.get(outcome.ending, 0 if is_complete else EXIT_FAILED)
+    return EXIT_CODES.get(outcome.ending, 0 if is_complete else EXIT_FAILED)
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:

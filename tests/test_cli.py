@@ -26,7 +26,7 @@ TINY = [
 
 
 def raycap(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from raycap.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "raycap", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 

@@ -1,1 +1,1 @@
-"""Runs the trials of a sweep on Ray. No other package imports ray."""
+"""Execution of the trials of a sweep on Ray. No other package imports ray."""

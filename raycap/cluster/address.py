@@ -1,4 +1,4 @@
-"""Finds the Ray cluster that a sweep uses, and checks within seconds that it answers."""
+"""Address of the Ray cluster that a sweep uses, and a check within seconds that it answers."""
 
 import ipaddress
 import os
@@ -13,9 +13,9 @@ from ray._private.utils import read_ray_address
 from raycap.errors import CannotRunError
 
 LOCAL = "local"
-"""Address of no cluster: the run starts Ray on this machine."""
+"""Value of RAY_ADDRESS that names no cluster: the run starts Ray on this machine."""
 AUTO = "auto"
-"""Address of the cluster that was started on this machine."""
+"""Value of RAY_ADDRESS that names the cluster that was started on this machine."""
 CONNECT_TIMEOUT_S = 3.0
 """Time to wait for a connection to a cluster, and for its answer."""
 CHECK_ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -34,7 +34,8 @@ def cluster_address(environment: Mapping[str, str]) -> str:
     It is the first of these that exists: RAY_ADDRESS; the cluster of `ray up` if this machine is its head; this machine.
 
     Raises:
-        CannotRunError: The address has another form, or no cluster runs on this machine although one is expected.
+        CannotRunError: The address has another form, or none or several clusters run on this machine although one is
+            expected.
     """
     given = environment.get("RAY_ADDRESS", "").strip()
     address = given or (AUTO if cluster_configuration().exists() else LOCAL)
@@ -55,11 +56,14 @@ def cluster_address(environment: Mapping[str, str]) -> str:
 
 
 def _address_on_this_machine(reason: str) -> str:
-    """Return the address of the cluster that `ray start` started on this machine; `reason` says why one is expected."""
+    """Return the address of the cluster that `ray start` started on this machine.
+
+    `reason`, the reason for which one is expected, begins the message of the error if there is none.
+    """
     started: str | None = read_ray_address()  # from a file that Ray removes when the cluster is stopped
     if started:
         return started
-    # The local instances of other sweeps listen on the loopback interface only, and are no clusters.
+    # Addresses on the loopback interface belong to the local Ray instances of other sweeps, which are not clusters.
     found = sorted(address for address in services.find_gcs_addresses() if not _is_loopback(address))
     if len(found) == 1:
         return str(found[0])
@@ -75,12 +79,12 @@ def _is_loopback(address: str) -> bool:
 
 
 def requires_token(address: str) -> bool:
-    """Check that a Ray cluster answers at host:port; return whether it requires a token.
+    """Check that a Ray cluster answers at host:port, and return whether it requires a token.
 
-    Ray itself would retry for 15 minutes.
+    Without this check, `ray.init` would retry for 15 minutes.
 
     Raises:
-        CannotRunError: Nothing, or something else than Ray, answers there.
+        CannotRunError: No process answers there, or one that is not Ray.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -95,6 +99,6 @@ def requires_token(address: str) -> bool:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
                 return True
             raise CannotRunError(
-                f"what listens at {address} does not answer as a Ray cluster ({error.code().name})", REMEDY
+                f"the server at {address} does not answer as a Ray cluster ({error.code().name})", REMEDY
             ) from None
     return False

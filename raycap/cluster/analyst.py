@@ -22,6 +22,7 @@ from raycap.results import Evaluation, Failure, RunRecord, SweepRecord, TrialRes
 from raycap.storage import Storage, failure_path, result_path
 from raycap.storage.lock import LeaseId, guarded
 from raycap.storage.progress import Event, ProgressFile
+from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from raycap.tracking.tracker import Tracker
 
 DRAWING_SHARE = 0.03
-"""Maximal share of the time spent on redrawing while trials run."""
+"""Maximum share of the time that is spent on redrawing figures while trials run."""
 DELIVERY_TIMEOUT_S, INTERRUPTED_DELIVERY_TIMEOUT_S = 10.0, 2.0
 """Time that the end of a sweep, and of an interrupted sweep, waits for MLflow."""
 STALL_TIMEOUT_S = 20.0
@@ -210,14 +211,14 @@ class Analyst:
     def delivery(self) -> Delivery:
         """Return which records reached MLflow. Call it after `conclude` or `interrupt`."""
         outbox, folder = self._outbox, shlex.quote(self._folder.location)
-        problems = [self._unwritten, outbox.unread, outbox.unsaved]
+        problems = [self._unwritten, outbox.read_error, outbox.write_error]
         if self._undelivered:
             fate = (
                 "could not be kept"
-                if outbox.unsaved
+                if outbox.write_error
                 else f"wait in {self._storage.location(self._folder.path(SweepFolder.OUTBOX))}"
             )
-            cause = f" ({outbox.trouble})" if outbox.trouble else ""
+            cause = f" ({outbox.delivery_error})" if outbox.delivery_error else ""
             problems.append(
                 f"{self._undelivered:,} records for MLflow {fate}{cause}. To deliver what is stored: raycap sync {folder}"
             )
@@ -258,12 +259,12 @@ class Analyst:
 
     def _write(self, name: str, content: str | bytes) -> bool:
         """Write a file into the sweep's folder; return whether the storage accepted it. `delivery` reports failures."""
-        if self._unwritten:  # do not wait for the storage once more for every file
+        if self._unwritten:  # a write has failed: do not wait for the storage again for each of the other files
             return False
         try:
             self._folder.write(name, content)
         except OSError as error:
-            self._unwritten = f"{name} could not be written: {error}"
+            self._unwritten = f"{name} could not be written: {error}; {advice(error)}"
             return False
         return True
 
@@ -279,7 +280,10 @@ class Analyst:
 
 
 class _WhileLeased:
-    """Passes operations on to MLflow unless another process has taken over the lock of the sweep, which logs them then."""
+    """Forwards operations to MLflow unless another process has taken over the lock of the sweep.
+
+    The other process logs the stored results itself.
+    """
 
     def __init__(self, tracker: "Tracker", storage: Storage) -> None:
         self._tracker, self._storage = tracker, storage
@@ -309,7 +313,7 @@ def sync_sweep(sweep: SweepRecord, lease: LeaseId | None = None) -> Delivery:
 
 
 class _RestartableAnalyst(Analyst):
-    """An analyst that opens itself again after its process has died. It reads all it needs from the storage and MLflow."""
+    """An analyst that restores its state from the storage and MLflow after its process has died."""
 
     def __init__(self, sweep_json: str, lease: LeaseId | None = None) -> None:
         super().__init__(sweep_json, lease)
@@ -317,8 +321,8 @@ class _RestartableAnalyst(Analyst):
             self.open(self._folder.read_run().slots)
 
 
-# The actor runs on the head node: an SQLite database is a file of that node, and the head is not preempted. Calls that a
-# dead process has not answered are repeated; operations on MLflow are idempotent.
+# The actor runs on the head node, because an SQLite database is a file of that node and the head is not preempted. Ray
+# repeats calls that a dead process has not answered; this is safe because operations on MLflow are idempotent.
 AnalystActor = ray.remote(
     num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=MAX_RESTARTS, max_task_retries=-1
 )(_RestartableAnalyst)

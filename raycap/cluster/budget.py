@@ -1,4 +1,4 @@
-"""The budget of a run, in wall time or GPU hours, and the accounting against it."""
+"""Budget of a run, in wall time or GPU hours, and the accounting of what the run has spent of it."""
 
 import re
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ UNBOUNDED = Budget()
 
 
 class Spending:
-    """Accounts for what a run has spent of its budget, and predicts whether more work fits.
+    """Accounts for the time that a run has spent of its budget, and predicts whether more work fits.
 
     The caller supplies all times, in seconds of a monotonic clock. The unit of work is arbitrary, as long as the time that
     a group takes is proportional to its work: the seconds per unit are estimated from the groups that have finished.

@@ -1,4 +1,4 @@
-"""Connects to Ray: to the cluster that the environment names, or to a private instance on this machine."""
+"""Connection to Ray: to the cluster that the environment names, or to a private instance on this machine."""
 
 import logging
 import os
@@ -16,17 +16,17 @@ from raycap.cluster.processes import LocalProcesses
 from raycap.errors import CannotRunError
 from raycap.host.isolation import child_environment
 from raycap.host.machine import cpu_limit
-from raycap.host.surroundings import refuse_faulty_surroundings
+from raycap.host.preflight import refuse_failed_preflight
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Tune writes a snapshot of its state once in 1e9 s, that is, never: raycap does not resume from it, and Tune keeps what
-    # it writes of each trial in memory.
+    # Interval at which Tune saves its state; 1e9 s means never. raycap does not resume from this state, and Tune keeps a
+    # copy of it for each trial in memory.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     # The session handles Ctrl-C itself, so that trials save a checkpoint.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A call of Ray after its end must fail, and not start another instance.
+    # Calls of Ray after ray.shutdown must fail instead of starting another instance.
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -55,7 +55,7 @@ LOCAL_ENVIRONMENT = WORKER_ENVIRONMENT | {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # After the death of the control store, Ray would end this process after a minute; the session ends the run by itself.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-    # Every connection needs the token, RAY_AUTH_TOKEN, which each run chooses for itself.
+    # Every connection needs the token in RAY_AUTH_TOKEN, which is drawn at random for each run.
     "RAY_AUTH_MODE": "token",
 }
 """Environment variables of a local instance, whose processes all inherit them."""
@@ -73,7 +73,7 @@ class RayConnection:
 
 @contextmanager
 def ray_session() -> Iterator[RayConnection]:
-    """Connect to Ray for the duration of the context.
+    """Connect to Ray within the context.
 
     Uses the first of these that exists: the connection that this process already has (as in tests and notebooks), which
     stays open; the cluster at RAY_ADDRESS; the cluster of `ray up` if this machine is its head; a new local instance, which
@@ -101,9 +101,10 @@ def ray_session() -> Iterator[RayConnection]:
         address = cluster_address(os.environ)
         options: dict[str, Any]
         if address == LOCAL:
-            refuse_faulty_surroundings()
+            refuse_failed_preflight()
             where = "Ray does not start on this machine"
-            # A runtime_env would do the same, but Ray could then not use the workers that it starts in advance.
+            # A runtime_env would set the variables as well, but then Ray could not use the workers that it has already
+            # started in advance.
             token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
             stack.enter_context(_environment(LOCAL_ENVIRONMENT | child_environment() | token))
             stack.enter_context(_settings_of_environment())
@@ -126,7 +127,9 @@ def ray_session() -> Iterator[RayConnection]:
             ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
         except Exception as error:  # Ray raises errors of many types, and Exception itself if a process is late
             message = " ".join(str(error).split()) or type(error).__name__
-            raise CannotRunError(f"{where}: {message}", "raycap doctor checks this machine and the cluster") from error
+            raise CannotRunError(
+                f"{where}: {message}", "run `raycap doctor`, which checks this machine and the cluster"
+            ) from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # ray.init installs one that exits with an exit code of its own
         yield RayConnection(folder, LocalProcesses() if address == LOCAL else None)
@@ -134,7 +137,7 @@ def ray_session() -> Iterator[RayConnection]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the duration of the context."""
+    """Set environment variables within the context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -148,7 +151,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _settings_of_environment() -> Iterator[None]:
-    """Apply the environment to settings that Ray has read when it was imported, and restore them at the end."""
+    """Make Ray read the environment again, as it did when it was imported, now and at the end of the context."""
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 

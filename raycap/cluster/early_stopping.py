@@ -1,7 +1,8 @@
-"""The early stopping rule: ends trials once more training cannot change their result.
+"""The early stopping rule, which ends trials once more training would hardly change their result.
 
-Workers apply the rule to every evaluation before they train on, so a trial ends at the evaluation that decided, and the
-same spec ends at the same step in every run. A trial that ends early stores a result like any other, which records why.
+Workers apply the rule to every evaluation before they continue training. So a trial ends at the evaluation that meets the
+rule, and the same spec ends at the same step in every run. A trial that ends early stores a result like any other, with the
+reason.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Finds the original exception of a failed trial below the wrappers of Ray."""
+"""Errors of trials, and the search for the original exception below the wrappers of Ray."""
 
 from collections.abc import Iterator
 

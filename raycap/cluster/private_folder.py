@@ -49,10 +49,10 @@ def private_folder() -> Iterator[Path]:
 
 
 def parent_folder() -> Path:
-    """Return the folder of private folders: RAY_TMPDIR if it is set, else the system's temporary folder, else /tmp.
+    """Return the parent of private folders: RAY_TMPDIR if it is set, else the system's temporary folder, else /tmp.
 
     Raises:
-        CannotRunError: None of these can be written and has a path that is short enough for Ray's sockets.
+        CannotRunError: None of these is a folder that can be written and whose path is short enough for Ray's sockets.
     """
     chosen = os.environ.get(BASE_VARIABLE)
     candidates = [Path(chosen)] if chosen else [Path(tempfile.gettempdir()), Path("/tmp")]
@@ -60,19 +60,19 @@ def parent_folder() -> Path:
     for candidate in candidates:
         base = candidate.absolute()
         if (length := len(os.fsencode(base))) > MAX_BASE_BYTES:
-            problems.append(f"{base} has {length} bytes, of which Ray's sockets allow {MAX_BASE_BYTES}")
+            problems.append(f"the path {base} has {length} bytes, and Ray's sockets allow at most {MAX_BASE_BYTES}")
         elif not os.access(base, os.W_OK | os.X_OK):
             problems.append(f"{base} {'cannot be written' if base.is_dir() else 'is not a folder'}")
         else:
             return base
     raise CannotRunError(
-        f"there is no place for Ray's temporary files: {', and '.join(problems)}",
+        f"no folder can hold Ray's temporary files: {', and '.join(problems)}",
         f"set {BASE_VARIABLE} to a folder that you can write, with a path of at most {MAX_BASE_BYTES} bytes",
     )
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder. Processes that are just ending may write into it meanwhile, so this is tried for a while."""
+    """Remove a folder, with retries, because processes that are just ending may still write into it."""
     deadline = time.monotonic() + REMOVAL_TIMEOUT_S
     while folder.exists() and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
@@ -80,7 +80,7 @@ def _remove(folder: Path) -> None:
 
 
 def _remove_orphans(base: Path) -> None:
-    """Remove the folders of this user's runs that have died."""
+    """Remove the folders of this user's runs that were killed."""
     for folder in base.glob(f"{PREFIX}*"):
         with suppress(OSError):  # a file, a link, a folder of another user, or one that is removed at the same time
             opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

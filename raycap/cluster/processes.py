@@ -1,4 +1,4 @@
-"""The processes of a Ray instance that this process has started: finds dead and stopped ones, and kills them."""
+"""Supervision of the processes of a local Ray instance: detection of dead processes, and killing of stopped ones."""
 
 import time
 from contextlib import suppress
@@ -8,7 +8,7 @@ import psutil
 ESSENTIAL = ("gcs_server", "raylet")
 """Names of the processes without which Ray does not work. The raylet ends when one of its agents does."""
 STOPPED_TIMEOUT_S = 30.0
-"""Time after which a stopped process (SIGSTOP) counts as stuck and is killed. Ray then starts another one."""
+"""Time after which a stopped process (SIGSTOP) is killed. Ray then starts another one."""
 SCAN_INTERVAL_S = 5.0
 
 
@@ -17,7 +17,7 @@ class RayDiedError(Exception):
 
 
 class LocalProcesses:
-    """Watches the processes below this one. Create it after Ray has started."""
+    """Monitors the descendants of this process. Create it after Ray has started."""
 
     def __init__(self) -> None:
         self._essential = {child: name for child in psutil.Process().children() if (name := _name(child)) in ESSENTIAL}
@@ -46,7 +46,7 @@ class LocalProcesses:
 
 
 def kill_children() -> None:
-    """Kill all processes below this one at once."""
+    """Kill all descendants of this process at once."""
     for child in _children():
         with suppress(psutil.Error):
             child.kill()

@@ -1,4 +1,4 @@
-"""Shows the progress of running trials: a live table on a terminal, one line per event elsewhere."""
+"""Display of the progress of running trials: a live table on a terminal, one line per event otherwise."""
 
 import threading
 import time
@@ -52,7 +52,7 @@ class ProgressDisplay:
                 analyst_id, events = ray.get(self._analyst.events.remote(self._analyst_id, self._num_seen))
             except ray.exceptions.RayError:  # the analyst is dead; the session reports the cause
                 return
-            if analyst_id != self._analyst_id:  # it was restarted and has forgotten its events
+            if analyst_id != self._analyst_id:  # it was restarted, without its earlier events
                 self._analyst_id, self._num_seen = analyst_id, 0
             self._num_seen += len(events)
             for event in events:

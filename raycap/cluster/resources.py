@@ -1,4 +1,4 @@
-"""Compares the resources of a trial with those of the cluster, and refuses trials that can never be scheduled."""
+"""Comparison of the resources of a trial with those of the cluster, which finds trials that can never be scheduled."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from raycap.spec import ExecutionSpec
 KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
 """Environment variable that is set in every container that KubeRay starts."""
 UNKNOWN_SLOTS = 32
-"""Number of concurrent trials if the maximal size of the cluster is unknown. It is bounded because each trial, even while it
+"""Number of concurrent trials if the maximum size of the cluster is unknown. It is bounded because each trial, even while it
 waits for resources, has a driver process on the head node."""
 
 
@@ -31,7 +31,7 @@ class Machines:
 
 
 def concurrent_slots(execution: ExecutionSpec, paths: set[tuple[str, str]]) -> int:
-    """Return how many trials run at once on the connected cluster, at the maximal size that its autoscaler allows.
+    """Return how many trials run at once on the connected cluster, at the maximum size that its autoscaler allows.
 
     `paths` contains (field name, path or URI) of everything that trials read or write.
 

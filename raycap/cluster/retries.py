@@ -1,4 +1,4 @@
-"""Decides whether a trial is retried after an error."""
+"""Policy that decides whether a trial is retried after an error."""
 
 import re
 from collections.abc import Callable
@@ -19,9 +19,9 @@ class RetryPolicy(DefaultFailurePolicy):
     - A trial that fails twice in a row with the same error at the same step is not retried.
     - The failures are counted from 0 again whenever the checkpoints have advanced since the last failure, so any number of
       preemptions is allowed as long as the trial makes progress.
-    - A storage that was waited for in vain (raycap/storage/retries.py) is not waited for again.
-    - A timeout while the trial waits for resources does not count: `concurrent_slots` has checked that the cluster can
-      provide them.
+    - An operation of the storage that failed until its retry limit (raycap/storage/retries.py) is not retried again.
+    - A timeout while the trial waits for resources is not counted as a failure: `concurrent_slots` has checked that the
+      cluster can provide them.
 
     `steps_done` returns the step of the last checkpoint (summed over the trials of a stack).
     """

@@ -1,4 +1,4 @@
-"""Runs a sweep on Ray: starts or joins a cluster, runs the missing trials, and closes the sweep."""
+"""One run of a sweep on Ray: connect to a cluster or start one, run the missing trials, and close the sweep."""
 
 import threading
 import time
@@ -62,7 +62,7 @@ class Ending(StrEnum):
     BUDGET = "budget"
     """The budget was spent."""
     RAY_DIED = "ray died"
-    """A process died without which Ray does not work."""
+    """A process that Ray needs has died."""
     LOST = "lost"
     """The storage was lost: another process took over the lock of the sweep, its folder is gone, or it does not answer."""
 
@@ -111,7 +111,7 @@ def run_sweep(job: Job, console: Console) -> Outcome:
         except RayDiedError as error:
             problem = f"{error}; free memory if the system has killed it, and run the command again"
             ending, problems = Ending.RAY_DIED, [problem]
-            kill_children()  # Ray would wait for them
+            kill_children()  # otherwise ray.shutdown would wait for them
         except KeyboardInterrupt:
             ending, problems = Ending.INTERRUPTED, list[str]()
             if connection.processes:
@@ -139,7 +139,7 @@ def _wait(run: _RayRun) -> Outcome:
             wait([run.ended], POLL_INTERVAL_S)
             if run.ended.done():
                 if run.connection.processes:
-                    run.connection.processes.check()  # the end of the trials may be due to the death of Ray
+                    run.connection.processes.check()  # the trials may have ended because Ray died
                 return run.ended.result()
         except KeyboardInterrupt:
             if run.queue is None or run.queue.was_stopped:
@@ -284,7 +284,10 @@ def _conclude(job: Job, run: RunRecord, ending: Ending, analyst: "ActorHandle") 
         delivery = ray.get(analyst.delivery.remote())
         return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
     except ray.exceptions.RayError as error:
-        problem = f"the analyst, which logs to MLflow, died too often: {root_cause(error)}"
+        problem = (
+            f"the analyst, the process that logs to MLflow, died too often: {root_cause(error)}; run the same command again "
+            "to log what is missing"
+        )
     return _close_without_ray(job, run, ending, problem)
 
 

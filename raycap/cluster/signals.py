@@ -1,4 +1,4 @@
-"""Sends signals to running trials through Ray's internal key-value store.
+"""Signals to running trials, which are sent through Ray's internal key-value store.
 
 Every worker of the cluster can read the store, and it needs no additional process. Keys contain the id of the Ray job, so
 sweeps on the same cluster do not interfere.

@@ -1,4 +1,4 @@
-"""Ends a worker process that hangs, so that Ray starts another one, which resumes from the last checkpoint."""
+"""Detection of worker processes that hang. They are killed, and Ray starts others, which resume from a checkpoint."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ CHECK_INTERVAL_S = 5.0
 
 
 class StallGuard:
-    """Kills this process if it completes no step and uses no CPU for too long, until the end of the context.
+    """Kills this process if it completes no step and uses no CPU for too long within the context.
 
-    It cannot act while the process is stopped or holds Python's lock. Ray Train notices that (see `WORKER_ENVIRONMENT`), and
-    so does `LocalProcesses`.
+    It has no effect while the process is stopped or code holds the global interpreter lock. These cases are handled by Ray
+    Train's health check (see `WORKER_ENVIRONMENT`) and by `LocalProcesses`.
     """
 
     def __init__(self, min_idle_s: float = MIN_IDLE_S) -> None:
@@ -52,13 +52,14 @@ class StallGuard:
         while not self._over.wait(interval_s):
             now, cpu_now_s = time.monotonic(), time.process_time()
             was_paused = now - checked_at > 4 * interval_s  # this process was stopped, or the machine suspended
-            # A worker that waits for the storage must not be restarted: it would wait again, but lose its steps.
+            # A worker that waits for the storage is not restarted, because it would lose steps and wait again.
             if was_paused or is_waiting() or cpu_now_s - cpu_s >= BUSY_SHARE * (now - checked_at):
                 self._active_at = now
             checked_at, cpu_s = now, cpu_now_s
             idle_s = now - self._active_at
             if idle_s > max(self._min_idle_s, STEP_FACTOR * self._longest_step_s):
                 print(
-                    f"no step and no computation for {idle_s:.0f} s: the worker ends and is restarted", file=sys.stderr
+                    f"no step and no computation for {idle_s:.0f} s: this worker is killed and restarted",
+                    file=sys.stderr,
                 )
                 os.kill(os.getpid(), signal.SIGKILL)

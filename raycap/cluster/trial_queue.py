@@ -35,7 +35,10 @@ class TrialQueue(Searcher):
     def __init__(
         self, groups: list[StackGroup], spending: Spending, is_held: Callable[[], bool] = lambda: False
     ) -> None:
-        """While `is_held` returns True, such as when the storage does not answer, no group is suggested."""
+        """Initialize with the groups in order. No group is suggested while `is_held` returns True.
+
+        `is_held` pauses the queue, for example while the storage does not answer.
+        """
         super().__init__()
         self._is_held = is_held
         self._waiting, self._spending = deque(groups), spending
@@ -70,7 +73,7 @@ class TrialQueue(Searcher):
 
         Returns None, which makes Tune ask again, while groups run: when one ends, the prediction of what fits may change.
         """
-        # While nothing runs, Tune calls this method in a loop and not `is_over`, so the request to stop is seen here, too.
+        # While no trial runs, Tune calls this method in a loop and does not call `is_over`, so check the request to stop.
         is_open = self._paused_at is None and not self._stop_requested
         if is_open and self._waiting and self._is_held():
             return None

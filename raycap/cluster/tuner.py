@@ -1,4 +1,4 @@
-"""Runs the unfinished trials with Ray Tune, one Tune trial per group of trials that train together."""
+"""Execution of the unfinished trials with Ray Tune, one Tune trial per group of trials that train together."""
 
 import contextlib
 import io
@@ -83,8 +83,9 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     """Train a group of trials and store their results; the function of a Tune trial.
 
     A result.json is the last file that is written for a trial. Checkpoints are deleted once all results of the group are
-    written: a group that is torn in between resumes from its last common checkpoint, without training. Failures are
-    recorded, not raised: Ray Train has already retried them (see `RetryPolicy`), so Tune must not retry them once more.
+    written. If the driver is killed between the results, the group resumes from its last common checkpoint and writes the
+    others without training. Failures are recorded and not raised: Ray Train has already retried them (see `RetryPolicy`),
+    so Tune must not retry them again.
 
     Returns:
         `causes`, the failures by trial_id, and `all_finished`, whether every trial of the group has a result.
@@ -110,7 +111,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
     try:
         for trial in trials:
             storage.delete(failure_path(trial.trial_id))
-        # Ray Train, too, writes a file to the storage before it starts workers, and raises its errors as they are.
+        # Before it starts workers, Ray Train also writes a file to the storage, without retries of its own.
         outcomes = with_retries(lambda: train_group(group, finished, config), TRIAL_RETRIES)
     except LeaseLostError:
         return {"causes": causes, "all_finished": False}
@@ -143,7 +144,7 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
 
 
 def _forget(storage: Storage, trial_ids: Iterable[str]) -> None:
-    """Delete the checkpoints of finished trials. What cannot be deleted costs space only."""
+    """Delete the checkpoints of finished trials. Errors are ignored, because files that remain only take up space."""
     for trial_id in trial_ids:
         with contextlib.suppress(OSError):
             forget_checkpoints(storage, trial_id)

@@ -1,4 +1,4 @@
-"""Trains one trial, or a group of trials as one stack, on Ray Train workers.
+"""Training of one trial, or of a group of trials as one stack, on Ray Train workers.
 
 The drivers of all trials import this module too, so modules that only a worker needs are imported inside its function.
 """
@@ -137,7 +137,7 @@ def train_group(
 
 
 def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Train the trials of a group; the function that every worker runs. A worker that hangs is killed and restarted."""
+    """Train the trials of a group. Every worker runs this function. A worker that hangs is killed and restarted."""
     with StallGuard() as guard:
         return _train(parameters, guard)
 
@@ -145,7 +145,7 @@ def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str, Any]]:
     """Train the trials of a group in a worker.
 
-    Ray Train is given no checkpoints. Each trial stores its own, so that it can resume in a different group.
+    Checkpoints are not reported to Ray Train. Each trial stores its own, so that it can resume in a different group.
 
     Returns:
         By trial_id, {"result": JSON}, or the record of an error that would occur again; empty if the trials were paused.
@@ -171,7 +171,10 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     device = torch.device("cpu")
     if config.on_gpu:
         if not torch.cuda.is_available():
-            error = f"Ray assigned a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA device there"
+            error = (
+                f"Ray assigned a GPU of {platform.node()}, but torch {torch.__version__} finds no CUDA device there; "
+                "install a CUDA build of torch that matches the driver"
+            )
             return {trial_id: _error_record(RuntimeError(error)) for trial_id in unfinished}
         device = torch.device("cuda", torch.cuda.current_device())
 

@@ -31,7 +31,7 @@ def template(
 
     if where not in list(Template):
         raise SpecError([f"cluster template: must be one of {', '.join(Template)}, got {where}; write one of these"])
-    print(render_template(Template(where), Versions.here()), end="")
+    print(render_template(Template(where), Versions.of_environment()), end="")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 from raycap.errors import CannotRunError
 from raycap.host.machine import available_memory, cpu_limit, memory_limit
-from raycap.host.surroundings import Check, CheckVerdict, check_surroundings
+from raycap.host.preflight import Check, CheckVerdict, preflight_checks
 from raycap.spec.locations import LocationError, absolute_tracking_uri, database_path, local_path, refuse_shell_syntax
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
@@ -39,7 +39,7 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
         ("torch", _torch),
         ("cpu", _cpu),
         ("memory", _memory),
-        ("surroundings", lambda: iter(check_surroundings())),
+        ("environment", lambda: iter(preflight_checks())),
         ("ray", _ray),
         ("other users", _other_users),
         ("mlflow", lambda: _mlflow(tracking_uri)),

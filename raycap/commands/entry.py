@@ -69,7 +69,7 @@ def _prepare() -> None:
         raise OSError(
             "PYTHONOPTIMIZE=2 and -OO remove docstrings, without which Ray does not start: unset PYTHONOPTIMIZE"
         )
-    from raycap.host.surroundings import provide_home
+    from raycap.host.preflight import provide_home
 
     provide_home()
     for name, file in hidden.items():

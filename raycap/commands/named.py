@@ -21,20 +21,20 @@ MAX_LISTED = 8
 """Largest number of names that an error lists."""
 
 
-def is_spec(what: str) -> bool:
+def is_spec(argument: str) -> bool:
     """Return whether an argument is the path of a sweep file; the file need not exist."""
-    return what.lower().endswith(SPEC_ENDINGS) or os.path.isfile(what)
+    return argument.lower().endswith(SPEC_ENDINGS) or os.path.isfile(argument)
 
 
 def find_sweep(
-    what: str, *needed: str, overrides: tuple[str, ...] = (), storage: str = "runs"
+    argument: str, *needed: str, overrides: tuple[str, ...] = (), storage: str = "runs"
 ) -> tuple[SweepRecord, Storage]:
     """Return the sweep that an argument names and its storage; for a trial, the sweep that contains it.
 
     A sweep file is planned, and its sweep must have run.
 
     Args:
-        what: The argument.
+        argument: The argument.
         needed: Files that the sweep's folder must have; by default those of a sweep that has run.
         overrides: Changes to a sweep file.
         storage: Folder or URI in which names, ids and labels are looked up.
@@ -42,60 +42,60 @@ def find_sweep(
     Raises:
         SpecError: There is no such sweep, or there are several. The message lists those that exist.
     """
-    if is_spec(what):
-        record, root = pipeline.prepare(what, overrides)
+    if is_spec(argument):
+        record, root = pipeline.prepare(argument, overrides)
         try:
             SweepFolder(root, record.spec.name).require(*(needed or (SweepFolder.SWEEP, SweepFolder.RUN)))
         except NotASweepError as error:
-            raise SpecError([f"{what}: {error}; run it first: raycap run {what}"]) from None
+            raise SpecError([f"{argument}: {error}; run it first: raycap run {argument}"]) from None
         return record, root
     if overrides:
-        raise SpecError([f"{what}: overrides apply to sweep files only; remove {overrides[0]}"])
-    if is_path(what):
-        folder, trial_id = _split_trial_folder(what)
+        raise SpecError([f"{argument}: overrides apply to sweep files only; remove {overrides[0]}"])
+    if is_path(argument):
+        folder, trial_id = _split_trial_folder(argument)
         if trial_id is not None:
             return _sweep_of_trial(trial_id, folder, needed)
-        _require_sweep(what)
-        return open_sweep(what, *needed)
-    if (root := _storage(storage)).exists(f"{what}/{SweepFolder.SWEEP}") and what:
-        return open_sweep(join_uri(storage, what), *needed)
-    return _sweep_of_trial(what, storage, needed)
+        _require_sweep(argument)
+        return open_sweep(argument, *needed)
+    if (root := _storage(storage)).exists(f"{argument}/{SweepFolder.SWEEP}") and argument:
+        return open_sweep(join_uri(storage, argument), *needed)
+    return _sweep_of_trial(argument, storage, needed)
 
 
-def find_trial(what: str, overrides: tuple[str, ...], storage: str, index: int | None) -> tuple[Storage, str]:
+def find_trial(argument: str, overrides: tuple[str, ...], storage: str, index: int | None) -> tuple[Storage, str]:
     """Return the storage and the id of the trial that an argument names.
 
     If the argument names a sweep, it is the trial at `index`, or the only one. Raises SpecError if there is no such trial,
     or if there are several. The message lists those that exist.
     """
-    if is_spec(what):
-        sweep, root = pipeline.prepare(what, overrides)
-        return root, _trial_at(sweep, what, index).trial_id
-    folder, trial_id = _split_trial_folder(what) if is_path(what) else (storage, what)
+    if is_spec(argument):
+        sweep, root = pipeline.prepare(argument, overrides)
+        return root, _trial_at(sweep, argument, index).trial_id
+    folder, trial_id = _split_trial_folder(argument) if is_path(argument) else (storage, argument)
     if trial_id is None:
-        sweep, root = find_sweep(what, SweepFolder.SWEEP)
-        return root, _trial_at(sweep, what, index).trial_id
+        sweep, root = find_sweep(argument, SweepFolder.SWEEP)
+        return root, _trial_at(sweep, argument, index).trial_id
     root = _storage(folder)
     found = sorted(name for name in root.names(TRIALS_FOLDER) if name.startswith(trial_id))
     if len(found) > 1 and trial_id not in found:
         listed = ", ".join(found[:MAX_LISTED]) + (", ..." if len(found) > MAX_LISTED else "")
-        raise SpecError([f"{what}: is a prefix of {len(found)} trials: {listed}; give a longer one"])
+        raise SpecError([f"{argument}: is a prefix of {len(found)} trials: {listed}; give a longer one"])
     if found:
         return root, found[0]
-    if not is_path(what) and root.exists(f"{what}/{SweepFolder.SWEEP}"):
-        sweep, root = find_sweep(what, SweepFolder.SWEEP, storage=storage)
-        return root, _trial_at(sweep, what, index).trial_id
+    if not is_path(argument) and root.exists(f"{argument}/{SweepFolder.SWEEP}"):
+        sweep, root = find_sweep(argument, SweepFolder.SWEEP, storage=storage)
+        return root, _trial_at(sweep, argument, index).trial_id
     return root, next(iter(_trials_named(trial_id, folder).values())).trial_id
 
 
-def is_path(what: str) -> bool:
+def is_path(argument: str) -> bool:
     """Return whether an argument is the path or URI of a folder rather than a name that is looked up in a storage."""
-    return is_uri(what) or "/" in what or (bool(what) and os.path.isdir(what))
+    return is_uri(argument) or "/" in argument or (bool(argument) and os.path.isdir(argument))
 
 
-def _split_trial_folder(what: str) -> tuple[str, str | None]:
+def _split_trial_folder(argument: str) -> tuple[str, str | None]:
     """Return the storage and the trial id of the folder of a trial; the id is None for any other folder."""
-    trials, trial_id = split_folder(what)
+    trials, trial_id = split_folder(argument)
     storage, parent = split_folder(trials)
     return storage, trial_id if parent == TRIALS_FOLDER else None
 
@@ -130,12 +130,12 @@ def _sweeps(storage: Storage) -> list[str]:
     return sorted(name for name, files in storage.folders("").items() if SweepFolder.SWEEP in files)
 
 
-def _hint(what: str, names: list[str]) -> str:
+def _hint(argument: str, names: list[str]) -> str:
     """Return the known names as the end of an error."""
     if not names:
         return "; give a sweep file, the folder of a sweep, or --storage if it is elsewhere"
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return f"{did_you_mean(what, names)}; the sweeps are: {', '.join(names[:MAX_LISTED])}{more}"
+    return f"{did_you_mean(argument, names)}; the sweeps are: {', '.join(names[:MAX_LISTED])}{more}"
 
 
 def _sweep_of_trial(name: str, storage: str, needed: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
@@ -175,10 +175,10 @@ def _all_trials(root: Storage) -> Iterator[tuple[str, PlannedTrial]]:
         yield from ((name, trial) for trial in record.trials)
 
 
-def _trial_at(sweep: SweepRecord, what: str, index: int | None) -> PlannedTrial:
+def _trial_at(sweep: SweepRecord, argument: str, index: int | None) -> PlannedTrial:
     """Return the trial at an index, or the only one if there is no index."""
     if index is None and len(sweep.trials) > 1:
         listed = ", ".join(f"{trial.label} ({trial.trial_id})" for trial in sweep.trials[:MAX_LISTED])
         more = ", ..." if len(sweep.trials) > MAX_LISTED else ""
-        raise SpecError([f"{what}: has {len(sweep.trials)} trials: {listed}{more}; give one of them, or --index"])
-    return planned_trial(sweep, what, index or 0)
+        raise SpecError([f"{argument}: has {len(sweep.trials)} trials: {listed}{more}; give one of them, or --index"])
+    return planned_trial(sweep, argument, index or 0)

@@ -27,7 +27,7 @@ MAX_RECORD_BYTES = 2**30
 
 
 def export(
-    what: Annotated[
+    argument: Annotated[
         str,
         typer.Argument(
             metavar="TRIAL",
@@ -68,7 +68,7 @@ def export(
         "--private applies to a repository on the hub: add --push USER/NAME": private and repo is None,
         "--force applies to a folder: add --to DIR": force and to is None,
         "--dataset applies to the card of a model: remove it, or remove --profiles": people and dataset is not None,
-        f"{what}: overrides apply to sweep files only; remove them": not is_spec(what) and bool(overrides),
+        f"{argument}: overrides apply to sweep files only; remove them": not is_spec(argument) and bool(overrides),
     }.items():
         if broken:
             raise SpecError([rule])
@@ -79,10 +79,10 @@ def export(
         if repo is not None:
             check_hub(repo)
     if people:
-        _export_people(_profiles(what, overrides, storage, index), what, to, repo, private=private, force=force)
+        _export_people(_profiles(argument, overrides, storage, index), argument, to, repo, private=private, force=force)
         return
-    root, trial_id = find_trial(what, tuple(overrides or ()), storage, index)
-    _export_model(what, root, trial_id, to, repo, dataset=dataset, private=private, force=force)
+    root, trial_id = find_trial(argument, tuple(overrides or ()), storage, index)
+    _export_model(argument, root, trial_id, to, repo, dataset=dataset, private=private, force=force)
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _error_as_message(about: str) -> Iterator[None]:
 
 
 def _export_model(
-    what: str,
+    argument: str,
     root: Storage,
     trial_id: str,
     to: Path | None,
@@ -114,7 +114,7 @@ def _export_model(
     from raycap.export.model import export_model
     from raycap.export.model_card import model_card
 
-    with ExitStack() as stack, _error_as_message(what):
+    with ExitStack() as stack, _error_as_message(argument):
         target = to or Path(stack.enter_context(TemporaryDirectory(prefix="raycap-"))) / "model"
         with atomic_export(target, force=force) as folder:
             folder.mkdir()
@@ -135,16 +135,16 @@ def _export_model(
 
 
 def _export_people(
-    spec: ProfilesSpec, what: str, to: Path | None, repo: str | None, *, private: bool, force: bool
+    spec: ProfilesSpec, argument: str, to: Path | None, repo: str | None, *, private: bool, force: bool
 ) -> None:
     from raycap.export import dataset as people
     from raycap.facts.build import profiles_of
 
     description = spec.model_dump_json(indent=2)
-    with _error_as_message(what):
+    with _error_as_message(argument):
         profiles = profiles_of(spec)
         if profiles.unused_columns:
-            print(f"{what}: not exported: columns {', '.join(map(repr, profiles.unused_columns))}", file=sys.stderr)
+            print(f"{argument}: not exported: columns {', '.join(map(repr, profiles.unused_columns))}", file=sys.stderr)
         size = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
             people.save_dataset(profiles, str(to), description=description, force=force)
@@ -153,12 +153,12 @@ def _export_people(
             print(f"{size}: {people.push_dataset(profiles, repo, description=description, private=private)}")
 
 
-def _profiles(what: str, overrides: list[str] | None, storage: str, index: int | None) -> ProfilesSpec:
+def _profiles(argument: str, overrides: list[str] | None, storage: str, index: int | None) -> ProfilesSpec:
     """Return the population of a trained trial, or of a trial of a sweep file; with `fill`, the first one."""
-    if is_spec(what):
-        sweep, _ = pipeline.prepare(what, tuple(overrides or ()))
-        return planned_trial(sweep, what, index or 0).spec.profiles
-    result, _ = _result(*find_trial(what, (), storage, index))
+    if is_spec(argument):
+        sweep, _ = pipeline.prepare(argument, tuple(overrides or ()))
+        return planned_trial(sweep, argument, index or 0).spec.profiles
+    result, _ = _result(*find_trial(argument, (), storage, index))
     return result.spec.profiles
 
 

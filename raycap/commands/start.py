@@ -67,7 +67,7 @@ def doctor(
       RAY_ADDRESS=10.0.0.1:6379 raycap doctor --storage s3://bucket/runs --tracking-uri http://10.0.0.1:5000
     """
     from raycap.commands.doctor import examine
-    from raycap.host.surroundings import CheckVerdict
+    from raycap.host.preflight import CheckVerdict
 
     from_environment = without_credentials(os.environ.get(TRACKING_VARIABLE, ""))
     checks = examine(storage, tracking_uri or from_environment or DEFAULT_TRACKING_URI)

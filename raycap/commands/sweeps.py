@@ -119,7 +119,7 @@ def plan(
 
 
 def status(
-    what: SweepArgument,
+    argument: SweepArgument,
     overrides: Overrides = None,
     as_json: AsJson = False,
     trials: Trials = None,
@@ -136,7 +136,7 @@ def status(
 
       raycap status grid --trials d10-L2-N1000-s0,d12-L2-N1000-s0
     """
-    sweep, root = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
+    sweep, root = find_sweep(argument, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
     if trials is not None:
         sweep = sweep.model_copy(update={"trials": tuple(lookup_trials(sweep.trials, trials))})
     console = wide_console()
@@ -150,7 +150,10 @@ def status(
 
 
 def report(
-    what: SweepArgument, overrides: Overrides = None, as_json: AsJson = False, storage: StorageOption = DEFAULT_STORAGE
+    argument: SweepArgument,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Analyse a sweep from its stored results and write tables, figures, summary.json and report.html, without Ray.
 
@@ -162,7 +165,7 @@ def report(
     """
     from raycap.analysis.report import answer
 
-    sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
+    sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
     analysis = pipeline.write_report(sweep, root)
     if as_json:
         print(SweepFolder(root, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
@@ -173,7 +176,7 @@ def report(
 
 
 def sync(
-    what: SweepArgument,
+    argument: SweepArgument,
     overrides: Overrides = None,
     tracking_uri: Annotated[str | None, typer.Option(help="Another MLflow database or server.")] = None,
     storage: StorageOption = DEFAULT_STORAGE,
@@ -186,7 +189,7 @@ def sync(
     """
     from raycap.cluster.analyst import sync_sweep
 
-    sweep, root = find_sweep(what, overrides=tuple(overrides or ()), storage=storage)
+    sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
     spec = sweep.spec
     if tracking_uri:
         try:
@@ -201,13 +204,13 @@ def sync(
         with locked(root, spec.name, wide_console().print) as lease:
             delivery = sync_sweep(sweep, lease.id)
     except (CannotRunError, LockedError) as error:
-        raise SpecError([f"{what}: {error}"]) from error
+        raise SpecError([f"{argument}: {error}"]) from error
     except InvalidRecordError as error:
         raise SpecError([str(error)]) from None
     if delivery.problems:
         raise SpecError(list(delivery.problems))
     delivered = f"{delivery.num_points:,} points logged" if delivery.num_points else "nothing was missing"
-    print(f"{what}: {delivered} in {sweep.tracking_uri}")
+    print(f"{argument}: {delivered} in {sweep.tracking_uri}")
 
 
 def _check_database_folder(sweep: SweepRecord) -> None:
@@ -239,7 +242,7 @@ def compare(
 
     from raycap.analysis.compare import SideBySide, compare_html, headings, sections
 
-    both = SideBySide(*(pipeline.read_analysis(*find_sweep(what, storage=storage)) for what in (one, other)))
+    both = SideBySide(*(pipeline.read_analysis(*find_sweep(argument, storage=storage)) for argument in (one, other)))
     if html:
         try:
             html.write_text(compare_html(both), encoding="utf-8")

@@ -24,7 +24,7 @@ from raycap.storage.sweep_folder import SweepFolder
 
 
 def ui(
-    what: SweepArgument,
+    argument: SweepArgument,
     overrides: Overrides = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
     opens: Annotated[
@@ -46,13 +46,12 @@ def ui(
     configure_mlflow()
     from raycap.tracking.runs import find_pages
 
-    record, sweep_storage = find_sweep(what, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
+    record, sweep_storage = find_sweep(argument, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
     uri = record.tracking_uri
     try:
         pages = find_pages(record, is_running=holder_of(sweep_storage, record.spec.name) is not None)
     except CannotRunError as error:
-        remedy = "" if "; " in str(error) else f"; run the sweep, or log its results: raycap sync {what}"
-        raise SpecError([f"{what}: {error}{remedy}"]) from error
+        raise SpecError([f"{argument}: {error}"]) from error
     opens_browser = opens if opens is not None else _has_display()
 
     def show(base: str) -> None:

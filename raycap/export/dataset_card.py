@@ -12,7 +12,7 @@ SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6:
 def card(profiles: Profiles, *, source: str, path: str, fingerprint: str, description: str) -> str:
     """Return the README.md of a dataset.
 
-    `source` and `path` are the fields of `profiles` in a spec that load it; `description` says how it was made.
+    `source` and `path` are the fields of `profiles` in a spec that loads it; `description` is the section on its origin.
     """
     schema, num_profiles = profiles.schema, profiles.num_profiles
     size = next((name for bound, name in SIZE_CATEGORIES.items() if num_profiles < bound), "n>10M")

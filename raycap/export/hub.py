@@ -57,7 +57,7 @@ def check_hub(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except ValueError as error:
-        raise HubError(f"{str(error).splitlines()[0]} Give it as USER/NAME") from None
+        raise HubError(f"{str(error).splitlines()[0].rstrip('.')}; give it as USER/NAME") from None
     if "/" not in repo:
         raise HubError(f"must have the form USER/NAME, got {repo!r}; add the name of your account before it")
     if constants.HF_HUB_OFFLINE:

@@ -74,11 +74,13 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
         populations = populations_of(result.spec)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"the population that the model was trained on cannot be loaded: {error}; restore it where its spec says"
+            f"the population that the model was trained on cannot be loaded: {error}; restore it at the path in its spec"
         ) from error
     if tuple(profiles.facts for profiles in populations) != result.populations:
         commit = result.provenance.git_commit
-        raise ValueError(f"its spec gives another population than it was trained on; export it with raycap at {commit}")
+        raise ValueError(
+            f"the spec of the model gives another population than it was trained on; export it with raycap at {commit}"
+        )
     data = TrainingData.of(result.spec, populations, load_tokenizer(folder))
     assert isinstance(result.spec.model, ModelByWidth)
     model = pretrained.load_pretrained(result.spec.model, folder, min_vocab_size=data.vocab_size)

@@ -41,7 +41,7 @@ class BatchShape(NamedTuple):
 
 @dataclass(frozen=True)
 class SortedRows:
-    """The rows of one step for all replicas of a stack, with rows of equal prefixes next to each other.
+    """The rows of one step for all replicas of a stack, with rows that have a common prefix next to each other.
 
     Replicas that share their rows are stored once: D is the number of distinct sets of rows.
     """
@@ -57,7 +57,7 @@ class SortedRows:
 
     @classmethod
     def of(cls, rows: list[Rows]) -> "SortedRows":
-        """Sort the rows of each replica and count what determines the shape. Replicas have equal numbers of rows."""
+        """Sort the rows of each replica and compute the shape of the batch. Replicas must have equal numbers of rows."""
         distinct = {id(part): part for part in rows}
         indices = {key: index for index, key in enumerate(distinct)}
         sets = [_sorted(part) for part in distinct.values()]
@@ -115,9 +115,9 @@ def _bytes_of(rows: Rows, length: int) -> NDArray[np.uint8]:
 def build_batch(
     cells: Tensor, texts: Tensor, corpus: Tensor, set_of: Tensor, *, shape: BatchShape, vocab_size: int
 ) -> Batch:
-    """Return the batch of sorted rows, whose arrays are on the device. Nothing waits for the device.
+    """Return the batch of sorted rows, whose arrays are on the device. No operation waits for the device.
 
-    Its numbers of texts and tokens are empty: the host knows them, and a graph must not depend on them.
+    The batch has no numbers of texts and tokens: they are known on the host, and a CUDA graph must not depend on them.
 
     Args:
         cells: (D, B, T + 1, bytes per cell), as the other arrays in `SortedRows`.
@@ -144,7 +144,7 @@ def build_batch(
     is_new = (columns >= differs_from[..., None]) & (columns < lengths[..., None] - 1)  # (D, B, T)
     numbers = is_new.transpose(1, 2).flatten(1).cumsum(dim=1, dtype=torch.int32) - 1  # (D, T B), by column
     node_of_cell = numbers.unflatten(1, (length, num_rows)).transpose(1, 2).flatten(1).long()  # (D, B T), by row
-    # Entries that are written to nowhere go to one slot behind the last.
+    # scatter_ writes every value. Those that must not be written go to one additional slot at the end, which is cut off.
     cell = torch.arange(num_cells, device=device).expand(len(cells), -1)
     cell_of_node = cell.new_zeros(len(cells), num_nodes + 1).scatter_(
         1, torch.where(is_new.flatten(1), node_of_cell, num_nodes), cell

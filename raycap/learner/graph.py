@@ -28,8 +28,8 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
 
     def replay(self, inputs: tuple[Tensor, ...]) -> None:
-        for mine, new in zip(self.inputs, inputs, strict=True):
-            mine.copy_(new)
+        for recorded, new in zip(self.inputs, inputs, strict=True):
+            recorded.copy_(new)
         self.graph.replay()
 
 
@@ -41,13 +41,19 @@ class GraphedStep:
     """
 
     def __init__(self, step: Callable[[Batch], None], vocab_size: int, device: torch.device) -> None:
-        """Take a step that changes tensors only in place and reads no value of a tensor."""
+        """Initialize without recording a graph.
+
+        Args:
+            step: Trains on a batch. It must change tensors only in place, and must not read the value of a tensor.
+            vocab_size: Number of tokens.
+            device: Device of the model.
+        """
         self._step, self._vocab_size, self._device = step, vocab_size, device
         self._graphs: dict[tuple[BatchShape, int], _Graph | None] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def __call__(self, rows: list[Rows]) -> Counts:
-        """Train on the rows of each replica."""
+        """Train on the rows of each replica, and return the numbers of their texts and tokens."""
         ordered = SortedRows.of(rows)
         inputs = tuple(to_device(array, self._device) for array in ordered.arrays)
         key = ordered.shape, len(ordered.cells)

@@ -48,7 +48,7 @@ class Loss:
     """
 
     def __init__(self, tokens_per_step: list[float], corpus_weights: tuple[float, ...], device: torch.device) -> None:
-        """Take the expected number of measured tokens per step of each replica, and the loss weight of each corpus."""
+        """Initialize with the expected number of measured tokens per step of each replica, and the weight of each corpus."""
         self._weight_per_token = 1 / torch.tensor(tokens_per_step, device=device)[:, None]
         weighted = any(weight != 1 for weight in corpus_weights)
         self._weights = torch.tensor(corpus_weights, device=device) if weighted else None
@@ -67,8 +67,9 @@ class Loss:
 class TrainingStep:
     """One step of training: losses, gradients and the update of the weights of all replicas.
 
-    What has to be known at the next pause is summed on the device, because reading a value waits for it. A step depends on
-    no number of the host except learning rates, so a CUDA graph can repeat it (see graph.py).
+    Losses and the first step that is not finite are accumulated on the device until the next pause, because reading a value
+    on the host waits for the device. A step reads no number of the host except learning rates, so a CUDA graph can repeat
+    it (see graph.py).
     """
 
     def __init__(

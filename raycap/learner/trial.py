@@ -100,8 +100,8 @@ def run_trials(
         storage: Storage of the parent model; only a fill trial needs it.
         open_rows: Opens the stream of rows from a step on.
         report: Called after each evaluation of a trial that is not finished.
-        ends_early: Early stopping rule; a pure function, so that all workers and all runs decide alike. Training ends at
-            the evaluation after which it has returned true for every trial of the stack.
+        ends_early: Early stopping rule. It must be a pure function, so that all workers and all runs take the same
+            decision. Training ends at the evaluation after which it has returned true for every trial of the stack.
         finished: Ids of trials that have a result already and train along, because the numbers of the others depend on
             them. They are not reported, and training ends once only they are left.
         checkpoints: Where to save and resume; None trains without checkpoints.

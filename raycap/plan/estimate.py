@@ -219,15 +219,15 @@ def work_per_step(group: StackGroup) -> float:
     return sum(computed_parameters(trial) * trial.tokens / trial.steps for trial in group)
 
 
-def spread(works: Sequence[float], most: int) -> list[int]:
-    """Return the indices of at most `most` works, evenly spaced in sorted order, with the least and the greatest."""
+def evenly_spaced(works: Sequence[float], max_num: int) -> list[int]:
+    """Return the indices of at most `max_num` works, evenly spaced in sorted order, with the least and the greatest."""
     order = sorted(range(len(works)), key=lambda index: works[index])
-    if len(order) <= most:
+    if len(order) <= max_num:
         return order
-    return [order[round(rank * (len(order) - 1) / (most - 1))] for rank in range(most)]
+    return [order[round(rank * (len(order) - 1) / (max_num - 1))] for rank in range(max_num)]
 
 
-def between(work: float, known: Sequence[tuple[float, float]]) -> float:
+def interpolated_seconds(work: float, known: Sequence[tuple[float, float]]) -> float:
     """Return the seconds of a step from the (work, seconds) of other steps.
 
     Interpolates linearly in log-log space between the two nearest works, and extrapolates in proportion to the work.

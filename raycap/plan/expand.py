@@ -57,7 +57,7 @@ SATURATION_BITS_PER_PARAM = 2.0
 A dataset with fewer bits per parameter is too small to fill the model.
 """
 TRIVIAL_BITS_PER_PARAM = 0.2
-"""A tenth of it: with fewer bits per parameter, a trial measures the dataset and not the model."""
+"""A tenth of the saturation. With fewer bits per parameter, a trial measures the dataset and not the model."""
 ESTIMATE_PROFILES = 1_000
 """Population size on which the plan estimates BPE token counts, so that it trains no tokenizer on larger ones."""
 
@@ -144,7 +144,7 @@ def _check_training(spec: TrialSpec, data: TrainingData) -> None:
 
 
 def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
-    """Raise ValueError if texts about loaded people do not survive their tokenizer, or if all their answers are equal."""
+    """Raise ValueError if a tokenizer alters texts about loaded people (see `check_texts`), or if all answers are equal."""
     specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
     for composer, population in zip(data.composers, data.population_of, strict=True):
         loaded, profiles = specs[population], composer.corpus.profiles
@@ -156,7 +156,8 @@ def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
             raise ValueError(f"{describe_source(loaded)}: {error}") from None
         if composer.corpus.kind is not Kind.NAME and not any(answer_bits(profiles.facts, SelectionScheme.SET).values()):
             raise ValueError(
-                f"{describe_source(loaded)}: every column has only one value, so there is nothing to learn"
+                f"{describe_source(loaded)}: every column has only one value, so there is nothing to learn; use data "
+                "whose values differ"
             )
 
 
@@ -311,7 +312,7 @@ class _Shared:
 
     def _tokenizer(self, spec: TrialSpec, people: Profiles) -> Tokenizer:
         profiles, questions = spec.profiles, spec.questions
-        # The words of generated populations follow from their schema, whatever people are drawn from it.
+        # The words of a generated population are those of its schema, independent of the people that are drawn.
         from_schema = isinstance(spec.tokenizer, WordTokenizer) and isinstance(profiles, ProfilesByCount)
         irrelevant = {"num_profiles", "seed"} if from_schema else set()
         corpora = corpora_of(people, questions)

@@ -13,9 +13,10 @@ COVERED = {"model.hidden_size", "model.num_params", "model.num_layers", "profile
 MAX_LENGTH = 40
 """Largest number of characters of the value of an axis."""
 TAGS = ("kind", "source")
-"""Fields that choose the form of a section, whose values need no name."""
+"""Fields that select the form of a section. Labels contain their values without the name of the field."""
 PUNCTUATION = frozenset("._-/:~@")
-"""Characters of values that are kept. Commas separate the labels that `--trials` takes, + and = the parts of a label."""
+"""Punctuation that is kept in values. Not commas, which separate labels in `--trials`, nor + and =, which separate the parts
+of a label."""
 
 
 def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> str:
@@ -23,13 +24,14 @@ def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> st
     assert isinstance(spec.model, ModelByWidth)
     sizes = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
     axes = [path for path in coordinates if path not in COVERED]
-    leaves = Counter(path.rpartition(".")[2] for path in axes)
-    names = {path: leaf if leaves[leaf := path.rpartition(".")[2]] == 1 else path for path in axes}
+    leaf_of = {path: path.rpartition(".")[2] for path in axes}
+    count = Counter(leaf_of.values())
+    names = {path: leaf if count[leaf] == 1 else path for path, leaf in leaf_of.items()}
     return "-".join([sizes, *(f"{names[path]}={truncated(_short(coordinates[path]), MAX_LENGTH)}" for path in axes)])
 
 
 def with_unique_labels(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
-    """Append its id to every label that several trials have, as when values differ only where labels are shortened."""
+    """Append the trial's id to every label that several trials have, for example because they differ in a cut value."""
     count = Counter(trial.label for trial in trials)
     return [
         trial.model_copy(update={"label": f"{trial.label}-{trial.trial_id}"}) if count[trial.label] > 1 else trial
@@ -38,7 +40,7 @@ def with_unique_labels(trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
 
 
 def _short(value: Any) -> str:
-    """Return a grid value in characters that a label may have; of a section, the names and values of its fields."""
+    """Return a grid value in the characters that labels allow. A section becomes the names and values of its fields."""
     if isinstance(value, dict):
         parts = [_short(inner) if key in TAGS else f"{_short(key)}:{_short(inner)}" for key, inner in value.items()]
         return "+".join(parts) or "none"

@@ -1,8 +1,8 @@
 """Grouping of trials into stacks of replicas: models of one shape that one worker trains together.
 
-The numbers of a replica depend slightly on the others of its stack, because batches are padded to common shapes. Who
-trains together must therefore not depend on when a run was interrupted. A stack that has begun is continued as it began:
-its trials are recorded with each of them (`InventoryEntry.stack`).
+The numbers of a replica depend slightly on the other replicas of its stack, because batches are padded to common shapes. The
+composition of a stack must therefore not depend on when a run was interrupted. Every trial of a stack that has begun stores
+the ids of all of its trials (`InventoryEntry.stack`), and later runs continue the stack with the same trials.
 """
 
 import json
@@ -44,11 +44,10 @@ def stacks_to_train(
 ) -> list[StackGroup]:
     """Return the stacks in which a run trains the missing trials, each of at most `num_replicas` trials.
 
-    - Trials that have not begun train in their planned stack, without those of its trials that have begun elsewhere.
-    - Trials of a stack that has begun train in it again. Its finished trials train along, and their results stay as they
-      are: without them the numbers of the others would differ from those of an undisturbed run.
-    - If a begun stack cannot be restored, because some of its unfinished trials are not to be run, because some finished
-      in another stack, or because it is larger than `num_replicas`, the missing ones continue without the others.
+    - Trials that have not begun train in their planned stack, without those of its trials that have begun in another one.
+    - Trials of a stack that has begun train in it again. Its finished trials are trained again with them, without a change
+      of their results: without them, the numbers of the others would differ from those of an uninterrupted run.
+    - If a begun stack cannot be restored (see `_restored_stack`), its missing trials are grouped without the others.
 
     Args:
         missing: Trials to train.
@@ -57,43 +56,69 @@ def stacks_to_train(
         num_replicas: Maximum number of trials in a stack.
     """
     missing_ids = {trial.trial_id for trial in missing}
-    planned = {trial.trial_id: trial for trial in trials}
-    recorded_with: dict[str, tuple[str, ...]] = {}
-    for trial in trials:
-        for trial_id in states[trial.trial_id].stack:
-            recorded_with.setdefault(trial_id, states[trial.trial_id].stack)
+    begun_stacks = _begun_stacks(trials, states)
     begun: dict[tuple[str, ...], list[PlannedTrial]] = defaultdict(list)
     stacks: list[StackGroup] = []
     for stack in planned_stacks(trials, num_replicas):
-        fresh = []
-        for trial in stack:
-            trial_id, entry = trial.trial_id, states[trial.trial_id]
-            if trial_id not in missing_ids:
-                continue
-            # A trial without a record of its own, for example with a damaged result, is found in those of the others.
-            if ids := entry.stack or recorded_with.get(trial_id, (trial_id,) if entry.checkpoints else ()):
+        to_train = [trial for trial in stack if trial.trial_id in missing_ids]
+        for trial in to_train:
+            if ids := begun_stacks.get(trial.trial_id):
                 begun[ids].append(trial)
-            else:
-                fresh.append(trial)
-        stacks += [tuple(fresh)] if fresh else []
+        if new := tuple(trial for trial in to_train if trial.trial_id not in begun_stacks):
+            stacks.append(new)
+    planned = {trial.trial_id: trial for trial in trials}
     for ids, members in begun.items():
-        member_ids = {trial.trial_id for trial in members}
-        whole = tuple(
-            planned[trial_id]
-            for trial_id in ids
-            if trial_id in member_ids or (trial_id in planned and _finished_in(ids, states[trial_id]))
-        )
-        restorable = len(whole) == len(ids) <= num_replicas and len({_kind(trial) for trial in whole}) == 1
-        if restorable and (resume_step(whole, states) or not all(_is_trained(trial, states) for trial in members)):
-            stacks.append(whole)
-        else:
-            stacks += planned_stacks(members, num_replicas)
+        restored = _restored_stack(ids, members, planned, states, num_replicas)
+        stacks += [restored] if restored else planned_stacks(members, num_replicas)
     order = {trial.trial_id: index for index, trial in enumerate(trials)}
     return sorted(stacks, key=lambda stack: min(order[trial.trial_id] for trial in stack))
 
 
+def _begun_stacks(trials: Sequence[PlannedTrial], states: Mapping[str, InventoryEntry]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the stack that each trial has begun to train in, by trial_id, without trials that have not begun.
+
+    A trial without a record of its own, for example with a damaged result, is found in the records of the others.
+    """
+    begun: dict[str, tuple[str, ...]] = {}
+    for trial in trials:
+        for trial_id in states[trial.trial_id].stack:
+            begun.setdefault(trial_id, states[trial.trial_id].stack)
+    for trial in trials:
+        trial_id, entry = trial.trial_id, states[trial.trial_id]
+        if entry.stack:
+            begun[trial_id] = entry.stack
+        elif entry.checkpoints:
+            begun.setdefault(trial_id, (trial_id,))
+    return begun
+
+
+def _restored_stack(
+    ids: tuple[str, ...],
+    members: list[PlannedTrial],
+    planned: Mapping[str, PlannedTrial],
+    states: Mapping[str, InventoryEntry],
+    num_replicas: int,
+) -> StackGroup | None:
+    """Return all trials of a begun stack of which `members` are missing, or None if it cannot be restored.
+
+    It cannot if some of its unfinished trials are not to be run, if some finished in another stack, or if it is larger than
+    `num_replicas`. It is not restored either if all members are trained, so that only their results are missing, but the
+    stack has no common checkpoint: it would be trained again from the start.
+    """
+    member_ids = {trial.trial_id for trial in members}
+    stack = tuple(
+        planned[trial_id]
+        for trial_id in ids
+        if trial_id in member_ids or (trial_id in planned and _finished_in(ids, states[trial_id]))
+    )
+    if len(stack) != len(ids) or len(ids) > num_replicas or len({_kind(trial) for trial in stack}) > 1:
+        return None
+    is_trained = all(_is_trained(trial, states) for trial in members)
+    return None if is_trained and not resume_step(stack, states) else stack
+
+
 def resume_step(stack: Sequence[PlannedTrial], states: Mapping[str, InventoryEntry]) -> int:
-    """Return the last step of which every trial of a stack has a checkpoint, from which it resumes; 0 if there is none."""
+    """Return the step from which a stack resumes: the last of which all trials have a checkpoint, or 0 if there is none."""
     return max(set.intersection(*(set(states[trial.trial_id].checkpoints) for trial in stack)), default=0)
 
 

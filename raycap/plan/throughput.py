@@ -19,11 +19,11 @@ from raycap.host.machine import cpu_limit
 from raycap.plan.estimate import (
     Estimate,
     StepTime,
-    between,
     estimate,
+    evenly_spaced,
+    interpolated_seconds,
     shape_of,
     slots_of,
-    spread,
     work_per_step,
 )
 from raycap.plan.inventory import Inventory, TrialState
@@ -100,7 +100,7 @@ def _step_times(
     execution = sweep.spec.execution
     shapes = [shape_of(group[0].spec, execution) for group in groups]
     stored = _stored(sweep, storage, found, set(shapes))
-    cache = Cache()
+    cache = StepTimeCache()
     step_times: dict[tuple[str, int], StepTime] = {}
     unknown: dict[tuple[str, int], StackGroup] = {}
     for shape, group in zip(shapes, groups, strict=True):
@@ -112,7 +112,7 @@ def _step_times(
         else:
             unknown.setdefault(key, group)
     keys, candidates = list(unknown), list(unknown.values())
-    for index in spread([work_per_step(group) for group in candidates], MAX_TIMED):
+    for index in evenly_spaced([work_per_step(group) for group in candidates], MAX_TIMED):
         if timed := _timed(candidates[index], execution, storage):
             step_times[keys[index]] = StepTime(timed, TIMED)
             cache.put(keys[index], timed)
@@ -121,7 +121,9 @@ def _step_times(
     points = [(work_of[key], step_time.seconds_per_step) for key, step_time in step_times.items()]
     if points:
         step_times |= {
-            key: StepTime(between(work_of[key], points), INTERPOLATED) for key in keys if key not in step_times
+            key: StepTime(interpolated_seconds(work_of[key], points), INTERPOLATED)
+            for key in keys
+            if key not in step_times
         }
     return [step_times.get((shape, len(group))) for shape, group in zip(shapes, groups, strict=True)]
 
@@ -167,7 +169,7 @@ def _num_gpus() -> int:
     return len(gpus())
 
 
-class Cache:
+class StepTimeCache:
     """Step times measured on this machine, in a file in the user's cache folder. Errors of the file are ignored."""
 
     def __init__(self) -> None:

@@ -186,8 +186,7 @@ class Watch:
             alive = holder.is_alive if holder else None
             if alive is None and before != content:
                 alive = True
-            # Writers replace their claims atomically, so a claim that cannot be parsed is damaged. Its writer may repair
-            # it at the next heartbeat, so it counts as dead only if the next observation finds the same content.
+            # Writers replace their claims atomically, so a claim that still cannot be parsed after POLL_SECONDS is damaged.
             elif alive is None and self._silent_s[name] >= (STALE_SECONDS if holder else POLL_SECONDS):
                 alive = False
             verdicts[name] = {True: Liveness.ALIVE, False: Liveness.DEAD, None: Liveness.UNKNOWN}[alive]

@@ -27,7 +27,7 @@ def wide_console() -> Console:
 
 
 def is_live(console: Console) -> bool:
-    """Whether a console can show a table that changes: a terminal that moves its cursor, whatever FORCE_COLOR says."""
+    """Whether a console can show a table that changes: a terminal that moves its cursor. FORCE_COLOR is ignored."""
     return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
 
 

@@ -5,7 +5,7 @@ import os
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod, RenderableType
@@ -20,6 +20,9 @@ from raycap.spec.document import SpecError
 from raycap.spec.locations import TRACKING_VARIABLE, without_credentials
 from raycap.spec.uris import join_uri
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
+
+if TYPE_CHECKING:
+    from raycap.analysis.power import Power
 
 PLAN_ROWS_SHOWN = 60
 DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "bits/param"]
@@ -39,7 +42,7 @@ def print_plan(
 ) -> None:
     """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
     console.print(plan_table(sweep, trials, found, console, expected))
-    for line in format_places(sweep):
+    for line in format_locations(sweep):
         console.print(line, soft_wrap=True)
     if expected:
         for line in format_estimate(expected):
@@ -56,8 +59,8 @@ def print_plan(
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
 
 
-def format_places(sweep: SweepRecord) -> list[str]:
-    """Return lines that say where the sweep's results are and where MLflow is."""
+def format_locations(sweep: SweepRecord) -> list[str]:
+    """Return lines of text with the locations of the sweep's results and of MLflow."""
     lines = [
         f"Results: {join_uri(sweep.storage, sweep.spec.name)}",
         f"MLflow: {sweep.tracking_uri}, experiment {sweep.spec.tracking.experiment}",
@@ -250,7 +253,6 @@ def print_power(
     import numpy as np
 
     from raycap.analysis.power import simulate
-    from raycap.analysis.selection import MIN_CELLS
 
     console = wide_console()
     powers = []
@@ -271,29 +273,8 @@ def print_power(
                 ]
             )
         powers.append(power)
-        if as_json:
-            continue
-        table = Table(
-            title=f"{100 * noise:g} % noise, {num_sweeps} simulated sweeps of {len(sweep.trials)} trials per true reading: "
-            "how often each reading scores best",
-            title_justify="left",
-            caption_justify="left",
-            box=SIMPLE,
-        )
-        table.add_column("true reading", no_wrap=True)
-        letters = string.ascii_uppercase[: len(power.readings)]
-        for letter in letters:
-            table.add_column(letter, justify="right", no_wrap=True)
-        for column in ("decided for", "against", "usable"):
-            table.add_column(column, justify="right")
-        for row, (letter, reading) in enumerate(zip(letters, power.readings, strict=True)):
-            shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
-            table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
-        table.caption = (
-            f"Usable trials are neither exhausted nor ignorant; with fewer than {MIN_CELLS} usable cells, readings are not "
-            f"compared. Models are assumed to store {bits_per_param:g} bits/param."
-        )
-        console.print(table)
+        if not as_json:
+            console.print(_power_table(power, len(sweep.trials), bits_per_param))
     if as_json:
         entries = [
             {
@@ -308,3 +289,30 @@ def print_power(
             for power in powers
         ]
         print(json.dumps(entries, indent=2))
+
+
+def _power_table(power: "Power", num_trials: int, bits_per_param: float) -> Table:
+    """Return a table with a row for each true reading: how often each reading scores best, and how often one is decided."""
+    from raycap.analysis.selection import MIN_CELLS
+
+    table = Table(
+        title=f"{100 * power.noise:g} % noise, {power.num_sweeps} simulated sweeps of {num_trials} trials per true reading: "
+        "how often each reading scores best",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    table.add_column("true reading", no_wrap=True)
+    letters = string.ascii_uppercase[: len(power.readings)]
+    for letter in letters:
+        table.add_column(letter, justify="right", no_wrap=True)
+    for column in ("decided for", "against", "usable"):
+        table.add_column(column, justify="right")
+    for row, (letter, reading) in enumerate(zip(letters, power.readings, strict=True)):
+        shares = [*power.picked[row], power.decided[row], power.misled[row], power.usable[row]]
+        table.add_row(f"{letter}: {reading}", *(f"{100 * share:.0f} %" for share in shares))
+    table.caption = (
+        f"Usable trials are neither exhausted nor ignorant; with fewer than {MIN_CELLS} usable cells, readings are not "
+        f"compared. Models are assumed to store {bits_per_param:g} bits/param."
+    )
+    return table

@@ -1,4 +1,4 @@
-"""Standard streams that show any text on any terminal, and whose writes never fail."""
+"""Standard streams that can write every character to every terminal, and whose writes raise no errors."""
 
 import codecs
 import errno
@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-TYPE_CHECKING = False  # raycap/host/isolation.py says why typing is not imported
+TYPE_CHECKING = False  # raycap/host/isolation.py explains why typing is not imported
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -14,12 +14,12 @@ REPLACEMENTS = {
     "…": "...", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "±": "+-", "≤": "<=", "≥": ">=", "“": '"', "”": '"',
     "’": "'", "α": "alpha", "γ": "gamma", "₀": "0",
 }  # fmt: skip
-"""What is written for characters of raycap's messages that a terminal cannot show. Others become backslash escapes."""
+"""ASCII substitutes for characters of raycap's messages that a terminal cannot show. Others become backslash escapes."""
 ERROR_HANDLER = "raycap.terminal"
 
 
 class _Output(io.FileIO):
-    """A standard stream that discards what cannot be written, so that a closed terminal or a full disk ends no sweep."""
+    """A standard stream that discards data that cannot be written, so a closed terminal or a full disk ends no sweep."""
 
     error: OSError | None = None
     """The first error. Everything that is written after it is discarded."""
@@ -56,9 +56,9 @@ def open_standard_streams() -> None:
 
 
 def take_output_error() -> str | None:
-    """Return why standard output could not be written, and forget it.
+    """Return the reason for which standard output could not be written, and clear it.
 
-    Returns None if everything was written, and if the reader of a pipe has ended, as in `raycap plan SPEC | head`.
+    Returns None if everything was written, or if the reader of a pipe has ended, as in `raycap plan SPEC | head`.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
@@ -77,7 +77,7 @@ def _stream(number: int, former: object) -> io.TextIOWrapper:
 
 
 def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace the first character that an encoding lacks; an error handler as `codecs.register_error` takes it."""
+    """Replace the first character that an encoding lacks. This is an error handler for `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]

@@ -1,1 +1,1 @@
-"""Logs sweeps to MLflow through an outbox, and links to its pages. No other package imports mlflow."""
+"""Logging of sweeps to MLflow through an outbox, and links to its pages. No other package imports mlflow."""

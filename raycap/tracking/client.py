@@ -1,4 +1,4 @@
-"""Connects to MLflow, and separates errors that may pass from requests that MLflow rejects."""
+"""Connection to MLflow, and the distinction between temporary errors and requests that MLflow rejects."""
 
 import logging
 import os
@@ -49,12 +49,13 @@ def connect(uri: str, *, creates: bool = True) -> MlflowClient:
         SQLAlchemyError: The database cannot be opened or written, or it is damaged.
         ModuleNotFoundError: The driver of the database is not installed.
     """
-    for name in ("alembic", "mlflow"):  # raycap reports the errors that they would log with a traceback
+    for name in ("alembic", "mlflow"):  # raycap reports the errors that these would log with a traceback
         logging.getLogger(name).setLevel(logging.CRITICAL)
     file = database_path(uri)
     if file is not None:
         if not creates and not Path(file).exists():
-            raise TrackingError(f"tracking.uri {uri}: there is no database {file}")
+            remedy = "run the sweep, or log its results with raycap sync"
+            raise TrackingError(f"tracking.uri {uri}: there is no database {file}", remedy)
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         _check_database(uri)
     elif uri.partition(":")[0].partition("+")[0] in DATABASES:
@@ -65,8 +66,9 @@ def connect(uri: str, *, creates: bool = True) -> MlflowClient:
 def client_uri(uri: str) -> str:
     """Return the form of a tracking URI for MLflow, with credentials for a database.
 
-    The credentials are those in MLFLOW_TRACKING_URI if it is the same URI otherwise; records and messages have none. Those
-    for a server become the environment variables that MLflow reads.
+    raycap stores and prints URIs without credentials. If MLFLOW_TRACKING_URI is the same URI with credentials, they are
+    taken from there: those of a database stay in the URI, and those of a server become the environment variables that
+    MLflow reads.
     """
     full = os.environ.get(TRACKING_VARIABLE, "").strip()
     has_credentials = full != uri and without_credentials(full).rstrip("/") == uri
@@ -76,8 +78,8 @@ def client_uri(uri: str) -> str:
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
     elif has_credentials:
         return full
-    # MLflow creates the folder in `sqlite:///`, which it does not decode: for %3F, it would create another folder. It
-    # leaves URIs that name the driver alone.
+    # For `sqlite:///`, MLflow creates the folder of the database without decoding its name, so it would create another
+    # folder for a name with %3F. It does not do this for URIs that name the driver.
     return uri.replace(SQLITE, "sqlite+pysqlite:///", 1) if uri.startswith(SQLITE) else uri
 
 
@@ -96,9 +98,9 @@ def _check_database(uri: str) -> None:
 
 @contextmanager
 def unavailable_as_tracking_error(uri: str) -> Iterator[None]:
-    """Raise TrackingError instead of errors that may pass, such as a refused connection or a locked database.
+    """Convert temporary errors, such as a refused connection or a locked database, to TrackingError.
 
-    Errors of requests that MLflow rejects pass unchanged.
+    Errors of requests that MLflow rejects are not changed.
     """
     try:
         yield

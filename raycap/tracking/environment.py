@@ -1,4 +1,4 @@
-"""Sets the environment variables that configure MLflow's client."""
+"""Environment variables that configure MLflow's client."""
 
 import os
 

@@ -1,7 +1,7 @@
-"""The experiment of a sweep: it is found or created, and the places of its artifacts follow its database.
+"""Lookup and creation of a sweep's experiment in MLflow, with artifacts beside the database.
 
-MLflow stores absolute paths of artifacts. raycap keeps those of an SQLite database in the folder `mlartifacts` beside it,
-and writes the paths in the database anew if the two were moved or copied.
+MLflow stores absolute paths of artifacts. raycap keeps the artifacts of an SQLite database in the folder `mlartifacts`
+beside it, and updates the paths in the database if both were moved or copied.
 """
 
 import tempfile
@@ -29,9 +29,9 @@ PATH_COLUMNS = (
 
 
 def find_experiment(client: MlflowClient, uri: str, name: str) -> Experiment | None:
-    """Return the experiment of this name with current paths of artifacts, or None if there is none.
+    """Return the experiment of this name, with its artifact paths up to date, or None if there is none.
 
-    Raises TrackingError if it is deleted: MLflow keeps the names of deleted experiments and refuses to use them.
+    Raises TrackingError if it is deleted, because MLflow reserves the names of deleted experiments.
     """
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -71,8 +71,8 @@ def log_text(client: MlflowClient, experiment: Experiment, run_id: str, file: st
             cause = (str(error) or type(error).__name__).splitlines()[0]
             raise TrackingError(
                 f"tracking.experiment {experiment.name}: its artifacts at {experiment.artifact_location} cannot be "
-                f"written from here: {cause}; make this place writable, or set tracking.experiment to another name, for "
-                "which MLflow chooses a new place"
+                f"written from here: {cause}; make this location writable, or set tracking.experiment to another name, for "
+                "which MLflow chooses a new location"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Logs the populations of a trial to MLflow as datasets, and its model as a version of a registered model."""
+"""Logging of a trial's populations to MLflow as datasets, and of its model as a version of a registered model."""
 
 import hashlib
 import tempfile

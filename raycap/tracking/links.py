@@ -1,4 +1,4 @@
-"""Builds URLs of MLflow's pages of a sweep, and the view that its comparison of trials opens with.
+"""URLs of MLflow's pages of a sweep, and the initial view of its page that compares trials.
 
 MLflow stores a shared view, the state of its page of runs, as JSON in a tag of the experiment. A URL refers to it by the
 name of the tag. The keys are those that the page of MLflow 3.17 uses; it ignores keys that it does not know.

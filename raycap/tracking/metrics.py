@@ -1,4 +1,4 @@
-"""Converts trials and sweeps to params, metrics and a description for MLflow."""
+"""Conversion of trials and sweeps to params, metrics and a description for MLflow."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Queues operations for MLflow, delivers them in order, and keeps them in a file while MLflow is unavailable.
+"""Queue of operations for MLflow, which are delivered in order and kept in a file while MLflow is unavailable.
 
 Operations are idempotent and delivery is at-least-once. An operation whose response was lost, or that a killed process left
 in the file, is delivered again. An operation that MLflow rejects is recorded in `refused` and skipped, so that it does not
@@ -77,13 +77,13 @@ class Outbox:
         has removed from the sweep, stay in the file and are delivered if a later edit adds the trial again.
         """
         self._storage, self._path, self._recipient, self._known = storage, path, recipient, known
-        self.trouble: str | None = None
+        self.delivery_error: str | None = None
         """Error of the last delivery; None if it succeeded."""
         self.refused: list[str] = []
         """Descriptions of operations that the recipient rejected, with the errors. No other operation is dropped."""
-        self.unread: str | None = None
+        self.read_error: str | None = None
         """Error of reading the file; None if it was read."""
-        self.unsaved: str | None = None
+        self.write_error: str | None = None
         """Error of the last write of the file; None if it succeeded."""
         self._changed = threading.Condition()
         self._pending: deque[Operation] = deque()
@@ -130,12 +130,12 @@ class Outbox:
             try:
                 self._deliver(operation)
             except TrackingError as error:
-                self.trouble = str(error)
+                self.delivery_error = str(error)
                 self._recipient.clear_cache()
                 was_woken = self._back_off(backoff_s)
                 backoff_s = MIN_BACKOFF_S if was_woken else min(2 * backoff_s, MAX_BACKOFF_S)
                 continue
-            self.trouble, backoff_s = None, MIN_BACKOFF_S
+            self.delivery_error, backoff_s = None, MIN_BACKOFF_S
             with self._changed:
                 self._pending.popleft()
                 self._version += 1
@@ -190,7 +190,7 @@ class Outbox:
         except (OSError, ValidationError) as error:
             reason = describe_invalid(error) if isinstance(error, ValidationError) else error
             kept = f"it is kept as {self._path}.damaged, and stored results are logged again"
-            self.unread = f"{self._path} cannot be read: {reason}; {kept}"
+            self.read_error = f"{self._path} cannot be read: {reason}; {kept}"
             with suppress(OSError):
                 self._storage.set_aside(self._path)
             return False
@@ -214,9 +214,9 @@ class Outbox:
                     self._storage.write(self._path, json.dumps([vars(operation) for operation in pending]))
                 elif self._has_file:
                     self._storage.delete(self._path)
-                self._has_file, self._saved_version, self.unsaved = bool(pending), version, None
+                self._has_file, self._saved_version, self.write_error = bool(pending), version, None
             except OSError as error:
-                self.unsaved = f"{self._path} cannot be written: {error}; make the storage writable"
+                self.write_error = f"{self._path} cannot be written: {error}; make the storage writable"
             self._saved_at = time.monotonic()
 
 

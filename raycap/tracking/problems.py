@@ -1,4 +1,4 @@
-"""Explains errors of MLflow: what is wrong, and what to do."""
+"""Messages for errors of MLflow, each with the problem and the remedy."""
 
 import os
 import re
@@ -22,7 +22,7 @@ OTHER_URI = "or set tracking.uri to another database or server"
 
 
 def unusable(uri: str, error: Exception) -> TrackingError:
-    """Return an error of one line that says why MLflow cannot be used, and what to do."""
+    """Return an error whose message, in one line, is the reason for which MLflow cannot be used and the remedy."""
     if isinstance(error, TrackingError):
         return error
     problem, remedy = explain(uri, error)
@@ -30,7 +30,7 @@ def unusable(uri: str, error: Exception) -> TrackingError:
 
 
 def explain(uri: str, error: Exception) -> tuple[str, str]:
-    """Return what is wrong and what to do about it, given an exception of MLflow, of a database or of the system."""
+    """Return the problem and the remedy, given an exception of MLflow, of a database or of the system."""
     cause = without_password(re.sub(r"^\(\w+(\.\w+)+\) ", "", (str(error) or type(error).__name__).splitlines()[0]))
     cause = cause[:MAX_CAUSE].rstrip(".")
     if isinstance(error, ModuleNotFoundError):
@@ -72,8 +72,8 @@ def _explain_file(file: Path, cause: str) -> tuple[str, str]:
         again = "the next run, or `raycap sync`, logs all stored results to a new one"
         return f"{file}: {cause}", f"restore a backup, or move the file away: {again}"
     if "locked" in cause:
-        who = f"end the process that uses it (`fuser {shlex.quote(str(file))}` prints its PID)"
-        return f"{file} is locked by another process ({cause})", f"wait and try again, or {who}"
+        end_process = f"end the process that uses it (`fuser {shlex.quote(str(file))}` prints its PID)"
+        return f"{file} is locked by another process ({cause})", f"wait and try again, or {end_process}"
     if "full" in cause or "No space" in cause:
         return f"{file}: {cause}", f"free some space on its disk, {OTHER_URI}"
     if file.is_dir():
@@ -91,22 +91,24 @@ def _explain_server(uri: str, error: Exception, cause: str) -> tuple[str, str]:
     """Explain an error of an MLflow server."""
     origin = error.__context__ if isinstance(error, MlflowException) else error
     if match := SERVER_FAILS.search(str(error)):
-        return f"the server fails (status {match[1]})", f"read its log and mend it, or wait until it works, {OTHER_URI}"
+        return (
+            f"the server fails (status {match[1]})",
+            f"read its log and repair it, or wait until it works, {OTHER_URI}",
+        )
     if isinstance(origin, requests.exceptions.SSLError):
         return (
             f"no encrypted connection: {_innermost(str(origin))}",
-            "use http:// if the server has no https, or trust "
-            + ("its certificate with MLFLOW_TRACKING_SERVER_CERT_PATH"),
+            "use http:// if the server has no https, or trust its certificate with MLFLOW_TRACKING_SERVER_CERT_PATH",
         )
     if isinstance(origin, requests.exceptions.Timeout):
-        return "the server does not answer in time", f"look whether it hangs, {OTHER_URI}"
+        return "the server does not answer in time", f"check whether it hangs, {OTHER_URI}"
     if isinstance(origin, requests.exceptions.ConnectionError):
         start = "start the server (`mlflow server`), correct host and port"
         return f"the server cannot be reached: {_innermost(str(origin))}", f"{start}, {OTHER_URI}"
     if "valid JSON" in str(error):
         return (
-            "what answers there is not MLflow's API",
-            f"correct the address: it may be that of a login page, {OTHER_URI}",
+            "the response is not one of MLflow's API",
+            f"correct the address, which may be that of a login page, {OTHER_URI}",
         )
     status = _status(error)
     credentials = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -118,7 +120,7 @@ def _explain_server(uri: str, error: Exception, cause: str) -> tuple[str, str]:
     if status == 404:
         return "there is no MLflow server at this address (status 404)", f"correct host, port and path, {OTHER_URI}"
     if status and status >= 500:
-        return f"the server fails (status {status}: {cause})", f"read its log and mend it, {OTHER_URI}"
+        return f"the server fails (status {status}: {cause})", f"read its log and repair it, {OTHER_URI}"
     return cause, f"read the server's log, {OTHER_URI}"
 
 

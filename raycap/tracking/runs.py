@@ -1,8 +1,8 @@
-"""Finds and creates the runs of one sweep in MLflow: the run of the sweep, and the nested runs of its trials.
+"""Lookup and creation of the runs of one sweep in MLflow: the run of the sweep, and the nested runs of its trials.
 
-Runs are found by tags instead of being created twice; a search returns no deleted runs. A sweep is identified by its name
-and its storage: by one name for all names of the storage, and for an SQLite database also by the path from the database to
-the storage, which is the same after the folder of both was moved or copied.
+Runs are found by their tags, so that none is created twice. A search returns no deleted runs. A sweep is identified by its
+name and its storage. The storage is compared by its canonical location, and for an SQLite database also by the path from the
+database to the storage, which does not change if a folder that contains both is moved or copied.
 """
 
 import os
@@ -16,6 +16,7 @@ from raycap.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import ModelByWidth
 from raycap.spec.locations import canonical_location, database_path, local_path
+from raycap.spec.uris import join_uri
 from raycap.tracking.client import connect
 from raycap.tracking.experiment import find_experiment
 from raycap.tracking.lineage import dataset_inputs
@@ -155,7 +156,8 @@ def find_pages(sweep: SweepRecord, *, is_running: bool = True) -> Pages:
         raise unusable(uri, error) from error
     if not experiment or not runs:
         raise TrackingError(
-            f"tracking.uri {uri}: experiment {name!r} has no sweep {sweep.spec.name!r} of {sweep.storage}"
+            f"tracking.uri {uri}: experiment {name!r} has no sweep {sweep.spec.name!r} of {sweep.storage}",
+            f"run the sweep, or log its results: raycap sync {join_uri(sweep.storage, sweep.spec.name)}",
         )
     run_id = runs[0].info.run_id
     return Pages(experiment.experiment_id, run_id, f"{VIEW_TAG}{run_id}" in experiment.tags)

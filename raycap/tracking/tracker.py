@@ -1,4 +1,4 @@
-"""Logs a sweep as an MLflow run, and its trials as nested runs, with operations that are idempotent.
+"""Logging of a sweep as an MLflow run, and of its trials as nested runs, by operations that are idempotent.
 
 Restarts and lost responses leave neither duplicates nor gaps. This relies on these facts about MLflow:
 
@@ -87,7 +87,7 @@ class Tracker:
         A trial that starts `afresh`, without a checkpoint, gets a new run if its run has points of an earlier attempt.
         """
         child, steps = self._runs.trial_run(trial_id, time_ms)
-        if time_ms <= child.ended_ms:  # an operation from an old file: the trial has ended since
+        if time_ms <= child.ended_ms:  # the operation comes from an old file, and the trial has ended since
             return
         if afresh and any(logged_ms < time_ms for logged_ms in steps.values()):
             self._runs.delete_trial_run(trial_id)
@@ -109,7 +109,7 @@ class Tracker:
         Registers the trial's model if the sweep has `tracking.register_models`.
         """
         measured = self._measured.get(trial_id)
-        if measured is None:  # an operation from an old file: the result is gone
+        if measured is None:  # the operation comes from an old file, and the result has been deleted since
             return
         # `time_ms` is the time of the last evaluation. Those of earlier ones follow from the training time in between.
         train_s = measured.curve.train_seconds
@@ -141,7 +141,7 @@ class Tracker:
     def fail_trial(self, trial_id: str, cause: str, time_ms: int) -> None:
         """Mark a trial as failed, with the cause as the description of its run."""
         child, _ = self._runs.trial_run(trial_id, time_ms)
-        if time_ms > child.ended_ms:  # otherwise an operation from an old file
+        if time_ms > child.ended_ms:  # otherwise the operation comes from an old file
             self._client.set_tag(child.run_id, NOTE_TAG, cause[:5000])
             self._end(child, "FAILED", time_ms)
 

@@ -20,7 +20,7 @@ from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import SpecError
 from tests.support.decided import decided
 
-HERE = Versions.here()
+HERE = Versions.of_environment()
 SPECS = Path(__file__).parents[2] / "sweeps" / "specs"
 SPEC = """\
 # Fits on the machines of the templates.

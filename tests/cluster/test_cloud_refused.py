@@ -20,7 +20,7 @@ from tests.support.refused_files import (
     SCHEDULING,
 )
 
-HERE = Versions.here()
+HERE = Versions.of_environment()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ TINY = [
 def raycap(
     *arguments: str, environment: dict[str, str] | None = None, answers: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from raycap.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "raycap", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment, input=answers, check=False
     )
@@ -203,7 +203,7 @@ def test_errors_of_a_push_are_one_line(change: dict[str, str], message: str, tmp
         ("<id>", {"to": "full"}, r"--to .*full: .* --force"),
         ("<id>", {"to": "full", "force": True}, ".*full .*earlier export"),
         ("<id>", {"repo": "model"}, "--push model: must have the form USER/NAME, got 'model'"),
-        ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*Give it as USER/NAME"),
+        ("<id>", {"repo": "me/to--ld"}, "--push me/to--ld: .*USER/NAME"),
         ("<id>", {"repo": "me/model"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it"),
         ("<id>", {"repo": "me/model", "force": True}, "--force .*add --to DIR"),
         ("<id>", {"to": "new", "people": True, "dataset": "me/people"}, "--dataset .*remove"),

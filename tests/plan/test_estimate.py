@@ -14,14 +14,14 @@ from raycap.plan.estimate import (
     GROUP_SECONDS,
     SWEEP_SECONDS,
     StepTime,
-    between,
     estimate,
+    evenly_spaced,
     group_seconds,
+    interpolated_seconds,
     makespan,
     num_evaluated,
     shape_of,
     slots_of,
-    spread,
     worker_bytes,
 )
 from raycap.plan.inventory import inventory
@@ -127,12 +127,12 @@ def test_shapes_differ_only_if_the_computation_of_a_step_differs() -> None:
 
 def test_step_times_are_interpolated_by_a_power_law() -> None:
     known = [(1.0, 0.1), (100.0, 1.0)]
-    assert between(10.0, known) == pytest.approx(0.1 * 10**0.5)
-    assert between(1.0, known) == pytest.approx(0.1)
-    assert between(200.0, known) == pytest.approx(2.0)
-    assert between(0.5, known) == pytest.approx(0.05)
-    assert spread([3.0, 1.0, 2.0], 6) == [1, 2, 0]
-    assert spread(list(range(100)), 3) == [0, 50, 99]
+    assert interpolated_seconds(10.0, known) == pytest.approx(0.1 * 10**0.5)
+    assert interpolated_seconds(1.0, known) == pytest.approx(0.1)
+    assert interpolated_seconds(200.0, known) == pytest.approx(2.0)
+    assert interpolated_seconds(0.5, known) == pytest.approx(0.05)
+    assert evenly_spaced([3.0, 1.0, 2.0], 6) == [1, 2, 0]
+    assert evenly_spaced(list(range(100)), 3) == [0, 50, 99]
 
 
 # --- sources of step times --------------------------------------------------------------------------------------------

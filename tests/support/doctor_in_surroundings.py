@@ -16,7 +16,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from raycap.cli import app
-from raycap.host import surroundings
+from raycap.host import preflight
 
 NOBODY = 65534
 UNKNOWN_USER = 12345
@@ -36,7 +36,7 @@ def home(path: str | None) -> None:
     os.environ.pop("HOME", None)
     if path is not None:
         os.environ["HOME"] = path
-    surroundings.provide_home()  # as raycap/commands/entry.py does at the start of a command
+    preflight.provide_home()  # as raycap/commands/entry.py does at the start of a command
 
 
 def no_entry_and_no_home() -> None:

@@ -25,7 +25,7 @@ from tests.support.browser import CHROMIUM, TEXT, chromium
 from tests.support.mlflow_runs import make_results, planned_sweep, runs_of, store, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
-RAYCAP = [sys.executable, "-c", "from raycap.cli import main; main()"]
+RAYCAP = [sys.executable, "-m", "raycap"]
 COLUMNS = "[...document.querySelectorAll('.ag-header-cell')].map(cell => cell.innerText)"
 
 

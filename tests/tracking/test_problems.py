@@ -52,7 +52,7 @@ def message_of(uri: str) -> str:
         ("http://127.0.0.1:{port}/404", "404", "path"),
         ("http://127.0.0.1:{port}/500", "500", "log"),
         ("http://127.0.0.1:{port}/503", "503", "log"),
-        ("http://127.0.0.1:{port}/200", "not MLflow's API", "address"),
+        ("http://127.0.0.1:{port}/200", "MLflow's API", "address"),
         ("http://127.0.0.1:1", "Connection refused", "mlflow server"),
         ("http://host.invalid:5000", "host.invalid", "host and port"),
         ("https://127.0.0.1:{port}", "encrypted", "http://"),

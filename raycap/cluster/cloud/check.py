@@ -1,4 +1,4 @@
-"""Finds all faults of a cluster file at once and offline, for `raycap cluster check`."""
+"""Check of a cluster file, which finds all faults at once and offline, for `raycap cluster check`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def check_cluster_file(path: str, spec: str | None = None, overrides: tuple[str,
         ) from None
     documents, faults = read_documents(path, text)
     faults += undecided(text, documents)
-    versions, notes = Versions.here(), []
+    versions, notes = Versions.of_environment(), []
     manifest = next((document for document in documents if kuberay.is_kuberay(document)), None)
     document = manifest or documents[0]
     if manifest:
@@ -58,10 +58,10 @@ def check_cluster_file(path: str, spec: str | None = None, overrides: tuple[str,
     else:
         faults += launcher.faults_of(document, versions)
         cluster = launcher.cluster_of(document)
-        provider = document.find_document("provider", "type")
-        if provider == "aws" and not ec2.is_known():
+        provider = document.value_at("provider", "type")
+        if provider == "aws" and not ec2.can_check():
             notes.append("node_config, because botocore is not installed; to check it: pip install botocore")
-        elif provider == "gcp" and not gce.is_known():
+        elif provider == "gcp" and not gce.can_check():
             package = "google-api-python-client"
             notes.append(
                 f"types in node_config, because {package} is not installed; to check them: pip install {package}"

@@ -1,4 +1,4 @@
-"""Reads cluster files as YAML with the line of every value, and defines faults, which name a line and a field."""
+"""Reader of cluster files as YAML with the line of every value, and faults, which name a line and a field."""
 
 import re
 from collections.abc import Iterator
@@ -39,24 +39,24 @@ class ClusterDocument:
     lines: dict[KeyPath, int]
     """Line of every value, counted from 1; for a value of a mapping, the line of its key."""
 
-    def find_document(self, *place: str | int) -> Any:
+    def value_at(self, *path: str | int) -> Any:
         """Return the value at a path of keys and indices, or None if there is none."""
-        return find_document(self.tree, *place)
+        return value_at(self.tree, *path)
 
-    def line(self, place: KeyPath) -> int:
+    def line(self, path: KeyPath) -> int:
         """Return the line of a value, or that of its nearest parent if the value is missing."""
-        while place not in self.lines:
-            place = place[:-1]
-        return self.lines[place]
+        while path not in self.lines:
+            path = path[:-1]
+        return self.lines[path]
 
-    def fault(self, place: KeyPath, rule: str) -> Fault:
+    def fault(self, path: KeyPath, rule: str) -> Fault:
         """Return a fault of the value at a path."""
-        return Fault(f"{self.file}:{self.line(place)}", field_name(place), rule)
+        return Fault(f"{self.file}:{self.line(path)}", field_name(path), rule)
 
 
-def find_document(tree: Any, *place: str | int) -> Any:
+def value_at(tree: Any, *path: str | int) -> Any:
     """Return the value at a path of keys and indices in nested dicts and lists, or None if there is none."""
-    for part in place:
+    for part in path:
         if isinstance(tree, dict):
             tree = tree.get(part)
         elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
@@ -66,9 +66,9 @@ def find_document(tree: Any, *place: str | int) -> Any:
     return tree
 
 
-def field_name(place: KeyPath) -> str:
+def field_name(path: KeyPath) -> str:
     """Format a path: available_node_types.head.resources, setup_commands[0]."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fault]]:
@@ -99,17 +99,17 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
     return documents, faults
 
 
-def _number(node: yaml.Node, place: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
+def _number(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
     """Add the lines of all values below a node to `lines`, and yield faults for duplicate keys."""
     if len(lines) > MAX_VALUES:
         raise SpecError([f"{file}:{node.start_mark.line + 1}: has more than {MAX_VALUES:,} values; remove the aliases"])
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            lines[*place, index] = item.start_mark.line + 1
-            yield from _number(item, (*place, index), lines, file)
+            lines[*path, index] = item.start_mark.line + 1
+            yield from _number(item, (*path, index), lines, file)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            below = (*place, str(key.value))
+            below = (*path, str(key.value))
             if below in lines:
                 rule = f"is a duplicate of the key in line {lines[below]}; remove one of them"
                 yield Fault(f"{file}:{key.start_mark.line + 1}", field_name(below), rule)
@@ -131,19 +131,19 @@ def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:
         if not re.search(rf"\b{MARK}\b", line) or line.lstrip().startswith("#"):
             continue
         document = next(d for d in reversed(documents) if d.lines[()] <= number or d is documents[0])
-        places = [place for place in document.lines if place and document.lines[place] == number]
+        paths = [path for path in document.lines if path and document.lines[path] == number]
         # Several values may begin on a line: report the outermost, and a key rather than an item of a list.
-        place = min(places, key=lambda place: (isinstance(place[-1], int), len(place)), default=())
-        got = document.find_document(*place) if places else line.strip()
+        path = min(paths, key=lambda path: (isinstance(path[-1], int), len(path)), default=())
+        got = document.value_at(*path) if paths else line.strip()
         reported.add(str(got))
         rule = f"is still marked {MARK}, got {truncated(str(got))}; set the value and remove the mark"
-        yield Fault(f"{document.file}:{number}", field_name(place), rule)
+        yield Fault(f"{document.file}:{number}", field_name(path), rule)
     for document in documents:
-        for place in document.lines:
-            got = document.find_document(*place)
+        for path in document.lines:
+            got = document.value_at(*path)
             if isinstance(got, str) and (placeholder := PLACEHOLDERS.search(got)) and got not in reported:
                 reported.add(got)
                 yield document.fault(
-                    place,
+                    path,
                     f"must not be the template's placeholder {placeholder[0]}, got {truncated(got)}; set your own value",
                 )

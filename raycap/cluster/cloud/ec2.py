@@ -1,4 +1,4 @@
-"""Finds what EC2 would refuse in a file for `ray up`, offline, by the model of EC2's API that botocore contains."""
+"""Offline check of what EC2 would refuse in a file for `ray up`, by the model of EC2's API that botocore contains."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.schema import MAX_LISTED, meant, shown
 from raycap.spec.yaml_tree import KeyPath
 
@@ -29,7 +29,7 @@ IOPS_TYPES = ("io1", "io2", "gp3")
 MAX_VOLUME_GB = 65_536
 
 
-def is_known() -> bool:
+def can_check() -> bool:
     """Whether botocore is installed."""
     return find_spec("botocore") is not None
 
@@ -58,7 +58,7 @@ def run_instances_faults(node_config: dict[str, Any]) -> list[str]:
 
     The list is empty if botocore is not installed.
     """
-    if not is_known():
+    if not can_check():
         return []
     from botocore.validate import ParamValidator
 
@@ -68,12 +68,12 @@ def run_instances_faults(node_config: dict[str, Any]) -> list[str]:
     return report.splitlines()
 
 
-def place_faults(document: ClusterDocument) -> Iterator[Fault]:
+def provider_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield the faults of the region and the availability zones of the provider."""
-    region, zones = (document.find_document("provider", name) for name in ("region", "availability_zone"))
+    region, zones = (document.value_at("provider", name) for name in ("region", "availability_zone"))
     if not isinstance(region, str):
         return
-    if is_known() and region not in _regions():
+    if can_check() and region not in _regions():
         hint = meant(
             region, _regions(), f"; write a region such as us-east-1, or install a botocore that knows {region}"
         )
@@ -91,13 +91,13 @@ def place_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
     """Yield the faults of the node_config at a path; nothing if botocore is not installed."""
-    node = document.find_document(*path)
-    if not isinstance(node, dict) or not is_known():
+    node = document.value_at(*path)
+    if not isinstance(node, dict) or not can_check():
         return
     for report in run_instances_faults(node):
         yield _fault_of(document, path, report)
     yield from _choice_faults(document, path, node, _run_instances())
-    if "InstanceMarketOptions" in node and not find_document(node, "InstanceMarketOptions", "MarketType"):
+    if "InstanceMarketOptions" in node and not value_at(node, "InstanceMarketOptions", "MarketType"):
         below = (*path, "InstanceMarketOptions", "MarketType")
         yield document.fault(below, "is missing; write spot for spot machines, or remove InstanceMarketOptions")
     for name, prefix in IDENTIFIERS.items():
@@ -109,12 +109,12 @@ def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
                 rule = f"must be {prefix}- and 8 or 17 hexadecimal digits, got {shown(one)}; copy it from EC2"
                 yield document.fault((*path, name), rule)
     for index, device in enumerate(_list(node.get("BlockDeviceMappings"))):
-        if isinstance(volume := find_document(device, "Ebs"), dict):
+        if isinstance(volume := value_at(device, "Ebs"), dict):
             yield from _volume_faults(document, (*path, "BlockDeviceMappings", index, "Ebs"), volume)
     profile = node.get("IamInstanceProfile")
     if isinstance(profile, dict) and ("Name" in profile) == ("Arn" in profile):
         yield document.fault((*path, "IamInstanceProfile"), "must have either Name or Arn; write Name: raycap")
-    price = find_document(node, "InstanceMarketOptions", "SpotOptions", "MaxPrice")
+    price = value_at(node, "InstanceMarketOptions", "SpotOptions", "MaxPrice")
     if isinstance(price, str) and not re.fullmatch(r"\d*\.?\d+", price):
         below = (*path, "InstanceMarketOptions", "SpotOptions", "MaxPrice")
         yield document.fault(

@@ -1,4 +1,4 @@
-"""Finds what Google Cloud would refuse in a file for `ray up`, offline.
+"""Offline check of what Google Cloud would refuse in a file for `ray up`.
 
 The description of an instance is checked by the discovery document of the Compute API that google-api-python-client
 contains, if it is installed.
@@ -12,7 +12,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.machines import known_size
 from raycap.cluster.cloud.schema import schema_faults, shown
 from raycap.spec.yaml_tree import KeyPath
@@ -28,7 +28,7 @@ TPU_FIELDS = ("acceleratorType", "acceleratorConfig", "runtimeVersion")
 """Fields of a node_config that make Ray create a TPU, which is not an instance of the Compute API."""
 
 
-def is_known() -> bool:
+def can_check() -> bool:
     """Whether google-api-python-client is installed."""
     return find_spec("googleapiclient") is not None
 
@@ -66,10 +66,10 @@ def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return result | ({"enum": schema["enum"]} if "enum" in schema else {})
 
 
-def place_faults(document: ClusterDocument) -> Iterator[Fault]:
+def provider_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield the faults of the provider and of the names that become names and labels of instances."""
     region, zone, project = (
-        document.find_document("provider", name) for name in ("region", "availability_zone", "project_id")
+        document.value_at("provider", name) for name in ("region", "availability_zone", "project_id")
     )
     for name, value in {"availability_zone": zone, "project_id": project}.items():
         if value is None:
@@ -85,13 +85,13 @@ def place_faults(document: ClusterDocument) -> Iterator[Fault]:
     if isinstance(project, str) and not PROJECT.fullmatch(project):
         rule = f"must be 6 to 30 lower-case letters, digits and '-', with a letter first, got {shown(project)}"
         yield document.fault(("provider", "project_id"), f"{rule}; write the id of the project, not its name")
-    name = document.find_document("cluster_name")
+    name = document.value_at("cluster_name")
     if isinstance(name, str) and (not CLUSTER_NAME.fullmatch(name) or len(name) > MAX_CLUSTER_NAME):
         rule = (
             f"must be at most {MAX_CLUSTER_NAME} lower-case letters, digits and '-' on Google Cloud, got {shown(name)}"
         )
         yield document.fault(("cluster_name",), f"{rule}; write, for example, raycap")
-    types = document.find_document("available_node_types")
+    types = document.value_at("available_node_types")
     for group in types if isinstance(types, dict) else ():
         if not GROUP_NAME.fullmatch(str(group)):
             rule = (
@@ -102,10 +102,10 @@ def place_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
     """Yield the faults of the node_config at a path."""
-    node = document.find_document(*path)
+    node = document.value_at(*path)
     if not isinstance(node, dict) or any(name in node for name in TPU_FIELDS):
         return
-    if is_known():
+    if can_check():
         for fault in schema_faults(document, _instance_schema(), path):
             # Ray's own examples write the scheduling as a list of mappings, which Google accepts.
             if not (fault.field.endswith("node_config.scheduling") and isinstance(node.get("scheduling"), list)):
@@ -118,7 +118,7 @@ def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
         yield document.fault((*path, "machineType"), rule)
     disks = node.get("disks")
     if isinstance(disks, list):
-        boots = [find_document(disk, "boot") for disk in disks].count(True)
+        boots = [value_at(disk, "boot") for disk in disks].count(True)
         if boots != 1:
             rule = f"must have exactly one disk with boot: true, got {boots}; write it at the first disk"
             yield document.fault((*path, "disks"), rule)
@@ -128,9 +128,9 @@ def node_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
 
 def _zone_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
     """Yield the addresses of disks and machine types that are in another zone than the provider's."""
-    zone = document.find_document("provider", "availability_zone")
+    zone = document.value_at("provider", "availability_zone")
     for below in document.lines:
-        value = document.find_document(*below)
+        value = document.value_at(*below)
         if below[: len(path)] == path and isinstance(value, str) and isinstance(zone, str):
             found = re.search(r"\bzones/([^/]+)/", value)
             if found and found[1] != zone:
@@ -148,14 +148,14 @@ def _scheduling_faults(document: ClusterDocument, path: KeyPath, node: dict[str,
     attached = len(accelerators) if isinstance(accelerators, list) else 0
     machine_type = str(node.get("machineType")).rpartition("/")[2]
     size = known_size(machine_type, attached)
-    is_spot = find_document(settings, "provisioningModel") == "SPOT" or find_document(settings, "preemptible") is True
-    maintenance = find_document(settings, "onHostMaintenance")
+    is_spot = value_at(settings, "provisioningModel") == "SPOT" or value_at(settings, "preemptible") is True
+    maintenance = value_at(settings, "onHostMaintenance")
     if (attached or (size and size.gpus)) and maintenance != "TERMINATE" and not (is_spot and maintenance is None):
         rule = f"must be TERMINATE on a machine with GPUs, got {shown(maintenance)}; write TERMINATE"
         yield document.fault((*path, "scheduling", "onHostMaintenance"), rule)
     elif is_spot and maintenance == "MIGRATE":
         rule = "must be TERMINATE on a spot machine, got MIGRATE; write TERMINATE"
         yield document.fault((*path, "scheduling", "onHostMaintenance"), rule)
-    if is_spot and find_document(settings, "automaticRestart") is True:
+    if is_spot and value_at(settings, "automaticRestart") is True:
         rule = "must be false on a spot machine, got true; write false"
         yield document.fault((*path, "scheduling", "automaticRestart"), rule)

@@ -1,4 +1,4 @@
-"""Describes a cluster as groups of equal machines, and finds faults that do not depend on the provider."""
+"""A cluster as groups of equal machines, and the faults that do not depend on the provider."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reads KubeRay manifests, and finds faults by KubeRay's schema, the rules of its operator, and what raycap needs."""
+"""KubeRay manifests: their groups of pods, and faults by KubeRay's schema, its operator's rules and raycap's needs."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.kubernetes import (
     DNS_1035_LABEL,
@@ -61,7 +61,7 @@ MACHINE_TYPE = "node.kubernetes.io/instance-type"
 
 def is_kuberay(document: ClusterDocument) -> bool:
     """Whether a document is for the KubeRay operator."""
-    return str(document.find_document("apiVersion")).startswith("ray.io/")
+    return str(document.value_at("apiVersion")).startswith("ray.io/")
 
 
 def cluster_of(document: ClusterDocument) -> Cluster:
@@ -73,30 +73,30 @@ def cluster_of(document: ClusterDocument) -> Cluster:
 
 def _base(document: ClusterDocument) -> tuple[str, ...]:
     """Return the path of the cluster's description."""
-    kind = "RayJob" if document.find_document("spec", "rayClusterSpec") else "RayCluster"
-    return KINDS.get(str(document.find_document("kind")), KINDS[kind])
+    kind = "RayJob" if document.value_at("spec", "rayClusterSpec") else "RayCluster"
+    return KINDS.get(str(document.value_at("kind")), KINDS[kind])
 
 
 def _group_paths(document: ClusterDocument) -> list[KeyPath]:
     """Return the paths of the head's group, which may be missing, and of all groups of workers."""
     base = _base(document)
-    workers = document.find_document(*base, "workerGroupSpecs")
+    workers = document.value_at(*base, "workerGroupSpecs")
     paths: list[KeyPath] = [(*base, "headGroupSpec")]
     paths += [(*base, "workerGroupSpecs", index) for index in range(len(workers) if isinstance(workers, list) else 0)]
     return paths
 
 
 def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGroup:
-    pod = document.find_document(*path, "template", "spec")
+    pod = document.value_at(*path, "template", "spec")
     # Each cloud has its own label for spot nodes: capacityType: SPOT, gke-spot, kubernetes.azure.com/scalesetpriority: spot.
-    scheduling = json.dumps([find_document(pod, name) for name in ("nodeSelector", "affinity")], default=str).lower()
-    cpus, gpus = (_read(name, document.find_document(*path), is_head=is_head) for name in ("CPU", "GPU"))
-    selector = find_document(pod, "nodeSelector")
+    scheduling = json.dumps([value_at(pod, name) for name in ("nodeSelector", "affinity")], default=str).lower()
+    cpus, gpus = (_read(name, document.value_at(*path), is_head=is_head) for name in ("CPU", "GPU"))
+    selector = value_at(pod, "nodeSelector")
     machine_type = selector.get(MACHINE_TYPE) if isinstance(selector, dict) else None
-    count = document.find_document(*path, "maxReplicas")
+    count = document.value_at(*path, "maxReplicas")
     limits: KeyPath = (*path, "template", "spec", "containers", 0, "resources", "limits")
     return NodeGroup(
-        name="head" if is_head else str(document.find_document(*path, "groupName")),
+        name="head" if is_head else str(document.value_at(*path, "groupName")),
         path=path,
         cpus_path=(*path, "rayStartParams", "num-cpus") if is_head else (*limits, "cpu"),
         gpus_path=(*limits, "nvidia.com/gpu"),
@@ -109,7 +109,7 @@ def _group(document: ClusterDocument, path: KeyPath, *, is_head: bool) -> NodeGr
         is_spot="spot" in scheduling,
         spot_setting="the nodeSelector of your cloud's spot nodes",
         # The account's permissions are known only to the cloud, so any account counts as access to buckets.
-        reaches=frozenset({"s3", "gs", "gcs"} if find_document(pod, "serviceAccountName") else ()),
+        reaches=frozenset({"s3", "gs", "gcs"} if value_at(pod, "serviceAccountName") else ()),
     )
 
 
@@ -118,9 +118,9 @@ def _read(name: str, group: Any, *, is_head: bool) -> int | None:
     from ray.autoscaler._private.kuberay import autoscaling_config
 
     logging.getLogger("ray.autoscaler").setLevel(logging.CRITICAL)
-    resources, parameters = (find_document(group, key) or {} for key in ("resources", "rayStartParams"))
-    container = find_document(group, "template", "spec", "containers", 0, "resources") or {}
-    stated = [find_document(parameters, "num-cpus"), find_document(resources, "CPU")]
+    resources, parameters = (value_at(group, key) or {} for key in ("resources", "rayStartParams"))
+    container = value_at(group, "template", "spec", "containers", 0, "resources") or {}
+    stated = [value_at(parameters, "num-cpus"), value_at(resources, "CPU")]
     if is_head and name == "CPU" and stated == [None, None]:
         return None  # Ray would take the CPUs of the container
     read = {"CPU": autoscaling_config._get_num_cpus, "GPU": autoscaling_config._get_num_gpus}[name]
@@ -141,7 +141,7 @@ def _schema(kind: str) -> dict[str, Any]:
 
 def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
     """Yield the faults of a manifest, except those that `Cluster.faults` finds."""
-    kind = str(document.find_document("kind"))
+    kind = str(document.value_at("kind"))
     if kind not in KINDS:
         yield document.fault(("kind",), choice_rule(kind, tuple(KINDS)))
         return
@@ -155,8 +155,8 @@ def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
 
 def _name_faults(document: ClusterDocument, kind: str) -> Iterator[Fault]:
     """Yield the faults of the name of a document."""
-    names = [name for name in ("name", "generateName") if document.find_document("metadata", name)]
-    if not names and isinstance(document.find_document("metadata"), dict):
+    names = [name for name in ("name", "generateName") if document.value_at("metadata", name)]
+    if not names and isinstance(document.value_at("metadata"), dict):
         yield document.fault(("metadata", "name"), "is missing; write name: raycap")
     yield from name_fault(document, ("metadata", "name"), DNS_1035_LABEL._replace(max_length=MAX_NAME_LENGTH[kind]))
 
@@ -165,7 +165,7 @@ def _job_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield the faults of a job by the rules of KubeRay's operator, and a missing entrypoint."""
 
     def of(name: str) -> Any:
-        return document.find_document("spec", name)
+        return document.value_at("spec", name)
 
     if not of("entrypoint"):
         rule = "is missing; write the command of the job: python -m raycap.sweep SPEC storage=s3://... tracking.uri=http://..."
@@ -213,12 +213,12 @@ def _job_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 def _cluster_faults(document: ClusterDocument, base: KeyPath, versions: Versions) -> Iterator[Fault]:
     """Yield the faults of the description of the cluster by the rules of KubeRay's operator and of raycap."""
-    if not isinstance(document.find_document(*base), dict):
+    if not isinstance(document.value_at(*base), dict):
         return
-    if (autoscaling := document.find_document(*base, "enableInTreeAutoscaling")) in (None, False):
+    if (autoscaling := document.value_at(*base, "enableInTreeAutoscaling")) in (None, False):
         rule = f"must be true, got {shown(autoscaling)}; write true: otherwise no GPU pod is started or stopped"
         yield document.fault((*base, "enableInTreeAutoscaling"), rule)
-    version = document.find_document(*base, "rayVersion")
+    version = document.value_at(*base, "rayVersion")
     if str(version) != versions.ray:
         rule = f"must be this environment's Ray {versions.ray}, got {shown(version)}; write {versions.ray}"
         yield document.fault((*base, "rayVersion"), rule)
@@ -229,7 +229,7 @@ def _cluster_faults(document: ClusterDocument, base: KeyPath, versions: Versions
         yield document.fault((*base, "workerGroupSpecs"), rule)
     names: dict[str, KeyPath] = {}
     for path in [head, *workers]:
-        if isinstance(document.find_document(*path), dict):
+        if isinstance(document.value_at(*path), dict):
             yield from _group_faults(document, path, versions)
             yield from _worker_faults(document, path, names) if path != head else ()
 
@@ -239,27 +239,27 @@ def _group_faults(document: ClusterDocument, path: KeyPath, versions: Versions) 
     base, template = _base(document), (*path, "template")
     yield from pod_faults(document, template)
     image_path = (*template, "spec", "containers", 0, "image")  # Ray runs in the first container of a pod
-    image = document.find_document(*image_path)
+    image = document.value_at(*image_path)
     if image is None:
         yield document.fault(image_path, f"is missing; write the image of the Dockerfile, with the tag {versions.tag}")
     elif wrong := versions.wrong_image(str(image)):
         yield document.fault(image_path, wrong)
     yield from label_faults(document, (*path, "labels"))
-    parameters = document.find_document(*path, "rayStartParams")
-    given = [name for name in RESOURCE_PARAMETERS if find_document(parameters, name)]
-    if given and document.find_document(*path, "resources"):
+    parameters = document.value_at(*path, "rayStartParams")
+    given = [name for name in RESOURCE_PARAMETERS if value_at(parameters, name)]
+    if given and document.value_at(*path, "resources"):
         rule = f"must not be given together with rayStartParams.{given[0]}; remove one of the two"
         yield document.fault((*path, "resources"), rule)
     if isinstance(parameters, dict) and "labels" in parameters:
         rule = "is not supported; write the labels in the field labels of the group"
         yield document.fault((*path, "rayStartParams", "labels"), rule)
     for name in ("num-cpus", "num-gpus", "memory"):
-        value = find_document(parameters, name)
+        value = value_at(parameters, name)
         if isinstance(value, str) and not re.fullmatch(r"\d+", value):
             rule = f"must be a whole number in quotes, got {shown(value)}; correct it"
             yield document.fault((*path, "rayStartParams", name), rule)
-    restart = document.find_document(*template, "spec", "restartPolicy")
-    uses_v2 = document.find_document(*base, "autoscalerOptions", "version") == "v2"
+    restart = document.value_at(*template, "spec", "restartPolicy")
+    uses_v2 = document.value_at(*base, "autoscalerOptions", "version") == "v2"
     if uses_v2 and restart not in (None, "Never"):
         rule = f"must be Never with version v2 of the autoscaler, got {shown(restart)}; write Never"
         yield document.fault((*template, "spec", "restartPolicy"), rule)
@@ -278,7 +278,7 @@ def _worker_faults(document: ClusterDocument, path: KeyPath, names: dict[str, Ke
         "numOfHosts": 1,
     }.items():
         yield from _at_least(document, (*path, name), least)
-        counts[name] = value if isinstance(value := document.find_document(*path, name), int) else None
+        counts[name] = value if isinstance(value := document.value_at(*path, name), int) else None
     fewest, most, initial = counts["minReplicas"] or 0, counts["maxReplicas"], counts["replicas"]
     if most is not None and 0 <= most < fewest:
         rule = f"must be at most maxReplicas {most}, got {fewest}; lower it, or raise maxReplicas"
@@ -286,34 +286,34 @@ def _worker_faults(document: ClusterDocument, path: KeyPath, names: dict[str, Ke
     elif most is not None and most >= 0 and initial is not None and initial >= 0 and not fewest <= initial <= most:
         rule = f"must be between minReplicas {fewest} and maxReplicas {most}, got {initial}; write {fewest}"
         yield document.fault((*path, "replicas"), rule)
-    uses_v2 = document.find_document(*_base(document), "autoscalerOptions", "version") == "v2"
+    uses_v2 = document.value_at(*_base(document), "autoscalerOptions", "version") == "v2"
     if counts["idleTimeoutSeconds"] is not None and not uses_v2:
         rule = "requires autoscalerOptions.version: v2; write it there, or use autoscalerOptions.idleTimeoutSeconds"
         yield document.fault((*path, "idleTimeoutSeconds"), rule)
-    if document.find_document(*path, "suspend") is True:
+    if document.value_at(*path, "suspend") is True:
         yield document.fault((*path, "suspend"), "must not be true with the autoscaler; remove it")
-    if not _states_cpus(document.find_document(*path)):
+    if not _states_cpus(document.value_at(*path)):
         rule = "must state the CPUs of the pod, from which the autoscaler computes how many pods it starts"
         limits = (*path, "template", "spec", "containers", 0, "resources", "limits", "cpu")
         yield document.fault(limits, f"{rule}; write cpu: 7, or what a node can give to a pod")
 
 
 def _states_cpus(group: Any) -> bool:
-    resources = find_document(group, "template", "spec", "containers", 0, "resources")
-    stated = [find_document(resources, kind, "cpu") for kind in ("limits", "requests")]
-    stated += [find_document(group, "rayStartParams", "num-cpus"), find_document(group, "resources", "CPU")]
+    resources = value_at(group, "template", "spec", "containers", 0, "resources")
+    stated = [value_at(resources, kind, "cpu") for kind in ("limits", "requests")]
+    stated += [value_at(group, "rayStartParams", "num-cpus"), value_at(group, "resources", "CPU")]
     return any(value is not None for value in stated)
 
 
 def _at_least(document: ClusterDocument, path: KeyPath, least: int) -> Iterator[Fault]:
-    value = document.find_document(*path)
+    value = document.value_at(*path)
     if isinstance(value, int) and value < least:
         yield document.fault(path, f"must be at least {least}, got {value}; write {least} or more")
 
 
 def overrides_of(document: ClusterDocument) -> tuple[str, ...] | None:
     """Return the key=value overrides in the entrypoint of a RayJob, or None if the entrypoint does not run raycap."""
-    entrypoint = document.find_document("spec", "entrypoint")
+    entrypoint = document.value_at("spec", "entrypoint")
     if not isinstance(entrypoint, str) or "raycap" not in entrypoint:
         return None
     try:

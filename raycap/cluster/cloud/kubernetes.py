@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.schema import choice_rule, meant, schema_faults, shown
 from raycap.spec.yaml_tree import KeyPath
 
@@ -70,7 +70,7 @@ OPERATORS = ("Exists", "Equal", "Gt", "Lt")
 
 def name_fault(document: ClusterDocument, path: KeyPath, rule: NameRule) -> Iterator[Fault]:
     """Yield a fault if the text at a path breaks a rule for names."""
-    value = document.find_document(*path)
+    value = document.value_at(*path)
     if isinstance(value, str) and (message := broken_name(value, rule)):
         yield document.fault(path, message)
 
@@ -88,7 +88,7 @@ def broken_name(value: str, rule: NameRule) -> str | None:
 
 def label_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault]:
     """Yield the faults of the keys and values of a mapping of labels, if there is one at a path."""
-    labels = document.find_document(*path)
+    labels = document.value_at(*path)
     for key, value in labels.items() if isinstance(labels, dict) else ():
         if message := broken_key(str(key)):
             yield document.fault((*path, str(key)), f"key {message}")
@@ -106,7 +106,7 @@ def metadata_faults(document: ClusterDocument, path: KeyPath = ("metadata",)) ->
     """Yield the faults of the labels, annotations and namespace of a document or a pod."""
     yield from name_fault(document, (*path, "namespace"), DNS_LABEL)
     yield from label_faults(document, (*path, "labels"))
-    annotations = document.find_document(*path, "annotations")
+    annotations = document.value_at(*path, "annotations")
     for key in annotations if isinstance(annotations, dict) else ():
         if message := broken_key(str(key).lower()):  # keys of annotations may have capital letters
             yield document.fault((*path, "annotations", str(key)), f"key {message}")
@@ -116,7 +116,7 @@ def workload_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield the faults of a document that is not KubeRay's, such as a Deployment or a Service: its names and its pods."""
     yield from name_fault(document, ("metadata", "name"), DNS_SUBDOMAIN)
     yield from metadata_faults(document)
-    if isinstance(document.find_document("spec", "template", "spec"), dict):
+    if isinstance(document.value_at("spec", "template", "spec"), dict):
         yield from schema_faults(document, pod_schema(), ("spec", "template"))
         yield from pod_faults(document, ("spec", "template"))
 
@@ -138,7 +138,7 @@ def pod_faults(document: ClusterDocument, template: KeyPath) -> Iterator[Fault]:
     """Yield the faults of the template of a pod: everything for which its pods would be refused or never start."""
     yield from metadata_faults(document, (*template, "metadata"))
     path = (*template, "spec")
-    pod = document.find_document(*path)
+    pod = document.value_at(*path)
     if not isinstance(pod, dict):
         return
     volumes = _names(pod.get("volumes"))
@@ -218,7 +218,7 @@ def _resource_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault
     """Yield the faults of the limits and requests of a container."""
     amounts: dict[str, dict[str, Decimal]] = {"limits": {}, "requests": {}}
     for kind, found in amounts.items():
-        values = document.find_document(*path, kind)
+        values = document.value_at(*path, kind)
         for name, value in values.items() if isinstance(values, dict) else ():
             below = (*path, kind, str(name))
             if message := _resource_name_rule(str(name)):
@@ -238,11 +238,11 @@ def _resource_faults(document: ClusterDocument, path: KeyPath) -> Iterator[Fault
                 yield document.fault(below, f"{rule}; add a suffix: {re.sub('[^0-9.]', '', str(value))}Gi")
             else:
                 found[str(name)] = amount
-    limits = document.find_document(*path, "limits")
+    limits = document.value_at(*path, "limits")
     for name, request in amounts["requests"].items():
         below, limit = (*path, "requests", name), amounts["limits"].get(name)
-        got, written = shown(document.find_document(*below)), shown(find_document(limits, name))
-        if limit is None and "/" in name and find_document(limits, name) is None:
+        got, written = shown(document.value_at(*below)), shown(value_at(limits, name))
+        if limit is None and "/" in name and value_at(limits, name) is None:
             yield document.fault(below, f"requires a limit, as every device does, got only {got}; add the same limit")
         elif limit is not None and "/" in name and limit != request:
             rule = f"must be equal to the limit {written}, as for every device, got {got}"
@@ -316,7 +316,7 @@ def _choice_faults(
 
 def unique(document: ClusterDocument, path: KeyPath, seen: dict[str, KeyPath]) -> Iterator[Fault]:
     """Yield a fault if the text at a path is in `seen`, and add it there."""
-    value = document.find_document(*path)
+    value = document.value_at(*path)
     if not isinstance(value, str):
         return
     if value in seen:
@@ -331,4 +331,4 @@ def _items(values: Any) -> list[dict[str, Any]]:
 
 
 def _names(values: Any) -> list[str]:
-    return [name for one in _items(values) if isinstance(name := find_document(one, "name"), str)]
+    return [name for one in _items(values) if isinstance(name := value_at(one, "name"), str)]

@@ -1,4 +1,4 @@
-"""Reads files for `ray up`, and finds faults by Ray's schema, by the clouds' APIs, and by what raycap needs."""
+"""Files for `ray up`: their groups of machines, and faults by Ray's schema, the clouds' APIs and raycap's needs."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raycap.cluster.cloud import ec2, gce
-from raycap.cluster.cloud.document import ClusterDocument, Fault, find_document
+from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.schema import choice_rule, schema_faults
 from raycap.cluster.cloud.versions import Versions
@@ -38,13 +38,13 @@ IMAGE_PATHS = {"aws": ("ImageId",), "gcp": ("disks", 0, "initializeParams", "sou
 
 def cluster_of(document: ClusterDocument) -> Cluster:
     """Return the groups of machines in a file. Invalid parts count as missing; `faults_of` reports them."""
-    provider, head = _text(document.find_document("provider", "type")), document.find_document("head_node_type")
-    max_machines = _integer(document.find_document("max_workers")) or 0
+    provider, head = _text(document.value_at("provider", "type")), document.value_at("head_node_type")
+    max_machines = _integer(document.value_at("max_workers")) or 0
     groups = []
     for name, node_type in _node_types(document).items():
         path = ("available_node_types", str(name))
-        node = find_document(node_type, "node_config")
-        count = _integer(find_document(node_type, "max_workers"))
+        node = value_at(node_type, "node_config")
+        count = _integer(value_at(node_type, "max_workers"))
         groups.append(
             NodeGroup(
                 name=str(name),
@@ -53,8 +53,8 @@ def cluster_of(document: ClusterDocument) -> Cluster:
                 gpus_path=(*path, "resources", "GPU"),
                 market_path=(*path, "node_config", *MARKET_PATHS.get(provider or "", ())),
                 is_head=name == head,
-                cpus=_integer(find_document(node_type, "resources", "CPU")),
-                gpus=_integer(find_document(node_type, "resources", "GPU")),
+                cpus=_integer(value_at(node_type, "resources", "CPU")),
+                gpus=_integer(value_at(node_type, "resources", "GPU")),
                 max_count=min(max_machines, max_machines if count is None else count),
                 **(_on_aws(node) if provider == "aws" else _on_gcp(node) if provider == "gcp" else {}),
             )
@@ -64,35 +64,34 @@ def cluster_of(document: ClusterDocument) -> Cluster:
 
 def _node_types(document: ClusterDocument) -> dict[str, Any]:
     """Return the descriptions of the machines by name of the group; empty if they are not a mapping."""
-    types = document.find_document("available_node_types")
+    types = document.value_at("available_node_types")
     return types if isinstance(types, dict) else {}
 
 
 def _on_aws(node: Any) -> dict[str, Any]:
     """Return the fields of a NodeGroup that depend on the provider."""
     return {
-        "machine_type": _text(find_document(node, "InstanceType")),
-        "is_spot": find_document(node, "InstanceMarketOptions", "MarketType") == "spot",
+        "machine_type": _text(value_at(node, "InstanceType")),
+        "is_spot": value_at(node, "InstanceMarketOptions", "MarketType") == "spot",
         "spot_setting": "InstanceMarketOptions: { MarketType: spot }",
-        "reaches": frozenset({"s3"} if find_document(node, "IamInstanceProfile") else ()),
+        "reaches": frozenset({"s3"} if value_at(node, "IamInstanceProfile") else ()),
     }
 
 
 def _on_gcp(node: Any) -> dict[str, Any]:
     """Return the fields of a NodeGroup that depend on the provider."""
-    scheduling = find_document(node, "scheduling")
+    scheduling = value_at(node, "scheduling")
     settings = scheduling if isinstance(scheduling, list) else [scheduling]  # Ray's examples have a list here
-    accelerators = find_document(node, "guestAccelerators")
+    accelerators = value_at(node, "guestAccelerators")
     accelerators = accelerators if isinstance(accelerators, list) else []
     return {
-        "machine_type": _text(find_document(node, "machineType")),
-        "num_accelerators": sum(_integer(find_document(one, "acceleratorCount")) or 0 for one in accelerators),
+        "machine_type": _text(value_at(node, "machineType")),
+        "num_accelerators": sum(_integer(value_at(one, "acceleratorCount")) or 0 for one in accelerators),
         "is_spot": any(
-            find_document(one, "provisioningModel") == "SPOT" or find_document(one, "preemptible") is True
-            for one in settings
+            value_at(one, "provisioningModel") == "SPOT" or value_at(one, "preemptible") is True for one in settings
         ),
         "spot_setting": "scheduling: { provisioningModel: SPOT }",
-        "reaches": frozenset({"gs", "gcs"} if find_document(node, "serviceAccounts") else ()),
+        "reaches": frozenset({"gs", "gcs"} if value_at(node, "serviceAccounts") else ()),
     }
 
 
@@ -110,26 +109,26 @@ def faults_of(document: ClusterDocument, versions: Versions) -> Iterator[Fault]:
 
 
 def _provider_faults(document: ClusterDocument) -> Iterator[Fault]:
-    """Yield what the provider would refuse: places, names and node configurations."""
+    """Yield what the provider would refuse: regions and zones, names, and node configurations."""
     from ray.autoscaler._private.providers import _NODE_PROVIDERS
 
-    provider = _text(document.find_document("provider", "type"))
+    provider = _text(document.value_at("provider", "type"))
     if provider is not None and provider not in _NODE_PROVIDERS:
         yield document.fault(("provider", "type"), choice_rule(provider, sorted(_NODE_PROVIDERS)))
     cloud = {"aws": ec2, "gcp": gce}.get(provider or "")
     if provider is None or cloud is None:
         return
-    if document.find_document("provider", "region") is None:
+    if document.value_at("provider", "region") is None:
         yield document.fault(("provider", "region"), f"is missing and the provider {provider} requires it; add it")
-    settings = document.find_document("provider")
+    settings = document.value_at("provider")
     known = [*_ray_schema()["properties"]["provider"]["properties"], *PROVIDER_FIELDS]
     for name in settings if isinstance(settings, dict) else ():
         if name not in known and (hint := did_you_mean(str(name), known)):
             yield document.fault(("provider", str(name)), f"unknown field{hint}")
-    yield from cloud.place_faults(document)
+    yield from cloud.provider_faults(document)
     for name in _node_types(document):
         path = ("available_node_types", str(name), "node_config")
-        if not document.find_document(*path, *IMAGE_PATHS[provider]):
+        if not document.value_at(*path, *IMAGE_PATHS[provider]):
             rule = "is missing, so that Ray would use an image of its own; the template has the command that finds one"
             yield document.fault((*path, *IMAGE_PATHS[provider]), rule)
         yield from cloud.node_faults(document, path)
@@ -138,14 +137,14 @@ def _provider_faults(document: ClusterDocument) -> Iterator[Fault]:
 def _count_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield contradictions between numbers of machines, and names of resources that Ray does not know."""
     types = _node_types(document)
-    head = document.find_document("head_node_type")
+    head = document.value_at("head_node_type")
     if types and isinstance(head, str) and head not in types:
         names = tuple(map(str, types))
         yield document.fault(("head_node_type",), choice_rule(head, names))
     fewest_in_all = 0
     for name, node_type in types.items():
         path = ("available_node_types", str(name))
-        fewest, most = (_integer(find_document(node_type, key)) for key in ("min_workers", "max_workers"))
+        fewest, most = (_integer(value_at(node_type, key)) for key in ("min_workers", "max_workers"))
         for key, count in {"min_workers": fewest, "max_workers": most}.items():
             if count is not None and count < 0:
                 yield document.fault((*path, key), f"must be at least 0, got {count}; write 0 or more")
@@ -153,13 +152,13 @@ def _count_faults(document: ClusterDocument) -> Iterator[Fault]:
             rule = f"must be at most max_workers {most}, got {fewest}; lower it, or raise max_workers"
             yield document.fault((*path, "min_workers"), rule)
         fewest_in_all += fewest or 0
-        resources = find_document(node_type, "resources")
+        resources = value_at(node_type, "resources")
         for key in resources if isinstance(resources, dict) else ():
             meant = next((one for one in RESOURCES if one.lower() == str(key).lower().rstrip("s")), None)
             if meant and key != meant:
-                rule = f"is a resource that no trial asks for, got {key}; write {meant}"
+                rule = f"is a resource that no trial requests, got {key}; write {meant}"
                 yield document.fault((*path, "resources", str(key)), rule)
-    most_in_all = _integer(document.find_document("max_workers"))
+    most_in_all = _integer(document.value_at("max_workers"))
     if most_in_all is not None and fewest_in_all > most_in_all:
         rule = f"must be at least {fewest_in_all}, the sum of min_workers of all groups, got {most_in_all}"
         yield document.fault(("max_workers",), f"{rule}; raise it, or lower min_workers")
@@ -186,7 +185,7 @@ def _validation_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 def _missing_keys(document: ClusterDocument) -> Iterator[Fault]:
     for name in REQUIRED_KEYS:
-        if document.find_document(name) is None:
+        if document.value_at(name) is None:
             yield document.fault(
                 (name,), "is missing, so that Ray would use its own default; copy that of the template"
             )
@@ -195,7 +194,7 @@ def _missing_keys(document: ClusterDocument) -> Iterator[Fault]:
 def _start_faults(document: ClusterDocument) -> Iterator[Fault]:
     """Yield faults of the commands that start Ray: without these options, trials wait forever for machines."""
     for name, options in START_OPTIONS.items():
-        commands = document.find_document(name)
+        commands = document.value_at(name)
         starts = [one for one in commands if "ray start" in str(one)] if isinstance(commands, list) else []
         for option, reason in options.items():
             if commands is not None and not any(option in one for one in starts):
@@ -210,7 +209,7 @@ def _version_faults(document: ClusterDocument, versions: Versions) -> Iterator[F
     for path, image in images:
         if wrong := versions.wrong_image(image):
             yield document.fault(path, wrong)
-    container = document.find_document("docker", "container_name")
+    container = document.value_at("docker", "container_name")
     if isinstance(container, str) and not CONTAINER_NAME.fullmatch(container):
         rule = f"must have only letters, digits, '_', '.' and '-', got {container}; write raycap"
         yield document.fault(("docker", "container_name"), rule)
@@ -233,7 +232,7 @@ def _images(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
     paths: list[KeyPath] = [("docker", name) for name in ("image", "head_image", "worker_image")]
     for name in _node_types(document):
         paths.append(("available_node_types", str(name), "docker", "worker_image"))
-    return [(path, image) for path in paths if isinstance(image := document.find_document(*path), str)]
+    return [(path, image) for path in paths if isinstance(image := document.value_at(*path), str)]
 
 
 def _commands(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
@@ -241,7 +240,7 @@ def _commands(document: ClusterDocument) -> list[tuple[KeyPath, str]]:
     paths: list[KeyPath] = [(name,) for name in SETUP_KEYS]
     for name in _node_types(document):
         paths += [("available_node_types", str(name), kind) for kind in SETUP_KEYS]
-    lists = [(path, commands) for path in paths if isinstance(commands := document.find_document(*path), list)]
+    lists = [(path, commands) for path in paths if isinstance(commands := document.value_at(*path), list)]
     return [
         ((*path, index), command)
         for path, commands in lists

@@ -1,4 +1,4 @@
-"""Lists the vCPUs and GPUs of common machine types, as documented by Amazon and Google."""
+"""Numbers of vCPUs and GPUs of common machine types, as documented by Amazon and Google."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Checks whether a sweep can run on a cluster: whether a trial fits, and whether storage and MLflow are reachable."""
+"""Check whether a sweep can run on a cluster: whether a trial fits, and whether storage and MLflow are reachable."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Finds all violations of a JSON Schema in a document, each with its line and the correction."""
+"""Violations of a JSON Schema by a document, each with its line and the correction."""
 
 import json
 import re
@@ -22,7 +22,7 @@ def schema_faults(document: ClusterDocument, schema: dict[str, Any], path: KeyPa
     import jsonschema
 
     validator = jsonschema.validators.validator_for(schema)(schema)
-    for error in validator.iter_errors(document.find_document(*path)):
+    for error in validator.iter_errors(document.value_at(*path)):
         yield from _faults_of(document, error, (*path, *error.absolute_path))
 
 
@@ -86,7 +86,7 @@ def choice_rule(value: Any, known: Sequence[str]) -> str:
 
 
 def meant(name: str, known: Iterable[str], otherwise: str = "; remove it") -> str:
-    """Return the known name that resembles a name, whatever its case, as the end of a rule."""
+    """Return the known name that resembles a name, regardless of case, as the end of a rule."""
     known = list(known)
     if same := [one for one in known if one.lower() == name.lower()]:
         return f"; did you mean '{same[0]}'?"

@@ -1,4 +1,4 @@
-"""Renders the files that start a cluster, with the versions of Ray and Python filled in."""
+"""Rendering of the files that start a cluster, with the versions of Ray and Python filled in."""
 
 from enum import StrEnum
 from importlib.resources import files
@@ -7,7 +7,7 @@ from raycap.cluster.cloud.versions import Versions
 
 
 class Template(StrEnum):
-    """Kinds of files: one for each place where a cluster can run, and the Dockerfile of the image for Kubernetes."""
+    """Kinds of files: one for each provider of machines, and the Dockerfile of the image for Kubernetes."""
 
     AWS = "aws"
     GCP = "gcp"

@@ -1,4 +1,4 @@
-"""Compares the versions of Ray and Python in images and install commands with those of this environment."""
+"""Comparison of the versions of Ray and Python in images and install commands with those of this environment."""
 
 import re
 import sys
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 IMAGE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?P<digest>@sha256:\w+)?")
-"""Name, tag and digest of an image. A registry may have a port, so a tag is what follows the last colon without a slash."""
+"""Name, tag and digest of an image. A registry may have a port, so the tag is the text after the last colon, if it contains
+no slash."""
 REFERENCE = re.compile(
     r"([\w.-]+(:\d+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:\w[\w.-]{0,127})?(@sha256:\w+)?"
 )
-"""Names of images that Docker accepts: the name is lower-case, the registry before it need not be."""
+"""Names of images that Docker accepts: the name is lower-case; the registry before it may have capital letters."""
 IN_TAG = re.compile(r"(\d+\.\d+\.\d+)[.\w]*-py(\d)(\d+)")
 """Versions of Ray and Python in a tag: 2.60.0-py311-gpu, 2.60.0.abc123-py311."""
 RAY_PACKAGE = re.compile(r"(?<![\w/.$~-])ray(?:\[[\w,-]*\])?(?P<pin>\s*[=<>~!]=?[\w.,<>=!~ *]*)?(?![\w./\[-])")
@@ -27,7 +28,7 @@ class Versions:
     python: str
 
     @classmethod
-    def here(cls) -> "Versions":
+    def of_environment(cls) -> "Versions":
         """Return the versions of this environment."""
         return cls(version("ray"), f"{sys.version_info.major}.{sys.version_info.minor}")
 

@@ -48,14 +48,14 @@ class Check:
     """Advice; empty if there is none."""
 
 
-def check_surroundings() -> list[Check]:
+def preflight_checks() -> list[Check]:
     """Check the home folder, the temporary folder, and the limits of the shell."""
     return [_home(), _temporary_files(), *_limits()]
 
 
-def refuse_faulty_surroundings() -> None:
-    """Raise CannotRunError with all failures of `check_surroundings`."""
-    failures = [check for check in check_surroundings() if check.verdict is CheckVerdict.FAIL]
+def refuse_failed_preflight() -> None:
+    """Raise CannotRunError with all failures of `preflight_checks`."""
+    failures = [check for check in preflight_checks() if check.verdict is CheckVerdict.FAIL]
     if failures:
         raise CannotRunError("; ".join(f"{check.name}: {check.found}; {check.to_do}" for check in failures))
 
