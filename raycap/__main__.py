@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def load() -> "Callable[[], object]":
+def load_command() -> "Callable[[], object]":
     """Import the command line and return it."""
     from raycap.cli import app
 
@@ -16,7 +16,7 @@ def load() -> "Callable[[], object]":
 
 def main() -> None:
     """Run the command line of this process; does not return."""
-    run_command(load)
+    run_command(load_command)
 
 
 if __name__ == "__main__":

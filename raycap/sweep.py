@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def load() -> "Callable[[], object]":
+def load_command() -> "Callable[[], object]":
     """Import the command and return it."""
     from functools import partial
 
@@ -19,4 +19,4 @@ def load() -> "Callable[[], object]":
 
 
 if __name__ == "__main__":
-    run_command(load)
+    run_command(load_command)

@@ -17,7 +17,7 @@ from raycap.errors import TrackingError
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
-from raycap.storage import TRIALS_FOLDER, Storage
+from raycap.storage import FAILURE_FILE, RESULT_FILE, TRIALS_FOLDER, Storage
 from raycap.storage.lock import Lease
 from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import SweepFolder
@@ -258,8 +258,8 @@ def _run_on_ray(run: _RayRun) -> Outcome:
         ray.kill(analyst)
         was_interrupted = queue.was_stopped and not job.lease.is_lost
         return Outcome(None, Ending.INTERRUPTED if was_interrupted else Ending.LOST, (problem,), is_logged=False)
-    left = {trial.trial_id for trial in job.missing if "result.json" not in inside.get(trial.trial_id, [])}
-    failed = {trial_id for trial_id in left if "failure.json" in inside.get(trial_id, [])}
+    left = {trial.trial_id for trial in job.missing if RESULT_FILE not in inside.get(trial.trial_id, [])}
+    failed = {trial_id for trial_id in left if FAILURE_FILE in inside.get(trial_id, [])}
     if not queue.was_stopped:
         for trial_id in (left & set(causes)) - failed:  # the driver died before it could write the failure
             record_failure(storage, trial_id, TrialError(causes[trial_id]), analyst)

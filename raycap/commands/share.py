@@ -17,7 +17,7 @@ from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, che
 from raycap.results import TrialResult
 from raycap.spec import ProfilesSpec
 from raycap.spec.document import SpecError
-from raycap.storage import DamagedError, Storage, result_path
+from raycap.storage import RESULT_FILE, DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.saved_model import open_regular
 from raycap.storage.sweep_folder import SweepFolder
@@ -121,7 +121,7 @@ def _export_model(
             exported = export_model(result, root, folder)
             card = model_card(result, exported, name=repo or ".", questions=_questions(root, trial_id), dataset=dataset)
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
-            (folder / "result.json").write_bytes(content)
+            (folder / RESULT_FILE).write_bytes(content)
             files = sorted(path.name for path in folder.iterdir())
         parity = f"logits within {exported.max_difference:.1e} of raycap's own"
         description = f"{trial_id}: {result.parameters.total:,} parameters, {parity}"

@@ -259,22 +259,28 @@ class _Run:
                 for replica, snapshot in zip(self.replicas, snapshots, strict=True):
                     replica.add(snapshot)
                 next_phase = self.step in watched and first.curriculum.watch(self.step)
-                actions = pauses.poll(self.step)
-                signal = actions.signal if self.step < self.num_steps else Signal.CONTINUE
-                if signal is Signal.STOP:
-                    for replica in self.replicas:
-                        replica.state.ended = True
-                evaluates = self.stopped or self.step in self.evaluation_steps
-                if evaluates:
-                    self._evaluate(snapshots, sources)
-                self._check_unfinished()
-                if evaluates or actions.save or signal is Signal.PAUSE:
-                    self._checkpoint()
-                    pauses.saved()
-                if signal is Signal.PAUSE:
-                    raise PausedError(self.step)
+                self._act_at_pause(snapshots, sources, pauses)
                 if next_phase or self.stopped:
                     break
+
+    def _act_at_pause(
+        self, snapshots: tuple[Snapshot, ...], sources: tuple[RowSource, ...], pauses: PauseSchedule
+    ) -> None:
+        """Follow the signal of this pause, and evaluate and save the replicas if it is time. Raises PausedError."""
+        actions = pauses.poll(self.step)
+        signal = actions.signal if self.step < self.num_steps else Signal.CONTINUE
+        if signal is Signal.STOP:
+            for replica in self.replicas:
+                replica.state.ended = True
+        evaluates = self.stopped or self.step in self.evaluation_steps
+        if evaluates:
+            self._evaluate(snapshots, sources)
+        self._check_unfinished()
+        if evaluates or actions.save or signal is Signal.PAUSE:
+            self._checkpoint()
+            pauses.saved()
+        if signal is Signal.PAUSE:
+            raise PausedError(self.step)
 
     @property
     def _finite_replicas(self) -> list[tuple[int, Replica]]:

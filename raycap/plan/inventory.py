@@ -11,7 +11,10 @@ from pydantic import BaseModel, ValidationError
 from raycap.plan.spec_diff import PreviousTrial, changes, shorten_value
 from raycap.results import EarlierTrials, PlannedTrial, StopReason, SweepRecord, read_failure
 from raycap.storage import (
+    FAILURE_FILE,
+    RESULT_FILE,
     STACK_FILE,
+    TRIALS_FOLDER,
     DamagedError,
     Storage,
     checkpoint_steps,
@@ -89,7 +92,7 @@ class Inventory:
 
 def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
     """Return the stored states of a sweep's trials. Verifies the checksum of every result; changes nothing."""
-    inside = storage.folders("trials")
+    inside = storage.folders(TRIALS_FOLDER)
     states = {trial.trial_id: InventoryEntry(TrialState.NEW) for trial in sweep.trials}
     begun = [trial for trial in sweep.trials if inside.get(trial.trial_id)]
     with ThreadPoolExecutor(READERS) as pool:
@@ -101,7 +104,7 @@ def inventory(sweep: SweepRecord, storage: Storage) -> Inventory:
     states |= {trial_id: InventoryEntry(TrialState.NEW, reason) for trial_id, reason in changes(new, before).items()}
     labels = _earlier_labels(folder) | {trial.trial_id: trial.label for trial in before}
     stale = tuple(
-        StaleTrial(trial_id, label, "result.json" in inside[trial_id])
+        StaleTrial(trial_id, label, RESULT_FILE in inside[trial_id])
         for trial_id, label in labels.items()
         if trial_id not in states and inside.get(trial_id)
     )
@@ -130,11 +133,11 @@ def _state(trial: PlannedTrial, names: list[str], storage: Storage) -> Inventory
     """Return the state of a trial from the names of its files."""
     steps = tuple(checkpoint_steps(names))
     try:
-        if "result.json" in names:
+        if RESULT_FILE in names:
             result = verify_checksum(storage.read(result_path(trial.trial_id)))
             return InventoryEntry(TrialState.FINISHED, _how_early(result), steps, _stack_of(result))
         stack = read_stack(storage, trial.trial_id) if STACK_FILE in names else ()
-        if "failure.json" in names:
+        if FAILURE_FILE in names:
             cause = read_failure(storage.read(failure_path(trial.trial_id)), trial.trial_id).cause
             return InventoryEntry(TrialState.FAILED, shorten_value(cause, CAUSE_LENGTH), steps, stack)
     except DamagedError:

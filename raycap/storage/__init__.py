@@ -2,6 +2,8 @@
 
 from raycap.storage.files import (
     CHECKPOINT_PREFIX,
+    FAILURE_FILE,
+    RESULT_FILE,
     STACK_FILE,
     TRIALS_FOLDER,
     UNFINISHED,
@@ -21,6 +23,8 @@ from raycap.storage.files import (
 
 __all__ = [
     "CHECKPOINT_PREFIX",
+    "FAILURE_FILE",
+    "RESULT_FILE",
     "STACK_FILE",
     "TRIALS_FOLDER",
     "UNFINISHED",

@@ -24,7 +24,7 @@ from raycap.storage.retries import COMMAND_RETRIES, RetryLimit, with_retries
 
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
-STACK_FILE = "stack.json"
+RESULT_FILE, FAILURE_FILE, STACK_FILE = "result.json", "failure.json", "stack.json"
 UNFINISHED = ".tmp"
 """Suffix of files that are being written. A killed process leaves such a file behind; all readers ignore it."""
 
@@ -248,7 +248,7 @@ def trial_folder(trial_id: str) -> str:
 
 def result_path(trial_id: str) -> str:
     """Return the path of a trial's result; the file exists if and only if the trial is finished."""
-    return f"{trial_folder(trial_id)}/result.json"
+    return f"{trial_folder(trial_id)}/{RESULT_FILE}"
 
 
 def model_folder(trial_id: str) -> str:
@@ -258,7 +258,7 @@ def model_folder(trial_id: str) -> str:
 
 def failure_path(trial_id: str) -> str:
     """Return the path of the file with the cause of failure of a trial's last run."""
-    return f"{trial_folder(trial_id)}/failure.json"
+    return f"{trial_folder(trial_id)}/{FAILURE_FILE}"
 
 
 def record_stack(storage: Storage, trial_ids: Sequence[str]) -> None:
