@@ -1,6 +1,7 @@
 """Environment variables and fixtures that all tests share, among them one Ray instance for the whole session."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -42,6 +43,22 @@ def shared_profiles() -> Path:
     if not path.exists():
         pytest.skip("the dataset is not available")
     return path
+
+
+@pytest.fixture(scope="session")
+def _new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite database of MLflow, which takes MLflow seconds to create."""
+    from raycap.tracking.client import connect
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def tracking_uri(_new_database: Path, tmp_path: Path) -> str:
+    """URI of an empty SQLite database of MLflow in `tmp_path`."""
+    return f"sqlite:///{shutil.copy(_new_database, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,7 @@ def test_the_plan_includes_an_estimate() -> None:
     assert plan["trials"][0]["estimate"]["source"] == "the throughput given"
 
 
+@pytest.mark.slow
 def test_a_run_of_selected_trials_ends_with_the_notify_command(tmp_path: Path) -> None:
     overrides, trial_ids = planted_grid(tmp_path)
     (tmp_path / "runs/trials" / trial_ids[7] / "result.json").unlink()
@@ -141,6 +142,7 @@ def test_power_is_simulated_for_every_reading() -> None:
     assert [sum(row) for row in power["picked"]] == pytest.approx([1, 1, 1])
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_compared_and_invalid_records_are_refused(tmp_path: Path) -> None:
     from tests.support.planted import RUN, results, sweep
 
@@ -171,6 +173,7 @@ def test_two_sweeps_are_compared_and_invalid_records_are_refused(tmp_path: Path)
     assert "one/one/sweep.json: trials.0." in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_result_of_another_schema_is_reported_and_kept(tmp_path: Path) -> None:
     """The trial is neither trained nor overwritten, and the run exits with 1."""
     overrides, trial_ids = planted_grid(tmp_path)

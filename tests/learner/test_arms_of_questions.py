@@ -279,6 +279,7 @@ def bipartite() -> TrialResult:
     )
 
 
+@pytest.mark.slow
 def test_all_bipartite_relations_are_learned(bipartite: TrialResult) -> None:
     """Losses of all four relations are far below log2 N, with one hop and with two."""
     for kind in (Kind.ONE_HOP, Kind.TWO_HOP):
@@ -287,6 +288,7 @@ def test_all_bipartite_relations_are_learned(bipartite: TrialResult) -> None:
             assert by_subject[relation].mean_bits < 0.25 * np.log2(60)
 
 
+@pytest.mark.slow
 def test_questions_without_an_answer_do_not_occur(bipartite: TrialResult) -> None:
     """Half of the people have a parent; there is no parent's parent and no child's child."""
     losses = bipartite.final.losses

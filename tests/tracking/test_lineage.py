@@ -25,8 +25,8 @@ from tests.support import planted
 from tests.support.mlflow_runs import assert_complete, make_results, planned_sweep, runs_of, store
 
 
-def test_runs_have_labels_colours_by_width_and_datasets(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(12, 14), seeds=(0, 1))
+def test_runs_have_labels_colours_by_width_and_datasets(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri, widths=(12, 14), seeds=(0, 1))
     store(record, make_results(record))
     assert sync_sweep(record).problems == ()
     client, parent, children = runs_of(record)
@@ -72,8 +72,10 @@ def test_each_population_has_its_own_digest() -> None:
     assert loaded == [["0123456789ab"]] * 2
 
 
-def test_models_are_registered_on_request_once_and_also_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_models_are_registered_on_request_once_and_also_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
+) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     storage = store(record, results)
     for result in results:

@@ -52,8 +52,8 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db", widths=(10, 12, 14, 16), seeds=(0, 1))
+def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri, widths=(10, 12, 14, 16), seeds=(0, 1))
     store(record, make_results(record))
     assert sync_sweep(record).problems == ()
     _, _, children = runs_of(record)
@@ -103,8 +103,8 @@ def rgb(colour: str) -> str:
     return f"rgb({', '.join(str(int(colour[start : start + 2], 16)) for start in (1, 3, 5))})"
 
 
-def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     Tracker(record)
     client, parent, _ = runs_of(record)
     link = find_pages(record).comparison("http://host")
@@ -116,8 +116,10 @@ def test_the_link_has_a_filter_if_there_is_no_shared_view(tmp_path: Path) -> Non
     assert "viewStateShareKey" not in link
 
 
-def test_runs_that_a_killed_command_left_as_running_are_ended_before_they_are_shown(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_runs_that_a_killed_command_left_as_running_are_ended_before_they_are_shown(
+    tmp_path: Path, tracking_uri: str
+) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     Tracker(record).start_trial(record.trials[0].trial_id, afresh=True, time_ms=1)
     find_pages(record, is_running=True)
     _, parent, trials = runs_of(record)
@@ -148,8 +150,8 @@ def test_every_width_has_its_own_colour() -> None:
     assert len(set(by_width.values())) == len(widths)
 
 
-def test_a_sweep_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_sweep_that_cannot_be_shown_is_an_error(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     store(record, [])
     folder = f"{tmp_path}/runs/planted"
 

@@ -155,6 +155,7 @@ def test_a_server_that_is_killed_and_restarted_receives_every_point_once(tmp_pat
     assert runs_of(record)[1].info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_operations_whose_responses_are_lost_are_applied_once(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_operations_whose_responses_are_lost_are_applied_once(
     assert_complete(record, results)
 
 
+@pytest.mark.slow
 def test_sync_delivers_what_an_unavailable_server_lacks(tmp_path: Path, server: Server) -> None:
     """The server is killed, two trials finish, and the sweep is killed during the third."""
     record = planned_sweep(tmp_path, server.uri)
@@ -233,6 +235,7 @@ time.sleep(600)
     assert {trial_id: points_of(client, run) for trial_id, run in children.items()} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

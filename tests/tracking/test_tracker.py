@@ -30,8 +30,8 @@ from tests.support.mlflow_runs import (
 )
 
 
-def test_a_new_database_receives_all_stored_results_once(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_new_database_receives_all_stored_results_once(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     *results, _ = make_results(record)
     failed = record.trials[2].trial_id
     failure = Failure(trial_id=failed, cause="DivergedError: not finite", traceback="")
@@ -56,9 +56,9 @@ def test_a_new_database_receives_all_stored_results_once(tmp_path: Path) -> None
         assert (run.info.status, run.info.end_time) == (info.status, info.end_time)
 
 
-def test_repeated_operations_change_nothing(tmp_path: Path) -> None:
+def test_repeated_operations_change_nothing(tmp_path: Path, tracking_uri: str) -> None:
     """Each operation is delivered twice, as after a lost response; then all of them again, as from an old file."""
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     store(record, results)
     measured = planted.measured({result.trial_id: result for result in results})
@@ -95,9 +95,9 @@ def test_repeated_operations_change_nothing(tmp_path: Path) -> None:
     assert STEP not in again[trial_id].data.metrics
 
 
-def test_duplicate_runs_of_a_trial_are_deleted(tmp_path: Path) -> None:
+def test_duplicate_runs_of_a_trial_are_deleted(tmp_path: Path, tracking_uri: str) -> None:
     """They exist after the response to a creation was lost."""
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     store(record, results)
     analyst = Analyst(record.model_dump_json())
@@ -111,8 +111,8 @@ def test_duplicate_runs_of_a_trial_are_deleted(tmp_path: Path) -> None:
     assert_complete(record, results)
 
 
-def test_deleted_runs_are_created_again(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_deleted_runs_are_created_again(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     store(record, [])
     analyst = Analyst(record.model_dump_json())
@@ -141,8 +141,8 @@ def test_deleted_runs_are_created_again(tmp_path: Path) -> None:
     assert runs_of(record)[1].info.run_id != parent.info.run_id
 
 
-def test_rejected_operations_do_not_block_later_ones(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_rejected_operations_do_not_block_later_ones(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     storage = store(record, results)
     metrics = {"no|good": 1.0}
@@ -160,8 +160,8 @@ def test_rejected_operations_do_not_block_later_ones(tmp_path: Path) -> None:
     assert not storage.exists("planted/outbox.json")
 
 
-def test_an_unreadable_outbox_is_set_aside(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_an_unreadable_outbox_is_set_aside(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     store(record, results).write("planted/outbox.json", "[{")
     (problem,) = sync_sweep(record).problems
@@ -170,8 +170,8 @@ def test_an_unreadable_outbox_is_set_aside(tmp_path: Path) -> None:
     assert (tmp_path / "runs/planted/outbox.json.damaged").read_text() == "[{"
 
 
-def test_operations_of_trials_that_an_edit_removed_are_kept(tmp_path: Path) -> None:
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+def test_operations_of_trials_that_an_edit_removed_are_kept(tmp_path: Path, tracking_uri: str) -> None:
+    record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
     storage = store(record, results[:2])
     removed = {"name": "log_evaluation", "time_ms": 5, "arguments": {"trial_id": "stale", "step": 1, "metrics": {}}}
@@ -228,10 +228,10 @@ def scramble(path: Path) -> None:
     ],
 )
 def test_a_damaged_database_is_reported_without_retries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], cause: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], cause: str, tracking_uri: str
 ) -> None:
     damage(tmp_path / "mlflow.db")
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    record = planned_sweep(tmp_path, tracking_uri)
 
     def fail(uri: str) -> None:
         raise AssertionError("MLflow opened the database, which it retries for minutes")
@@ -245,9 +245,11 @@ def test_a_damaged_database_is_reported_without_retries(
     assert "\n" not in message
 
 
-def test_a_locked_or_read_only_database_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_or_read_only_database_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
+) -> None:
     monkeypatch.setattr("raycap.tracking.client.LOCK_TIMEOUT_S", 0.5)
-    record = planned_sweep(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    record = planned_sweep(tmp_path, tracking_uri)
     Tracker(record)
     other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
