@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,9 @@ os.environ.update(CREDENTIALS)  # before Ray starts, whose workers inherit it
 os.environ["OMP_NUM_THREADS"] = "1"  # several workers with several threads each would compete for the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 configure_mlflow()  # before any test module imports mlflow
+# Shells ignore these signals in background jobs, and the commands that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
