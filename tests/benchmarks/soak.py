@@ -35,7 +35,7 @@ execution: {{max_concurrent_trials: 2, replicas: {replicas}}}
 """
 KINDS = {
     "raycap.sweep": "the command",
-    "ray::Analyst": "analyst",
+    "RestartableAnalyst": "analyst",
     "ray::ImplicitFunc": "drivers",
     "ray::RayTrainWorker": "workers",
     "gcs_server": "GCS",
