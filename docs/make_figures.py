@@ -63,6 +63,15 @@ HOPS = (
     "grid.profiles.num_profiles=[400]",
     "grid.model.hidden_size=[14,16,18,20]",
 )
+CHAIN = (
+    "trial.questions.hops=[1,2]",
+    "trial.questions.held_out={first_people: 0.05, tuples: 0.1}",
+    "analysis.selections=[enumerate]",
+    "grid.questions.chain_of_thought=[false,true]",
+    "grid.training.seed=[0,1,2]",
+    "grid.profiles.num_profiles=[500]",
+    "grid.model.hidden_size=[14,18]",
+)
 
 
 def synthetic(
@@ -108,6 +117,11 @@ def is_trapped(spec: TrialSpec, row: LossRow) -> bool:
     return row.kind is Kind.ONE_HOP and share < 1 / (1 + spec.profiles.num_relations)
 
 
+def is_new_without_a_chain(spec: TrialSpec, row: LossRow) -> bool:
+    """Two-hop questions about new combinations, where no chain of thought is trained."""
+    return row.kind is Kind.TWO_HOP and row.split is Split.TUPLES and not spec.questions.chain_of_thought
+
+
 def is_about_an_unseen_person(spec: TrialSpec, row: LossRow) -> bool:
     """Two-hop questions about people who are never asked about in training."""
     return row.kind is Kind.TWO_HOP and row.split is Split.FIRST_PEOPLE
@@ -143,6 +157,7 @@ def main(folder: str | None) -> None:
     hops = synthetic("hops", HOPS, truth, unlearned=is_about_an_unseen_person)
     for figure in ("capacity_by_scheme", "hops", "generalisation", "generalisation_gap"):
         save(hops, figure)
+    save(synthetic("chain", CHAIN, Truth(ENUMERATE), unlearned=is_new_without_a_chain), "contrasts")
     save(synthetic("trap", HOPS, truth, unlearned=is_trapped), "phase_map")
     if folder:
         trained = raycap.load(folder).analysis

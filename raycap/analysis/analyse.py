@@ -1,7 +1,7 @@
 """Analysis of a sweep as a pure function of its stored records: capacities, laws, verdicts and comparison."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, capacities
+from raycap.analysis.contrasts import Contrast, contrasts
 from raycap.analysis.curves import IGNORANT_ABOVE, Convergence, asymptote, convergence, gain
 from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
@@ -64,6 +65,8 @@ class Analysis:
     """One row per measured trial: trial, convergence, gain, asymptote_bits, asymptote_low, asymptote_high, refused."""
     laws: Mapping[Reading, Law]
     comparison: Comparison
+    contrasts: tuple[Contrast, ...]
+    """Values of each axis of the grid, compared at equal everything else."""
 
     @property
     def headline(self) -> Reading:
@@ -94,6 +97,12 @@ class Analysis:
         chosen &= (table["scheme"] == str(scheme)) & (table["selection"] == str(selection))
         return table[chosen & table["final"]] if final else table[chosen]
 
+    def unexhausted_totals(self) -> pd.DataFrame:
+        """Return the final totals under the headline reading of the trials that did not exhaust their data."""
+        totals = self.totals(final=True)
+        exhausted = self.training["trial"][self.training["convergence"] == Convergence.EXHAUSTED]
+        return totals if totals.empty else totals[~totals["trial"].isin(exhausted)]
+
 
 def analyse(
     sweep: SweepRecord,
@@ -120,12 +129,15 @@ def analyse(
     ordered = {sweep.trials[index].trial_id: result for index, result in found.items()}
     # The next steps read the tables through an Analysis, which is completed by their results at the end.
     no_comparison = Comparison((), {}, 0, 0, 0, {}, {}, {}, (), ())
-    draft = Analysis(sweep, run, ordered, failures, dict(unreadable or {}), frames, pd.DataFrame(), {}, no_comparison)
+    draft = Analysis(
+        sweep, run, ordered, failures, dict(unreadable or {}), frames, pd.DataFrame(), {}, no_comparison, ()
+    )
     training = _training(draft)
     states = dict(zip(training["trial"], map(Convergence, training["convergence"]), strict=True))
     laws = {reading: _law(draft, reading, states) for reading in readings(spec)}
     comparison = _comparison(draft, joined_blocks(found), states, spec)
-    return Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison)
+    analysis = Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison, ())
+    return replace(analysis, contrasts=contrasts(sweep.trials, frames, analysis.unexhausted_totals()))
 
 
 def _training(analysis: Analysis) -> pd.DataFrame:

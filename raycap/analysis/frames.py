@@ -96,6 +96,17 @@ class Sweep:
         """
         return tidy.law_frame(self.analysis)
 
+    @cached_property
+    def contrasts(self) -> pd.DataFrame:
+        """Data frame that compares the values of each axis of the grid: one row per axis, outcome and value.
+
+        Columns: axis, outcome ("bits_per_param" or "loss_bits"), the kind, split and population of a loss, value, mean,
+        best (the value with the best mean), difference to its mean with the 95 % interval [low, high] over seeds, p_value
+        (corrected for the number of comparisons), verdict ("better", "worse" or "undecided"), num_settings, num_seeds and
+        paired. See docs/science.md#contrasts.
+        """
+        return tidy.contrast_frame(self.analysis)
+
     def figure(self, name: str = "capacity") -> "Figure":
         """Draw a figure of the report.
 

@@ -17,6 +17,7 @@ from raycap.analysis.figures.style import COLUMN_INCHES, image
 from raycap.analysis.html import figure, link, note, page
 from raycap.analysis.interactive import interactive_page
 from raycap.analysis.laws import FitStatus
+from raycap.analysis.question import contrast_section, question_answer
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
 from raycap.analysis.tidy import capacity_rows
@@ -59,6 +60,11 @@ def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
 
 
 def answer(analysis: Analysis) -> str:
+    """Return the main result in a paragraph: the answer to the question of the sweep, then its law."""
+    return " ".join(filter(None, [question_answer(analysis), law_sentences(analysis)]))
+
+
+def law_sentences(analysis: Analysis) -> str:
     """Return one sentence on the law of the headline reading, and one on the comparison of readings if there is one."""
     law, reading = analysis.law, analysis.headline
     alpha, gamma = law.alpha, law.power.gamma
@@ -121,4 +127,4 @@ def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) 
     body += link("The results as an interactive page: choose reading, axes and colour", SweepFolder.INTERACTIVE)
     body += f'<div class="figures">{figures}</div>'
     spec = analysis.sweep.spec
-    return page(spec.name, analysis.sweep.question, body + sections(analysis, trials))
+    return page(spec.name, analysis.sweep.question, body + contrast_section(analysis) + sections(analysis, trials))

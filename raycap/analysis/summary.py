@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.contrasts import Contrast
 from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.analysis.selection import Comparison
@@ -22,6 +23,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "question": analysis.sweep.question,
         "trials": trials,
         "laws": _by_reading({reading: law_entry(law) for reading, law in analysis.laws.items()}),
+        "contrasts": [contrast_entry(contrast) for contrast in analysis.contrasts],
         "comparison": _comparison_entry(analysis.comparison),
         "wall_seconds": analysis.run.wall_seconds if analysis.run else None,
         "train_seconds_ideal": train_seconds / analysis.run.slots if analysis.run else None,
@@ -112,6 +114,29 @@ def law_entry(law: Law) -> dict[str, Any]:
         },
         "arms": [arm._asdict() | {"ratio": list(arm.ratio)} for arm in law.arms],
         "excluded": dict(law.excluded),
+    }
+
+
+def contrast_entry(contrast: Contrast) -> dict[str, Any]:
+    """Return a contrast as numbers and text."""
+    kind, split, population = contrast.outcome
+    return {
+        "axis": contrast.axis,
+        "outcome": "loss_bits" if contrast.outcome.is_loss else "bits_per_param",
+        "kind": kind and str(kind),
+        "split": str(split) if contrast.outcome.is_loss else None,
+        "population": population if contrast.outcome.is_loss else None,
+        "value": contrast.value,
+        "mean": contrast.mean,
+        "best": contrast.best,
+        "difference": contrast.difference.estimate,
+        "low": contrast.difference.low,
+        "high": contrast.difference.high,
+        "p_value": contrast.p_value,
+        "verdict": str(contrast.effect),
+        "num_settings": contrast.num_settings,
+        "num_seeds": contrast.num_seeds,
+        "paired": contrast.paired,
     }
 
 

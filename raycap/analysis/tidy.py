@@ -8,7 +8,7 @@ import pandas as pd
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.readings import Reading
-from raycap.analysis.summary import law_entry, state
+from raycap.analysis.summary import contrast_entry, law_entry, state
 from raycap.analysis.tables import grid_columns, joined_blocks
 from raycap.spec import Kind
 
@@ -87,6 +87,11 @@ def law_frame(analysis: Analysis) -> pd.DataFrame:
         {"scheme": str(reading.scheme), "selection": str(reading.selection)} | {name: law[name] for name in LAW_COLUMNS}
         for reading, law in entries
     )
+
+
+def contrast_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per axis, outcome and value; see `raycap.analysis.frames.Sweep.contrasts`."""
+    return pd.DataFrame(map(contrast_entry, analysis.contrasts))
 
 
 def capacity_rows(analysis: Analysis) -> pd.DataFrame:

@@ -54,7 +54,15 @@ SWEEPS: dict[str, tuple[str, ...]] = {
     ),
 }
 ALWAYS = {"capacity", "exposures", "subjects"}
-MEASURED = ALWAYS | {"law", "loss_derivatives", "loss_vs_content", "histograms", "capacity_vs_norm", "schemes"}
+MEASURED = ALWAYS | {
+    "contrasts",
+    "law",
+    "loss_derivatives",
+    "loss_vs_content",
+    "histograms",
+    "capacity_vs_norm",
+    "schemes",
+}
 
 
 @cache

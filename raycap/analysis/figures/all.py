@@ -13,12 +13,14 @@ from raycap.analysis.figures.capacities import (
     capacity_vs_profiles,
     hops,
 )
+from raycap.analysis.figures.contrasts import contrasts
 from raycap.analysis.figures.laws import law, phase_map
 from raycap.analysis.figures.losses import generalisation, histograms, learning_rates, loss_vs_content, subjects
 from raycap.analysis.figures.schemes import schemes
 from raycap.analysis.figures.training import exposures, generalisation_gap, loss_derivatives
 
 FIGURES: dict[str, Callable[[Analysis], Figure | None]] = {
+    "contrasts": contrasts,
     "capacity": capacity,
     "law": law,
     "capacity_by_profiles": capacity_by_profiles,

@@ -1,0 +1,224 @@
+"""Contrasts: the values of each axis of the grid, compared at equal everything else (docs/science.md#contrasts).
+
+A *setting* is a combination of values of all other axes except seeds. Within a setting the values of an axis differ in
+nothing else, so the difference of their means over seeds is the effect of the axis. Effects are averaged over settings.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from raycap.analysis.intervals import LEVEL, Interval
+from raycap.analysis.tables import Tables, grid_columns
+from raycap.results import Part, PlannedTrial
+from raycap.spec import Kind, Split
+
+ALPHA = 1 - LEVEL
+NEARLY_EQUAL = 1.05
+"""Largest ratio of the numbers of parameters of models that count as equal in size."""
+ROUNDING = 1e-9
+"""Differences below this share of the outcomes are rounding errors."""
+
+
+class Outcome(NamedTuple):
+    """A measured quantity that values of an axis are compared in."""
+
+    kind: Kind | None
+    """Kind of questions whose loss it is, or None for learned bits per parameter."""
+    split: Split
+    population: int
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether smaller values are better."""
+        return self.kind is not None
+
+
+BITS_PER_PARAM = Outcome(None, Split.TRAIN, 0)
+
+
+class Effect(StrEnum):
+    """Verdict on a value of an axis."""
+
+    BETTER = "better"
+    """It is the best value: all others are worse."""
+    WORSE = "worse"
+    """Another value is better."""
+    UNDECIDED = "undecided"
+    """The data do not exclude that it is the best value."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One value of an axis, compared with the value that has the best mean, in one outcome."""
+
+    axis: str
+    """Dotted path of the axis."""
+    outcome: Outcome
+    value: Any
+    mean: float
+    """Mean over settings and seeds."""
+    best: Any
+    """Value with the best mean."""
+    difference: Interval
+    """Mean of this value minus that of the best one, with its 95 % interval over seeds; NaN without an interval."""
+    p_value: float
+    """Two-sided, multiplied by the number of comparisons; NaN without an interval."""
+    effect: Effect
+    num_settings: int
+    num_seeds: int
+    """Fewest seeds of a cell."""
+    paired: bool
+    """Whether all cells have the same seeds, so that differences are taken seed by seed."""
+    equal_sizes: bool
+    """Whether the compared models have the same number of parameters, up to NEARLY_EQUAL."""
+    mixed: bool
+    """Whether the difference has the other sign in some setting, by more than its interval there."""
+
+
+def contrasts(trials: Sequence[PlannedTrial], tables: Tables, totals: pd.DataFrame) -> tuple[Contrast, ...]:
+    """Return the contrasts of every axis of the grid: one per outcome and value.
+
+    p-values are multiplied by the number of all comparisons (Bonferroni), so that all verdicts of a sweep are right at
+    once with a probability of at least 95 %. Each value is compared with the one that has the best mean only. That the
+    same data choose this value needs no further correction, because a verdict says that a value is not the best one
+    (multiple comparisons with the best; Hsu 1996).
+
+    Args:
+        trials: the plan.
+        tables: tables of its measured trials.
+        totals: totals of the headline reading at the last evaluation, of the trials that did not exhaust their data.
+    """
+    grid = grid_columns(trials)
+    found = outcomes(tables, totals)
+    drafts = [
+        draft
+        for axis in compared_axes(grid)
+        for outcome, values in found.items()
+        if not (axis in SIZES and outcome.is_loss)
+        for draft in _of_outcome(grid, axis, outcome, values.dropna(), tables.trials["num_params"])
+    ]
+    return tuple(_decided(drafts))
+
+
+SIZES = ("model.hidden_size", "model.num_params")
+
+
+def compared_axes(grid: pd.DataFrame) -> list[str]:
+    """Return the axes of the grid with several values, without seeds."""
+    return [axis for axis in grid if grid[axis].nunique() > 1 and not axis.endswith("seed")]
+
+
+def outcomes(tables: Tables, totals: pd.DataFrame) -> "dict[Outcome, pd.Series[float]]":
+    """Return the final outcomes by trial. Series lack trials where an outcome was not measured.
+
+    The loss of a question with a chain of thought is that of the chain and the answer together. It bounds the loss of the
+    answer from above, and can be compared with the loss of an answer without a chain.
+    """
+    losses, splits = tables.losses, tables.splits
+    if totals.empty:
+        return {}
+    found: dict[Outcome, pd.Series[float]] = {BITS_PER_PARAM: totals.set_index("trial")["bits_per_param"]}
+    trained = losses[losses["final"].astype(bool) & (losses["part"] == str(Part.ANSWER))]
+    for kind in reversed(Kind):
+        for population in sorted(set(splits["population"])):
+            # All single hops are trained, whatever component they belong to.
+            table = splits if kind.hops > 1 else trained.assign(split=str(Split.TRAIN))
+            table = table[(table["kind"] == str(kind)) & (table["population"] == population)]
+            for split in Split:
+                values = table[table["split"] == str(split)].groupby("trial")["loss_bits"].sum()
+                if len(values):
+                    found[Outcome(kind, split, population)] = values
+    return found
+
+
+def _of_outcome(
+    grid: pd.DataFrame, axis: str, outcome: Outcome, values: "pd.Series[float]", num_params: "pd.Series[int]"
+) -> Iterator[Contrast]:
+    """Yield the contrasts of one axis in one outcome, with p-values that are not corrected yet."""
+    seeds = [path for path in grid if path.endswith("seed")]
+    levels = _codes(grid, [axis])
+    columns = {"setting": settings_of(grid, axis), "seed": _codes(grid, seeds), "level": levels}
+    rows = pd.DataFrame(columns | {"num_params": num_params}).loc[values.index].assign(outcome=values)
+    num_levels = rows["level"].nunique()
+    complete = rows.groupby("setting")["level"].nunique() == num_levels
+    rows = rows[rows["setting"].isin(complete.index[complete])]
+    if num_levels < 2 or rows.empty:
+        return
+    cells = rows.pivot(index=["setting", "seed"], columns="level", values="outcome")
+    means = cells.groupby("setting").mean().mean()
+    best = int(means.idxmin() if outcome.is_loss else means.idxmax())
+    sizes = rows.groupby("setting")["num_params"]
+    equal_sizes = bool((sizes.max() / sizes.min() <= NEARLY_EQUAL).all())
+    paired = bool(cells.notna().all(axis=None))
+    num_seeds = int(cells.groupby("setting").count().min(axis=None))
+    names = dict(zip(levels, grid[axis], strict=True))
+    for level in cells:
+        difference, p_value, mixed = _difference(cells, level, best, paired=paired)
+        yield Contrast(
+            axis, outcome, names[level], float(means[level]), names[best], difference, p_value, Effect.UNDECIDED,
+            int(complete.sum()), num_seeds, paired, equal_sizes, mixed,
+        )  # fmt: skip
+
+
+def settings_of(grid: pd.DataFrame, axis: str) -> "pd.Series[int]":
+    """Return the number of each trial's setting: trials of one setting differ in the axis and in seeds only."""
+    return _codes(grid, [path for path in grid if path != axis and not path.endswith("seed")])
+
+
+def _codes(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[int]":
+    """Return an integer per row that rows with equal values in some columns share, in order of first occurrence."""
+    if not columns:
+        return pd.Series(0, index=frame.index)
+    return frame.groupby(list(columns), sort=False).ngroup()
+
+
+def _difference(cells: pd.DataFrame, value: int, best: int, *, paired: bool) -> tuple[Interval, float, bool]:
+    """Return the mean over settings of one value minus another, its p-value, and whether settings contradict it.
+
+    The variance between seeds is pooled over settings (and over both values, if their seeds differ).
+
+    Args:
+        cells: outcomes by setting and seed, one column per value.
+        value: the first value.
+        best: the second value.
+        paired: whether differences are taken seed by seed.
+    """
+    if value == best:
+        return Interval(0.0, 0.0, 0.0), np.nan, False
+    samples = [cells[value] - cells[best]] if paired else [cells[value], -cells[best]]
+    groups = [sample.groupby("setting") for sample in samples]
+    by_setting = sum(group.mean() for group in groups)
+    freedom = sum(int((group.count() - 1).sum()) for group in groups)
+    estimate = float(by_setting.mean())
+    if not freedom:
+        return Interval(estimate, np.nan, np.nan), np.nan, False
+    squares = sum(
+        float(((sample - group.transform("mean")) ** 2).sum()) for sample, group in zip(samples, groups, strict=True)
+    )
+    errors = np.sqrt(squares / freedom * sum(1 / group.count() for group in groups))  # of each setting's difference
+    error = max(float(np.sqrt((errors**2).sum())) / len(errors), ROUNDING * float(cells.abs().max(axis=None)))
+    t = float(stats.t.ppf(1 - ALPHA / 2, freedom))
+    p_value = float(2 * stats.t.sf(abs(estimate) / error, freedom)) if error else 1.0
+    mixed = bool(((by_setting * np.sign(estimate)) < -t * errors).any())
+    return Interval(estimate, estimate - t * error, estimate + t * error), p_value, mixed
+
+
+def _decided(drafts: list[Contrast]) -> Iterator[Contrast]:
+    """Yield contrasts with corrected p-values and verdicts."""
+    num_comparisons = sum(draft.value != draft.best for draft in drafts)
+    corrected = [replace(draft, p_value=min(draft.p_value * num_comparisons, 1.0)) for draft in drafts]
+    for _, members in groupby(corrected, lambda one: (one.axis, one.outcome)):
+        compared = list(members)
+        is_worse = [one.p_value < ALPHA and not one.mixed for one in compared]
+        is_best = [one.value == one.best for one in compared]
+        decided = all(worse or best for worse, best in zip(is_worse, is_best, strict=True))
+        for one, worse, best in zip(compared, is_worse, is_best, strict=True):
+            effect = Effect.WORSE if worse else Effect.BETTER if best and decided else Effect.UNDECIDED
+            yield replace(one, effect=effect)
