@@ -62,7 +62,7 @@ def test_uniform_answers_give_the_bits_of_the_names_alone(
         assert found[kind, scheme, selection, subject].learned_bits == pytest.approx(0, abs=1e-6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.floats(0, 3), st.floats(0, 3))
 def test_learned_bits_decrease_with_the_loss_and_are_not_clamped(a: float, b: float) -> None:
     less, more = sorted((a, b))

@@ -371,7 +371,9 @@ def test_exhausted_trials_are_excluded_from_alpha_with_a_reason() -> None:
     assert law["alpha"] == pytest.approx(1.8)
 
 
-@pytest.mark.parametrize("case", ["complete", "one", "none", "exhausted"])
+@pytest.mark.parametrize(
+    "case", ["complete", "none", *(pytest.param(case, marks=pytest.mark.slow) for case in ("one", "exhausted"))]
+)
 def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
     record = sweep([12, 14, 16, 20])
     found = results(record, 1.8)

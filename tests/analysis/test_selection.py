@@ -287,7 +287,7 @@ def test_a_calibration_increases_power() -> None:
     assert decided[1] > decided[0]
 
 
-@pytest.mark.parametrize("noise", [0.02, 0.1])
+@pytest.mark.parametrize("noise", [0.02, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_simulated_power_agrees_with_the_comparison(noise: float) -> None:
     """Varied R identifies the selection scheme more often than R = 4 alone (docs/science.md#power)."""
     mixed, alone = (planned(relations=relations) for relations in ((0, 1, 4, 17), (4,)))

@@ -147,6 +147,7 @@ def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) ->
     assert generated.num_texts == 100
 
 
+@pytest.mark.slow
 def test_a_pushed_population_replaces_the_data_of_its_repository(storage: Storage, tmp_path: Path) -> None:
     people = profiles_of(PEOPLE)
     trial = storage.path(f"trials/{memorized().result.trial_id}")

@@ -406,6 +406,7 @@ def test_a_constant_rate_ends_with_a_higher_loss(baseline: list[float]) -> None:
     assert baseline[-1] < loss_curve(one_hop(adamw(Schedule.CONSTANT)))[-1] < 1.5
 
 
+@pytest.mark.slow
 def test_windows_without_attention_across_texts_have_the_losses_of_rows(baseline: list[float]) -> None:
     """Each step has the same questions, so losses differ only by rounding, which grows with the steps."""
     windows = Windows(kind="windows", length=64, attend_across=False)

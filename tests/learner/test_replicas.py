@@ -64,7 +64,11 @@ def losses(evaluation: Evaluation) -> list[float]:
     return [evaluation.train_loss_bits, *kinds, evaluation.parameter_norm]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
+    ids=lambda optimizer: optimizer.kind,
+)
 def test_every_replica_has_the_losses_of_a_single_trial(optimizer: OptimizerSpec) -> None:
     specs = different(optimizer)
     results = run_stack(specs)

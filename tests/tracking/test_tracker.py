@@ -95,6 +95,7 @@ def test_repeated_operations_change_nothing(tmp_path: Path, tracking_uri: str) -
     assert STEP not in again[trial_id].data.metrics
 
 
+@pytest.mark.slow
 def test_duplicate_runs_of_a_trial_are_deleted(tmp_path: Path, tracking_uri: str) -> None:
     """They exist after the response to a creation was lost."""
     record = planned_sweep(tmp_path, tracking_uri)
@@ -111,6 +112,7 @@ def test_duplicate_runs_of_a_trial_are_deleted(tmp_path: Path, tracking_uri: str
     assert_complete(record, results)
 
 
+@pytest.mark.slow
 def test_deleted_runs_are_created_again(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
