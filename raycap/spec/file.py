@@ -83,6 +83,7 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
         faults.add_validation_error(error, SweepSpec, ())
     if spec is not None:
         _check_locations(spec, faults)
+        _check_roles(spec, faults)
     first_line = document.text.lstrip().partition("\n")[0]
     question = first_line.lstrip("# ").strip() if first_line.startswith("#") else ""
     if len(question) > MAX_QUESTION:
@@ -111,6 +112,17 @@ def _check_locations(spec: SweepSpec, faults: Faults) -> None:
             refuse_shell_syntax(location or "")
         except LocationError as error:
             faults.add(path, f"{'.'.join(path)}: {error}")
+
+
+def _check_roles(spec: SweepSpec, faults: Faults) -> None:
+    """Add faults of paths in `analysis.nuisance` and `analysis.compare` that are no axes of the grid."""
+    for field in ("nuisance", "compare"):
+        for index, path in enumerate(getattr(spec.analysis, field)):
+            if path not in spec.grid:
+                axes = [axis for axis in spec.grid if not axis.endswith("seed")]
+                hint = did_you_mean(path, axes) or (f"; the axes are: {', '.join(axes)}" if axes else "; remove it")
+                message = f"analysis.{field}: must be an axis of the grid, got {format_value(path)}{hint}"
+                faults.add(("analysis", field, index), message)
 
 
 def _find(path_or_name: str) -> Path:

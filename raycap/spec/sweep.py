@@ -57,6 +57,11 @@ class AnalysisSpec(Spec):
     counting the names once ("2.1 hops"). See docs/science.md#incremental."""
     calibration: Calibration | None = None
     """Capacity of these models for random data. It makes the comparison of encoding schemes more decisive."""
+    nuisance: tuple[Text, ...] = ()
+    """Axes of the grid that are settings of training, of which the best value by learned bits matters. By default: the
+    optimizer and its settings, length, batch size, precision and packing. Seeds and sizes need not be listed."""
+    compare: tuple[Text, ...] = ()
+    """Axes of the grid whose values are compared. By default: all axes that are neither sizes nor seeds nor nuisances."""
 
     @field_validator("schemes", "selections")
     @classmethod
@@ -66,6 +71,20 @@ class AnalysisSpec(Spec):
                 "must have at least one element and no duplicates, got {got}", got=str([str(m) for m in members])
             )
         return members
+
+    @field_validator("nuisance", "compare")
+    @classmethod
+    def _not_seeds(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if path.endswith("seed"):
+                raise broken_rule("seeds repeat trials and have no other role, got '{got}'; remove it", got=path)
+        return paths
+
+    @model_validator(mode="after")
+    def _one_role_per_axis(self) -> "AnalysisSpec":
+        if twice := [path for path in self.nuisance if path in self.compare]:
+            raise broken_rule("'{path}' is in both nuisance and compare; remove it from one of them", path=twice[0])
+        return self
 
     @model_validator(mode="after")
     def _observed_double_needs_subjects(self) -> "AnalysisSpec":

@@ -12,6 +12,7 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from raycap.analysis.axes import axes_of, describe_axes
 from raycap.plan.estimate import SWEEP_SECONDS, Estimate
 from raycap.plan.inventory import Inventory, InventoryEntry
 from raycap.plan.stacks import resume_step, stacks_to_train
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from raycap.analysis.power import Power
 
 PLAN_ROWS_SHOWN = 60
-DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "bits/param"]
+DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "demanded bits/param"]
 """Columns that are left out in narrow terminals, the least important first. The label, the id and the state remain."""
 STATE_WIDTH = 12
 """Least width of the column of states, which are longer if a trial has warnings."""
@@ -42,6 +43,8 @@ def print_plan(
 ) -> None:
     """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
     console.print(plan_table(sweep, trials, found, console, expected))
+    for line in describe_axes(axes_of(sweep)):
+        console.print(line, soft_wrap=True)
     for line in format_locations(sweep):
         console.print(line, soft_wrap=True)
     if expected:
@@ -147,7 +150,7 @@ def plan_table(
         "parameters",
         "non-emb.",
         "data bits",
-        "bits/param",
+        "demanded bits/param",
         "tokens",
         "steps",
         *estimates,
@@ -176,7 +179,7 @@ def _plan_cells(
         "parameters": f"{trial.parameters.total:,}",
         "non-emb.": f"{trial.parameters.non_embedding:,}",
         "data bits": f"{trial.dataset_bits[selection]:,.0f}",
-        "bits/param": f"{trial.demanded_bits_per_param(selection):.2f}",
+        "demanded bits/param": f"{trial.demanded_bits_per_param(selection):.2f}",
         "tokens": f"{approximately}{trial.tokens:,}",
         "steps": f"{trial.steps:,}",
         "time": duration(estimate.seconds) if estimate else "-",
@@ -224,6 +227,7 @@ def plan_json(
         "folder": join_uri(sweep.storage, sweep.spec.name),
         "tracking_uri": sweep.tracking_uri,
         "experiment": sweep.spec.tracking.experiment,
+        "axes": [{"path": axis.path, "values": axis.values, "role": axis.role} for axis in axes_of(sweep)],
         "stale": stale,
     }
     if expected:
