@@ -14,6 +14,7 @@ from raycap.analysis.analyse import REMEDIES, Analysis
 from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, image
+from raycap.analysis.headline import describe, headline_of
 from raycap.analysis.html import figure, link, note, page
 from raycap.analysis.interactive import interactive_page
 from raycap.analysis.laws import FitStatus
@@ -79,12 +80,11 @@ def law_sentences(analysis: Analysis) -> str:
                 "trials of other sizes or seeds."
             )
         case FitStatus.OK:
-            sentence = (
-                f"{alpha.estimate:.2f} bits per parameter, 95 % interval [{alpha.low:.2f}, {alpha.high:.2f}] "
-                f"({describe_reading(reading)}), from {law.num_trials} capacity-limited trials"
-            )
+            found = headline_of(analysis)
+            assert found is not None
+            sentence = describe(found, reading)
             if law.power.status is FitStatus.OK:
-                sentence += f"; bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
+                sentence += f". Under {reading} bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
         case _:
             sentence = (
                 f"{alpha.estimate:.2f} bits per parameter ({describe_reading(reading)}), from {law.num_trials} trial(s): "

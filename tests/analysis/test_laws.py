@@ -400,7 +400,7 @@ def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
     if case == "one":
         assert "Boom: &lt;b&gt;" in html
     if case == "complete":
-        assert "1.80 bits per parameter, 95 % interval [1.80, 1.80]" in html
+        assert "1.80 [1.80, 1.80]" in html
     if case == "exhausted":
         assert "dataset exhausted" in html
     assert contents == dict(

@@ -92,7 +92,7 @@ def test_a_browser_shows_the_trials_side_by_side_and_the_figure(tmp_path: Path, 
             page.wait(f"{TEXT}.includes('Show less')")
             page.shot(tmp_path / "sweep.png")
             shown = page.value(TEXT)
-            assert "1.80 bits per parameter, 95 % interval" in shown
+            assert "1.80 [1.80, 1.80]" in shown
             assert all(label in shown for label in labels)
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", port)) != 0  # no server is left

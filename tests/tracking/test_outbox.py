@@ -268,7 +268,7 @@ def test_a_sweep_ends_without_its_server_and_reports_what_is_undelivered(tmp_pat
     trials.evaluate(range(5, 10))
     trials.finish()
     law = analyst.conclude(RUN_JSON, "FINISHED", timeout_s=1)
-    assert law.startswith("1.80 bits per parameter")
+    assert "1.80" in law
     left = analyst.delivery()
     (problem,) = left.problems
     folder = f"{tmp_path}/runs/planted"

