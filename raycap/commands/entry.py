@@ -30,11 +30,15 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
         _prepare()
         import signal  # only now, since before `_prepare` a file of the user could be imported instead
 
-        # Without these, a signal would end the process without a message and with another exit code.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, signal.default_int_handler)
-        load()()
+        # Without handlers, SIGTERM and SIGHUP would end the process without a message and with another exit code.
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        numbers = [number for number in handled if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in numbers:
+            signal.signal(number, _exit_while_loading)
+        command = load()
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+        command()
     except SystemExit as ended:  # typer ends every command this way
         code = ended.code
     except KeyboardInterrupt:
@@ -53,6 +57,15 @@ def run_command(load: "Callable[[], Callable[[], object]]") -> "NoReturn":
         print(f"standard output cannot be written: {lost}. Write to another file or disk.", file=sys.stderr)
         code = code or EXIT_REFUSED
     sys.exit(code)  # type: ignore[arg-type]
+
+
+def _exit_while_loading(number: int, frame: object) -> None:
+    """Exit at once, as there is nothing to clean up yet.
+
+    A KeyboardInterrupt that reaches a callback of a package's C code is printed with its traceback and then ignored.
+    """
+    os.write(2, b"Interrupted.\n")
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _prepare() -> None:
