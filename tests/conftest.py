@@ -26,6 +26,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let `pytest -n` run the tests of a file in one process, and all tests with Ray in one, which share an instance."""
     for item in items:
