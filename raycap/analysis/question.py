@@ -8,9 +8,10 @@ from typing import Any
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.contrasts import SIZES, Contrast, Effect, Outcome
+from raycap.analysis.figures.style import KIND_TEXTS
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
-from raycap.spec import Kind, Split
+from raycap.spec import Split
 
 MAX_AXES = 2
 MAX_OUTCOMES = 3
@@ -25,13 +26,6 @@ SPLIT_TEXTS = {
     Split.SECOND_PAIRS: "held-out pairs of second person and subject",
     Split.TUPLES: "held-out combinations",
     Split.SEVERAL: "several held-out components",
-}
-KIND_TEXTS = {
-    Kind.NAME: "names",
-    Kind.BIOGRAPHY: "biographies",
-    Kind.ONE_HOP: "one-hop questions",
-    Kind.TWO_HOP: "two-hop questions",
-    Kind.THREE_HOP: "three-hop questions",
 }
 SWITCHES = {
     "questions.chain_of_thought": ("without a chain of thought", "with a chain of thought"),
