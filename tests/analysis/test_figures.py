@@ -411,11 +411,12 @@ def test_the_best_learning_rate_is_ringed() -> None:
 
 
 def test_drawing_an_analysis_again_gives_the_same_bytes() -> None:
-    again = draw(analysed("hops"))
-    for name, figure in drawn("hops").items():
-        assert image(figure, "svg") == image(again[name], "svg"), name
-    for name in ("capacity", "phase_map"):
-        assert image(again[name], "png") == image(again[name], "png") == image(drawn("hops")[name], "png"), name
+    """The figures of every sweep are compared in tests/analysis/test_laws.py, those of some sweeps here."""
+    for name in drawn("hops").keys() - MEASURED:
+        again = FIGURES[name](analysed("hops"))
+        assert image(drawn("hops")[name], "svg") == image(again, "svg"), name
+        if name == "phase_map":
+            assert image(drawn("hops")[name], "png") == image(again, "png")
 
 
 def test_early_evaluations_far_below_zero_bits_are_cut_off() -> None:

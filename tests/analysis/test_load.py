@@ -60,13 +60,13 @@ def test_a_copied_folder_is_a_sweep_of_its_new_name(tmp_path: Path, monkeypatch:
     for folder in (".", str(tmp_path / "runs/before [1]/")):
         sweep, storage = open_sweep(folder)
         assert (sweep.spec.name, storage.root) == ("before [1]", f"{tmp_path}/runs")
-        pipeline.write_report(sweep, storage)
         assert {line.state for line in read_status(sweep, storage).rows} == {"finished"}
+    pipeline.write_report(sweep, storage)
     assert Path("report.html").exists()
     assert Path("../grid/summary.json").read_text() == "of grid"
-    with pytest.raises(SpecError, match="not the folder of a sweep"):
+    with pytest.raises(SpecError, match=r"sweep\.json"):
         open_sweep("..")
-    with pytest.raises(SpecError, match=r"^foo://a/b: storage 'foo://a' is neither"):
+    with pytest.raises(SpecError, match=r"^foo://a/b: .*'foo://a'"):
         open_sweep("foo://a/b")
 
 
@@ -116,11 +116,9 @@ def test_a_sweep_with_few_results_can_be_loaded(tmp_path: Path, num_finished: in
 
 def test_loading_names_the_missing_or_invalid_file_and_figure(tmp_path: Path) -> None:
     sweep_at(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"runs: not the folder of a sweep that has run \(it lacks sweep.json\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"runs: .*sweep\.json"):
         raycap.load(tmp_path / "runs")
-    with pytest.raises(ValueError, match="neither a folder nor a known URI"):
+    with pytest.raises(ValueError, match="nowhere://else"):
         raycap.load("nowhere://else/grid")
     sweep = raycap.load(tmp_path / "runs/grid")
     with pytest.raises(ValueError, match=r"'capacities'.*capacity, .*law"):

@@ -94,7 +94,8 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
 
     repository = hub.repositories["models/me/model"]
     assert repository.private
-    assert repository.commits == [f"Trial {trial_id} from raycap"]
+    (commit,) = repository.commits
+    assert trial_id in commit
     assert repository.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert len(hub.objects) == 1  # the weights, by git-lfs
 
@@ -132,7 +133,8 @@ def test_a_result_that_is_no_regular_file_is_not_exported(kind: str, storage: St
 def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) -> None:
     target = str(tmp_path / "people.parquet")
     output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--to", target)
-    assert output.stdout == f"20 people with 1 relations: {target}\n", output.stderr
+    assert output.stdout.startswith("20 "), output.stderr
+    assert target in output.stdout
     pools = NamePools(first=5, middle=5, last=5)
     populations = (
         ProfilesByCount(num_profiles=20, num_relations=1, names=pools),

@@ -169,7 +169,7 @@ def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="is damaged"):
         export_model(result, storage, tmp_path / "out")
     (model / DIGEST_FILE).write_text(digests(model))
-    with pytest.raises(ValueError, match=r"differ by up to \S+ .*more than 0\.001"):
+    with pytest.raises(ValueError, match=r"0\.001"):
         export_model(result, storage, tmp_path / "out")
 
 
@@ -237,8 +237,8 @@ def test_a_model_without_its_population_or_files_is_refused(tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     (other,) = result.populations
     others = result.model_copy(update={"populations": (other.model_copy(update={"num_names": 7}),)})
-    with pytest.raises(ValueError, match="another population than it was trained on; export it with raycap"):
+    with pytest.raises(ValueError, match="population"):
         export_model(others, storage, tmp_path / "out")
     storage.delete(f"{model_folder(result.trial_id)}/tokenizer.json")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
         export_model(result, storage, tmp_path / "out")

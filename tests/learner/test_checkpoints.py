@@ -14,7 +14,7 @@ from raycap.learner.signals import PausedError, Signal
 from raycap.results import Evaluation, StopReason
 from raycap.spec import LossBelow, Phase, QuestionsByWeights, ScheduleFree, Steps
 from raycap.storage import DamagedError, Storage, checkpoint_path, checkpoint_steps, forget_checkpoints
-from tests.support.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, trained_tiny, weights
 
 
 def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_trial_resumed_from_a_checkpoint_ends_bit_equal(tmp_path: Path) -> Non
             raise Killed
 
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
-    whole = trained(TINY)
+    whole = trained_tiny()
     with pytest.raises(Killed):
         trained(TINY, checkpoint_every_s=0.01, report=fail_at_the_third, checkpoints=checkpoints)
     assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
@@ -62,7 +62,7 @@ def test_trials_are_saved_at_evaluations_and_at_the_checkpoint_interval(tmp_path
             steps.append(step)
             super().save(trial_id, step, state)
 
-    evaluated = [evaluation.step for evaluation in trained(TINY).result.evaluations]
+    evaluated = [evaluation.step for evaluation in trained_tiny().result.evaluations]
     steps: list[int] = []
     trained(TINY, checkpoint_every_s=1e3, checkpoints=RecordedCheckpoints(Storage.at(f"{tmp_path}/seldom")))
     assert steps == evaluated
@@ -89,7 +89,7 @@ def half_trained(folder: Path) -> tuple[Checkpoints, str]:
 
 def test_a_paused_trial_saves_and_resumes_bit_equal(tmp_path: Path) -> None:
     checkpoints, _ = half_trained(tmp_path)
-    whole = trained(TINY)
+    whole = trained_tiny()
     assert 0 < kept_steps(checkpoints)[-1] < whole.result.num_steps
     resumed = trained(TINY, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
@@ -135,7 +135,7 @@ def test_a_trial_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path: Path
     checkpoints, trial_id = half_trained(tmp_path)
     path = tmp_path / checkpoint_path(trial_id, kept_steps(checkpoints)[-1])
     path.write_bytes(path.read_bytes()[:-7])
-    whole, resumed = trained(TINY), trained(TINY, checkpoints=checkpoints)
+    whole, resumed = trained_tiny(), trained(TINY, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
 
 
@@ -152,9 +152,9 @@ class Bomb:
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     checkpoints.save(TINY.trial_id, 1, {"weights": Bomb(tmp_path / "ran")})
-    with pytest.raises(DamagedError, match=r"checkpoint-0+1\.pt.*Weights only load failed"):
+    with pytest.raises(DamagedError, match=r"checkpoint-0+1\.pt"):
         checkpoints.load(TINY.trial_id, 1, CPU)
-    whole, resumed = trained(TINY), trained(TINY, checkpoints=checkpoints)
+    whole, resumed = trained_tiny(), trained(TINY, checkpoints=checkpoints)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert not (tmp_path / "ran").exists()
 
@@ -167,7 +167,7 @@ def test_completed_steps_are_reported_until_an_error() -> None:
     with pytest.raises(RuntimeError, match="a part broke"):
         trained(TINY, report=fail, on_step=steps.append)
     assert steps == sorted(set(steps))
-    assert (steps[0], steps[-1]) == (0, trained(TINY).result.evaluations[0].step)
+    assert (steps[0], steps[-1]) == (0, trained_tiny().result.evaluations[0].step)
 
 
 PHASED = TINY.model_copy(
@@ -179,7 +179,7 @@ PHASED = TINY.model_copy(
                     Phase(weights=(0.0, 1.0), until=Steps(steps=30)),
                     Phase(weights=(1.0, 0.0), until=LossBelow(loss_below_bits=9.0)),
                 ),
-                "length": Steps(steps=700),
+                "length": Steps(steps=400),
                 "optimizer": ScheduleFree(kind="schedule_free", lr=0.01, warmup_steps=20),
             }
         ),

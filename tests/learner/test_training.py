@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ from raycap.storage import Storage
 from raycap.tokens.composer import Composer, Rows
 from raycap.tokens.rows import RowSource, rows_of
 from raycap.tokens.tokenizers import build_tokenizer
-from tests.support.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, trained_tiny, weights
 
 
 def test_evaluation_steps_double_up_to_the_last_step() -> None:
@@ -82,10 +83,17 @@ def test_a_model_with_zero_weights_loses_log2_of_the_vocabulary_per_token() -> N
         assert row.mean_bits == pytest.approx(4 * math.log2(vocab_size), rel=1e-6)
 
 
+HELD_OUT = HeldOut(tuples=0.25, first_people=0.1)
+
+
+@cache
+def trained_with_held_out_questions() -> TrainedTrial:
+    questions = QuestionsByShare(hops=(1, 2), one_hop_share=0.5, held_out=HELD_OUT)
+    return trained(TINY.model_copy(update={"questions": questions}))
+
+
 def test_tables_of_ranks_add_up_and_samples_agree_within_their_standard_error() -> None:
-    held_out = HeldOut(tuples=0.25, first_people=0.1)
-    questions = QuestionsByShare(hops=(1, 2), one_hop_share=0.5, held_out=held_out)
-    trial = trained(TINY.model_copy(update={"questions": questions}))
+    trial, held_out = trained_with_held_out_questions(), HELD_OUT
     profiles = generate(census_schema(TINY.profiles.names, 2), 40, seed=0)
     composers = composers_of(Questions(profiles, 1, held_out=held_out), Questions(profiles, 2, held_out=held_out))
     whole = measure(trial.model, composers)
@@ -108,8 +116,7 @@ def test_tables_of_ranks_add_up_and_samples_agree_within_their_standard_error() 
 
 def test_only_the_last_evaluation_keeps_histograms_of_losses() -> None:
     """Each evaluated text counts once, in the bin of its loss; the bounds of the bins bound the sum of losses."""
-    questions = QuestionsByShare(hops=(1, 2), held_out=HeldOut(tuples=0.2), one_hop_share=0.5)
-    result = trained(TINY.model_copy(update={"questions": questions})).result
+    result = trained_with_held_out_questions().result
     bounds = np.array([0.0, *HISTOGRAM_EDGES_BITS, np.inf])
     for row in result.final.losses.rows:
         counts = np.array(row.histogram)
@@ -123,7 +130,7 @@ def test_only_the_last_evaluation_keeps_histograms_of_losses() -> None:
 
 
 def test_the_parameter_norm_is_that_of_the_evaluated_weights() -> None:
-    trial = trained(TINY)
+    trial = trained_tiny()
     norm = math.sqrt(sum(float(w.double().square().sum()) for w in weights(trial)))
     assert trial.result.final.parameter_norm == pytest.approx(norm)
     first, *_, last = trial.result.evaluations
@@ -131,13 +138,13 @@ def test_the_parameter_norm_is_that_of_the_evaluated_weights() -> None:
 
 
 def test_a_small_model_learns_the_facts() -> None:
-    result = trained(
-        TINY.model_copy(update={"training": TINY.training.model_copy(update={"length": Exposures(exposures=200)})})
-    ).result
+    optimizer = AdamW(lr=0.02, betas=(0.8, 0.99), weight_decay=0.0, warmup_steps=60, grad_clip=0.3)
+    training = TINY.training.model_copy(update={"length": Exposures(exposures=120), "optimizer": optimizer})
+    result = trained(TINY.model_copy(update={"training": training})).result
     means = [evaluation.losses.select(Kind.ONE_HOP).mean_bits for evaluation in result.evaluations]
     assert means[0] > 3 * means[-1]
     assert means[-1] < 1.0, means
-    assert result.final.exposures >= 200
+    assert result.final.exposures >= 120
     assert result.populations[0].num_profiles == 40
     assert (result.stop_reason, result.final.phase) == (StopReason.LENGTH, 0)
     # A question has 6 tokens, its answer 2 on average over 6 subjects, and 1 end token.
@@ -145,7 +152,7 @@ def test_a_small_model_learns_the_facts() -> None:
 
 
 def test_a_repeated_trial_is_bit_equal_and_another_seed_is_not() -> None:
-    first, again = trained(TINY), trained(TINY)
+    first, again = trained_tiny(), trained(TINY)
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
     other = trained(TINY.model_copy(update={"training": TINY.training.model_copy(update={"seed": 1})}))
     assert not torch.equal(weights(first)[0], weights(other)[0])
@@ -160,7 +167,8 @@ def test_a_diverging_trial_raises_an_error_with_the_step() -> None:
 @pytest.mark.slow
 def test_bf16_learns_what_fp32_learns() -> None:
     bf16 = TINY.model_copy(update={"training": TINY.training.model_copy(update={"precision": Precision.BF16})})
-    means = [trained(spec).result.final.losses.select(Kind.ONE_HOP).mean_bits for spec in (TINY, bf16)]
+    finals = [trained_tiny().result.final, trained(bf16).result.final]
+    means = [final.losses.select(Kind.ONE_HOP).mean_bits for final in finals]
     assert means[1] == pytest.approx(means[0], rel=0.1)
     assert means[1] != means[0]
 
@@ -265,7 +273,7 @@ def test_profiles_of_the_reference_implementation_can_be_learned(shared_profiles
 
 def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_parts() -> None:
     """Workers therefore obtain the gradient of the whole batch by summing their gradients."""
-    trial = trained(TINY)
+    trial = trained_tiny()
     profiles = generate(census_schema(TINY.profiles.names, 2), 40, seed=0)
     composer = Composer.build(Questions(profiles, 1), trial.tokenizer)
     rows = composer.compose(np.arange(50), composer.row_length)

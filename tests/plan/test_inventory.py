@@ -1,6 +1,7 @@
 """Tests of the inventory: states of trials, damaged files, edited specs, failures, and fill parents."""
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -300,19 +301,17 @@ def test_a_fill_trial_refuses_a_damaged_parent(storage: Storage, tmp_path: Path)
         for content in (whole[:-9], whole[:9] + bytes([whole[9] ^ 1]) + whole[10:]):
             (folder / name).write_bytes(content)
             for fill in (by_id, by_path):
-                with pytest.raises(ValueError, match="is damaged"), parent_model(fill, storage):
+                with pytest.raises(ValueError, match=re.escape(str(folder))), parent_model(fill, storage):
                     pass
         (folder / name).write_bytes(whole)
     (folder / DIGEST_FILE).unlink()
     with parent_model(by_path, storage):  # a model that raycap did not save has no digest file
         pass
-    with pytest.raises(ValueError, match="there is no complete model"), parent_model(by_id, storage):
+    with pytest.raises(ValueError, match=planned.trial_id), parent_model(by_id, storage):
         pass
     trained.save_model(storage, model_folder(planned.trial_id))
     file = Path(storage.path(result_path(planned.trial_id)))
     file.write_bytes(file.read_bytes()[:-2])
     filled = planned.spec.model_copy(update={"fill": by_id})
-    with pytest.raises(
-        ValueError, match=r"result\.json: the checksum does not match; run the sweep of that trial again"
-    ):
+    with pytest.raises(ValueError, match=r"result\.json: "):
         resolve_parent(filled, storage)

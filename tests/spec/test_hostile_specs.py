@@ -262,7 +262,7 @@ def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "link").symlink_to("/dev/zero")
     (tmp_path / "loop").symlink_to("loop")
     for path in ("/dev/zero", "/dev/stdin", str(tmp_path), str(tmp_path / "pipe"), str(tmp_path / "link")):
-        with pytest.raises(SpecError, match="must be a file"):
+        with pytest.raises(SpecError, match=re.escape(path)):
             load_sweep(path)
     for path in (
         "",

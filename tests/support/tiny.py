@@ -1,5 +1,7 @@
 """A trial that trains in a second, and helpers to train it and read its weights."""
 
+from functools import cache
+
 import torch
 
 from raycap.learner.trial import TrainedTrial, run_trial
@@ -20,6 +22,12 @@ TINY = TrialSpec(
 def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
     """Train a trial in this process; options go to `run_trial`."""
     return run_trial(spec, source_commit="test", **options)
+
+
+@cache
+def trained_tiny() -> TrainedTrial:
+    """Train TINY once for all tests of this process, which do not change it."""
+    return trained(TINY)
 
 
 def weights(trial: TrainedTrial) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """Tests of progress and status: extrapolation from events, progress.json, and the status from stored files."""
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -77,13 +78,13 @@ def test_waiting_trials_are_predicted_from_running_ones() -> None:
         50 + 100 * (C.parameters.total + D.parameters.total) / (A.parameters.total + B.parameters.total), rel=0.05
     )
     assert share_done(lines, 50.0) < 0.25  # the waiting trials are larger
-    assert summarize(lines, 50.0, num_before=3).startswith("3 of 7 trials finished, 2 running, about ")
+    assert re.findall(r"\d+", summarize(lines, 50.0, num_before=3))[:3] == ["3", "7", "2"]  # finished, all, running
 
 
 def test_without_evaluations_there_is_no_prediction() -> None:
     lines = [TrialRow(A, RUNNING, progress(0.0)), TrialRow(B, WAITING), TrialRow(C, FINISHED), TrialRow(D, FAILED)]
     assert seconds_left(lines, 10.0) is None
-    assert summarize(lines, 10.0) == "1 of 4 trials finished, 1 running, 1 failed"
+    assert re.findall(r"\d+", summarize(lines, 10.0)) == ["1", "4", "1", "1"]  # finished, all, running, failed
 
 
 def test_the_progress_table_shows_failed_and_running_trials_first() -> None:

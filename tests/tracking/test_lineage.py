@@ -102,7 +102,7 @@ def test_models_are_registered_on_request_once_and_also_later(
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"tracking": tracking})})
     model = tmp_path / "runs" / model_folder(results[2].trial_id)
     model.rename(model.with_name("away"))
-    with pytest.raises(ValueError, match="no complete model"):
+    with pytest.raises(ValueError, match=results[2].trial_id):
         deliver(record, finished)
     model.with_name("away").rename(model)
     assert sync_sweep(record).problems == ()
