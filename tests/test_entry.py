@@ -86,12 +86,12 @@ def test_a_stream_that_cannot_be_written_gives_no_traceback_and_the_right_code(
     assert ("standard output cannot be written" in done.stderr) == (redirection in ("> /dev/full", "1< /dev/null"))
 
 
-def test_commands_end_with_the_right_code_if_nobody_reads_their_output(folder: Path) -> None:
+def test_commands_end_with_the_right_code_if_their_output_is_not_read(folder: Path) -> None:
     line = "$RAYCAP plan q.yaml | true; a=${PIPESTATUS[0]}; $SWEEP missing.yaml 2>&1 | true; echo $a ${PIPESTATUS[0]}"
     assert shell(line, folder).stdout == "0 2\n"
 
 
-def test_a_closed_stream_does_not_lend_its_number_to_a_file(folder: Path) -> None:
+def test_no_file_gets_the_descriptor_of_a_closed_stream(folder: Path) -> None:
     program = "open_standard_streams(); print(open('f', 'w').fileno(), file=open('g', 'w'))"
     shell(f'{sys.executable} -c "from raycap.terminal.streams import *; {program}" <&- >&- 2>&-', folder)
     assert int((folder / "g").read_text()) > 2

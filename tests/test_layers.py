@@ -24,7 +24,7 @@ MAX_LINES = 400
         ("raycap.cluster.data_stream", ["torch", "mlflow"]),
     ],
 )
-def test_importing_a_module_does_not_load(module: str, absent: list[str]) -> None:
+def test_importing_a_module_does_not_load_heavy_packages(module: str, absent: list[str]) -> None:
     code = f"import sys, {module}; print([m for m in {absent} if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
@@ -42,6 +42,6 @@ def test_only_entry_points_are_at_the_root_of_the_package() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == entry_points
 
 
-def test_modules_have_at_most_so_many_lines() -> None:
+def test_modules_have_at_most_400_lines() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}

@@ -46,7 +46,7 @@ def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
 
 
 def test_a_default_that_is_spelled_out_is_no_difference(tmp_path: Path) -> None:
-    """Also not as an axis of the grid with one value, nor in another notation of the same value."""
+    """A default is no difference either as an axis with one value or in another notation of the same value."""
     base = {"grid": {"model.hidden_size": [16, 32]}, "trial": {"profiles": {"num_profiles": 300}}}
     spelled = copy.deepcopy(base)
     spelled["trial"] |= {

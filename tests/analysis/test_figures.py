@@ -411,7 +411,7 @@ def test_the_best_learning_rate_is_ringed() -> None:
 
 
 def test_drawing_an_analysis_again_gives_the_same_bytes() -> None:
-    """The figures of every sweep are compared in tests/analysis/test_laws.py, those of some sweeps here."""
+    """The figures that every sweep has are compared in tests/analysis/test_laws.py."""
     for name in drawn("hops").keys() - MEASURED:
         again = FIGURES[name](analysed("hops"))
         assert image(drawn("hops")[name], "svg") == image(again, "svg"), name

@@ -112,7 +112,7 @@ def coverage(num_sweeps: int, num_resamples: int, rng: np.random.Generator, **no
 
 @pytest.mark.slow
 def test_intervals_have_their_nominal_coverage() -> None:
-    """Coverage is 95 % within three standard errors of 250 sweeps. The slow test has more sweeps and all resamples."""
+    """Coverage is 95 % within three standard errors of 250 sweeps. The next test has more sweeps and all resamples."""
     shares = coverage(250, 400, np.random.default_rng(3), **NOISY["seeds and cells"])
     print(shares)
     assert ((shares >= 0.91) & (shares <= 0.99)).all(), shares
@@ -127,7 +127,7 @@ def test_intervals_of_4000_resamples_have_their_nominal_coverage(case: str) -> N
 
 
 def one_off(rng: np.random.Generator, num_cells: int = 12, **off: object) -> list[Point]:
-    """Points with 2 bits per parameter over three decades of sizes and 5 % of noise; see `Off` for what is wrong."""
+    """Points with 2 bits per parameter over three decades of sizes and 5 % of noise; the options are the fields of `Off`."""
     how = Off(**off)  # type: ignore[arg-type]
     sizes = np.repeat(np.geomspace(1e4, 1e7, num_cells), how.seeds)
     noise = np.repeat(np.geomspace(*how.noise, num_cells), how.seeds)
@@ -142,7 +142,7 @@ def one_off(rng: np.random.Generator, num_cells: int = 12, **off: object) -> lis
 
 @dataclass(frozen=True)
 class Off:
-    """What is wrong with a sweep: trials whose learned bits are multiplied by a factor, or noise that varies with size."""
+    """Faults of a sweep: trials whose learned bits are multiplied by a factor, or noise that varies with size."""
 
     factor: float = 1.0
     num: int = 1
@@ -180,7 +180,7 @@ OFF: dict[str, dict[str, object]] = {
 
 
 def share_held(case: str, num_sweeps: int, num_resamples: int) -> tuple[float, float, float]:
-    """Return in which share of random sweeps alpha's, gamma's and gamma's profile interval hold the truth."""
+    """Return the shares of sweeps in which the intervals of alpha, of gamma and of gamma by profile hold the truth."""
     held = np.zeros(3)
     widths = []
     for sweep_number in range(num_sweeps):

@@ -51,7 +51,7 @@ def evaluation(losses: LossTable, step: int = 1) -> Evaluation:
 
 
 def mean_and_standard_error(table: LossTable) -> tuple[float, float]:
-    """Compute both row by row; the variance of a mean of n of m texts is s^2 / n (1 - n / m), s^2 the sample variance."""
+    """Return both. The variance of a mean of n of m texts is s^2 / n (1 - n / m), s^2 the sample variance."""
     total = variance = 0.0
     for row in table.rows:
         n, m = row.num_evaluated, row.num_texts

@@ -269,7 +269,7 @@ def test_commands_that_pin_ray_and_python_replace_an_image(file: Path) -> None:
         ("x9.huge", None), ("", None),
     ],
 )  # fmt: skip
-def test_sizes_of_machine_types(machine_type: str, size: tuple[int, int] | None) -> None:
+def test_machine_types_have_their_cpus_and_gpus(machine_type: str, size: tuple[int, int] | None) -> None:
     assert known_size(machine_type) == size
 
 

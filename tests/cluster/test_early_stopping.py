@@ -19,7 +19,7 @@ def reasons_met(trial: PlannedTrial, evaluations: tuple[Evaluation, ...]) -> lis
     return [reason for reason in EarlyStop if ends_early(trial, AnalysisSpec(), (reason,), evaluations)]
 
 
-def test_a_trial_that_knows_its_data_is_exhausted() -> None:
+def test_a_trial_that_has_learned_its_data_is_exhausted() -> None:
     trial, evaluations = planted(1.0)
     everything = trial.dataset_bits["enumerate"] / trial.parameters.total
     assert reasons_met(trial, evaluations) == []

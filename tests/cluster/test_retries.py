@@ -51,7 +51,7 @@ def test_a_trial_waits_for_resources_without_limit() -> None:
     assert [policy.make_decision(broken) for _ in range(4)] == [RETRY, RETRY, RETRY, RAISE]
 
 
-def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again() -> None:
+def test_a_trial_that_waited_for_its_storage_until_the_limit_is_not_retried() -> None:
     for error in (StorageUnavailableError("AWS Error ACCESS_DENIED"), TrainingError(7, StorageUnavailableError("x"))):
         assert decisions([(100, error)]) == [RAISE]
 

@@ -16,7 +16,7 @@ from tests.support.specs import GOOD
 
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepRecord:
-    """The sweep `good` with six trials in the storage `runs` of the working directory, beside the sweep `other`."""
+    """The sweep `good` with six trials in the storage `runs` of the working directory, which also has the sweep `other`."""
     monkeypatch.chdir(tmp_path)
     Path("good.yaml").write_text(GOOD)
     record, storage = prepare("good.yaml", ())

@@ -80,7 +80,7 @@ def test_answers_and_chains_follow_the_relations(profiles: Profiles, chain_of_th
             assert answer == ("; ".join(steps) if chain_of_thought else steps[-1])
 
 
-def test_the_text_of_a_question() -> None:
+def test_a_question_has_the_documented_text() -> None:
     profiles = generate(census_schema(NamePools(), 4), 3, seed=0)
     (text,) = render_texts(Questions(profiles, 2), np.array([2 * 8 + 1]))  # person 0, best friend, city
     friend = profiles.relations[0, 2]

@@ -1,4 +1,4 @@
-"""Loading from folders and from the hub: which data are read, and one line for whatever cannot be read."""
+"""Loading from folders and from the hub: which data are read, and one line of error for data that cannot be read."""
 
 import json
 import os

@@ -204,7 +204,7 @@ def test_a_checkpoint_that_one_replica_cannot_write_keeps_the_common_ones(tmp_pa
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
-def test_finished_trials_train_along_unreported(optimizer: OptimizerSpec, tmp_path: Path) -> None:
+def test_finished_trials_of_a_stack_train_without_reporting(optimizer: OptimizerSpec, tmp_path: Path) -> None:
     """The result of one trial is stored, and that of another is lost together with all checkpoints."""
     specs = tuple(map(short, different(optimizer)[1:4]))
     ids = [each.trial_id for each in specs]

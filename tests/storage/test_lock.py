@@ -1,4 +1,4 @@
-"""Tests of the sweep lock: one process at a time, whatever clocks say, pauses, and folders that vanish under the holder."""
+"""Tests of the sweep lock: one process at a time, also with wrong clocks, pauses, and folders that are deleted."""
 
 import json
 import os
@@ -121,7 +121,7 @@ def test_the_lock_of_a_dead_process_is_free(uri: str, start: Callable[..., Other
 
 
 @pytest.mark.parametrize("skew", [-420.0, 420.0, 1e9])
-def test_clocks_of_other_machines_are_not_believed(s3: ObjectStore, start: Callable[..., Other], skew: float) -> None:
+def test_clocks_of_other_machines_are_not_compared(s3: ObjectStore, start: Callable[..., Other], skew: float) -> None:
     """A URI of another host name stands for another machine: the kernel does not exclude the processes from each other."""
     path = f"skew{skew}"
     first = start(s3.uri(path), "alpha", beats=(0.5, 5))
@@ -151,7 +151,7 @@ def test_a_paused_holder_notices_that_the_lock_was_taken(s3: ObjectStore, start:
 def test_at_most_one_of_several_simultaneous_processes_gets_the_lock(
     s3: ObjectStore, start: Callable[..., Other]
 ) -> None:
-    """However slow the storage is: the delay is longer than the interval of the heartbeat."""
+    """Also on a slow storage, whose delay is longer than the interval of the heartbeat."""
     s3.faults.delay_s = 0.2
     hosts = ["127.0.0.1", "localhost", "LOCALHOST"]
     others = [start(s3.uri("race", host), f"host{host}", beats=(0.5, 20)) for host in hosts]
@@ -278,8 +278,8 @@ def test_a_lease_lost_while_the_storage_is_down_is_noticed_afterwards(s3: Object
         assert "process 1 of ada on elsewhere" in lease.reason
 
 
-def test_time_in_which_nobody_looked_does_not_count(short: None) -> None:
-    """A waiting process that was paused, or that could not reach the storage, has not seen the holder silent."""
+def test_time_in_which_the_claim_was_not_watched_does_not_count(short: None) -> None:
+    """A process that was paused or could not reach the storage does not know whether the claim changed."""
     claim, watch = {"a": elsewhere().encode()}, Watch()
     assert watch.observe(claim) == {"a": Liveness.UNKNOWN}
     time.sleep(claims.STALE_SECONDS)

@@ -1,4 +1,4 @@
-"""Tests of errors of the storage: which are waited out, for how long, and what the message says."""
+"""Tests of errors of the storage: which are retried, for how long, and what the message says."""
 
 import errno
 import threading
@@ -31,7 +31,7 @@ def use_everything(storage: Storage, folder: str) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_single_errors_of_the_server_are_not_noticed(s3: ObjectStore, status: int) -> None:
+def test_an_operation_succeeds_despite_single_errors_of_the_server(s3: ObjectStore, status: int) -> None:
     storage = Storage.at(s3.uri(f"single{status}"))
     s3.faults.status, s3.faults.error_rate = status, 0.1
     for turn in range(3):
@@ -67,7 +67,7 @@ def outage(s3: ObjectStore, seconds: float, **faults: object) -> threading.Timer
     [{"down": True}, {"readonly": True}, *({"error_rate": 1.0, "status": status} for status in (403, 404, 500, 503))],
 )
 def test_trials_wait_until_an_outage_ends(s3: ObjectStore, faults: dict[str, object]) -> None:
-    """Refused access and missing buckets included: the sweep could use the storage when it started."""
+    """Refused access and missing buckets are retried too, because the sweep could use the storage when it started."""
     storage = Storage.at(s3.uri(f"outage{'-'.join(map(str, faults.values()))}"), TRIAL_RETRIES)
     storage.write("old/a", "1")
     timer = outage(s3, 2.0, **faults)
@@ -129,7 +129,7 @@ def test_waiting_ends_at_its_limit_with_the_last_error(s3: ObjectStore) -> None:
         (OSError("google::cloud::Status(UNAVAILABLE: x)"), True, True),
     ],
 )
-def test_which_errors_are_waited_out(error: OSError, command_waits: bool, trial_waits: bool) -> None:
+def test_only_errors_that_may_pass_are_retried(error: OSError, command_waits: bool, trial_waits: bool) -> None:
     for retry_limit, waits in ((COMMAND_RETRIES, command_waits), (TRIAL_RETRIES, trial_waits)):
         calls = []
 

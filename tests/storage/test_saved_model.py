@@ -80,7 +80,7 @@ def settings(name: str, **values: object) -> Callable[[Path], object]:
 
 
 def rewrite(model: Path, name: str, text: str) -> None:
-    """Change a file and its digest, as someone who wants to be believed would."""
+    """Change a file of the model and update its digest, so that it matches."""
     (model / name).write_text(text)
     (model / DIGEST_FILE).write_text(digests(model))
 

@@ -130,7 +130,9 @@ def test_a_storage_has_one_sweep_in_mlflow_whatever_its_name(
             assert open_sweep(name)[0].tracking_uri == f"sqlite:///{project}/mlflow.db"
 
 
-def test_commands_that_look_create_nothing(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_that_only_read_create_nothing(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "project"
     finish(project, database)
     (project / "mlflow.db").rename(tmp_path / "away.db")
