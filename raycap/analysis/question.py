@@ -4,51 +4,16 @@ import math
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
-from typing import Any
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.contrasts import SIZES, Contrast, Effect, Outcome
-from raycap.analysis.figures.style import KIND_TEXTS
+from raycap.analysis.contrasts import SIZES, Contrast, Effect
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
-from raycap.spec import Split
+from raycap.analysis.wording import outcome_text, value_text
 
 MAX_AXES = 2
 MAX_OUTCOMES = 3
 """Most axes of the answer, and most outcomes per axis; the section has all of them."""
-SPLIT_TEXTS = {
-    Split.TRAIN: "trained",
-    Split.FIRST_PEOPLE: "held-out first people",
-    Split.RELATIONS: "held-out relations",
-    Split.FIRST_PAIRS: "held-out pairs of first person and relation",
-    Split.SECOND_PEOPLE: "held-out second people",
-    Split.SECOND_SUBJECTS: "held-out second subjects",
-    Split.SECOND_PAIRS: "held-out pairs of second person and subject",
-    Split.TUPLES: "held-out combinations",
-    Split.SEVERAL: "several held-out components",
-}
-SWITCHES = {
-    "questions.chain_of_thought": ("without a chain of thought", "with a chain of thought"),
-    "model.tie_embeddings": ("with untied embeddings", "with tied embeddings"),
-}
-"""Texts of false and true."""
-
-
-def value_text(axis: str, value: Any) -> str:
-    """Return a value of an axis as it stands in a sentence, such as "with hidden_size 12"."""
-    if axis in SWITCHES and isinstance(value, bool):
-        return SWITCHES[axis][value]
-    return f"with {axis.rpartition('.')[2]} {value}"
-
-
-def outcome_text(outcome: Outcome) -> str:
-    """Return an outcome as sentences and tables name it, such as "held-out combinations (two-hop questions)"."""
-    if outcome.kind is None:
-        return "bits per parameter"
-    second = ", second population" if outcome.population else ""
-    if outcome.kind.hops < 2:
-        return KIND_TEXTS[outcome.kind] + second
-    return f"{SPLIT_TEXTS[outcome.split]} ({KIND_TEXTS[outcome.kind]}{second})"
 
 
 def question_answer(analysis: Analysis) -> str:

@@ -21,7 +21,6 @@ from raycap.analysis.figures.style import (
     BLUE,
     GREY,
     INK,
-    KIND_TEXTS,
     MAX_VECTORS,
     PAGE_INCHES,
     REFERENCE_BITS_PER_PARAM,
@@ -37,6 +36,7 @@ from raycap.analysis.figures.style import (
 )
 from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
+from raycap.analysis.wording import KIND_TEXTS
 from raycap.spec import EncodingScheme, Kind
 
 MAX_PANELS = 6

@@ -12,8 +12,8 @@ from raycap.analysis.analyse import Analysis
 from raycap.analysis.contrasts import SIZES, Contrast, Effect, Outcome, outcomes, settings_of
 from raycap.analysis.figures.points import describe_reading, with_counts
 from raycap.analysis.figures.style import BLUE, GREY, INK, PAGE_INCHES, finish, panels, short, styled
-from raycap.analysis.question import outcome_text
 from raycap.analysis.tables import grid_columns
+from raycap.analysis.wording import outcome_text
 from raycap.spec import Split
 
 COLUMNS = 4

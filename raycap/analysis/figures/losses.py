@@ -11,7 +11,6 @@ from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
     INK,
-    KIND_TEXTS,
     LOOKS,
     MAX_VECTORS,
     PAGE_INCHES,
@@ -25,6 +24,7 @@ from raycap.analysis.figures.style import (
     short,
     styled,
 )
+from raycap.analysis.wording import KIND_TEXTS
 from raycap.results import HISTOGRAM_EDGES_BITS, Part
 from raycap.spec import Kind, Split
 

@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from raycap.analysis.analyse import Analysis
-from raycap.spec import Kind, SelectionScheme
+from raycap.spec import SelectionScheme
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,14 +95,6 @@ LOOKS = [
 ]
 LOOKS += [LineStyle(SKY, "v", "-"), LineStyle(AMBER, "P", "--")]
 REFERENCE_BITS_PER_PARAM = 2.0
-KIND_TEXTS = {
-    Kind.NAME: "names",
-    Kind.BIOGRAPHY: "biographies",
-    Kind.ONE_HOP: "one-hop questions",
-    Kind.TWO_HOP: "two-hop questions",
-    Kind.THREE_HOP: "three-hop questions",
-}
-
 DrawnFigure = TypeVar("DrawnFigure", Figure, Figure | None)
 
 

@@ -11,7 +11,6 @@ from raycap.analysis.figures.points import describe_reading, loss_curves, with_c
 from raycap.analysis.figures.style import (
     GREY,
     INK,
-    KIND_TEXTS,
     MAX_LINES,
     MAX_VECTORS,
     REFERENCE_BITS_PER_PARAM,
@@ -22,6 +21,7 @@ from raycap.analysis.figures.style import (
     scatter,
     styled,
 )
+from raycap.analysis.wording import KIND_TEXTS
 
 MIN_SHOWN = -0.5
 """Lower end of the vertical axis of learning curves, in bits per parameter, if evaluations lie below it."""
