@@ -17,7 +17,7 @@ WORKER, DRIVER, ANALYST = "RayTrainWorker", "ImplicitFunc", "Analyst"
 """Parts of Ray's process titles: the process that trains, the driver of a trial, and the analyst."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """Wait until the condition holds; fail after the given time."""
     deadline = time.monotonic() + seconds
     while not condition():
