@@ -17,7 +17,8 @@ from tests.support.object_store import CREDENTIALS, Faults, ObjectStore, object_
 os.environ.update(CREDENTIALS)  # before Ray starts, whose workers inherit it
 os.environ["OMP_NUM_THREADS"] = "1"  # several workers with several threads each would compete for the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["RAY_worker_niceness"] = "0"  # by default 15: pytest's other process would leave no CPU time to Ray's workers
+# By default 15, with which the other process of pytest would leave no CPU time to the workers of Ray.
+os.environ.update(RAY_worker_niceness="0")
 configure_mlflow()  # before any test module imports mlflow
 # Shells ignore these signals in background jobs, and the commands that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
