@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -198,13 +199,16 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
     return record, storage
 
 
-def write_report(sweep: SweepRecord, storage: Storage) -> "Analysis":
-    """Analyse a sweep from its stored results and write its report, without Ray and MLflow. Raises SpecError."""
-    from raycap.analysis.report import files
+def write_report(sweep: SweepRecord, storage: Storage, *, paper: bool = False) -> "Analysis":
+    """Analyse a sweep from its stored results and write its report, without Ray and MLflow. Raises SpecError.
+
+    With `paper`, the figures are also written as PDFs.
+    """
+    from raycap.analysis.report import files, paper_files
 
     analysis = read_analysis(sweep, storage)
     folder = SweepFolder(storage, sweep.spec.name)
-    for name, content in files(analysis):
+    for name, content in chain(files(analysis), paper_files(analysis) if paper else ()):
         folder.write(name, content)
     return analysis
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from raycap.analysis.axes import axes_of
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.contrasts import Contrast, contrasts
 from raycap.analysis.curves import IGNORANT_ABOVE, Convergence, asymptote, convergence, gain
@@ -137,7 +138,7 @@ def analyse(
     laws = {reading: _law(draft, reading, states) for reading in readings(spec)}
     comparison = _comparison(draft, joined_blocks(found), states, spec)
     analysis = Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison, ())
-    return replace(analysis, contrasts=contrasts(sweep.trials, frames, analysis.unexhausted_totals()))
+    return replace(analysis, contrasts=contrasts(axes_of(sweep), sweep.trials, frames, analysis.unexhausted_totals()))
 
 
 def _training(analysis: Analysis) -> pd.DataFrame:

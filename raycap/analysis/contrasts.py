@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from raycap.analysis.axes import Axis, Role, with_role
 from raycap.analysis.intervals import LEVEL, Interval
-from raycap.analysis.tables import Tables, grid_columns
+from raycap.analysis.tables import Tables
 from raycap.results import Part, PlannedTrial
 from raycap.spec import Kind, Split
 
@@ -58,14 +59,14 @@ class Effect(StrEnum):
 class Contrast:
     """One value of an axis, compared with the value that has the best mean, in one outcome."""
 
-    axis: str
-    """Dotted path of the axis."""
+    axis: Axis
     outcome: Outcome
-    value: Any
+    value: int
+    """Index of the value in those of the axis."""
     mean: float
     """Mean over settings and seeds."""
-    best: Any
-    """Value with the best mean."""
+    best: int
+    """Index of the value with the best mean."""
     difference: Interval
     """Mean of this value minus that of the best one, with its 95 % interval over seeds; NaN without an interval."""
     p_value: float
@@ -82,8 +83,11 @@ class Contrast:
     """Whether the difference has the other sign in some setting, by more than its interval there."""
 
 
-def contrasts(trials: Sequence[PlannedTrial], tables: Tables, totals: pd.DataFrame) -> tuple[Contrast, ...]:
-    """Return the contrasts of every axis of the grid: one per outcome and value.
+def contrasts(
+    found_axes: Sequence[Axis], trials: Sequence[PlannedTrial], tables: Tables, totals: pd.DataFrame
+) -> tuple[Contrast, ...]:
+    """Return the contrasts of the axes of the grid that are no seeds, one per outcome and value: first those of axes that
+    are compared, then those of settings of training and of sizes. Sizes are compared in bits per parameter only.
 
     p-values are multiplied by the number of all comparisons (Bonferroni), so that all verdicts of a sweep are right at
     once with a probability of at least 95 %. Each value is compared with the one that has the best mean only. That the
@@ -91,28 +95,45 @@ def contrasts(trials: Sequence[PlannedTrial], tables: Tables, totals: pd.DataFra
     (multiple comparisons with the best; Hsu 1996).
 
     Args:
+        found_axes: axes of the plan.
         trials: the plan.
         tables: tables of its measured trials.
         totals: totals of the headline reading at the last evaluation, of the trials that did not exhaust their data.
     """
-    grid = grid_columns(trials)
-    found = outcomes(tables, totals)
-    drafts = [
-        draft
-        for axis in compared_axes(grid)
-        for outcome, values in found.items()
-        if not (axis in SIZES and outcome.is_loss)
-        for draft in _of_outcome(grid, axis, outcome, values.dropna(), tables.trials["num_params"])
-    ]
+    drafts: list[Contrast] = []
+    for axis in compared_axes(found_axes):
+        design = design_of(axis, found_axes, trials).assign(num_params=tables.trials["num_params"])
+        for outcome, values in outcomes(tables, totals).items():
+            if not (axis.role is Role.SIZE and outcome.is_loss):
+                drafts += _of_outcome(design, axis, outcome, values.dropna())
     return tuple(_decided(drafts))
 
 
-SIZES = ("model.hidden_size", "model.num_params")
+def compared_axes(found_axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    """Return the axes that are no seeds: those that are compared first, then settings of training, then sizes."""
+    return tuple(axis for role in (Role.TREATMENT, Role.NUISANCE, Role.SIZE) for axis in with_role(found_axes, role))
 
 
-def compared_axes(grid: pd.DataFrame) -> list[str]:
-    """Return the axes of the grid with several values, without seeds."""
-    return [axis for axis in grid if grid[axis].nunique() > 1 and not axis.endswith("seed")]
+def design_of(axis: Axis, found_axes: Sequence[Axis], trials: Sequence[PlannedTrial]) -> pd.DataFrame:
+    """Return the index of each trial's value of an axis (`level`) and numbers of its setting and of its seeds.
+
+    Trials of one setting differ in the axis and in seeds only.
+    """
+    seeds = with_role(found_axes, Role.SEED)
+    others = [other for other in found_axes if other != axis and other not in seeds]
+    return pd.DataFrame(
+        {
+            "level": [axis.index(trial) for trial in trials],
+            "setting": _codes(others, trials),
+            "seed": _codes(seeds, trials),
+        }
+    )
+
+
+def _codes(some_axes: Sequence[Axis], trials: Sequence[PlannedTrial]) -> list[int]:
+    """Return a number per trial that trials with the same values of some axes share."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return [numbers.setdefault(tuple(axis.index(trial) for axis in some_axes), len(numbers)) for trial in trials]
 
 
 def outcomes(tables: Tables, totals: pd.DataFrame) -> "dict[Outcome, pd.Series[float]]":
@@ -138,14 +159,9 @@ def outcomes(tables: Tables, totals: pd.DataFrame) -> "dict[Outcome, pd.Series[f
     return found
 
 
-def _of_outcome(
-    grid: pd.DataFrame, axis: str, outcome: Outcome, values: "pd.Series[float]", num_params: "pd.Series[int]"
-) -> Iterator[Contrast]:
+def _of_outcome(design: pd.DataFrame, axis: Axis, outcome: Outcome, values: "pd.Series[float]") -> Iterator[Contrast]:
     """Yield the contrasts of one axis in one outcome, with p-values that are not corrected yet."""
-    seeds = [path for path in grid if path.endswith("seed")]
-    levels = _codes(grid, [axis])
-    columns = {"setting": settings_of(grid, axis), "seed": _codes(grid, seeds), "level": levels}
-    rows = pd.DataFrame(columns | {"num_params": num_params}).loc[values.index].assign(outcome=values)
+    rows = design.loc[values.index].assign(outcome=values)
     num_levels = rows["level"].nunique()
     complete = rows.groupby("setting")["level"].nunique() == num_levels
     rows = rows[rows["setting"].isin(complete.index[complete])]
@@ -158,25 +174,12 @@ def _of_outcome(
     equal_sizes = bool((sizes.max() / sizes.min() <= NEARLY_EQUAL).all())
     paired = bool(cells.notna().all(axis=None))
     num_seeds = int(cells.groupby("setting").count().min(axis=None))
-    names = dict(zip(levels, grid[axis], strict=True))
     for level in cells:
         difference, p_value, mixed = _difference(cells, level, best, paired=paired)
         yield Contrast(
-            axis, outcome, names[level], float(means[level]), names[best], difference, p_value, Effect.UNDECIDED,
+            axis, outcome, int(level), float(means[level]), best, difference, p_value, Effect.UNDECIDED,
             int(complete.sum()), num_seeds, paired, equal_sizes, mixed,
         )  # fmt: skip
-
-
-def settings_of(grid: pd.DataFrame, axis: str) -> "pd.Series[int]":
-    """Return the number of each trial's setting: trials of one setting differ in the axis and in seeds only."""
-    return _codes(grid, [path for path in grid if path != axis and not path.endswith("seed")])
-
-
-def _codes(frame: pd.DataFrame, columns: Sequence[str]) -> "pd.Series[int]":
-    """Return an integer per row that rows with equal values in some columns share, in order of first occurrence."""
-    if not columns:
-        return pd.Series(0, index=frame.index)
-    return frame.groupby(list(columns), sort=False).ngroup()
 
 
 def _difference(cells: pd.DataFrame, value: int, best: int, *, paired: bool) -> tuple[Interval, float, bool]:
@@ -214,7 +217,7 @@ def _decided(drafts: list[Contrast]) -> Iterator[Contrast]:
     """Yield contrasts with corrected p-values and verdicts."""
     num_comparisons = sum(draft.value != draft.best for draft in drafts)
     corrected = [replace(draft, p_value=min(draft.p_value * num_comparisons, 1.0)) for draft in drafts]
-    for _, members in groupby(corrected, lambda one: (one.axis, one.outcome)):
+    for _, members in groupby(corrected, lambda one: (one.axis.path, one.outcome)):
         compared = list(members)
         is_worse = [one.p_value < ALPHA and not one.mixed for one in compared]
         is_best = [one.value == one.best for one in compared]

@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from raycap.analysis import tidy
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.all import FIGURES
+from raycap.analysis.figures.style import for_paper
 from raycap.analysis.report import answer
 from raycap.analysis.stored import analyse_stored
 from raycap.storage.sweep_folder import SweepFolder
@@ -107,8 +108,13 @@ class Sweep:
         """
         return tidy.contrast_frame(self.analysis)
 
-    def figure(self, name: str = "capacity") -> "Figure":
+    def figure(self, name: str = "capacity", style: Literal["report", "paper"] = "report") -> "Figure":
         """Draw a figure of the report.
+
+        Args:
+            name: name of the figure.
+            style: "paper" leaves out the title and the caption, which a paper sets in its own text. The figure has them as
+                `title` and `caption`.
 
         Raises:
             ValueError: if no figure has this name, or if the sweep does not vary what the figure shows.
@@ -121,7 +127,7 @@ class Sweep:
                 f"figure {name!r} is empty for {self.name}: the sweep does not vary what it shows; report.html has the "
                 "figures that are not empty"
             )
-        return drawn
+        return for_paper(drawn) if style == "paper" else drawn
 
     def __repr__(self) -> str:
         finished, planned = len(self.analysis.measured), len(self.analysis.sweep.trials)

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.axes import axes_of
+from raycap.analysis.contrasts import compared_axes
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import LOOKS
 from raycap.analysis.html import page
@@ -70,9 +72,8 @@ def interactive_page(analysis: Analysis) -> str:
 
 
 def _varied(analysis: Analysis) -> list[str]:
-    """Return the axes of the grid with several values, without seeds, in the order of the spec."""
-    grid = grid_columns(analysis.sweep.trials)
-    return [path for path in grid if grid[path].nunique() > 1 and not path.endswith("seed")]
+    """Return the paths of the axes of the grid that are no seeds, those that are compared first."""
+    return [axis.path for axis in compared_axes(axes_of(analysis.sweep))]
 
 
 def _point_sets(analysis: Analysis, readings: list[Reading]) -> dict[str, Any]:

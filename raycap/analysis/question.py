@@ -6,7 +6,8 @@ from html import escape
 from itertools import groupby
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.contrasts import SIZES, Contrast, Effect
+from raycap.analysis.axes import Role, format_value
+from raycap.analysis.contrasts import Contrast, Effect
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.wording import outcome_text, value_text
@@ -22,10 +23,9 @@ def question_answer(analysis: Analysis) -> str:
     Axes of sizes are left out, because the law answers how learned bits depend on the size. Returns "" if nothing else can
     be compared.
     """
-    axes = dict.fromkeys(one.axis for one in analysis.contrasts if one.axis not in SIZES)
-    return " ".join(
-        _axis_answer([one for one in analysis.contrasts if one.axis == axis]) for axis in list(axes)[:MAX_AXES]
-    )
+    by_axis = [list(members) for _, members in groupby(analysis.contrasts, lambda one: one.axis.path)]
+    compared = [members for members in by_axis if members[0].axis.role is not Role.SIZE]
+    return " ".join(map(_axis_answer, compared[:MAX_AXES]))
 
 
 def _axis_answer(contrasts: Sequence[Contrast]) -> str:
@@ -39,7 +39,7 @@ def _axis_answer(contrasts: Sequence[Contrast]) -> str:
     seeds = "1 seed, so no interval" if first.num_seeds == 1 else f"{first.num_seeds} seeds"
     settings = f", {first.num_settings} settings" if first.num_settings > 1 else ""
     sizes = "" if first.equal_sizes else ", models of different sizes"
-    return f"{first.axis}, all else equal ({seeds}{settings}{sizes}): {'; '.join(clauses)}."
+    return f"{first.axis.path}, all else equal ({seeds}{settings}{sizes}): {'; '.join(clauses)}."
 
 
 def _importance(members: list[Contrast]) -> tuple[bool, bool, float]:
@@ -70,7 +70,9 @@ def _clause(members: list[Contrast]) -> str:
         estimate, low, high = (sign * bits for bits in other.difference)
         return f"{text} ({verdict}, difference {_interval(Interval(estimate, *sorted((low, high))), digits)})"
     for effect in (Effect.WORSE, Effect.UNDECIDED):
-        values = ", ".join(f"{one.value} ({one.mean:.{digits}f})" for one in others if one.effect is effect)
+        values = ", ".join(
+            f"{axis.describe(one.value)} ({one.mean:.{digits}f})" for one in others if one.effect is effect
+        )
         text += f", {effect}: {values}" if values else ""
     return text
 
@@ -83,14 +85,14 @@ def _interval(interval: Interval, digits: int = 3) -> str:
 def contrast_section(analysis: Analysis) -> str:
     """Return the section of the report that compares the values of each axis, or "" if nothing can be compared."""
     body = ""
-    for axis, members in groupby(analysis.contrasts, lambda one: one.axis):
+    for axis, members in groupby(analysis.contrasts, lambda one: one.axis.path):
         rows = []
         for outcome, values in groupby(members, lambda one: one.outcome):
             for one in values:
                 rows.append(
                     [
                         escape(outcome_text(outcome)),
-                        escape(str(one.value)),
+                        escape(format_value(one.axis.values[one.value])),
                         f"{one.mean:.3f}",
                         "best mean" if one.value == one.best else _interval(one.difference),
                         "" if one.value == one.best else f"{one.p_value:.3g}".replace("nan", "–"),

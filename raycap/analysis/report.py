@@ -11,9 +11,9 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from raycap.analysis.analyse import REMEDIES, Analysis
-from raycap.analysis.figures.all import FIGURES
+from raycap.analysis.figures.all import FIGURES, draw
 from raycap.analysis.figures.points import describe_reading
-from raycap.analysis.figures.style import COLUMN_INCHES, image
+from raycap.analysis.figures.style import COLUMN_INCHES, for_paper, image
 from raycap.analysis.headline import describe, headline_of
 from raycap.analysis.html import figure, link, note, page
 from raycap.analysis.interactive import interactive_page
@@ -43,9 +43,9 @@ def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
     yield "capacity.parquet", parquet_file.getvalue()
     yield "capacity.csv", csv_file.getvalue()
     figures, not_drawn = "", []
-    for name, draw in FIGURES.items():
+    for name, make in FIGURES.items():
         try:
-            if (drawn := draw(analysis)) is None:
+            if (drawn := make(analysis)) is None:
                 continue
             svg, png = image(drawn, "svg"), image(drawn, "png")
         except Exception as error:  # of any type: matplotlib raises many, some of which come from fonts or data
@@ -58,6 +58,15 @@ def files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
         figures += note(f"Figures that could not be drawn: {'; '.join(not_drawn)}. Everything else is complete.")
     yield SweepFolder.INTERACTIVE, interactive_page(analysis).encode()
     yield SweepFolder.REPORT, report_html(analysis, record["trials"], figures).encode()
+
+
+def paper_files(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
+    """Yield every figure as a PDF with embedded fonts and without title and caption, then the captions as a text file."""
+    captions = []
+    for name, drawn in draw(analysis).items():
+        captions.append(f"{name}.pdf\n{drawn.title}. {drawn.caption}\n")
+        yield f"paper/{name}.pdf", image(for_paper(drawn), "pdf")
+    yield "paper/captions.txt", "\n".join(captions).encode()
 
 
 def answer(analysis: Analysis) -> str:

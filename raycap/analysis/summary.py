@@ -121,14 +121,14 @@ def contrast_entry(contrast: Contrast) -> dict[str, Any]:
     """Return a contrast as numbers and text."""
     kind, split, population = contrast.outcome
     return {
-        "axis": contrast.axis,
+        "axis": contrast.axis.path,
         "outcome": "loss_bits" if contrast.outcome.is_loss else "bits_per_param",
         "kind": kind and str(kind),
         "split": str(split) if contrast.outcome.is_loss else None,
         "population": population if contrast.outcome.is_loss else None,
-        "value": contrast.value,
+        "value": contrast.axis.values[contrast.value],
         "mean": contrast.mean,
-        "best": contrast.best,
+        "best": contrast.axis.values[contrast.best],
         "difference": contrast.difference.estimate,
         "low": contrast.difference.low,
         "high": contrast.difference.high,

@@ -31,12 +31,17 @@ class Tables:
     questions (NaN if there are none), with exposures and final."""
     subjects: pd.DataFrame
     """Final mean losses by trial, population, kind and subject, and uniform_bits, the loss of uniform guesses."""
-    splits: pd.DataFrame
-    """Final mean losses by trial, population, part, split and kind: the generalisation matrix."""
+    split_losses: pd.DataFrame
+    """Mean losses by trial, step, population, part, split and kind, with exposures and final."""
     capacities: pd.DataFrame
     """Totals at every evaluation, subjects and names at the last one. See `capacity_frame`."""
     histograms: dict[Kind, Ints]
     """Number of trained texts of each kind by loss at the last evaluation, (trials, bins)."""
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        """Final mean losses by trial, population, part, split and kind: the generalisation matrix."""
+        return self.split_losses[self.split_losses["final"].astype(bool)]
 
 
 Block = tuple[pd.DataFrame, Losses]
@@ -53,7 +58,7 @@ def tables(trials: Sequence[PlannedTrial], found: Mapping[int, Measured], analys
         evaluations,
         _in_order(pd.concat([_losses(*block) for block in blocks]) if blocks else _empty("trial step kind part final")),
         _in_order(pd.concat([_subjects(*block) for block in blocks]) if blocks else _empty("trial kind")),
-        _in_order(pd.concat([_splits(*block) for block in blocks]) if blocks else _empty("trial kind")),
+        _in_order(pd.concat([_splits(*block) for block in blocks]) if blocks else _empty("trial step kind final")),
         capacity_frame(blocks, frame, analysis),
         _histograms(found, len(trials)),
     )
@@ -217,14 +222,13 @@ def _subjects(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
 
 
 def _splits(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
-    final = evaluations["final"].to_numpy()
-    last, index = losses[final], evaluations.loc[final, ["trial"]]
+    index = evaluations[["trial", "step", "exposures", "final"]]
     frames = []
     for number in range(len(losses.populations)):
         for part in Part:
             for split in Split:
                 for kind in losses.kinds:
-                    columns = last.columns(kind, population=number, part=part, split=split)
+                    columns = losses.columns(kind, population=number, part=part, split=split)
                     if columns:
                         frames.append(
                             index.assign(
@@ -232,7 +236,7 @@ def _splits(evaluations: pd.DataFrame, losses: Losses) -> pd.DataFrame:
                                 part=str(part),
                                 split=str(split),
                                 kind=str(kind),
-                                loss_bits=last.mean_bits(columns),
+                                loss_bits=losses.mean_bits(columns),
                             )
                         )
     return pd.concat(frames)

@@ -1,7 +1,6 @@
 """Texts of kinds of questions, splits, values of axes and outcomes, the same in sentences, tables and figures."""
 
-from typing import Any
-
+from raycap.analysis.axes import Axis
 from raycap.analysis.contrasts import Outcome
 from raycap.spec import Kind, Split
 
@@ -30,11 +29,12 @@ SWITCHES = {
 """Texts of false and true."""
 
 
-def value_text(axis: str, value: Any) -> str:
+def value_text(axis: Axis, index: int) -> str:
     """Return a value of an axis as it stands in a sentence, such as "with hidden_size 12"."""
-    if axis in SWITCHES and isinstance(value, bool):
-        return SWITCHES[axis][value]
-    return f"with {axis.rpartition('.')[2]} {value}"
+    value = axis.values[index]
+    if axis.path in SWITCHES and isinstance(value, bool):
+        return SWITCHES[axis.path][value]
+    return f"with {axis.describe(index)}"
 
 
 def outcome_text(outcome: Outcome) -> str:

@@ -153,6 +153,9 @@ def report(
     argument: SweepArgument,
     overrides: Overrides = None,
     as_json: AsJson = False,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Also write the figures as PDFs, into the folder paper.")
+    ] = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Analyse a sweep from its stored results and write tables, figures, summary.json and report.html, without Ray.
@@ -162,11 +165,13 @@ def report(
       raycap report runs/grid
 
       raycap report runs/grid --json | jq .law
+
+      raycap report runs/grid --paper
     """
     from raycap.analysis.report import answer
 
     sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
-    analysis = pipeline.write_report(sweep, root)
+    analysis = pipeline.write_report(sweep, root, paper=paper)
     if as_json:
         print(SweepFolder(root, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
         return

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.axes import axes_of
 from raycap.analysis.contrasts import BITS_PER_PARAM, Contrast, Effect, Outcome, contrasts
 from raycap.analysis.frames import Sweep
 from raycap.analysis.planted import Truth
@@ -46,8 +47,12 @@ def rates() -> Analysis:
     return synthetic.analysed(RATES, lambda spec: Truth(READING, BITS[spec.training.optimizer.lr], noise=0.02))
 
 
+def by_value(found: list[Contrast]) -> dict[object, Contrast]:
+    return {one.axis.values[one.value]: one for one in found}
+
+
 def chosen(analysis: Analysis, axis: str, outcome: Outcome = BITS_PER_PARAM) -> dict[object, Contrast]:
-    found = {one.value: one for one in analysis.contrasts if (one.axis, one.outcome) == (axis, outcome)}
+    found = by_value([one for one in analysis.contrasts if (one.axis.path, one.outcome) == (axis, outcome)])
     assert found
     return found
 
@@ -83,7 +88,7 @@ def test_a_planted_effect_is_decided_and_equal_values_are_not() -> None:
     assert found[0.01].difference.low <= -0.4 <= found[0.01].difference.high
     assert {found[0.02].effect, found[0.03].effect} == {Effect.UNDECIDED}
     assert {value: one.mean for value, one in found.items()} == pytest.approx(BITS, rel=0.03)
-    sizes = {one.outcome for one in rates().contrasts if one.axis == "model.hidden_size"}
+    sizes = {one.outcome for one in rates().contrasts if one.axis.path == "model.hidden_size"}
     assert sizes == {BITS_PER_PARAM}
 
 
@@ -98,11 +103,13 @@ def test_one_seed_gives_no_interval_and_no_verdict() -> None:
 
 def redrawn(analysis: Analysis, bits_per_param: np.ndarray, trials: list[int] | None = None) -> list[Contrast]:
     """Contrasts of learning rates if the trials had other bits per parameter; only some trials if they are given."""
-    tables = replace(analysis.tables, losses=analysis.tables.losses.iloc[:0], splits=analysis.tables.splits.iloc[:0])
+    tables = replace(
+        analysis.tables, losses=analysis.tables.losses.iloc[:0], split_losses=analysis.tables.split_losses.iloc[:0]
+    )
     totals = analysis.totals(final=True).assign(bits_per_param=bits_per_param)
     totals = totals if trials is None else totals.iloc[trials]
-    found = contrasts(analysis.sweep.trials, tables, totals)
-    return [one for one in found if one.axis == "training.optimizer.lr"]
+    found = contrasts(axes_of(analysis.sweep), analysis.sweep.trials, tables, totals)
+    return [one for one in found if one.axis.path == "training.optimizer.lr"]
 
 
 def rate_of_trials() -> "pd.Series[float]":
@@ -116,7 +123,7 @@ def test_seeds_that_differ_between_cells_are_not_paired_and_incomplete_settings_
     without_one = redrawn(rates(), bits, everything[1:])
     assert {one.paired for one in without_one} == {False}
     assert {(one.num_settings, one.num_seeds) for one in without_one} == {(2, 2)}
-    assert {one.value: one.effect for one in without_one}[0.01] is Effect.WORSE
+    assert by_value(without_one)[0.01].effect is Effect.WORSE
     width, rate = rates().tables.trials["hidden_size"], rate_of_trials()
     incomplete = np.flatnonzero(~((width == 14) & (rate == 0.03))).tolist()
     assert {one.num_settings for one in redrawn(rates(), bits, incomplete)} == {1}
@@ -126,7 +133,7 @@ def test_an_effect_that_changes_its_sign_between_settings_is_undecided() -> None
     width, rate = rates().tables.trials["hidden_size"], rate_of_trials()
     noise = np.random.default_rng(0).normal(0, 0.001, len(rate))
     bits = np.where(rate == 0.01, np.where(width == 10, 0.5, 2.1), 2.0) + noise
-    found = {one.value: one for one in redrawn(rates(), bits)}
+    found = by_value(redrawn(rates(), bits))
     assert found[0.01].p_value < 0.05
     assert (found[0.01].effect, found[0.01].mixed) == (Effect.UNDECIDED, True)
 
@@ -140,16 +147,14 @@ def test_at_most_five_percent_of_sweeps_have_a_wrong_verdict(true_bits: dict[flo
     best = max(true_bits.values())
     for _ in range(num):
         bits = rate_of_trials().map(true_bits).to_numpy() + rng.normal(0, 0.05, len(rate_of_trials()))
-        found = redrawn(rates(), bits)
-        worse = [one.value for one in found if one.effect is Effect.WORSE]
-        winners = [one.value for one in found if one.effect is Effect.BETTER]
+        found = by_value(redrawn(rates(), bits))
+        worse = [value for value, one in found.items() if one.effect is Effect.WORSE]
+        winners = [value for value, one in found.items() if one.effect is Effect.BETTER]
         several = list(true_bits.values()).count(best) > 1
         wrong += any(true_bits[value] == best for value in worse) or (several and bool(winners))
         decided += bool(worse)
-        missed += sum(
-            not one.difference.low <= true_bits[one.value] - true_bits[one.best] <= one.difference.high
-            for one in found
-            if one.value != one.best
-        )
+        for value, one in found.items():
+            truth = true_bits[value] - true_bits[one.axis.values[one.best]]
+            missed += one.value != one.best and not one.difference.low <= truth <= one.difference.high
     print(f"{true_bits}: wrong {wrong}, decided {decided}, intervals that miss the truth {missed} of {2 * num}")
     assert wrong / num <= 0.07

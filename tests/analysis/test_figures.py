@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import rc_context, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,20 +18,23 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis, ExclusionReason, analyse
+from raycap.analysis.axes import Role, axes_of
+from raycap.analysis.contrasts import compared_axes
 from raycap.analysis.figures import capacities, laws, losses, schemes, training
 from raycap.analysis.figures.all import FIGURES, draw
-from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.generalising import split_gaps
+from raycap.analysis.figures.groups import MAX_ENTRIES, grouped, trial_series
 from raycap.analysis.figures.points import final_points, lost_shares
-from raycap.analysis.figures.style import COLUMN_INCHES, MAX_VECTORS, PAGE_INCHES, STYLE, image, short
+from raycap.analysis.figures.style import COLUMN_INCHES, MAX_VECTORS, PAGE_INCHES, STYLE, for_paper, image, short
 from raycap.analysis.laws import FitStatus
 from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import Reading, headline
-from raycap.analysis.report import files
+from raycap.analysis.report import files, paper_files
 from raycap.analysis.selection import MARGIN
 from raycap.plan.expand import expand
 from raycap.results import RunRecord, SweepRecord
-from raycap.spec import EncodingScheme, SelectionScheme
+from raycap.spec import EncodingScheme
 from raycap.spec.file import load_sweep
 
 SPEC = str(Path(__file__).parents[2] / "sweeps" / "specs" / "grid.yaml")
@@ -54,8 +58,10 @@ SWEEPS: dict[str, tuple[str, ...]] = {
     ),
 }
 ALWAYS = {"capacity", "exposures", "subjects"}
+HELD_OUT = {"generalisation", "generalisation_gap", "gap_vs_size", "held_out_vs_learned", "steps_to_minimum"}
 MEASURED = ALWAYS | {
     "contrasts",
+    "loss_by_kind",
     "law",
     "loss_derivatives",
     "loss_vs_content",
@@ -124,11 +130,10 @@ def line(axes: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
         ("people", {"capacity_by_profiles", "capacity_vs_profiles"}),
         (
             "hops",
-            {"capacity_by_profiles", "capacity_vs_profiles", "capacity_by_scheme", "hops"}
-            | {"phase_map", "generalisation", "generalisation_gap"},
+            {"capacity_by_profiles", "capacity_vs_profiles", "capacity_by_scheme", "hops"} | {"phase_map"} | HELD_OUT,
         ),
         ("rates", {"learning_rates"}),
-        ("chain", {"hops", "generalisation", "generalisation_gap"}),
+        ("chain", {"hops"} | HELD_OUT),
     ],
 )
 def test_a_sweep_has_the_figures_of_what_it_varies(name: str, more: set[str]) -> None:
@@ -152,6 +157,45 @@ def test_texts_and_axes_are_not_clipped_and_do_not_overlap(name: str) -> None:
             for other in boxes[index + 1 :]:
                 apart = max(one.x0 - other.x1, other.x0 - one.x1, one.y0 - other.y1, other.y0 - one.y1)
                 assert apart >= -2, (figure_name, one, other)
+        assert len(labels(figure)) <= MAX_ENTRIES, figure_name
+
+
+@pytest.mark.parametrize("name", ["widths", "hops", "chain"])
+def test_series_never_merge_values_of_an_axis(name: str) -> None:
+    analysis = analysed(name)
+    varied = [axis for axis in compared_axes(axes_of(analysis.sweep)) if axis.role is not Role.SIZE]
+    series = trial_series(analysis, range(len(analysis.sweep.trials))).series
+    assert np.sum([one.members for one in series], axis=0).tolist() == [1] * len(analysis.sweep.trials)
+    for axis in varied[:2]:
+        values = np.array([axis.index(trial) for trial in analysis.sweep.trials])
+        assert all(len(set(values[one.members])) == 1 for one in series)
+    assert len({one.look for one in series}) == len(series)
+
+
+def test_the_gap_of_each_split_is_that_of_the_tables() -> None:
+    analysis = analysed("hops")
+    gaps = split_gaps(analysis)
+    table = analysis.tables.splits[analysis.tables.splits["kind"] == "two_hop"]
+    final = table.pivot(index="trial", columns="split", values="loss_bits")
+    for split in ("first_people", "tuples"):
+        ends = gaps[gaps["split"] == split].set_index("trial")
+        assert ends["end"].to_numpy() == pytest.approx((final[split] - final["train"]).to_numpy())
+        assert (ends["largest"] >= ends["end"]).all()
+
+
+def test_figures_for_papers_have_embedded_fonts_and_neither_title_nor_caption() -> None:
+    figure = training.exposures(analysed("widths"))
+    height, legends = figure.get_figheight(), len(figure.legends)
+    assert for_paper(figure).get_figheight() < height
+    assert len(figure.legends) == legends
+    assert not [text for text in figure.texts if text.get_visible() and text.get_text()]
+    pdf = image(figure, "pdf")
+    assert b"/FontFile2" in pdf  # an embedded TrueType font
+    assert b"/Type3" not in pdf
+    assert (figure.title, figure.caption) != ("", "")
+    assert dict(paper_files(analysed("widths", num=0))).keys() == {f"paper/{name}.pdf" for name in ALWAYS} | {
+        "paper/captions.txt"
+    }
 
 
 @pytest.mark.parametrize("num", [0, 1, 2])
@@ -181,15 +225,16 @@ def test_no_law_is_drawn_without_capacity_limited_trials() -> None:
 
 
 def test_the_capacity_figure_shows_the_totals_of_the_table() -> None:
+    selections = analysed("widths").sweep.spec.analysis.selections
+    readings = [Reading(EncodingScheme.OPTIMAL, selection) for selection in selections]
+    for name, shown in (("widths", readings), ("people", [analysed("people").headline])):
+        (axes,) = capacities.capacity(analysed(name)).axes
+        points = pd.concat([final_points(analysed(name), reading) for reading in shown])
+        points = points[points["learned_bits"] > 0]
+        assert offsets(axes) == pytest.approx(sorted_points(points["num_params"], points["learned_bits"]))
     analysis = analysed("people")
     figure = capacities.capacity(analysis)
     (axes,) = figure.axes
-    for selection in analysis.sweep.spec.analysis.selections:
-        points = final_points(analysis, Reading(EncodingScheme.OPTIMAL, selection))
-        points = points[points["learned_bits"] > 0]
-        drawn_points = offsets(axes)
-        expected = sorted_points(points["num_params"], points["learned_bits"])
-        assert all((np.isclose(drawn_points, point, rtol=1e-12).all(1)).any() for point in expected)
     x, y = line(axes, "law")
     assert y == pytest.approx(analysis.law.alpha.estimate * x)
     x, y = line(axes, "2 bits/param")
@@ -240,9 +285,8 @@ def test_each_panel_shows_the_trials_of_its_value() -> None:
     hops = analysed("hops")
     for axes, scheme in zip(drawn("hops")["capacity_by_scheme"].axes, hops.sweep.spec.analysis.schemes, strict=True):
         assert axes.get_title(loc="left") == str(scheme)
-        readings = [Reading(scheme, selection) for selection in SelectionScheme]
-        totals = [final_points(hops, reading) for reading in readings]
-        assert len(offsets(axes)) == sum((total["learned_bits"] > 0).sum() for total in totals)
+        totals = final_points(hops, Reading(scheme, hops.headline.selection))
+        assert len(offsets(axes)) == (totals["learned_bits"] > 0).sum()
 
 
 def test_dataset_bits_and_norms_are_those_of_the_tables() -> None:
@@ -253,8 +297,10 @@ def test_dataset_bits_and_norms_are_those_of_the_tables() -> None:
     data = totals.groupby(analysis.tables.trials["num_profiles"].to_numpy()[totals["trial"]])["dataset_bits"].first()
     assert (people, bits) == (pytest.approx(data.index.to_numpy(dtype=float)), pytest.approx(data.to_numpy()))
     (axes,) = drawn("people")["capacity_vs_norm"].axes
-    norms = analysis.tables.trials["parameter_norm"].to_numpy()[totals["trial"]]
-    assert offsets(axes) == pytest.approx(sorted_points(norms, totals["learned_bits"]))
+    norms = analysis.tables.evaluations["parameter_norm"].to_numpy(dtype=float)
+    learned = analysis.totals()["learned_bits"].to_numpy()
+    drawn_points = segments(axes)
+    assert sorted_points(*drawn_points.T) == pytest.approx(sorted_points(norms[learned > 0], learned[learned > 0]))
 
 
 def test_the_hops_figure_shows_one_hop_against_two_hop_bits() -> None:
@@ -306,9 +352,9 @@ def test_loss_figures_show_the_losses_of_the_tables() -> None:
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(
         table.groupby("subject", sort=False)["uniform_bits"].max().tolist()
     )
-    sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"]]
-    means = table.groupby([sizes, "subject"])["loss_bits"].mean()
-    assert np.sort(offsets(axes)[:, 0]) == pytest.approx(np.sort(means))
+    series = trial_series(analysis, table["trial"]).series
+    means = [table[one.members].groupby("subject")["loss_bits"].mean() for one in series]
+    assert np.sort(offsets(axes)[:, 0]) == pytest.approx(np.sort(np.concatenate(means)))
 
     totals = analysis.totals(final=True).set_index("trial")
     rows = analysis.tables.losses
@@ -318,16 +364,16 @@ def test_loss_figures_show_the_losses_of_the_tables() -> None:
     assert offsets(axes) == pytest.approx(sorted_points(bits_per_param, rows["loss_bits"].reindex(totals.index)))
 
 
-def test_histograms_are_percentages_per_size() -> None:
+def test_histograms_are_percentages_per_series() -> None:
     analysis = analysed("hops")
     figure = drawn("hops")["histograms"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["one-hop questions", "two-hop questions"]
-    sizes = analysis.tables.trials["num_params"].to_numpy()
+    series = trial_series(analysis, range(len(analysis.sweep.trials))).series
     for axes, counts in zip(figure.axes, analysis.tables.histograms.values(), strict=True):
-        for patch, size in zip(axes.patches, np.unique(sizes), strict=True):
+        for patch, one in zip(axes.patches, series, strict=True):
             values = patch.get_data().values  # type: ignore[attr-defined]
-            of_size = counts[sizes == size].sum(0)
-            assert values == pytest.approx(100 * of_size / of_size.sum())
+            total = counts[one.members].sum(0)
+            assert values == pytest.approx(100 * total / total.sum())
 
 
 def test_generalisation_separates_chains_from_answers() -> None:
@@ -355,7 +401,7 @@ def test_the_law_saturates_at_the_bits_of_the_data() -> None:
         assert y == pytest.approx(power.learned_bits(x, float(bits)))
     residuals = np.sort(100 * np.expm1(list(power.residuals.values())))
     assert np.sort(offsets(below)[:, 1]) == pytest.approx(residuals)
-    assert f"P^{power.gamma.estimate:.2f} [{power.gamma.low:.2f}, {power.gamma.high:.2f}]" in caption(above.figure)
+    assert f"γ = {power.gamma.estimate:.2f} [{power.gamma.low:.2f}, {power.gamma.high:.2f}]" in caption(above.figure)
 
 
 def test_the_phase_map_shows_the_excess_one_hop_loss_of_each_cell() -> None:
@@ -529,7 +575,7 @@ def test_a_figure_that_cannot_be_drawn_costs_only_that_figure(monkeypatch: pytes
     contents = list(files(analysed("widths")))
     names = [name for name, _ in contents]
     assert names == [
-        "summary.json", "capacity.parquet", "capacity.csv", "capacity.svg", "capacity.png", "interactive.html",
+        "summary.json", "capacity.parquet", "capacity.csv", "contrasts.svg", "contrasts.png", "interactive.html",
         "report.html",
     ]  # fmt: skip
     html = dict(contents)["report.html"].decode()

@@ -92,7 +92,7 @@ def embedded(page: str) -> dict[str, Any]:
 def test_the_interactive_page_holds_settings_bits_and_losses_of_every_trial() -> None:
     page = interactive_page(analysed())
     data = embedded(page)
-    assert (data["settings"], data["varied"]) == (GRID, [GRID[0], GRID[2]])
+    assert (data["settings"], data["varied"]) == (GRID, [GRID[2], GRID[0]])
     assert 'src="http' not in page
     ends, during = (data["points"][name] for name in ("end of training", "all evaluations"))
     frame = Sweep(analysed()).trials

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -19,17 +18,21 @@ from raycap.analysis.figures.points import (
 )
 from raycap.analysis.figures.style import (
     BLUE,
-    GREY,
+    DIRECT,
     INK,
     MAX_VECTORS,
     PAGE_INCHES,
     REFERENCE_BITS_PER_PARAM,
     SELECTION_LOOKS,
+    CaptionedFigure,
     Floats,
     LineStyle,
+    curves,
     finish,
+    level,
     log_ticks,
     panels,
+    proportional,
     scatter,
     short,
     styled,
@@ -43,7 +46,7 @@ MAX_PANELS = 6
 
 
 @styled
-def capacity(analysis: Analysis) -> Figure:
+def capacity(analysis: Analysis) -> CaptionedFigure:
     """Draw learned bits against parameters: the headline reading with its law, and the other selections fainter.
 
     This figure is always drawn, also before the first trial has finished.
@@ -52,15 +55,18 @@ def capacity(analysis: Analysis) -> Figure:
     figure, ((axes,),) = panels()
     span = _span(analysis)
     hidden = 0
-    selections = analysis.sweep.spec.analysis.selections
+    arms = _arms(analysis, final_points(analysis))
+    selections = analysis.sweep.spec.analysis.selections if not arms else (selection,)
     for other in sorted(selections, key=lambda other: other is not selection):
         is_headline = other is selection
         points = final_points(analysis, Reading(scheme, other))
         label = f"{other} names" if is_headline else f"{other}"
-        without_bits = draw_points(axes, points, SELECTION_LOOKS[other], label=label, faint=not is_headline)
+        look = SELECTION_LOOKS[other]
+        without_bits = draw_points(axes, points, look, label=label, faint=not is_headline, arms=arms)
         hidden = without_bits if is_headline else hidden
-    draw_law(axes, analysis.law, span, SELECTION_LOOKS[selection].colour)
-    axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
+    colour = INK if arms else SELECTION_LOOKS[selection].colour
+    draw_law(axes, analysis.law, span, colour, named=not arms or len(arms.entries) < MAX_ENTRIES)
+    proportional(axes, span)
     _levels(axes, final_points(analysis))
     axes.set(xlabel="parameters, embeddings included", ylabel="learned bits", xlim=span)
     axes.set_yscale("log")
@@ -76,7 +82,7 @@ def capacity(analysis: Analysis) -> Figure:
 
 
 @styled
-def capacity_by_profiles(analysis: Analysis) -> Figure | None:
+def capacity_by_profiles(analysis: Analysis) -> CaptionedFigure | None:
     """Draw learned bits against parameters with one panel per number of people, or return None if it is not varied."""
     points = final_points(analysis)
     numbers = np.unique(points["num_profiles"])
@@ -88,10 +94,13 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
     span, look = _span(analysis), SELECTION_LOOKS[analysis.headline.selection]
     for axes, number in zip(grid, shown, strict=True):
         members = points[points["num_profiles"] == number]
-        draw_points(axes, members, look, label=str(analysis.headline), dense=dense)
-        draw_law(axes, analysis.law, span, look.colour)
-        for bits in np.unique(members["dataset_bits"])[:1]:
-            axes.axhline(bits, color=GREY, linestyle=":", label="all data")
+        arms = _arms(analysis, members, "profiles.num_profiles")
+        draw_points(axes, members, look, label="trials", dense=dense, arms=arms)
+        draw_law(axes, analysis.law, span, INK if arms else look.colour)
+        for column, text, line in (("dataset_bits", "all data", ":"), ("baseline_bits", "names alone", "-.")):
+            bits = members[column].min()
+            if bits > 0:
+                level(axes, bits, text, line=line)
         axes.set(title=f"N = {number:,.0f}", xlim=span)
     _finish_small_multiples(grid, analysis)
     dropped = f"{len(shown)} of the {len(numbers)} values of N are shown." if len(shown) < len(numbers) else ""
@@ -105,7 +114,7 @@ def capacity_by_profiles(analysis: Analysis) -> Figure | None:
 
 
 @styled
-def capacity_by_scheme(analysis: Analysis) -> Figure | None:
+def capacity_by_scheme(analysis: Analysis) -> CaptionedFigure | None:
     """Draw learned bits against parameters with one panel per encoding scheme, or return None if only one is declared."""
     schemes: tuple[EncodingScheme, ...] = tuple(analysis.sweep.spec.analysis.schemes)
     if len(schemes) < 2 or not analysis.measured:
@@ -114,13 +123,16 @@ def capacity_by_scheme(analysis: Analysis) -> Figure | None:
     span = _span(analysis)
     hidden = 0
     for axes, scheme in zip(grid, schemes, strict=True):
-        for selection in analysis.sweep.spec.analysis.selections:
+        arms = _arms(analysis, final_points(analysis))
+        shown = (analysis.headline.selection,) if arms else analysis.sweep.spec.analysis.selections
+        for selection in shown:
             reading, look = Reading(scheme, selection), SELECTION_LOOKS[selection]
-            hidden += draw_points(axes, final_points(analysis, reading), look, label=f"{selection} names")
+            points = final_points(analysis, reading)
+            hidden += draw_points(axes, points, look, label=f"{selection} names", arms=arms)
             estimate = analysis.laws[reading].alpha.estimate
             if np.isfinite(estimate):
-                axes.plot(span, estimate * span, color=look.colour, linestyle=look.line, linewidth=0.7)
-        axes.plot(span, REFERENCE_BITS_PER_PARAM * span, color=INK, linestyle=(0, (1, 1)), label="2 bits/param")
+                axes.plot(span, estimate * span, color=INK if arms else look.colour, linestyle=look.line, linewidth=0.7)
+        proportional(axes, span)
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
     caption = "Each point is one trial at the end of training under one reading; lines: fitted law α P of each reading."
@@ -133,7 +145,7 @@ def capacity_by_scheme(analysis: Analysis) -> Figure | None:
 
 
 @styled
-def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
+def capacity_vs_profiles(analysis: Analysis) -> CaptionedFigure | None:
     """Draw learned bits against the number of people with one line per model size, or return None if it is not varied.
 
     Small datasets are learned completely, so their points follow the bits of the data; beyond that a size stays at its
@@ -145,50 +157,58 @@ def capacity_vs_profiles(analysis: Analysis) -> Figure | None:
         return None
     figure, ((axes,),) = panels()
     dense = len(points) > MAX_VECTORS
-    for group in grouped(points["num_params"], "params"):
+    series = trial_series(analysis, points["trial"], drawn="profiles.num_profiles")
+    series.add_legend(axes)
+    for group in series.series:
         members = points[group.members]
         means = members.groupby("num_profiles")["learned_bits"].mean()
         axes.plot(means.index, means, color=group.look.colour, linestyle=group.look.line)
         _open_and_filled(axes, members, "num_profiles", "learned_bits", group.look, group.label, dense)
     data = points.groupby("num_profiles")["dataset_bits"].mean()
-    axes.plot(data.index, data, color=INK, linestyle=":", linewidth=1.2, label="all data")
+    axes.plot(data.index, data, color=INK, linestyle=":", linewidth=1.2, label="all data", gid=DIRECT)
     axes.set(xlabel="number of people or strings N", ylabel="learned bits")
     axes.set_yscale("log")
     log_ticks(axes.xaxis, points["num_profiles"])
     log_ticks(axes.yaxis)
-    caption = f"{points_sentence(analysis)}; lines: means per size."
+    caption = f"{points_sentence(analysis)}; lines: means over the trials of a series; dotted: all data."
     return finish(
         figure, "Capacity against the amount of data", _joined(with_counts(analysis, caption), exclusions(analysis))
     )
 
 
 @styled
-def capacity_vs_norm(analysis: Analysis) -> Figure | None:
-    """Draw learned bits against the L2 norm of all parameters, or return None if all norms are equal."""
-    points = final_points(analysis)
-    norms = analysis.tables.trials.get("parameter_norm", pd.Series(dtype=float))
-    points = points.assign(norm=norms.reindex(points["trial"]).to_numpy())
-    points = points[(points["learned_bits"] > 0) & (points["norm"] > 0)]
-    if points["norm"].nunique() < 2:
+def capacity_vs_norm(analysis: Analysis) -> CaptionedFigure | None:
+    """Draw learned bits against the L2 norm of all parameters at every evaluation, or return None if all norms are equal."""
+    totals = analysis.totals()
+    if totals.empty:
+        return None
+    norms = analysis.tables.evaluations[["trial", "step", "parameter_norm"]]
+    points = totals.merge(norms.astype({"trial": int, "step": int}), on=["trial", "step"])
+    points = points[(points["learned_bits"] > 0) & (points["parameter_norm"] > 0)]
+    if points["parameter_norm"].nunique() < 2:
         return None
     figure, ((axes,),) = panels()
-    for group in grouped(points["num_params"], "params"):
-        members = points[group.members]
-        _open_and_filled(
-            axes, members, "norm", "learned_bits", group.look, group.label, dense=len(points) > MAX_VECTORS
-        )
+    series = trial_series(analysis, points["trial"])
+    series.add_legend(axes)
+    dense = len(points) > MAX_VECTORS
+    for group in series.series:
+        members, look = points[group.members], group.look
+        norm, bits = members["parameter_norm"], members["learned_bits"]
+        curves(axes, members["trial"], norm, bits, look, label=group.label, dense=dense)
+        ends = members["final"].to_numpy(dtype=bool)
+        scatter(axes, norm[ends], bits[ends], look, dense=dense, s=20)
     axes.set(xlabel="L2 norm of all parameters", ylabel="learned bits")
     axes.set_yscale("log")
+    axes.autoscale_view()
     log_ticks(axes.xaxis)
     log_ticks(axes.yaxis)
-    caption = f"{points_sentence(analysis)}."
-    return finish(
-        figure, "Capacity against parameter norm", _joined(with_counts(analysis, caption), exclusions(analysis))
-    )
+    caption = "Each line is one trial; points are evaluations, the large one is the end of training. Bits: "
+    caption += f"{describe_reading(analysis.headline)}. Evaluations with no learned bits are not drawn."
+    return finish(figure, "Capacity against parameter norm", with_counts(analysis, caption))
 
 
 @styled
-def hops(analysis: Analysis) -> Figure | None:
+def hops(analysis: Analysis) -> CaptionedFigure | None:
     """Draw one-hop against two-hop bits per parameter, or return None unless both kinds were evaluated.
 
     The dashed line is a total of 2 bits per parameter over both kinds.
@@ -202,34 +222,57 @@ def hops(analysis: Analysis) -> Figure | None:
         return None
     points["num_params"] = analysis.tables.trials["num_params"].to_numpy()[points["trial"].to_numpy(dtype=int)]
     figure, ((axes,),) = panels()
-    for group in grouped(points["num_params"], "params"):
+    series = trial_series(analysis, points["trial"])
+    series.add_legend(axes)
+    for group in series.series:
         members = points[group.members]
         dense = len(points) > MAX_VECTORS
         scatter(axes, members["two"], members["one"], group.look, dense=dense, label=group.label, alpha=0.85)
     ends = np.array([min(0.0, points["two"].min()), max(REFERENCE_BITS_PER_PARAM, points["two"].max())])
-    axes.plot(ends, REFERENCE_BITS_PER_PARAM - ends, color=INK, linestyle="--", label="sum of 2 bits/param")
+    axes.plot(ends, REFERENCE_BITS_PER_PARAM - ends, color=INK, linestyle="--", label="sum of 2 bits/param", gid=DIRECT)
     axes.set(
         xlabel=f"bits per parameter, {KIND_TEXTS[Kind.TWO_HOP]}",
         ylabel=f"bits per parameter,\n{KIND_TEXTS[Kind.ONE_HOP]}",
     )
     caption = f"{points_sentence(analysis)}. The bits of each "
-    caption += "kind of question are computed separately; both include the names."
+    caption += (
+        "kind of question are computed separately; both include the names. Dashed: a sum of 2 bits per parameter."
+    )
     return finish(figure, "One-hop and two-hop capacity", with_counts(analysis, caption))
 
 
 def draw_points(
-    axes: Axes, points: pd.DataFrame, look: LineStyle, *, label: str, faint: bool = False, dense: bool = False
+    axes: Axes,
+    points: pd.DataFrame,
+    look: LineStyle,
+    *,
+    label: str,
+    faint: bool = False,
+    dense: bool = False,
+    arms: TrialSeries | None = None,
 ) -> int:
     """Draw trials, with open markers if they are not in the law; return how many are not drawn for want of learned bits.
 
-    Trials with learned bits <= 0 cannot be drawn on a logarithmic axis.
+    Trials with learned bits <= 0 cannot be drawn on a logarithmic axis. `arms` are series of the trials, which replace the
+    look and the label.
     """
-    known = points[points["learned_bits"] > 0]
+    dense = len(points) > MAX_VECTORS or dense
+    known = (points["learned_bits"] > 0).to_numpy(dtype=bool)
     options: dict[str, Any] = {"alpha": 0.4, "s": 9} if faint else {"s": 16, "zorder": 4}
-    _open_and_filled(
-        axes, known, "num_params", "learned_bits", look, label, len(points) > MAX_VECTORS or dense, **options
-    )
-    return len(points) - len(known)
+    if arms:
+        arms.add_legend(axes)
+        for group in arms.series:
+            rows = points[known & group.members]
+            _open_and_filled(axes, rows, "num_params", "learned_bits", group.look, group.label, dense, **options)
+    else:
+        _open_and_filled(axes, points[known], "num_params", "learned_bits", look, label, dense, **options)
+    return int((~known).sum())
+
+
+def _arms(analysis: Analysis, points: pd.DataFrame, drawn: str = "") -> TrialSeries | None:
+    """Return the series of some trials if the grid varies something besides sizes, seeds and the axis `drawn`."""
+    series = trial_series(analysis, points["trial"], by_size=False, drawn=drawn)
+    return series if len(series.series) > 1 else None
 
 
 def _open_and_filled(
@@ -242,23 +285,28 @@ def _open_and_filled(
         scatter(axes, chosen[x], chosen[y], look, dense=dense, filled=filled, **labelled)
 
 
-def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE) -> None:
-    """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit."""
+def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, named: bool = True) -> None:
+    """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit.
+
+    The legend has an entry for both if `named`.
+    """
+    gid = None if named else DIRECT
     estimate, low, high = law.alpha
     if not np.isfinite(estimate):
         return
     label = f"law: {estimate:.2f} bits/param"
     if np.isfinite(low):
-        label += f" [{low:.2f}, {high:.2f}]"
-        axes.fill_between(span, low * span, high * span, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label)
+        label += f", 95 % interval [{low:.2f}, {high:.2f}]"
+        axes.fill_between(span, low * span, high * span, color=colour, alpha=0.18, linewidth=0, label=label, gid=gid)
+    axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label, gid=gid)
 
 
 def _law_sentence(law: Law, remark: str = "") -> str:
     """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
     if not np.isfinite(law.alpha.estimate):
         return ""
-    return f"Line: fitted law α P{remark}{'; band: its 95 % interval' if np.isfinite(law.alpha.low) else ''}."
+    band = "; band: its 95 % interval" if np.isfinite(law.alpha.low) else ""
+    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{remark}{band}."
 
 
 def _hidden_sentence(hidden: int) -> str:
@@ -275,9 +323,9 @@ def _levels(axes: Axes, points: pd.DataFrame) -> None:
     """Draw the bits of the data and the bits of the names alone, where they are the same for all trials."""
     data, names = np.unique(points["dataset_bits"]), np.unique(points["baseline_bits"])
     if len(data) == 1:
-        axes.axhline(data[0], color=GREY, linestyle=":", label=f"all data: {short(data[0])} bits")
+        level(axes, data[0], f"all data: {short(data[0])} bits")
     if len(data) == 1 and len(names) == 1 and 0 < names[0] < 0.999 * data[0]:
-        axes.axhline(names[0], color=GREY, linestyle="-.", label=f"names alone: {short(names[0])} bits")
+        level(axes, names[0], f"names alone: {short(names[0])} bits", line="-.")
 
 
 def _level_note(points: pd.DataFrame) -> str:
@@ -285,7 +333,7 @@ def _level_note(points: pd.DataFrame) -> str:
     return "Where the trials of a panel differ in dataset bits, the smallest value is drawn." if several else ""
 
 
-def _small_multiples(number: int) -> tuple[Figure, list[Axes]]:
+def _small_multiples(number: int) -> tuple[CaptionedFigure, list[Axes]]:
     """Return a figure of `number` panels with shared axes, at most three in a row."""
     columns = min(number, 3)
     rows = -(-number // columns)

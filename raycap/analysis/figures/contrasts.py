@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.contrasts import SIZES, Contrast, Effect, Outcome, outcomes, settings_of
+from raycap.analysis.axes import Axis, Role, axes_of, format_value
+from raycap.analysis.contrasts import Contrast, Effect, Outcome, compared_axes, design_of, outcomes
 from raycap.analysis.figures.points import describe_reading, with_counts
-from raycap.analysis.figures.style import BLUE, GREY, INK, PAGE_INCHES, finish, panels, short, styled
-from raycap.analysis.tables import grid_columns
+from raycap.analysis.figures.style import BLUE, GREY, INK, PAGE_INCHES, CaptionedFigure, finish, panels, short, styled
 from raycap.analysis.wording import outcome_text
 from raycap.spec import Split
 
@@ -26,20 +25,20 @@ LABEL_LENGTH = 14
 
 
 @styled
-def contrasts(analysis: Analysis) -> Figure | None:
+def contrasts(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the outcomes of every axis of the grid against its values, with lines that join equal settings.
 
     The axes that are no sizes have a row of panels each, up to MAX_ROWS; a single one has up to two rows. Returns None if
     nothing can be compared.
     """
-    axes = list(dict.fromkeys(one.axis for one in analysis.contrasts if one.axis not in SIZES))[:MAX_ROWS]
-    axes = axes or list(dict.fromkeys(one.axis for one in analysis.contrasts))[:1]
+    every = [axis for axis in compared_axes(axes_of(analysis.sweep)) if _shown(analysis, axis)]
+    axes = [axis for axis in every if axis.role is not Role.SIZE][:MAX_ROWS] or every[:1]
     if not axes:
         return None
-    of_axis = {axis: _shown(analysis, axis)[: 2 * COLUMNS if len(axes) == 1 else COLUMNS] for axis in axes}
-    cells = [(axis, outcome) for axis in axes for outcome in of_axis[axis]]
-    columns = min(COLUMNS, max(map(len, of_axis.values())))
-    rows = [row for axis in axes for row in _rows([cell for cell in cells if cell[0] == axis], columns)]
+    shown = [_shown(analysis, axis)[: 2 * COLUMNS if len(axes) == 1 else COLUMNS] for axis in axes]
+    columns = min(COLUMNS, max(map(len, shown)))
+    cells = [[(axis, outcome) for outcome in found] for axis, found in zip(axes, shown, strict=True)]
+    rows = [row for of_axis in cells for row in _rows(of_axis, columns)]
     width = max(3.5, PAGE_INCHES * columns / COLUMNS)
     figure, grid = panels(len(rows), columns, width=width, height=1.75 * len(rows))
     values = outcomes(analysis.tables, analysis.unexhausted_totals())
@@ -61,11 +60,11 @@ def contrasts(analysis: Analysis) -> Figure | None:
     return finish(figure, "Effects of what the grid varies, all else equal", with_counts(analysis, caption))
 
 
-def _rows(cells: list[tuple[str, Outcome]], columns: int) -> list[list[tuple[str, Outcome]]]:
+def _rows(cells: list[tuple[Axis, Outcome]], columns: int) -> list[list[tuple[Axis, Outcome]]]:
     return [cells[begin : begin + columns] for begin in range(0, len(cells), columns)]
 
 
-def _shown(analysis: Analysis, axis: str) -> list[Outcome]:
+def _shown(analysis: Analysis, axis: Axis) -> list[Outcome]:
     """Return the outcomes of an axis in the order in which they are drawn."""
     found = list(dict.fromkeys(one.outcome for one in analysis.contrasts if one.axis == axis))
     splits = [*PREFERRED_SPLITS, *(split for split in Split if split not in PREFERRED_SPLITS)]
@@ -75,17 +74,11 @@ def _shown(analysis: Analysis, axis: str) -> list[Outcome]:
 def _panel(panel: Axes, analysis: Analysis, members: Sequence[Contrast], values: "pd.Series[float]") -> None:
     """Draw one outcome against the values of one axis."""
     axis, outcome = members[0].axis, members[0].outcome
-    grid = grid_columns(analysis.sweep.trials)
     levels = [one.value for one in members]
-    positions = _positions(panel, levels)
-    trials = values.index[grid.loc[values.index, axis].isin(levels)]
-    table = pd.DataFrame(
-        {
-            "x": grid.loc[trials, axis].map(positions),
-            "y": values.loc[trials],
-            "setting": settings_of(grid, axis)[trials],
-        }
-    )
+    positions = _positions(panel, axis, levels)
+    table = design_of(axis, axes_of(analysis.sweep), analysis.sweep.trials).loc[values.index].assign(y=values)
+    table = table[table["level"].isin(levels)]
+    table = table.assign(x=table["level"].map(positions))
     panel.scatter(
         table["x"], table["y"], s=7, color=BLUE, alpha=0.5, linewidth=0, zorder=2, rasterized=len(table) > 500
     )
@@ -110,24 +103,25 @@ def _panel(panel: Axes, analysis: Analysis, members: Sequence[Contrast], values:
             edgecolors=INK,
             facecolors=INK if filled else "white",
         )
-    verdict = f"best: {_label(best.value)}" if best.effect is Effect.BETTER else "undecided"
+    verdict = f"best: {_label(axis.values[best.value])}" if best.effect is Effect.BETTER else "undecided"
     panel.margins(y=0.15)
     lines = [*outcome_text(outcome).replace(")", "").split(" ("), verdict]
     panel.set_title("\n".join(lines))
-    panel.set_xlabel(axis.rpartition(".")[2])
+    panel.set_xlabel(axis.label)
     panel.set_ylabel("loss (bits)" if outcome.is_loss else "bits/param")
 
 
-def _positions(panel: Axes, levels: list[object]) -> dict[object, float]:
+def _positions(panel: Axes, axis: Axis, levels: list[int]) -> dict[int, float]:
     """Return the horizontal position of each value: numbers at their value if there are many, else one step apart."""
-    numbers = [float(level) for level in levels if isinstance(level, int | float) and not isinstance(level, bool)]
+    values = [axis.values[level] for level in levels]
+    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(levels) > MAX_LABELLED and len(numbers) == len(levels):
         if min(numbers) > 0 and max(numbers) / min(numbers) > 10:
             panel.set_xscale("log")
         return dict(zip(levels, numbers, strict=True))
     panel.xaxis.set_major_locator(FixedLocator(list(range(len(levels)))))
     panel.xaxis.set_minor_locator(NullLocator())
-    names = [_label(level) for level in levels]
+    names = [_label(value) for value in values]
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: names[round(x)] if 0 <= round(x) < len(names) else ""))
     panel.set_xlim(-0.5, len(levels) - 0.5)
     return {level: float(place) for place, level in enumerate(levels)}
@@ -137,5 +131,5 @@ def _label(value: object) -> str:
     """Return a value as the label of a tick."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return short(value)
-    text = str(value)
+    text = format_value(value)
     return text if len(text) <= LABEL_LENGTH else f"{text[: LABEL_LENGTH - 1]}…"

@@ -2,11 +2,10 @@
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from raycap.analysis.analyse import Analysis, ExclusionReason
-from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.groups import grouped, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -23,6 +22,7 @@ from raycap.analysis.figures.style import (
     INK,
     MAX_VECTORS,
     PAGE_INCHES,
+    CaptionedFigure,
     finish,
     log_ticks,
     panels,
@@ -41,7 +41,7 @@ NOTICEABLE = 0.01
 
 
 @styled
-def law(analysis: Analysis) -> Figure | None:
+def law(analysis: Analysis) -> CaptionedFigure | None:
     """Draw learned bits with the fitted smooth-min(C P^gamma, H), one line per amount of data H, and the residuals below.
 
     Returns None if there is no power law. The law is defined in `docs/science.md#two-laws`.
@@ -60,19 +60,22 @@ def law(analysis: Analysis) -> Figure | None:
     percent = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
     dense = len(points) > MAX_VECTORS
     groups = grouped(points["dataset_bits"], "bits of data", most=MAX_DATA_SIZES)
+    arms = trial_series(analysis, points["trial"], by_size=False).series if len(groups) == 1 else []
     several = any(np.ptp(points["dataset_bits"][group.members]) > 0 for group in groups)
     for group in groups:
         look = group.look
         above.plot(span, power.learned_bits(span, group.middle), color=look.colour, linestyle=look.line)
         if power.resamples:
             low, high = power.band(span, group.middle)
-            above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0)
-        in_law, others = group.members & ~left_out, group.members & left_out
-        for filled, chosen in ((True, in_law), (False, others)):
-            label = {"label": group.label} if filled or not in_law.any() else {}
-            bits = points["learned_bits"][chosen]
-            scatter(above, sizes[chosen], bits, look, dense=dense, filled=filled, **label)
-        scatter(below, sizes[in_law], percent[in_law], look, dense=dense, s=9)
+            above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0, label="95 % intervals")
+        # With one amount of data the points are free to show what else the grid varies.
+        for part in arms if len(arms) > 1 else [group]:
+            in_law, others = part.members & ~left_out, part.members & left_out
+            for filled, chosen in ((True, in_law), (False, others)):
+                label = {"label": part.label} if filled or not in_law.any() else {}
+                bits = points["learned_bits"][chosen]
+                scatter(above, sizes[chosen], bits, part.look, dense=dense, filled=filled, **label)
+            scatter(below, sizes[in_law], percent[in_law], part.look, dense=dense, s=9)
     below.axhline(0, color=GREY, linewidth=0.8)
     above.set(ylabel="learned bits")
     below.set(xlabel="parameters, embeddings included", ylabel="residual\n(%)")
@@ -100,12 +103,12 @@ def _gamma(analysis: Analysis) -> str:
     power = analysis.law.power
     estimate, low, high = power.gamma
     if power.status is FitStatus.OK and np.isfinite(low):
-        return f"bits ~ P^{estimate:.2f} [{low:.2f}, {high:.2f}]"
-    return f"bits ~ P^{estimate:.2f} ({power.status})"
+        return f"bits ∝ $\\mathbf{{P^{{γ}}}}$, γ = {estimate:.2f} [{low:.2f}, {high:.2f}]"
+    return f"bits ∝ $\\mathbf{{P^{{γ}}}}$, γ = {estimate:.2f} ({power.status})"
 
 
 @styled
-def phase_map(analysis: Analysis) -> Figure | None:
+def phase_map(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the share of one-hop questions against parameters per bit of the facts, coloured by the excess one-hop loss.
 
     The excess is the share of the answer entropy lost in one-hop questions minus that lost in two-hop questions. It is

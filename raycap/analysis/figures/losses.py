@@ -1,11 +1,11 @@
 """Figures of final losses: by subject, by text, by held-out component, by dataset bits, and by learning rate."""
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.groups import TrialSeries, grouped, trial_series
 from raycap.analysis.figures.points import describe_reading, final_points, loss_curves, trials, with_counts
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
@@ -16,8 +16,10 @@ from raycap.analysis.figures.style import (
     PAGE_INCHES,
     PALE,
     REFERENCE_BITS_PER_PARAM,
+    CaptionedFigure,
     LineStyle,
     finish,
+    level,
     log_ticks,
     panels,
     scatter,
@@ -53,7 +55,7 @@ UNIFORM_LABEL = "uniform over the possible answers"
 
 
 @styled
-def subjects(analysis: Analysis) -> Figure:
+def subjects(analysis: Analysis) -> CaptionedFigure:
     """Draw the final loss per question of each subject next to the loss of a uniform guess among the possible answers.
 
     This figure is always drawn.
@@ -66,9 +68,10 @@ def subjects(analysis: Analysis) -> Figure:
     if names:
         rows = np.arange(len(names))
         uniform = table.groupby("subject")["uniform_bits"].max().reindex(names)  # the largest, where trials differ
-        axes.barh(rows, uniform, color=PALE, label=UNIFORM_LABEL)
-        sizes = analysis.tables.trials["num_params"].to_numpy()[table["trial"].to_numpy(dtype=int)]
-        groups = grouped(sizes, "params")
+        axes.barh(rows, uniform, color=PALE)
+        series = trial_series(analysis, table["trial"])
+        series.add_legend(axes)
+        groups = series.series
         for number, group in enumerate(groups):
             of_size = table[group.members].groupby("subject")["loss_bits"].agg(["mean", "min", "max"]).reindex(names)
             height = rows + 0.6 * ((number + 0.5) / len(groups) - 0.5)
@@ -82,14 +85,14 @@ def subjects(analysis: Analysis) -> Figure:
         axes.set_yticks([])
     axes.set(xlabel="loss per question (bits)")
     caption = (
-        "Marks: mean loss at the end of training over the trials of one size; lines: minimum to maximum. Bars: loss "
+        "Marks: mean loss at the end of training over the trials of one series; lines: minimum to maximum. Bars: loss "
     )
     caption += "of a uniform guess among the possible answers."
     return finish(figure, f"Final loss by subject, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption))
 
 
 @styled
-def loss_vs_content(analysis: Analysis) -> Figure | None:
+def loss_vs_content(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the final loss per question against dataset bits per parameter, or return None while no trial has finished."""
     points, losses = final_points(analysis), loss_curves(analysis)
     if points.empty or losses.empty:
@@ -99,28 +102,31 @@ def loss_vs_content(analysis: Analysis) -> Figure | None:
     if points.empty:
         return None
     figure, ((axes,),) = panels()
-    for group in grouped(points["num_params"], "params"):
+    series = trial_series(analysis, points["trial"])
+    series.add_legend(axes)
+    for group in series.series:
         members = points[group.members]
         demanded = members["dataset_bits"] / members["num_params"]
         scatter(axes, demanded, members["loss"], group.look, dense=len(points) > MAX_VECTORS, label=group.label)
     table = analysis.tables.subjects
     table = table[(table["kind"] == str(analysis.kind)) & (table["population"] == 0)]
     uniform = table.groupby("trial")["uniform_bits"].mean()
-    axes.axhline(uniform.max(), color=GREY, linestyle=":", label=UNIFORM_LABEL)
+    level(axes, uniform.max(), UNIFORM_LABEL)
     if uniform.max() - uniform.min() > 1e-3:
         axes.axhspan(uniform.min(), uniform.max(), color=PALE, linewidth=0)
-    axes.axvline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
+    axes.axvline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8)
     axes.set(xlabel="dataset bits per parameter", ylabel="loss per question (bits)")
     axes.set_ylim(bottom=min(0.0, points["loss"].min()) - 0.03 * axes.get_ylim()[1])
     log_ticks(axes.xaxis)
-    caption = f"Each point is one trial at the end of training; dataset bits: {describe_reading(analysis.headline)}."
+    caption = f"Each point is one trial at the end of training; dataset bits: {describe_reading(analysis.headline)}. "
+    caption += "Vertical line: 2 bits per parameter."
     return finish(
         figure, f"Final loss against dataset bits, {KIND_TEXTS[analysis.kind]}", with_counts(analysis, caption)
     )
 
 
 @styled
-def histograms(analysis: Analysis) -> Figure | None:
+def histograms(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the distribution of the final losses of trained texts: one line per size, one panel per kind of question.
 
     Returns None if the results have no histograms.
@@ -134,7 +140,9 @@ def histograms(analysis: Analysis) -> Figure | None:
     edges = np.array([HISTOGRAM_EDGES_BITS[0] / 2**0.5, *HISTOGRAM_EDGES_BITS, HISTOGRAM_EDGES_BITS[-1] * 2**0.5])
     for axes, kind in zip(row, kinds, strict=True):
         counts = histograms[kind]
-        for group in grouped(analysis.tables.trials["num_params"], "params"):
+        series = trial_series(analysis, range(len(analysis.sweep.trials)))
+        series.add_legend(axes)
+        for group in series.series:
             total = counts[group.members].sum(0)
             if total.any():
                 shares = 100 * total / total.sum()
@@ -157,7 +165,7 @@ def histograms(analysis: Analysis) -> Figure | None:
 
 
 @styled
-def generalisation(analysis: Analysis) -> Figure | None:
+def generalisation(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the mean final loss by the held-out component of a question and by kind, or return None if none is held out."""
     table = analysis.tables.splits
     if table.empty or table["split"].nunique() < 2:
@@ -168,33 +176,45 @@ def generalisation(analysis: Analysis) -> Figure | None:
     single = table["kind"].isin([str(kind) for kind in Kind if kind.hops < 2])
     table.loc[single, "chained"] = False  # one-hop answers have no chain of thought
     splits = [split for split in Split if str(split) in set(table["split"])]
-    series = []
+    series: list[tuple[str, LineStyle, pd.DataFrame]] = []
+    markers: list[tuple[str, LineStyle]] = []
+    arms = trial_series(analysis, table["trial"], by_size=False, drawn="questions.chain_of_thought")
     for kind in Kind:
         for chain in (False, True):
             for part, suffix in ((Part.ANSWER, ", given the chain"), (Part.CHAIN, ", the chain itself")):
                 chosen = (table["kind"] == str(kind)) & (table["part"] == str(part)) & (table["chained"] == chain)
-                if chosen.any():
-                    series.append((KIND_TEXTS[kind] + suffix * chain, table[chosen]))
+                if not chosen.any():
+                    continue
+                text, look = KIND_TEXTS[kind] + suffix * chain, LOOKS[len(markers) % len(LOOKS)]
+                markers.append((text, look._replace(colour=GREY)))
+                if len(arms.series) == 1:
+                    series.append((text, look, table[chosen]))
+                for arm in arms.series if len(arms.series) > 1 else []:
+                    rows = table[chosen & arm.members]
+                    series.append((f"_{text}, {arm.label}", look._replace(colour=arm.look.colour), rows))
     figure, ((axes,),) = panels(height=0.5 + (0.1 + 0.06 * len(series)) * len(splits))
-    for number, (label, rows) in enumerate(series):
-        look = LOOKS[number % len(LOOKS)]
+    if len(arms.series) > 1:
+        colours = [(arm.label, LineStyle(arm.look.colour, "", "-")) for arm in arms.series]
+        TrialSeries([], [*(arms.entries or colours), *markers]).add_legend(axes)
+    for number, (label, look, rows) in enumerate(series):
         bits = rows.groupby("split")["loss_bits"].agg(["mean", "min", "max"]).reindex([str(split) for split in splits])
         height = np.arange(len(splits)) + 0.7 * ((number + 0.5) / len(series) - 0.5)
         axes.hlines(height, bits["min"], bits["max"], color=look.colour, linewidth=0.8)
         scatter(axes, bits["mean"], height, look, s=16, label=label)
     table = analysis.tables.subjects
     uniform = table[table["kind"] == str(analysis.kind)]["uniform_bits"].mean()
-    axes.axvline(uniform, color=GREY, linestyle=":", label=UNIFORM_LABEL)
+    axes.axvline(uniform, color=GREY, linestyle=":")
     axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
     axes.invert_yaxis()
     axes.set(xlabel="final loss per question (bits)", ylabel="held out")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    caption = "Marks: mean loss at the end of training over all trials; lines: minimum to maximum."
+    caption = "Marks: mean loss at the end of training over the trials of a series; lines: minimum to maximum. "
+    caption += "Dotted: loss of a uniform guess among the possible answers."
     return finish(figure, "Final loss by held-out component", with_counts(analysis, caption))
 
 
 @styled
-def learning_rates(analysis: Analysis) -> Figure | None:
+def learning_rates(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the final loss against the learning rate: one line per width, one panel per parametrisation.
 
     Returns None unless the learning rate is varied and the grid has no axes but COMPARABLE_AXES.
@@ -212,7 +232,7 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     width = COLUMN_INCHES if len(kinds) == 1 else min(PAGE_INCHES, 0.6 + 2.4 * len(kinds))
     figure, (row,) = panels(1, len(kinds), width=width, height=2.3, sharey=True)
     rates = finals["learning_rate"]
-    for group in grouped(finals["hidden_size"], "wide"):
+    for group in grouped(finals["hidden_size"], "wide", 5):
         of_width = finals[group.members]
         for axes, kind in zip(row, kinds, strict=True):
             curve = of_width[of_width["parametrization"] == kind].groupby("learning_rate")["loss_bits"].mean()

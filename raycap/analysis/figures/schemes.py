@@ -3,12 +3,23 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.points import with_counts
-from raycap.analysis.figures.style import BLUE, GREY, INK, LOOKS, PAGE_INCHES, PALE, finish, panels, scatter, styled
+from raycap.analysis.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    LOOKS,
+    PAGE_INCHES,
+    PALE,
+    CaptionedFigure,
+    finish,
+    panels,
+    scatter,
+    styled,
+)
 from raycap.analysis.intervals import Interval
 from raycap.analysis.readings import Reading
 from raycap.analysis.selection import MARGIN, Comparison, Constancy, Verdict, in_order
@@ -19,7 +30,7 @@ WIDE_BITS = 20.0
 
 
 @styled
-def schemes(analysis: Analysis) -> Figure | None:
+def schemes(analysis: Analysis) -> CaptionedFigure | None:
     """Draw, for each reading, the predictive score, the stacking weight, and the exponents of its bits per parameter.
 
     Returns None if fewer than two readings have a score. The method is in `docs/science.md#comparison`.

@@ -18,7 +18,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    AutoMinorLocator,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -31,6 +39,8 @@ Bools = NDArray[np.bool_]
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0
 CAPTION_POINTS = 6.5
 MAX_LEGEND_COLUMNS = 5
+DIRECT = "labelled directly"
+"""Group id of lines whose label stands beside them and not in the legend."""
 MAX_VECTORS = 2_000
 """Points and lines of a figure with more elements than this are rasterised, which keeps the SVG small."""
 MAX_LINES = 250
@@ -65,6 +75,11 @@ HOUSE_STYLE: Any = {
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "pdf.fonttype": 42,  # TrueType fonts are embedded, which journals require
     "svg.hashsalt": "raycap",
 }
 STYLE: Any = dict(matplotlib.rcParamsDefault) | HOUSE_STYLE
@@ -95,7 +110,7 @@ LOOKS = [
 ]
 LOOKS += [LineStyle(SKY, "v", "-"), LineStyle(AMBER, "P", "--")]
 REFERENCE_BITS_PER_PARAM = 2.0
-DrawnFigure = TypeVar("DrawnFigure", Figure, Figure | None)
+DrawnFigure = TypeVar("DrawnFigure", bound="CaptionedFigure | None")
 
 
 def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], DrawnFigure]:
@@ -110,63 +125,109 @@ def styled(draw: Callable[[Analysis], DrawnFigure]) -> Callable[[Analysis], Draw
 
 
 def image(figure: Figure, kind: str) -> bytes:
-    """Return the figure as "png" or "svg" bytes. Equal figures give equal bytes."""
+    """Return the figure as "png", "svg" or "pdf" bytes. Equal figures give equal bytes."""
     buffer = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {})
+        figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
+
+
+class CaptionedFigure(Figure):
+    """A figure that knows its title, its caption, and the height of its axes without them and the legend."""
+
+    title: str = ""
+    caption: str = ""
+    axes_inches: float
 
 
 def panels(
     rows: int = 1, columns: int = 1, *, width: float = COLUMN_INCHES, height: float = 2.3, **options: Any
-) -> tuple[Figure, NDArray[Any]]:
+) -> tuple[CaptionedFigure, NDArray[Any]]:
     """Return a figure and its axes of shape (rows, columns).
 
     `width` and `height` are in inches. The height is that of the axes; `finish` adds the height of title, legend and
     caption.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = CaptionedFigure(figsize=(width, height), layout="constrained")
+    figure.axes_inches = height
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def finish(figure: Figure, title: str, caption: str) -> Figure:
-    """Add the title, one legend of all axes, and the caption, and return the figure.
+def finish(figure: CaptionedFigure, title: str, caption: str) -> CaptionedFigure:
+    """Add the title, one legend of all axes, the caption, minor ticks and the names of scales, and return the figure.
 
     The figure grows by the height of these texts, so that the axes keep their size and nothing overlaps.
     """
-    width, height = figure.get_size_inches()
+    figure.title, figure.caption = title, caption
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            _add_minor_ticks(axis)
+            _name_scale(axis)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    max_width = 0.97 * width * figure.dpi  # pixels
+    max_width = 0.97 * figure.bbox.width  # pixels
     heading = figure.suptitle(title, x=0.012, ha="left", fontweight="bold")
     _wrap(heading, max_width, renderer)
     text = figure.text(0.012, 0.01, caption, fontsize=CAPTION_POINTS, color=GREY, va="bottom", linespacing=1.25)
     lines = _wrap(text, max_width, renderer)
     caption_inches = text.get_window_extent(renderer).height / figure.dpi + 0.05 if lines else 0.0
-    legend = _add_legend(figure, renderer)
+    _add_legend(figure, renderer)
+    _lay_out(figure, 0.12 * (1 + heading.get_text().count("\n")), caption_inches)
+    text.set_y(0.03 / figure.get_figheight())
+    return figure
+
+
+def for_paper(figure: CaptionedFigure) -> CaptionedFigure:
+    """Remove the title and the caption of a finished figure, which a paper sets in its own text, and return the figure."""
+    with matplotlib.rc_context(STYLE):
+        figure.suptitle("")
+        for text in figure.texts:
+            text.set_visible(text.get_text().split() != figure.caption.split())
+        figure.set_layout_engine("constrained")
+        _lay_out(figure, 0.0, 0.0)
+    return figure
+
+
+def _lay_out(figure: CaptionedFigure, title_inches: float, caption_inches: float) -> None:
+    """Give the figure its height and arrange, from bottom to top: caption, legend, axes, title."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    legend = next(iter(figure.legends), None)
     legend_inches = legend.get_window_extent(renderer).height / figure.dpi + 0.03 if legend else 0.0
-    extra = caption_inches + legend_inches
-    title_inches = 0.12 * (1 + heading.get_text().count("\n"))
-    total = height + extra + title_inches
-    figure.set_size_inches(width, total)
-    # From bottom to top: caption, legend, then the rectangle that the constrained layout fills with axes and title.
-    text.set_y(0.03 / total)
+    below = caption_inches + legend_inches
+    total = figure.axes_inches + below + title_inches
+    figure.set_size_inches(figure.get_figwidth(), total)
     if legend:
         legend.set_bbox_to_anchor((0.5, caption_inches / total), transform=figure.transFigure)
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0.008, extra / total, 0.984, 1.0 - extra / total))
+    engine.set(rect=(0.008, below / total, 0.984, 1.0 - below / total))
     _settle(figure)
-    return figure
+
+
+def _add_minor_ticks(axis: Axis) -> None:
+    """Add minor ticks between the numbers of a linear axis; `log_ticks` adds those of logarithmic axes."""
+    if axis.get_scale() == "linear" and not isinstance(axis.get_major_locator(), FixedLocator | NullLocator):
+        axis.set_minor_locator(AutoMinorLocator(2))
+
+
+def _name_scale(axis: Axis) -> None:
+    """Name the scale of an axis in its label if it is not linear."""
+    label = axis.get_label_text()
+    scale = {"log": "log scale", "symlog": "symmetric log scale"}.get(axis.get_scale())
+    if label and scale and scale not in label:
+        axis.set_label_text(f"{label[:-1]}, {scale})" if label.endswith(")") else f"{label} ({scale})")
 
 
 def _add_legend(figure: Figure, renderer: Any) -> Legend | None:
     """Add one legend of all axes, each label once, in the most columns that fit into the width."""
-    handles: dict[str, Any] = {}
+    handles: dict[str, dict[type, Any]] = {}  # the first handle of each type, drawn over each other: a line on its band
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            if getattr(handle, "get_gid", str)() != DIRECT:  # bars have no group id
+                handles.setdefault(label, {}).setdefault(type(handle), handle)
     for columns in range(min(len(handles), MAX_LEGEND_COLUMNS), 0, -1):
-        legend = figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=columns)
-        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+        shown = [tuple(of_label.values()) for of_label in handles.values()]
+        legend: Legend = figure.legend(shown, list(handles), loc="lower center", ncols=columns)  # type: ignore[call-overload]
+        if columns == 1 or legend.get_window_extent(renderer).width <= 0.97 * figure.bbox.width:
             return legend
         legend.remove()
     return None
@@ -232,8 +293,26 @@ def log_ticks(axis: Axis, values: Any = ()) -> None:
         axis.set_major_locator(LogLocator(subs=subs, numticks=20))
     exact = decades < 0.02  # three digits would give equal labels
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if exact else short(value)))
-    axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(MaxNLocator(16) if decades < 0.35 else LogLocator(subs=range(2, 10), numticks=50))
     axis.set_minor_formatter(NullFormatter())
+
+
+def level(axes: Axes, value: float, text: str, *, line: Any = ":") -> None:
+    """Draw a horizontal line with its label above its right end."""
+    axes.axhline(value, color=GREY, linestyle=line, linewidth=0.8, label=text, gid=DIRECT)
+    axes.text(0.99, value, text, transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=GREY, fontsize=6)
+
+
+def proportional(axes: Axes, span: Floats, bits_per_param: float = REFERENCE_BITS_PER_PARAM) -> None:
+    """Draw learned bits = `bits_per_param` P with its label at its left end."""
+    text = f"{bits_per_param:g} bits/param"
+    axes.plot(span, bits_per_param * span, color=INK, linestyle="--", linewidth=0.8, label=text, gid=DIRECT)
+    begin = span[0] * (span[-1] / span[0]) ** 0.02
+    angle = float(np.degrees(np.arctan(bits_per_param)))
+    axes.text(
+        begin, 1.02 * bits_per_param * begin, text, rotation=angle, rotation_mode="anchor", transform_rotates_text=True,
+        va="bottom", color=INK, fontsize=6,
+    )  # fmt: skip
 
 
 def scatter(

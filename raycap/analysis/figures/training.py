@@ -2,20 +2,20 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import derivative
-from raycap.analysis.figures.groups import grouped
+from raycap.analysis.figures.groups import trial_series
 from raycap.analysis.figures.points import describe_reading, loss_curves, with_counts
 from raycap.analysis.figures.style import (
     GREY,
-    INK,
     MAX_LINES,
     MAX_VECTORS,
     REFERENCE_BITS_PER_PARAM,
+    CaptionedFigure,
     curves,
     finish,
+    level,
     log_ticks,
     panels,
     scatter,
@@ -28,7 +28,7 @@ MIN_SHOWN = -0.5
 
 
 @styled
-def exposures(analysis: Analysis) -> Figure:
+def exposures(analysis: Analysis) -> CaptionedFigure:
     """Draw learned bits per parameter over training, one line per trial, with the asymptotes of the curves.
 
     This figure is always drawn.
@@ -40,7 +40,9 @@ def exposures(analysis: Analysis) -> Figure:
     dense = len(totals) > MAX_VECTORS
     ends = _asymptotes(analysis)
     x_asymptotes = 1.35 * totals["exposures"].max()
-    for group in grouped(totals["num_params"], "params"):
+    series = trial_series(analysis, totals["trial"])
+    series.add_legend(axes)
+    for group in series.series:
         members = totals[group.members]
         trial, seen, bits = (members[name] for name in ("trial", "exposures", "bits_per_param"))
         curves(axes, trial, seen, bits, group.look, label=group.label, dense=dense)
@@ -48,7 +50,7 @@ def exposures(analysis: Analysis) -> Figure:
         if len(marked):
             look = group.look._replace(marker=5)  # a triangle that points to the right
             scatter(axes, np.full(len(marked), x_asymptotes), marked["asymptote"], look, dense=dense, s=12, alpha=0.7)
-    axes.axhline(REFERENCE_BITS_PER_PARAM, color=INK, linestyle="--", linewidth=0.8, label="2 bits/param")
+    level(axes, REFERENCE_BITS_PER_PARAM, "2 bits/param", line="--")
     axes.set(xlabel="exposures per fact", ylabel="learned bits per parameter")
     notes = [_lines_sentence(dense, "Points are evaluations.")]
     if len(ends):
@@ -90,7 +92,7 @@ def _asymptotes(analysis: Analysis) -> pd.DataFrame:
 
 
 @styled
-def loss_derivatives(analysis: Analysis) -> Figure | None:
+def loss_derivatives(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the decrease of the loss per doubling of exposures over training.
 
     Returns None if no trial was evaluated twice.
@@ -106,10 +108,12 @@ def loss_derivatives(analysis: Analysis) -> Figure | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         falls = derivative(seen, table["loss_bits"].to_numpy(dtype=float))[inside]
     middles = np.sqrt(seen[1:] * seen[:-1])[inside]
-    trial_of, sizes = trial[1:][inside], table["num_params"].to_numpy()[1:][inside]
+    trial_of = trial[1:][inside]
     figure, ((axes,),) = panels()
     dense = len(falls) > MAX_VECTORS
-    for group in grouped(sizes, "params"):
+    series = trial_series(analysis, trial_of)
+    series.add_legend(axes)
+    for group in series.series:
         rows = group.members
         curves(axes, trial_of[rows], middles[rows], falls[rows], group.look, label=group.label, dense=dense)
     axes.axhline(0, color=GREY, linewidth=0.8)
@@ -123,7 +127,7 @@ def loss_derivatives(analysis: Analysis) -> Figure | None:
 
 
 @styled
-def generalisation_gap(analysis: Analysis) -> Figure | None:
+def generalisation_gap(analysis: Analysis) -> CaptionedFigure | None:
     """Draw the mean loss of held-out questions minus that of trained questions over training.
 
     Returns None if no questions are held out.
@@ -135,7 +139,9 @@ def generalisation_gap(analysis: Analysis) -> Figure | None:
     figure, ((axes,),) = panels()
     dense = len(table) > MAX_VECTORS
     largest = table.loc[table.groupby("trial")["gap"].idxmax()]
-    for group in grouped(table["num_params"], "params"):
+    series = trial_series(analysis, table["trial"])
+    series.add_legend(axes)
+    for group in series.series:
         members, look = table[group.members], group.look
         curves(axes, members["trial"], members["exposures"], members["gap"], look, label=group.label, dense=dense)
         ends = members[members["final"].astype(bool)]
