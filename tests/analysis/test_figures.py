@@ -575,7 +575,7 @@ def test_a_figure_that_cannot_be_drawn_costs_only_that_figure(monkeypatch: pytes
     contents = list(files(analysed("widths")))
     names = [name for name, _ in contents]
     assert names == [
-        "summary.json", "capacity.parquet", "capacity.csv", "contrasts.svg", "contrasts.png", "interactive.html",
+        "summary.json", "capacity.parquet", "capacity.csv", "capacity.svg", "capacity.png", "interactive.html",
         "report.html",
     ]  # fmt: skip
     html = dict(contents)["report.html"].decode()

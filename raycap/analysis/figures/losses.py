@@ -1,5 +1,7 @@
 """Figures of final losses: by subject, by text, by held-out component, by dataset bits, and by learning rate."""
 
+from itertools import chain
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -176,38 +178,48 @@ def generalisation(analysis: Analysis) -> CaptionedFigure | None:
     single = table["kind"].isin([str(kind) for kind in Kind if kind.hops < 2])
     table.loc[single, "chained"] = False  # one-hop answers have no chain of thought
     splits = [split for split in Split if str(split) in set(table["split"])]
-    series: list[tuple[str, LineStyle, pd.DataFrame]] = []
-    markers: list[tuple[str, LineStyle]] = []
     arms = trial_series(analysis, table["trial"], by_size=False, drawn="questions.chain_of_thought")
-    for kind in Kind:
-        for chain in (False, True):
+    kinds = [kind for kind in Kind if str(kind) in set(table["kind"])]
+    per_kind = bool(arms.entries)  # colours and markers are those of two axes, so each kind gets a panel
+    series: dict[Kind, list[tuple[str, LineStyle, pd.DataFrame]]] = {kind: [] for kind in kinds}
+    markers: dict[str, LineStyle] = {}
+    for kind in kinds:
+        for is_chained in (False, True):
             for part, suffix in ((Part.ANSWER, ", given the chain"), (Part.CHAIN, ", the chain itself")):
-                chosen = (table["kind"] == str(kind)) & (table["part"] == str(part)) & (table["chained"] == chain)
+                chosen = (table["kind"] == str(kind)) & (table["part"] == str(part)) & (table["chained"] == is_chained)
                 if not chosen.any():
                     continue
-                text, look = KIND_TEXTS[kind] + suffix * chain, LOOKS[len(markers) % len(LOOKS)]
-                markers.append((text, look._replace(colour=GREY)))
+                text, look = KIND_TEXTS[kind] + suffix * is_chained, LOOKS[len(markers) % len(LOOKS)]
+                if not per_kind:
+                    markers[text] = look._replace(colour=GREY)
                 if len(arms.series) == 1:
-                    series.append((text, look, table[chosen]))
+                    series[kind].append((text, look, table[chosen]))
                 for arm in arms.series if len(arms.series) > 1 else []:
-                    rows = table[chosen & arm.members]
-                    series.append((f"_{text}, {arm.label}", look._replace(colour=arm.look.colour), rows))
-    figure, ((axes,),) = panels(height=0.5 + (0.1 + 0.06 * len(series)) * len(splits))
+                    look = look._replace(colour=arm.look.colour, **({"marker": arm.look.marker} if per_kind else {}))
+                    series[kind].append((f"_{text}, {arm.label}", look, table[chosen & arm.members]))
+    shown = list(series.values()) if per_kind else [list(chain.from_iterable(series.values()))]
+    height = 0.5 + (0.1 + 0.06 * max(map(len, shown))) * len(splits)
+    width = PAGE_INCHES if len(shown) > 1 else COLUMN_INCHES
+    figure, (row,) = panels(1, len(shown), width=width, height=height, sharey=True)
     if len(arms.series) > 1:
         colours = [(arm.label, LineStyle(arm.look.colour, "", "-")) for arm in arms.series]
-        TrialSeries([], [*(arms.entries or colours), *markers]).add_legend(axes)
-    for number, (label, look, rows) in enumerate(series):
-        bits = rows.groupby("split")["loss_bits"].agg(["mean", "min", "max"]).reindex([str(split) for split in splits])
-        height = np.arange(len(splits)) + 0.7 * ((number + 0.5) / len(series) - 0.5)
-        axes.hlines(height, bits["min"], bits["max"], color=look.colour, linewidth=0.8)
-        scatter(axes, bits["mean"], height, look, s=16, label=label)
+        TrialSeries([], [*(arms.entries or colours), *markers.items()]).add_legend(row[0])
+    for axes, of_panel in zip(row, shown, strict=True):
+        for number, (label, look, rows) in enumerate(of_panel):
+            bits = rows.groupby("split")["loss_bits"].agg(["mean", "min", "max"])
+            bits = bits.reindex([str(split) for split in splits])
+            at = np.arange(len(splits)) + 0.7 * ((number + 0.5) / len(of_panel) - 0.5)
+            axes.hlines(at, bits["min"], bits["max"], color=look.colour, linewidth=0.8)
+            scatter(axes, bits["mean"], at, look, s=16, label=label)
     table = analysis.tables.subjects
-    uniform = table[table["kind"] == str(analysis.kind)]["uniform_bits"].mean()
-    axes.axvline(uniform, color=GREY, linestyle=":")
-    axes.set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
-    axes.invert_yaxis()
-    axes.set(xlabel="final loss per question (bits)", ylabel="held out")
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    uniform = table.groupby("kind")["uniform_bits"].mean()
+    for axes, kind in zip(row, kinds if per_kind else [analysis.kind], strict=True):
+        axes.axvline(uniform[str(kind)], color=GREY, linestyle=":")
+        axes.set(xlabel="final loss per question (bits)", title=KIND_TEXTS[kind] if per_kind else "")
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    row[0].set_yticks(range(len(splits)), [SPLIT_TEXTS[split] for split in splits])
+    row[0].invert_yaxis()
+    row[0].set_ylabel("held out")
     caption = "Marks: mean loss at the end of training over the trials of a series; lines: minimum to maximum. "
     caption += "Dotted: loss of a uniform guess among the possible answers."
     return finish(figure, "Final loss by held-out component", with_counts(analysis, caption))

@@ -48,7 +48,7 @@ def schemes(analysis: Analysis) -> CaptionedFigure | None:
     _scores(grid[0], comparison, order)
     weights = [comparison.weights.get(reading, 0.0) for reading in order]
     grid[1].barh(range(len(order)), weights, height=0.5, color=BLUE)
-    grid[1].set(xlabel="stacking\nweight", xlim=(0, 1.05))
+    grid[1].set(xlabel="stacking\nweight", xlim=(0, 1.05), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
     if quantities:
         _trends(grid[2], comparison, order, quantities)
     grid[0].set_yticks(range(len(order)), [str(reading) for reading in order])

@@ -214,7 +214,8 @@ def _name_scale(axis: Axis) -> None:
     label = axis.get_label_text()
     scale = {"log": "log scale", "symlog": "symmetric log scale"}.get(axis.get_scale())
     if label and scale and scale not in label:
-        axis.set_label_text(f"{label[:-1]}, {scale})" if label.endswith(")") else f"{label} ({scale})")
+        space = "\n" if "\n" in label else " "  # labels of narrow axes have several lines
+        axis.set_label_text(f"{label[:-1]},{space}{scale})" if label.endswith(")") else f"{label}{space}({scale})")
 
 
 def _add_legend(figure: Figure, renderer: Any) -> Legend | None:
