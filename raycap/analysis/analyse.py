@@ -1,6 +1,6 @@
 """Analysis of a sweep as a pure function of its stored records: capacities, laws, verdicts and comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from raycap.analysis.axes import axes_of
+from raycap.analysis.axes import Role, axes_of, format_value, with_role
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.contrasts import Contrast, contrasts
 from raycap.analysis.curves import IGNORANT_ABOVE, Convergence, asymptote, convergence, gain
 from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
+from raycap.analysis.pooling import BestSetting, arms_of, best_settings
 from raycap.analysis.readings import Reading, headline, readings
 from raycap.analysis.selection import Comparison, Evidence, compare
-from raycap.analysis.tables import ARMS, Tables, joined_blocks, tables
+from raycap.analysis.tables import Tables, joined_blocks, tables
 from raycap.results import Failure, RunRecord, SweepRecord
 from raycap.spec import AnalysisSpec, Calibration, Kind
 
@@ -35,6 +36,8 @@ class ExclusionReason(StrEnum):
     were learned."""
     DIVERGED = "diverged"
     """The lost share at the end is clearly above its earlier minimum."""
+    OTHER_SETTING = "another setting of training learned more"
+    """The grid varies settings of training, and trials that differ from it in nothing else learned more on average."""
     UNREADABLE = "unreadable"
     """The result cannot be analysed. The reason follows after a colon."""
 
@@ -45,6 +48,16 @@ REMEDIES = {
     ExclusionReason.DIVERGED: "a lower learning rate (training.optimizer.lr) may keep what was learned",
 }
 """What changes an exclusion, by its reason. Unreadable results have their own remedy in the reason."""
+
+
+@dataclass(frozen=True)
+class ArmLaws:
+    """Laws of one arm under each reading."""
+
+    label: str
+    trials: frozenset[int]
+    """Indices of its trials in the plan."""
+    laws: Mapping[Reading, Law]
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,11 @@ class Analysis:
     training: pd.DataFrame
     """One row per measured trial: trial, convergence, gain, asymptote_bits, asymptote_low, asymptote_high, refused."""
     laws: Mapping[Reading, Law]
+    """Laws over all arms. They describe the sweep only if `arms` is empty."""
+    arms: tuple[ArmLaws, ...]
+    """Laws of each combination of values of the axes that are compared; none if no axis is."""
+    best_settings: tuple[BestSetting, ...]
+    """Best setting of training per cell under the headline reading; none if the grid varies no setting of training."""
     comparison: Comparison
     contrasts: tuple[Contrast, ...]
     """Values of each axis of the grid, compared at equal everything else."""
@@ -131,14 +149,38 @@ def analyse(
     # The next steps read the tables through an Analysis, which is completed by their results at the end.
     no_comparison = Comparison((), {}, 0, 0, 0, {}, {}, {}, (), ())
     draft = Analysis(
-        sweep, run, ordered, failures, dict(unreadable or {}), frames, pd.DataFrame(), {}, no_comparison, ()
+        sweep,
+        run,
+        ordered,
+        failures,
+        dict(unreadable or {}),
+        frames,
+        training=pd.DataFrame(),
+        laws={},
+        arms=(),
+        best_settings=(),
+        comparison=no_comparison,
+        contrasts=(),
     )
-    training = _training(draft)
-    states = dict(zip(training["trial"], map(Convergence, training["convergence"]), strict=True))
-    laws = {reading: _law(draft, reading, states) for reading in readings(spec)}
-    comparison = _comparison(draft, joined_blocks(found), states, spec)
-    analysis = Analysis(sweep, run, ordered, failures, draft.unreadable, frames, training, laws, comparison, ())
-    return replace(analysis, contrasts=contrasts(axes_of(sweep), sweep.trials, frames, analysis.unexhausted_totals()))
+    draft = replace(draft, training=_training(draft))
+    states = dict(zip(draft.training["trial"], map(Convergence, draft.training["convergence"]), strict=True))
+    axes = axes_of(sweep)
+    totals = draft.totals(final=True)
+    learned = dict(zip(totals["trial"], totals["learned_bits"], strict=True)) if len(totals) else {}
+    settings, left_out = best_settings(axes, sweep.trials, learned)
+    every = range(len(sweep.trials))
+
+    def laws(members: Collection[int]) -> dict[Reading, Law]:
+        return {reading: _law(draft, reading, states, members, settings, left_out) for reading in readings(spec)}
+
+    return replace(
+        draft,
+        laws=laws(every),
+        arms=tuple(ArmLaws(arm.label, arm.trials, laws(arm.trials)) for arm in arms_of(axes, sweep.trials)),
+        best_settings=settings,
+        comparison=_comparison(draft, joined_blocks(found), states, left_out, spec),
+        contrasts=contrasts(axes, sweep.trials, frames, draft.unexhausted_totals()),
+    )
 
 
 def _training(analysis: Analysis) -> pd.DataFrame:
@@ -165,22 +207,48 @@ def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, 
     return [(int(trial[begin]), values) for begin, *values in zip(begins, *parts, strict=True)]
 
 
-def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -> Law:
-    """Fit the laws under one reading to the trials that are not excluded."""
+def _law(
+    analysis: Analysis,
+    reading: Reading,
+    states: Mapping[int, Convergence],
+    members: Collection[int],
+    settings: Sequence[BestSetting],
+    left_out: Collection[int],
+) -> Law:
+    """Fit the laws under one reading to those of some trials that are not excluded.
+
+    Args:
+        analysis: analysis with tables and training.
+        reading: reading under which bits are counted.
+        states: verdicts on convergence by index of the trial.
+        members: indices of the trials.
+        settings: best settings of training.
+        left_out: indices of the trials with other settings of training.
+    """
     finals, trials = analysis.totals(reading, final=True), analysis.tables.trials.to_dict("index")
     evaluations = analysis.tables.evaluations
-    lost = dict(
-        zip(evaluations["trial"], evaluations["lost_share"], strict=True)
-    )  # later evaluations replace earlier ones
-    excluded = {trial_id: f"{ExclusionReason.UNREADABLE}: {why}" for trial_id, why in analysis.unreadable.items()}
+    # Later evaluations replace earlier ones.
+    lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
+    ids = {analysis.sweep.trials[index].trial_id for index in members}
+    excluded = {
+        trial_id: f"{ExclusionReason.UNREADABLE}: {why}"
+        for trial_id, why in analysis.unreadable.items()
+        if trial_id in ids
+    }
+    compared = with_role(axes_of(analysis.sweep), Role.TREATMENT)
     points = []
     rows = zip(finals["trial"], finals["learned_bits"], finals["dataset_bits"], strict=True) if len(finals) else ()
     for index, learned, dataset in rows:
+        if index not in members:
+            continue
         reason = _exclusion(states[index], lost[index], learned)
+        if index in left_out:
+            reason = ExclusionReason.OTHER_SETTING
         trial = trials[index]
         if reason:
             excluded[trial["trial_id"]] = str(reason)
         if reason in (None, ExclusionReason.EXHAUSTED):
+            planned = analysis.sweep.trials[index]
             points.append(
                 Point(
                     trial["trial_id"],
@@ -189,10 +257,11 @@ def _law(analysis: Analysis, reading: Reading, states: dict[int, Convergence]) -
                     float(learned),
                     float(dataset),
                     reason is None,
-                    {name: trial[name] for name in ARMS},
+                    {axis.label: format_value(axis.values[axis.index(planned)]) for axis in compared},
                 )
             )
-    return fit_law(points, excluded, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    bias = max((setting.log_bias for setting in settings), default=0.0)
+    return fit_law(points, excluded, rng=np.random.default_rng(BOOTSTRAP_SEED), choice_bias=bias)
 
 
 def _exclusion(state: Convergence, lost: float, learned_bits: float) -> ExclusionReason | None:
@@ -207,10 +276,11 @@ def _exclusion(state: Convergence, lost: float, learned_bits: float) -> Exclusio
 def _comparison(
     analysis: Analysis,
     blocks: Sequence[tuple[pd.DataFrame, Losses]],
-    states: dict[int, Convergence],
+    states: Mapping[int, Convergence],
+    left_out: Collection[int],
     spec: AnalysisSpec,
 ) -> Comparison:
-    """Compare the readings on the trials that are neither exhausted nor diverged nor ignorant.
+    """Compare the readings on the trials with the best settings that are neither exhausted nor diverged nor ignorant.
 
     These verdicts do not depend on the reading, so all readings are compared on the same trials.
     """
@@ -218,7 +288,7 @@ def _comparison(
     lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
     excluded = (Convergence.EXHAUSTED, Convergence.DIVERGED)
     usable = (index for index, state in states.items() if state not in excluded and lost[index] <= IGNORANT_ABOVE)
-    chosen = np.array(sorted(usable), dtype=np.int64)
+    chosen = np.array(sorted(set(usable) - set(left_out)), dtype=np.int64)
     slopes = _slopes(blocks, spec)
     learned, dataset, chosen_slopes = {}, {}, {}
     for reading in readings(spec):

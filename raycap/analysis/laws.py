@@ -19,6 +19,10 @@ from raycap.analysis.intervals import NOTHING, Interval, Resamples, profile
 from raycap.analysis.outliers import find_outliers
 
 NUM_RESAMPLES = 4_000
+MIN_SIZE_RATIO = 1.5
+"""A law needs models whose parameters differ by at least this factor."""
+GAMMA_RANGE = (-1.0, 3.0)
+"""Learned bits that fall faster than 1 / P or grow faster than P^3 are a failed fit and no law."""
 
 
 class FitStatus(StrEnum):
@@ -29,7 +33,9 @@ class FitStatus(StrEnum):
     TOO_FEW = "too few cells"
     """There are too few cells for an interval: there is only an estimate."""
     ONE_SIZE = "one size"
-    """All models are of one size, so there is no exponent."""
+    """The largest model is less than `MIN_SIZE_RATIO` times the smallest, so there is no law."""
+    UNDETERMINED = "exponent undetermined"
+    """The exponent is outside `GAMMA_RANGE` or its interval is wider than that: the data do not determine it."""
     NOT_CONVERGED = "not converged"
     """The optimiser did not converge, so there is no estimate."""
     NO_TRIALS = "no trials"
@@ -49,7 +55,7 @@ class Point:
     capacity_limited: bool
     """Whether its data were not exhausted."""
     arms: Mapping[str, str] = field(default_factory=dict)
-    """Covariates by name: layers, optimizer, precision, tying and parametrization."""
+    """Values of the compared axes, by axis."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,8 @@ class PowerLaw:
         return Problem(log_bits, x, log_bits, np.ones((len(x), 1)), Prior.of(), (0, 1, 2))
 
 
-class Arm(NamedTuple):
-    """Ratio of the capacity under one value of a covariate to that under its most frequent value, all else equal."""
+class ArmRatio(NamedTuple):
+    """Ratio of the capacity under one value of a compared axis to that under its most frequent value, all else equal."""
 
     name: str
     value: str
@@ -110,7 +116,7 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class Law:
-    """Both laws and the arms under one reading."""
+    """Both laws and the ratios between arms under one reading."""
 
     status: FitStatus
     """Status of alpha."""
@@ -122,7 +128,7 @@ class Law:
     """Number of capacity-limited trials."""
     num_cells: int
     power: PowerLaw
-    arms: tuple[Arm, ...]
+    ratios: tuple[ArmRatio, ...]
     outliers: Mapping[str, float]
     """Learned bits over those that the law without them predicts, by trial_id, for trials that noise does not explain, the
     largest first. They are in the laws, and the intervals are wider for them."""
@@ -136,8 +142,9 @@ def fit_law(
     *,
     rng: np.random.Generator,
     num_resamples: int = NUM_RESAMPLES,
+    choice_bias: float = 0.0,
 ) -> Law:
-    """Fit both laws and the arms. See `raycap.analysis.intervals` for the intervals.
+    """Fit both laws and the ratios between arms. See `raycap.analysis.intervals` for the intervals.
 
     Args:
         points: trials with positive learned bits. Trials in `excluded` are not among them, except those with exhausted
@@ -145,9 +152,12 @@ def fit_law(
         excluded: reasons by trial_id, copied to the result.
         rng: generator of the resamples.
         num_resamples: number of bootstrap resamples.
+        choice_bias: largest bias of a cell that was chosen because it learned most, in standard deviations of a trial. The
+            interval of alpha begins lower by as much.
     """
     limited = [point for point in points if point.capacity_limited]
     alpha, status, noise, proportional = _proportional(limited, rng, num_resamples)
+    alpha = alpha._replace(low=alpha.low * float(np.exp(-choice_bias * noise)) if choice_bias else alpha.low)
     power = _power(points, rng, num_resamples)
     outliers = _outliers(points, power.fit) if power.fit else _outliers(limited, proportional)
     return Law(
@@ -157,7 +167,7 @@ def fit_law(
         num_trials=len(limited),
         num_cells=len({point.cell for point in limited}),
         power=power,
-        arms=_arms(limited, rng, num_resamples),
+        ratios=_ratios(limited, rng, num_resamples),
         outliers=outliers,
         excluded=dict(excluded),
     )
@@ -181,6 +191,8 @@ def _proportional(
     """Return alpha, its status, the noise and the fit of the proportional law: the power law with gamma = 1, no bend."""
     if not points:
         return NOTHING, FitStatus.NO_TRIALS, np.nan, None
+    if _size_ratio(points) < MIN_SIZE_RATIO:
+        return NOTHING, FitStatus.ONE_SIZE, np.nan, None
     problem, reference = _problem(points, np.ones((len(points), 1)), (0,), bends=False)
     found = fit(problem)
     if not found.converged:
@@ -195,7 +207,6 @@ def _proportional(
 
 def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> PowerLaw:
     """Fit the power law that is bent by the data."""
-    sizes = len({point.num_params for point in points})
     cells = _cells(points)
     num_cells = int(cells.max(initial=-1)) + 1
 
@@ -204,7 +215,7 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
 
     if not points:
         return without_estimate(FitStatus.NO_TRIALS)
-    if sizes < 2:
+    if _size_ratio(points) < MIN_SIZE_RATIO:
         return without_estimate(FitStatus.ONE_SIZE)
     problem, reference = _problem(points, np.ones((len(points), 1)), (0, 1, 2), bends=True)
     found = fit(problem)
@@ -213,11 +224,15 @@ def _power(points: Sequence[Point], rng: np.random.Generator, num_resamples: int
     status = FitStatus.OK if num_cells > 2 else FitStatus.TOO_FEW
     resamples, by_profile = None, (np.nan, np.nan)
     estimates = float(np.exp(found.theta[0] - reference)), float(found.theta[1])
+    if not GAMMA_RANGE[0] <= estimates[1] <= GAMMA_RANGE[1]:
+        return without_estimate(FitStatus.UNDETERMINED)
     if status is FitStatus.OK:
         resamples = Resamples.of(found, cells, num_resamples, rng=rng)
         low, high = resamples.interval(lambda theta: theta)
         bits_per_param = Interval(estimates[0], float(np.exp(low[0] - reference)), float(np.exp(high[0] - reference)))
         gamma = Interval(estimates[1], float(low[1]), float(high[1]))
+        if high[1] - low[1] > GAMMA_RANGE[1] - GAMMA_RANGE[0]:
+            return without_estimate(FitStatus.UNDETERMINED)
         by_profile = profile(resamples, 1)
     else:
         bits_per_param, gamma = (Interval(estimate, np.nan, np.nan) for estimate in estimates)
@@ -245,7 +260,7 @@ def _outliers(points: Sequence[Point], found: Fit | None) -> dict[str, float]:
     return {points[index].trial_id: float(np.exp(log)) for index, log in find_outliers(found, _cells(points)).items()}
 
 
-def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> tuple[Arm, ...]:
+def _ratios(points: Sequence[Point], rng: np.random.Generator, num_resamples: int) -> tuple[ArmRatio, ...]:
     """Return the ratios of capacities between arms (docs/science.md#arms).
 
     One proportional law is fitted to all trials, with a factor for every value of every covariate except its most
@@ -273,9 +288,15 @@ def _arms(points: Sequence[Point], rng: np.random.Generator, num_resamples: int)
     )
     ratios = np.exp(found.theta)
     return tuple(
-        Arm(name, value, baseline, Interval(float(ratios[i]), float(low[i]), float(high[i])), num)
+        ArmRatio(name, value, baseline, Interval(float(ratios[i]), float(low[i]), float(high[i])), num)
         for i, (name, value, baseline, num) in enumerate(coded, start=1)
     )
+
+
+def _size_ratio(points: Sequence[Point]) -> float:
+    """Return the parameters of the largest model divided by those of the smallest."""
+    sizes = [point.num_params for point in points]
+    return max(sizes) / min(sizes)
 
 
 def _cells(points: Sequence[Point]) -> NDArray[np.int64]:

@@ -14,10 +14,10 @@ from raycap.analysis.analyse import REMEDIES, Analysis
 from raycap.analysis.figures.all import FIGURES, draw
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, for_paper, image
-from raycap.analysis.headline import describe, headline_of
+from raycap.analysis.headline import describe, headlines
 from raycap.analysis.html import figure, link, note, page
 from raycap.analysis.interactive import interactive_page
-from raycap.analysis.laws import FitStatus
+from raycap.analysis.laws import MIN_SIZE_RATIO, FitStatus
 from raycap.analysis.question import contrast_section, question_answer
 from raycap.analysis.sections import sections
 from raycap.analysis.summary import summary
@@ -75,48 +75,56 @@ def answer(analysis: Analysis) -> str:
 
 
 def law_sentences(analysis: Analysis) -> str:
-    """Return one sentence on the law of the headline reading, and one on the comparison of readings if there is one."""
+    """Return the headline, or why there is none, then the outliers and the comparison of readings if there are any."""
     law, reading = analysis.law, analysis.headline
-    alpha, gamma = law.alpha, law.power.gamma
-    match law.status:
-        case FitStatus.NO_TRIALS:
-            return f"No capacity-limited trial has finished, so there is no law yet ({describe_reading(reading)}). " + (
-                _describe_exclusions(law.excluded) if law.excluded else "Run the sweep to train its trials."
-            )
-        case FitStatus.NOT_CONVERGED:
-            return (
-                f"The fit of bits per parameter did not converge, so there is no law ({describe_reading(reading)}). Add "
-                "trials of other sizes or seeds."
-            )
-        case FitStatus.OK:
-            found = headline_of(analysis)
-            assert found is not None
-            sentence = describe(found, reading)
-            if law.power.status is FitStatus.OK:
-                sentence += f". Under {reading} bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]"
-        case _:
-            sentence = (
-                f"{alpha.estimate:.2f} bits per parameter ({describe_reading(reading)}), from {law.num_trials} trial(s): "
-                "too few for an interval, which needs at least two sizes or other settings besides seeds"
-            )
-    sentences = [sentence]
-    if law.outliers:
+    if found := headlines(analysis):
+        sentences = [describe(found, reading, analysis.best_settings)]
+        if not analysis.arms and law.power.status is FitStatus.OK:
+            gamma = law.power.gamma
+            sentences.append(f"Under {reading} bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]")
+    else:
+        sentences = [_no_law(analysis)]
+    if law.outliers and not analysis.arms:
         sentences.append(_describe_outliers(analysis))
     comparison = analysis.comparison
-    if len(comparison.readings) >= 2 and comparison.pairs:
+    if found and len(comparison.readings) >= 2 and comparison.pairs:
         best = comparison.best
         known = "" if best == reading else ", which is not the headline reading"
         sentences.append(f"The reading that fits is {best}{known}" if best else "Which reading fits is undecided")
     return ". ".join(sentences) + "."
 
 
+def _no_law(analysis: Analysis) -> str:
+    """Return a sentence, without its full stop, on why no law has an interval and what to add."""
+    law, reading = analysis.law, describe_reading(analysis.headline)
+    finals = analysis.totals(final=True)
+    usable = finals[~finals["trial_id"].isin(law.excluded)] if len(finals) else finals
+    if usable.empty:
+        why = _describe_exclusions(law.excluded) if law.excluded else "Run the sweep to train its trials"
+        return f"No capacity-limited trial has finished, so there is no law yet ({reading}). {why}"
+    low, high = usable["bits_per_param"].min(), usable["bits_per_param"].max()
+    span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+    number = len(usable)
+    learned = f"{number} trial{'s' * (number > 1)} learned {span} bits per parameter at the end of training ({reading})"
+    statuses = {arm.laws[analysis.headline].status for arm in analysis.arms} or {law.status}
+    each = " for any of the compared values" if analysis.arms else ""
+    if FitStatus.NOT_CONVERGED in statuses:
+        remedy = "the fit did not converge; add trials of other sizes or seeds"
+    elif FitStatus.TOO_FEW in statuses:
+        remedy = "an interval needs at least three cells; add sizes or other settings besides seeds"
+    else:
+        remedy = (
+            f"the models must differ by at least a factor of {MIN_SIZE_RATIO:g} in parameters; add values of "
+            "model.hidden_size or model.num_params"
+        )
+    return f"{learned}. There is no law{each}: {remedy}"
+
+
 def _describe_exclusions(excluded: Mapping[str, str]) -> str:
     """Return a sentence on the most frequent reason why trials are excluded, with what changes it."""
     reason, number = Counter(excluded.values()).most_common(1)[0]
     remedy = next((text for known, text in REMEDIES.items() if known == reason), "")
-    return (
-        f"{number} {'trial is' if number == 1 else 'trials are'} excluded, {reason}{f': {remedy}' if remedy else ''}."
-    )
+    return f"{number} {'trial is' if number == 1 else 'trials are'} excluded, {reason}{f': {remedy}' if remedy else ''}"
 
 
 def _describe_outliers(analysis: Analysis) -> str:

@@ -11,6 +11,7 @@ from raycap.analysis.curves import Convergence
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
+from raycap.analysis.laws import MIN_SIZE_RATIO
 from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
 
@@ -36,29 +37,43 @@ def sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
 
 
 def _format_interval(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    """Return an estimate with its interval; a dash where there is none."""
+    if not math.isfinite(interval.estimate):
+        return "–"
+    return f"{interval.estimate:.3f} {_format_ends(interval.low, interval.high)}".rstrip(" –")
+
+
+def _format_ends(low: float, high: float) -> str:
+    return f"[{low:.3f}, {high:.3f}]" if math.isfinite(low) else "–"
+
+
+def _format_size(num_params: float) -> str:
+    return f"{num_params:,.0f}" if math.isfinite(num_params) else "–"
 
 
 def _laws(analysis: Analysis) -> str:
+    """Return the tables of both laws, of each arm, of the ratios between arms and of the best settings of training."""
+    groups = [(arm.label, arm.laws) for arm in analysis.arms] or [("", analysis.laws)]
     proportional, power = [], []
-    for reading, law in analysis.laws.items():
-        name = escape(str(reading))
-        counts = [str(law.num_trials), str(law.num_cells)]
-        proportional.append([name, _format_interval(law.alpha), f"{100 * law.noise:.1f} %", *counts, str(law.status)])
-        low, high = law.power.profile
-        profile = f"[{low:.3f}, {high:.3f}]".replace("nan", "–")
-        intervals = [_format_interval(law.power.gamma), profile, _format_interval(law.power.bits_per_param)]
-        counts = [str(law.power.num_trials), str(law.power.num_cells)]
-        power.append([name, *intervals, *counts, str(law.power.status)])
-    header = ["reading", "α (bits/param) [95 %]", "noise", "trials", "cells", "status"]
-    body = "<h2>Laws</h2><h3>Proportional law: learned bits = α P</h3>" + table(header, proportional)
-    reference = analysis.law.power.reference_params
-    at = f" at P₀ = {reference:,.0f}" if math.isfinite(reference) else ""
+    for label, laws in groups:
+        for reading, law in laws.items():
+            name = [escape(label)] * bool(label) + [escape(str(reading))]
+            counts = [str(law.num_trials), str(law.num_cells)]
+            noise = f"{100 * law.noise:.1f} %" if math.isfinite(law.noise) else "–"
+            proportional.append([*name, _format_interval(law.alpha), noise, *counts, str(law.status)])
+            intervals = [_format_interval(law.power.gamma), _format_ends(*law.power.profile)]
+            counts = [str(law.power.num_trials), str(law.power.num_cells)]
+            at = [_format_interval(law.power.bits_per_param), _format_size(law.power.reference_params)]
+            power.append([*name, *intervals, *at, *counts, str(law.power.status)])
+    first = ["values"] * bool(analysis.arms) + ["reading"]
+    body = "<h2>Laws</h2><h3>Proportional law: learned bits = α P</h3>"
+    body += table([*first, "α (bits/param) [95 %]", "noise", "trials", "cells", "status"], proportional)
     header = [
-        "reading",
+        *first,
         "γ [95 %]",
         "γ, profile likelihood [95 %]",
-        f"bits/param{at} [95 %]",
+        "bits/param at P₀ [95 %]",
+        "P₀",
         "trials",
         "cells",
         "status",
@@ -68,16 +83,43 @@ def _laws(analysis: Analysis) -> str:
         "P is the number of parameters and H the bits of the data. The proportional law is fitted to the capacity-limited "
         "trials, the power law to all trials that learned something. Brackets are 95 % intervals: the jackknife over cells "
         "gives their width, and skewness of 4,000 bootstrap resamples of cells and of the seeds within them lengthens one "
-        "side. Noise is the robust standard deviation of log residuals."
+        "side. Noise is the robust standard deviation of log residuals. A law needs models that differ by at least a "
+        f"factor of {MIN_SIZE_RATIO:g} in parameters, and three cells for an interval."
     )
     body += _outliers(analysis)
-    if analysis.law.arms:
-        arms = [
+    if analysis.law.ratios:
+        ratios = [
             [escape(f"{arm.name}: {arm.value}"), escape(arm.baseline), _format_interval(arm.ratio), str(arm.num_trials)]
-            for arm in analysis.law.arms
+            for arm in analysis.law.ratios
         ]
-        body += "<h2>Effects of arms</h2>" + table(["arm", "baseline", "capacity ratio [95 %]", "trials"], arms)
-    return body
+        body += "<h2>Ratios between compared values</h2>"
+        body += table(["value", "baseline", "capacity ratio [95 %]", "trials"], ratios)
+    return body + _best_settings(analysis)
+
+
+def _best_settings(analysis: Analysis) -> str:
+    if not analysis.best_settings:
+        return ""
+    rows = [
+        [
+            escape(setting.elsewhere or "all trials"),
+            escape(setting.chosen),
+            f"{setting.learned_bits:,.0f}",
+            f"{setting.second_learned_bits:,.0f}" if setting.num_settings > 1 else "–",
+            str(setting.num_settings),
+            str(setting.num_seeds),
+        ]
+        for setting in analysis.best_settings
+    ]
+    return (
+        "<h3>Best settings of training</h3>"
+        + table(["cell", "best setting", "learned bits", "second best", "settings", "seeds"], rows[:TRIALS_SHOWN])
+        + note(
+            f"Learned bits are means over seeds under {describe_reading(analysis.headline)}. Only the best setting of each "
+            "cell enters the laws. The best of several noisy means is too large on average, so the interval of α begins "
+            "lower by the largest such excess (docs/science.md#pooling)."
+        )
+    )
 
 
 def _outliers(analysis: Analysis) -> str:

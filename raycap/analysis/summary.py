@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
@@ -23,6 +24,11 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         "question": analysis.sweep.question,
         "trials": trials,
         "laws": _by_reading({reading: law_entry(law) for reading, law in analysis.laws.items()}),
+        "arm_laws": [
+            {"arm": arm.label, "laws": _by_reading({reading: law_entry(law) for reading, law in arm.laws.items()})}
+            for arm in analysis.arms
+        ],
+        "best_settings": [asdict(setting) for setting in analysis.best_settings],
         "contrasts": [contrast_entry(contrast) for contrast in analysis.contrasts],
         "comparison": _comparison_entry(analysis.comparison),
         "wall_seconds": analysis.run.wall_seconds if analysis.run else None,
@@ -112,7 +118,7 @@ def law_entry(law: Law) -> dict[str, Any]:
             "num_trials": power.num_trials,
             "num_cells": power.num_cells,
         },
-        "arms": [arm._asdict() | {"ratio": list(arm.ratio)} for arm in law.arms],
+        "arms": [arm._asdict() | {"ratio": list(arm.ratio)} for arm in law.ratios],
         "excluded": dict(law.excluded),
     }
 

@@ -11,10 +11,7 @@ import pandas as pd
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
 from raycap.analysis.measurements import Curve, Ints, Losses, Measured, QuestionSet, cells
 from raycap.results import Part, PlannedTrial
-from raycap.spec import AnalysisSpec, Kind, LoopSharing, ModelByWidth, ModelSpec, Split, TrialSpec
-
-ARMS = ("layers", "optimizer", "precision", "tying", "parametrization")
-"""Covariates of a law; columns of `Tables.trials`."""
+from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,6 @@ def _trials(trials: Sequence[PlannedTrial], found: Mapping[int, Measured]) -> pd
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,
             **factors(trial),
-            **arms(trial.spec),
         }
         measured = found.get(index)
         if measured:
@@ -128,29 +124,9 @@ def factors(trial: PlannedTrial) -> dict[str, Any]:
         "hidden_size": trial.spec.model.hidden_size,
         "learning_rate": trial.spec.training.optimizer.lr,
         "one_hop_share": shares.get(Kind.ONE_HOP, 0.0),
+        "parametrization": trial.spec.model.parametrization.kind,
         "seed": trial.spec.training.seed,
     }
-
-
-def arms(spec: TrialSpec) -> dict[str, str]:
-    """Return the covariates of a law as text, keyed by ARMS."""
-    model = spec.model
-    values = (
-        f"{model.num_layers} layers{_loop(model)}",
-        spec.training.optimizer.kind,
-        str(spec.training.precision),
-        "tied" if model.tie_embeddings else "untied",
-        model.parametrization.kind,
-    )
-    return dict(zip(ARMS, values, strict=True))
-
-
-def _loop(model: ModelSpec) -> str:
-    """Return how the blocks of a model are repeated, as a suffix of their number."""
-    if model.loop is None:
-        return ""
-    shared = "" if model.loop.shared is LoopSharing.BLOCK else f", {model.loop.shared} shared"
-    return f" x {model.loop.times}{shared}{', own norms' if model.loop.own_norms else ''}"
 
 
 def grid_columns(trials: Sequence[PlannedTrial]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, trial_series
+from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, look_of, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -64,8 +64,7 @@ def capacity(analysis: Analysis) -> CaptionedFigure:
         look = SELECTION_LOOKS[other]
         without_bits = draw_points(axes, points, look, label=label, faint=not is_headline, arms=arms)
         hidden = without_bits if is_headline else hidden
-    colour = INK if arms else SELECTION_LOOKS[selection].colour
-    draw_law(axes, analysis.law, span, colour, named=not arms or len(arms.entries) < MAX_ENTRIES)
+    lines = _draw_laws(axes, analysis, final_points(analysis), arms, span)
     proportional(axes, span)
     _levels(axes, final_points(analysis))
     axes.set(xlabel="parameters, embeddings included", ylabel="learned bits", xlim=span)
@@ -75,7 +74,7 @@ def capacity(analysis: Analysis) -> CaptionedFigure:
     caption = f"{points_sentence(analysis)}."
     if len(selections) > 1:
         caption += " Faint points: the same losses under the other selections."
-    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law)))
+    caption = with_counts(analysis, _joined(caption, lines))
     return finish(
         figure, f"Capacity, {scheme} encoding", _joined(caption, exclusions(analysis), _hidden_sentence(hidden))
     )
@@ -91,12 +90,12 @@ def capacity_by_profiles(analysis: Analysis) -> CaptionedFigure | None:
     shown = numbers[np.unique(np.linspace(0, len(numbers) - 1, min(MAX_PANELS, len(numbers))).round().astype(int))]
     figure, grid = _small_multiples(len(shown))
     dense = len(points) > MAX_VECTORS
-    span, look = _span(analysis), SELECTION_LOOKS[analysis.headline.selection]
+    span, look, lines = _span(analysis), SELECTION_LOOKS[analysis.headline.selection], ""
     for axes, number in zip(grid, shown, strict=True):
         members = points[points["num_profiles"] == number]
         arms = _arms(analysis, members, "profiles.num_profiles")
         draw_points(axes, members, look, label="trials", dense=dense, arms=arms)
-        draw_law(axes, analysis.law, span, INK if arms else look.colour)
+        lines = _draw_laws(axes, analysis, members, arms, span) or lines
         for column, text, line in (("dataset_bits", "all data", ":"), ("baseline_bits", "names alone", "-.")):
             bits = members[column].min()
             if bits > 0:
@@ -105,7 +104,7 @@ def capacity_by_profiles(analysis: Analysis) -> CaptionedFigure | None:
     _finish_small_multiples(grid, analysis)
     dropped = f"{len(shown)} of the {len(numbers)} values of N are shown." if len(shown) < len(numbers) else ""
     caption = f"{points_sentence(analysis)}."
-    caption = with_counts(analysis, _joined(caption, _law_sentence(analysis.law, ", the same in all panels")))
+    caption = with_counts(analysis, _joined(caption, lines))
     return finish(
         figure,
         "Capacity, by number of people or strings N",
@@ -129,9 +128,7 @@ def capacity_by_scheme(analysis: Analysis) -> CaptionedFigure | None:
             reading, look = Reading(scheme, selection), SELECTION_LOOKS[selection]
             points = final_points(analysis, reading)
             hidden += draw_points(axes, points, look, label=f"{selection} names", arms=arms)
-            estimate = analysis.laws[reading].alpha.estimate
-            if np.isfinite(estimate):
-                axes.plot(span, estimate * span, color=INK if arms else look.colour, linestyle=look.line, linewidth=0.7)
+            _draw_laws(axes, analysis, points, arms, span, reading, named=False)
         proportional(axes, span)
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
@@ -285,6 +282,44 @@ def _open_and_filled(
         scatter(axes, chosen[x], chosen[y], look, dense=dense, filled=filled, **labelled)
 
 
+def _draw_laws(
+    axes: Axes,
+    analysis: Analysis,
+    points: pd.DataFrame,
+    series: TrialSeries | None,
+    span: Floats,
+    reading: Reading | None = None,
+    *,
+    named: bool = True,
+) -> str:
+    """Draw the law of each arm that some points belong to, or the law of the sweep; return the caption's sentence on them.
+
+    Args:
+        axes: axes of learned bits against parameters.
+        analysis: the analysis.
+        points: the trials that are drawn.
+        series: their series, or None if there is one.
+        span: first and last number of parameters of the lines.
+        reading: reading of the laws, by default the headline reading.
+        named: whether the legend has an entry for the law of the sweep.
+    """
+    reading = reading or analysis.headline
+    if not analysis.arms:
+        law = analysis.laws[reading]
+        named = named and (series is None or len(series.entries) < MAX_ENTRIES)
+        draw_law(axes, law, span, INK if series else SELECTION_LOOKS[reading.selection].colour, named=named)
+        return _law_sentence(law)
+    drawn = False
+    for arm in analysis.arms:
+        alpha = arm.laws[reading].alpha.estimate
+        members = points["trial"].isin(arm.trials).to_numpy(dtype=bool)
+        if np.isfinite(alpha) and members.any():
+            look = look_of(series, members)
+            axes.plot(span, alpha * span, color=look.colour, linestyle=look.line, linewidth=0.9)
+            drawn = True
+    return "Lines: fitted law α P of each compared value." if drawn else ""
+
+
 def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, named: bool = True) -> None:
     """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit.
 
@@ -301,12 +336,12 @@ def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, named: b
     axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label, gid=gid)
 
 
-def _law_sentence(law: Law, remark: str = "") -> str:
+def _law_sentence(law: Law) -> str:
     """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
     if not np.isfinite(law.alpha.estimate):
         return ""
     band = "; band: its 95 % interval" if np.isfinite(law.alpha.low) else ""
-    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{remark}{band}."
+    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{band}."
 
 
 def _hidden_sentence(hidden: int) -> str:

@@ -4,12 +4,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import TrialSeries, trial_series
+from raycap.analysis.figures.groups import trial_series
 from raycap.analysis.figures.points import loss_curves, with_counts
 from raycap.analysis.figures.style import (
     COLUMN_INCHES,
     GREY,
-    LOOKS,
     MAX_VECTORS,
     PAGE_INCHES,
     CaptionedFigure,
@@ -25,7 +24,7 @@ from raycap.analysis.wording import KIND_TEXTS, SPLIT_TEXTS
 from raycap.results import Part, is_trained
 from raycap.spec import Kind, Split
 
-MAX_SPLITS = 5
+MAX_SPLITS = 3
 """Most held-out splits that are drawn; those with most questions come first in `Split`."""
 
 
@@ -121,24 +120,22 @@ def gap_vs_size(analysis: Analysis) -> CaptionedFigure | None:
     if gaps.empty:
         return None
     splits = [split for split in Split if str(split) in set(gaps["split"])][:MAX_SPLITS]
-    figure, (row,) = panels(1, 2, width=PAGE_INCHES, height=2.3, sharex=True, sharey=True)
-    for axes, column, title in zip(row, ("largest", "end"), ("largest over training", "end of training"), strict=True):
-        arms = trial_series(analysis, gaps["trial"], by_size=False)
-        several = len(arms.series) > 1
-        for split, look in zip(splits, LOOKS, strict=False):
+    columns = {"largest": "largest over training", "end": "end of training"}
+    height = 0.5 + 1.4 * len(splits)
+    figure, grid = panels(len(splits), len(columns), width=PAGE_INCHES, height=height, sharex=True, sharey=True)
+    arms = trial_series(analysis, gaps["trial"], by_size=False)
+    arms.add_legend(grid[0, 0])
+    for split, row in zip(splits, grid, strict=True):
+        for axes, (column, moment) in zip(row, columns.items(), strict=True):
             for arm in arms.series:
                 points = gaps[arm.members & (gaps["split"] == str(split)).to_numpy(dtype=bool)]
-                shown = look._replace(colour=arm.look.colour) if several else look
-                label = f"_{arm.label}" if several else SPLIT_TEXTS[split]
-                _points_and_means(axes, points["num_params"], points[column], shown, label)
-        if several:
-            colours = arms.entries or [(arm.label, arm.look._replace(marker="", line="-")) for arm in arms.series]
-            marks = [(SPLIT_TEXTS[s], look._replace(colour=GREY)) for s, look in zip(splits, LOOKS, strict=False)]
-            TrialSeries([], [*colours, *marks]).add_legend(axes)
-        axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.set(xlabel="parameters, embeddings included", title=title)
-        log_ticks(axes.xaxis, gaps["num_params"])
-    row[0].set_ylabel("held-out loss − training loss\n(bits per question)")
+                _points_and_means(axes, points["num_params"], points[column], arm.look, arm.label)
+            axes.axhline(0, color=GREY, linewidth=0.8)
+            axes.set_title(f"{SPLIT_TEXTS[split]}, {moment}")
+            log_ticks(axes.xaxis, gaps["num_params"])
+    for axes in grid[-1]:
+        axes.set_xlabel("parameters, embeddings included")
+    grid[len(splits) // 2, 0].set_ylabel("held-out loss − training loss\n(bits per question)")
     caption = "Each point is one trial; lines join means over seeds."
     left_out = gaps["split"].nunique() - len(splits)
     caption += f" {left_out} more splits are not drawn." if left_out else ""

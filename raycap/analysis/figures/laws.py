@@ -1,11 +1,14 @@
 """Figures of the power law with its residuals, and of the two-hop trap."""
 
+from typing import NamedTuple
+
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from raycap.analysis.analyse import Analysis, ExclusionReason
-from raycap.analysis.figures.groups import grouped, trial_series
+from raycap.analysis.figures.groups import grouped, look_of, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -22,14 +25,16 @@ from raycap.analysis.figures.style import (
     INK,
     MAX_VECTORS,
     PAGE_INCHES,
+    Bools,
     CaptionedFigure,
+    LineStyle,
     finish,
     log_ticks,
     panels,
     scatter,
     styled,
 )
-from raycap.analysis.laws import FitStatus
+from raycap.analysis.laws import FitStatus, PowerLaw
 from raycap.spec import Kind
 
 MAX_DATA_SIZES = 4
@@ -46,10 +51,10 @@ def law(analysis: Analysis) -> CaptionedFigure | None:
 
     Returns None if there is no power law. The law is defined in `docs/science.md#two-laws`.
     """
-    power = analysis.law.power
     points = final_points(analysis)
     points = points[points["learned_bits"] > 0]
-    if points.empty or not np.isfinite(power.theta).all():
+    curves = _curves(analysis, points) if len(points) else []
+    if not curves:
         return None
     figure, grid = panels(2, 1, height=3.0, sharex=True, height_ratios=[2.4, 1])
     above, below = grid[:, 0]
@@ -57,20 +62,25 @@ def law(analysis: Analysis) -> CaptionedFigure | None:
     span = np.geomspace(sizes.min() / 1.15, sizes.max() * 1.15, 80)
     # Exhausted trials are in this law, because it saturates at the bits of the data.
     left_out = ~points["excluded"].isin(["", str(ExclusionReason.EXHAUSTED)]).to_numpy(dtype=bool)
-    percent = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
     dense = len(points) > MAX_VECTORS
-    groups = grouped(points["dataset_bits"], "bits of data", most=MAX_DATA_SIZES)
-    arms = trial_series(analysis, points["trial"], by_size=False).series if len(groups) == 1 else []
-    several = any(np.ptp(points["dataset_bits"][group.members]) > 0 for group in groups)
-    for group in groups:
-        look = group.look
-        above.plot(span, power.learned_bits(span, group.middle), color=look.colour, linestyle=look.line)
-        if power.resamples:
-            low, high = power.band(span, group.middle)
-            above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0, label="95 % intervals")
+    several = any(np.ptp(points["dataset_bits"][curve.members]) > 0 for curve in curves)
+    series = trial_series(analysis, points["trial"], by_size=False)
+    with_bands = len(curves) <= MAX_DATA_SIZES and any(curve.power.resamples for curve in curves)
+    if analysis.arms:
+        series.add_legend(above)
+    for curve in curves:
+        look, power = curve.look, curve.power
+        above.plot(span, power.learned_bits(span, curve.dataset_bits), color=look.colour, linestyle=look.line)
+        if power.resamples and with_bands:
+            low, high = power.band(span, curve.dataset_bits)
+            label = {} if analysis.arms else {"label": "95 % intervals"}
+            above.fill_between(span, low, high, color=look.colour, alpha=0.15, linewidth=0, **label)
+        percent = 100 * np.expm1(np.array([power.residuals.get(trial_id, np.nan) for trial_id in points["trial_id"]]))
         # With one amount of data the points are free to show what else the grid varies.
-        for part in arms if len(arms) > 1 else [group]:
-            in_law, others = part.members & ~left_out, part.members & left_out
+        parts = series.series if len(curves) == 1 and len(series.series) > 1 else [curve]
+        for part in parts:
+            in_law = curve.members & part.members & ~left_out
+            others = curve.members & part.members & left_out
             for filled, chosen in ((True, in_law), (False, others)):
                 label = {"label": part.label} if filled or not in_law.any() else {}
                 bits = points["learned_bits"][chosen]
@@ -86,25 +96,57 @@ def law(analysis: Analysis) -> CaptionedFigure | None:
     low, high = below.get_ylim()
     below.set_ylim(min(low, -MIN_PERCENT), max(high, MIN_PERCENT))
     below.yaxis.set_major_locator(MaxNLocator(4))
-    band = "; bands: its 95 % interval" if power.resamples else ""
+    band = "; bands: 95 % intervals" if with_bands else ""
     caption = f"{points_sentence(analysis)}. Lines: fitted power law, "
-    caption += f"saturating at the bits of the data{band}."
+    caption += f"{'one per compared value, ' if analysis.arms else ''}saturating at the bits of the data{band}."
     if several:
         caption += " Each line is at the geometric mean of the data of its group."
     num_exhausted = int((points["excluded"] == str(ExclusionReason.EXHAUSTED)).sum())
     exhausted = f"Trials with an exhausted dataset ({num_exhausted}) are in this law." if num_exhausted else ""
     reasons = exclusions(analysis, ignored=ExclusionReason.EXHAUSTED)
     return finish(
-        figure, f"Law: {_gamma(analysis)}", " ".join(filter(None, (with_counts(analysis, caption), exhausted, reasons)))
+        figure, f"Law: {_gamma(curves)}", " ".join(filter(None, (with_counts(analysis, caption), exhausted, reasons)))
     )
 
 
-def _gamma(analysis: Analysis) -> str:
-    power = analysis.law.power
+class _Curve(NamedTuple):
+    """A fitted power law at one amount of data, with the points that are drawn in its look."""
+
+    label: str
+    look: LineStyle
+    members: Bools
+    power: PowerLaw
+    dataset_bits: float
+
+
+def _curves(analysis: Analysis, points: pd.DataFrame) -> list[_Curve]:
+    """Return the curves of the figure: one per arm that has a power law, or one per amount of data without arms."""
+    if not analysis.arms:
+        power = analysis.law.power
+        groups = grouped(points["dataset_bits"], "bits of data", most=MAX_DATA_SIZES)
+        curves = [_Curve(group.label, group.look, group.members, power, group.middle) for group in groups]
+    else:
+        series, curves = trial_series(analysis, points["trial"], by_size=False), []
+        for arm in analysis.arms:
+            members = points["trial"].isin(arm.trials).to_numpy(dtype=bool)
+            if members.any():
+                data = float(np.exp(np.log(points["dataset_bits"][members]).mean()))
+                power = arm.laws[analysis.headline].power
+                curves.append(_Curve(f"_{arm.label}", look_of(series, members), members, power, data))
+    return [curve for curve in curves if np.isfinite(curve.power.theta).all()]
+
+
+def _gamma(curves: list[_Curve]) -> str:
+    """Return the exponent, or the range of the exponents, with the symbol of the law."""
+    symbol = "bits ∝ $\\mathbf{P^{γ}}$"
+    gammas = {curve.power.gamma.estimate for curve in curves}
+    if len(gammas) > 1:
+        return f"{symbol}, γ = {min(gammas):.2f} to {max(gammas):.2f}"
+    power = curves[0].power
     estimate, low, high = power.gamma
     if power.status is FitStatus.OK and np.isfinite(low):
-        return f"bits ∝ $\\mathbf{{P^{{γ}}}}$, γ = {estimate:.2f} [{low:.2f}, {high:.2f}]"
-    return f"bits ∝ $\\mathbf{{P^{{γ}}}}$, γ = {estimate:.2f} ({power.status})"
+        return f"{symbol}, γ = {estimate:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{symbol}, γ = {estimate:.2f} ({power.status})"
 
 
 @styled
