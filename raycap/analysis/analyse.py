@@ -11,7 +11,15 @@ import pandas as pd
 from raycap.analysis.axes import Role, axes_of, format_value, with_role
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.contrasts import Contrast, contrasts
-from raycap.analysis.curves import IGNORANT_ABOVE, Convergence, asymptote, convergence, gain
+from raycap.analysis.curves import (
+    DIVERGED_ABOVE,
+    EXHAUSTED_BELOW,
+    IGNORANT_ABOVE,
+    Convergence,
+    asymptote,
+    convergence,
+    gain,
+)
 from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.pooling import BestSetting, arms_of, best_settings
@@ -31,9 +39,9 @@ class ExclusionReason(StrEnum):
 
     EXHAUSTED = "dataset exhausted"
     """The model could have stored more data than there were. The power law bends there and keeps such trials."""
-    NOTHING_LEARNED = "nothing learned"
-    """The lost share is above 0.95, so nearly all learned bits are those of the names, which are not measured, or no bits
-    were learned."""
+    NEAR_CHANCE = "answers near chance"
+    """The mean lost share of the trial's cell is above IGNORANT_ABOVE, so nearly all learned bits are those of the names,
+    which are not measured; or no bits were learned."""
     DIVERGED = "diverged"
     """The lost share at the end is clearly above its earlier minimum."""
     OTHER_SETTING = "another setting of training learned more"
@@ -44,10 +52,24 @@ class ExclusionReason(StrEnum):
 
 REMEDIES = {
     ExclusionReason.EXHAUSTED: "more people (profiles.num_profiles) or smaller models are limited by the model again",
-    ExclusionReason.NOTHING_LEARNED: "more exposures (training.length) or another learning rate may teach something",
+    ExclusionReason.NEAR_CHANCE: "more exposures (training.length) or another learning rate may teach something",
     ExclusionReason.DIVERGED: "a lower learning rate (training.optimizer.lr) may keep what was learned",
 }
-"""What changes an exclusion, by its reason. Unreadable results have their own remedy in the reason."""
+"""Changes to a sweep after which trials are not excluded, by reason. Unreadable results have their remedy in the reason."""
+RULES = {
+    ExclusionReason.EXHAUSTED: f"less than {EXHAUSTED_BELOW:.0%} of the answers' entropy is lost at the end",
+    ExclusionReason.NEAR_CHANCE: (
+        f"more than {IGNORANT_ABOVE:.0%} of the answers' entropy is lost at the end in the mean over the seeds of a cell: "
+        "nearly all learned bits are those of the names, which questions do not measure; or learned bits are 0 or less"
+    ),
+    ExclusionReason.DIVERGED: (
+        f"the lost share of the answers' entropy at the end is more than {DIVERGED_ABOVE:g} above an earlier one"
+    ),
+    ExclusionReason.OTHER_SETTING: (
+        "with other settings of training, trials that are equal in everything else learned more bits on average"
+    ),
+}
+"""Rules of the exclusions, by reason."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +248,7 @@ def _law(
         left_out: indices of the trials with other settings of training.
     """
     finals, trials = analysis.totals(reading, final=True), analysis.tables.trials.to_dict("index")
-    evaluations = analysis.tables.evaluations
-    # Later evaluations replace earlier ones.
-    lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
+    lost = _cell_lost_shares(analysis)
     ids = {analysis.sweep.trials[index].trial_id for index in members}
     excluded = {
         trial_id: f"{ExclusionReason.UNREADABLE}: {why}"
@@ -264,12 +284,24 @@ def _law(
     return fit_law(points, excluded, rng=np.random.default_rng(BOOTSTRAP_SEED), choice_bias=bias)
 
 
+def _cell_lost_shares(analysis: Analysis) -> dict[int, float]:
+    """Return the mean lost share of the answers' entropy at the end over the trial's cell, by index of the trial.
+
+    The mean over the cell is used because trials that differ in nothing but seeds must not be judged differently.
+    """
+    finals = analysis.tables.evaluations
+    finals = finals[finals["final"].astype(bool)]
+    cell_of = analysis.tables.trials["cell"]
+    means = finals["lost_share"].astype(float).groupby(cell_of.loc[finals["trial"]].to_numpy()).transform("mean")
+    return dict(zip(finals["trial"], means, strict=True))
+
+
 def _exclusion(state: Convergence, lost: float, learned_bits: float) -> ExclusionReason | None:
-    """Return the reason why a trial does not enter the proportional law, or None if it does."""
+    """Return the reason why a trial does not enter the proportional law, or None if it does. `lost` is that of its cell."""
     if state is Convergence.DIVERGED:
         return ExclusionReason.DIVERGED
     if lost > IGNORANT_ABOVE or learned_bits <= 0:
-        return ExclusionReason.NOTHING_LEARNED
+        return ExclusionReason.NEAR_CHANCE
     return ExclusionReason.EXHAUSTED if state is Convergence.EXHAUSTED else None
 
 
@@ -284,8 +316,7 @@ def _comparison(
 
     These verdicts do not depend on the reading, so all readings are compared on the same trials.
     """
-    evaluations = analysis.tables.evaluations
-    lost = dict(zip(evaluations["trial"], evaluations["lost_share"], strict=True))
+    lost = _cell_lost_shares(analysis)
     excluded = (Convergence.EXHAUSTED, Convergence.DIVERGED)
     usable = (index for index, state in states.items() if state not in excluded and lost[index] <= IGNORANT_ABOVE)
     chosen = np.array(sorted(set(usable) - set(left_out)), dtype=np.int64)

@@ -80,7 +80,8 @@ def simulate(
         planted = Truth(truth, bits_per_param, noise=noise)
         bits = planted.learned_bits(num_params, dataset_bits[truth], of_cell, rng=rng, num=num_sweeps)
         share = np.stack([curve.share_lost(truth, bits[:, i]) for i, curve in enumerate(curves)], axis=1)
-        present = (share >= EXHAUSTED_BELOW) & (share <= IGNORANT_ABOVE)
+        of_cells = cell_means(share, of_cell, np.ones_like(share, dtype=bool))[:, of_cell]
+        present = (share >= EXHAUSTED_BELOW) & (of_cells <= IGNORANT_ABOVE)
         usable[row] = float(present.mean())
         by_cell: list[Floats] = []
         by_size: list[Floats] = []

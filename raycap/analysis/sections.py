@@ -6,7 +6,7 @@ from collections import Counter
 from html import escape
 from typing import Any
 
-from raycap.analysis.analyse import REMEDIES, Analysis
+from raycap.analysis.analyse import REMEDIES, RULES, Analysis
 from raycap.analysis.curves import Convergence
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
@@ -266,19 +266,30 @@ def _exclusions(analysis: Analysis) -> str:
     if not excluded:
         return ""
     labels = {trial.trial_id: trial.label for trial in analysis.sweep.trials}
+    evaluations = analysis.tables.evaluations
+    finals = evaluations[evaluations["final"].astype(bool)]
+    ids = analysis.tables.trials["trial_id"].loc[finals["trial"]]
+    lost = dict(zip(ids, finals["lost_share"].astype(float), strict=True))
     by_reason: dict[str, list[str]] = {}
     for trial_id, reason in excluded.items():
-        by_reason.setdefault(reason, []).append(labels[trial_id])
+        value = f" ({lost[trial_id]:.2f})" if trial_id in lost else ""
+        by_reason.setdefault(reason, []).append(labels[trial_id] + value)
+    rules = {str(reason): rule for reason, rule in RULES.items()}
     rows = [
-        [escape(reason), str(len(names)), escape(", ".join(names[:20]) + (" …" if len(names) > 20 else ""))]
+        [
+            escape(reason),
+            escape(rules.get(reason, "–")),
+            str(len(names)),
+            escape(", ".join(names[:20]) + (" …" if len(names) > 20 else "")),
+        ]
         for reason, names in by_reason.items()
     ]
+    remedies = "; ".join(f"{reason}: {remedy}" for reason, remedy in REMEDIES.items() if reason in by_reason)
     return (
         "<h2>Trials excluded from the proportional law</h2>"
-        + table(["reason", "number", "trials"], rows)
+        + table(["reason", "rule", "number", "trials (lost share of the answers' entropy at the end)"], rows)
         + note(
-            "Trials with an exhausted dataset remain in the power law, which saturates at the bits of the data. "
-            + "; ".join(f"{reason}: {remedy}" for reason, remedy in REMEDIES.items() if reason in by_reason)
+            f"Trials with an exhausted dataset remain in the power law, which saturates at the bits of the data. {remedies}"
         )
     )
 

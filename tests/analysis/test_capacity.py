@@ -123,7 +123,7 @@ def test_trials_near_exhaustion_and_near_the_names_are_excluded_with_a_reason() 
     cases = {
         demanded * 0.99: {trial.trial_id: "dataset exhausted"},
         (demanded + names) / 2: {},
-        names * 0.99: {trial.trial_id: "nothing learned"},
+        names * 0.99: {trial.trial_id: "answers near chance"},
     }
     for bits_per_param, excluded in cases.items():
         assert analyse(record, RUN, measured(results(record, bits_per_param)), {}).law.excluded == excluded

@@ -221,7 +221,7 @@ def test_no_law_is_drawn_without_capacity_limited_trials() -> None:
     assert "exhausted dataset (4)" in caption(figures["law"])
     ignorant = draw(analysed("widths", 0.5))
     assert "law" not in ignorant
-    assert "nothing learned (4)" in caption(ignorant["capacity"])
+    assert "answers near chance (4)" in caption(ignorant["capacity"])
 
 
 def test_the_capacity_figure_shows_the_totals_of_the_table() -> None:
@@ -256,7 +256,7 @@ def test_captions_count_trials_seeds_and_exclusions() -> None:
     text = caption(capacities.capacity(analysis))
     assert "23 trials of 24 planned, 1–2 seeds per cell." in text
     reasons = list(analysis.law.excluded.values())
-    for reason in (ExclusionReason.EXHAUSTED, ExclusionReason.NOTHING_LEARNED):
+    for reason in (ExclusionReason.EXHAUSTED, ExclusionReason.NEAR_CHANCE):
         count = reasons.count(str(reason))
         assert count > 0
         assert f"{reason} ({count})" in text

@@ -1,15 +1,23 @@
-"""Tests of the headline: bound or estimate, range over readings, and condition, as fields of the dataclass."""
+"""Tests of the headline: bound or estimate, range over readings, laws of compared values, best settings of training."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from raycap.analysis.analyse import Analysis, analyse
-from raycap.analysis.headline import Claim, Headline, headline_of
+from raycap.analysis.figures.all import draw
+from raycap.analysis.headline import Claim, Headline, headlines
+from raycap.analysis.laws import MIN_SIZE_RATIO, FitStatus
 from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import headline
+from raycap.analysis.report import answer
+from raycap.analysis.summary import summary
 from raycap.results import RunRecord, SweepRecord
-from tests.support.planted import sweep
+from raycap.spec import AnalysisSpec, TrialSpec
+from tests.support import synthetic
+from tests.support.planted import RUN, measured, results, sweep
 
 TRUE_BITS = 2.0
 
@@ -28,8 +36,7 @@ def planted(time_constant: float, record: SweepRecord | None = None) -> tuple[An
     )
     results = {result.trial_id: Measured.of(result) for result in found}
     analysis = analyse(record, RunRecord(wall_seconds=1.0, slots=1), results, {})
-    number = headline_of(analysis)
-    assert number is not None
+    (number,) = headlines(analysis)
     return analysis, number
 
 
@@ -49,3 +56,96 @@ def test_the_range_holds_the_interval_of_every_reading_that_is_not_ruled_out() -
     assert analysis.headline in found.readings
     assert all(low <= value.low and value.high <= high for value in found.readings.values())
     assert low == min(value.low for value in found.readings.values())
+
+
+READING = headline(AnalysisSpec())
+SIZES = "grid.model.hidden_size=[10,14,20]"
+SEEDS = "grid.training.seed=[0,1,2]"
+RATES = {0.01: 1.6, 0.02: 2.0, 0.03: 1.98}
+"""Planted bits per parameter by learning rate."""
+LAYERS = {1: 2.0, 2: 1.6}
+"""Planted bits per parameter by number of layers."""
+
+
+def of_rates(spec: TrialSpec) -> Truth:
+    return Truth(READING, RATES[spec.training.optimizer.lr], noise=0.02)
+
+
+def of_layers(spec: TrialSpec) -> Truth:
+    return Truth(READING, LAYERS[spec.model.num_layers], noise=0.02)
+
+
+def of_equal_layers(spec: TrialSpec) -> Truth:
+    return Truth(READING, 2.0, noise=0.02)
+
+
+RATE_SWEEP = (SIZES, SEEDS, "grid.training.optimizer.lr=[0.01,0.02,0.03]")
+LAYER_SWEEP = (SIZES, SEEDS, "grid.model.num_layers=[1,2]")
+
+
+def simulated(overrides: tuple[str, ...], truth: Callable[[TrialSpec], Truth], seed: int = 0) -> Analysis:
+    return synthetic.analysed(overrides, truth, seed=seed)
+
+
+def test_only_the_best_learning_rate_of_each_cell_enters_the_law() -> None:
+    analysis = simulated(RATE_SWEEP, of_rates)
+    (found,) = headlines(analysis)
+    assert found.num_trials == 3 * 3
+    assert found.value.low < 2.0 < found.value.high
+    chosen = {setting.chosen for setting in analysis.best_settings}
+    assert len(analysis.best_settings) == 3
+    assert "lr 0.01" not in chosen
+    assert all(setting.learned_bits >= setting.second_learned_bits for setting in analysis.best_settings)
+    left_out = [trial_id for trial_id, why in analysis.law.excluded.items() if "setting" in why]
+    assert len(left_out) == 2 * 9
+    entries = summary(analysis)["best_settings"]
+    assert [entry["chosen"] for entry in entries] == [setting.chosen for setting in analysis.best_settings]
+
+
+def test_each_compared_value_has_a_law_of_its_own() -> None:
+    analysis = simulated(LAYER_SWEEP, of_layers)
+    found = {one.arm: one for one in headlines(analysis)}
+    assert list(found) == ["num_layers 1", "num_layers 2"]
+    for arm, truth in zip(found.values(), LAYERS.values(), strict=True):
+        assert arm.num_trials == 9
+        assert arm.value.low < truth < arm.value.high
+    (ratio,) = analysis.law.ratios
+    assert {ratio.value, ratio.baseline} == {"1", "2"}
+    truth = LAYERS[int(ratio.value)] / LAYERS[int(ratio.baseline)]
+    assert ratio.ratio.low < truth < ratio.ratio.high
+    assert all(f"{arm} {one.value.estimate:.2f}" in answer(analysis) for arm, one in found.items())
+    assert [arm["arm"] for arm in summary(analysis)["arm_laws"]] == list(found)
+
+
+def test_models_of_nearly_one_size_have_no_law() -> None:
+    record = sweep([16, 18], seeds=(0, 1))
+    sizes = [trial.parameters.total for trial in record.trials]
+    assert 1 < max(sizes) / min(sizes) < MIN_SIZE_RATIO
+    analysis = analyse(record, RUN, measured(results(record, 2.0)), {})
+    assert headlines(analysis) == ()
+    assert analysis.law.status is analysis.law.power.status is FitStatus.ONE_SIZE
+    assert np.isnan(analysis.law.alpha.estimate)
+    assert "learned 2.00 bits per parameter" in answer(analysis)
+    assert "nan" not in answer(analysis)
+    assert draw(analysis).keys() >= {"capacity", "exposures"}
+    assert "law" not in draw(analysis)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "truth"), [(RATE_SWEEP, of_rates), (LAYER_SWEEP, of_layers), (LAYER_SWEEP, of_equal_layers)]
+)
+def test_the_intervals_of_500_sweeps_hold_the_truth(
+    overrides: tuple[str, ...], truth: Callable[[TrialSpec], Truth]
+) -> None:
+    """The interval of each arm holds its truth: the best learning rate's 2.0, or that of the number of layers."""
+    held = []
+    for seed in range(500):
+        analysis = simulated(overrides, truth, seed)
+        for arm in analysis.arms or (None,):
+            law = analysis.law if arm is None else arm.laws[READING]
+            planned = analysis.sweep.trials[min(arm.trials)] if arm else None
+            bits = truth(planned.spec).bits_per_param if planned else max(RATES.values())
+            held.append(law.alpha.low <= bits <= law.alpha.high)
+    print(f"{100 * np.mean(held):.1f} % of {len(held)} intervals hold the truth")
+    assert np.mean(held) >= 0.93
