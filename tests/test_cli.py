@@ -71,6 +71,7 @@ def test_every_command_has_an_example() -> None:
     assert without_example(get_command(app)) == []
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_and_specs(tmp_path: Path) -> None:
     def complete(words: str, index: int) -> list[str]:
         environment = os.environ | {"_RAYCAP_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(index)}
@@ -132,6 +133,7 @@ def test_a_run_of_selected_trials_ends_with_the_notify_command(tmp_path: Path) -
     assert status["run_by"] is None
 
 
+@pytest.mark.slow
 def test_power_is_simulated_for_every_reading() -> None:
     command = ["plan", "specs/grid.yaml", "grid.profiles.num_relations=[0, 4]", "--power"]
     options = ["--noise", "0.05", "--num-sweeps", "5"]
@@ -244,22 +246,27 @@ def test_one_trial_runs_without_ray() -> None:
     assert "step 5:" in output.stdout
 
 
+MORE_ERRORS = [
+    (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..7, got 99"),
+    (["plan", "specs/grid.yaml", "--slots", "0"], "--slots: must lie in 1e-06..1e+15, got 0"),
+    (["plan", "specs/grid.yaml", "--throughput", "nan"], "--throughput: must lie in 1e-06..1e+15, got nan"),
+    (["plan", "specs/grid.yaml", "storage=README.md"], "README.md"),
+    (["run", "specs/grid.yaml", "storage=README.md", "--dry-run"], "README.md"),
+    (["report", "foo://a/b"], "foo://a/b: storage 'foo://a' is neither a folder nor a known URI"),
+    (["cluster", "check", "cluster.yaml", "storage=runs"], "add --spec FILE"),
+    (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
+    (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
+    (["plan", "specs/grid.yaml", "--power", "--noise", "nan"], "must be positive"),
+]
+"""Arguments and a part of the message for which the same code is run as in the cases that CI tests."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["plan", "specs/gird.yaml"], "sweeps/specs/grid.yaml"),
-        (["trial", "specs/grid.yaml", "--index", "99"], "--index must lie in 0..7, got 99"),
-        (["plan", "specs/grid.yaml", "--slots", "0"], "--slots: must lie in 1e-06..1e+15, got 0"),
-        (["plan", "specs/grid.yaml", "--throughput", "nan"], "--throughput: must lie in 1e-06..1e+15, got nan"),
-        (["plan", "specs/grid.yaml", "storage=README.md"], "README.md"),
-        (["run", "specs/grid.yaml", "storage=README.md", "--dry-run"], "README.md"),
-        (["report", "foo://a/b"], "foo://a/b: storage 'foo://a' is neither a folder nor a known URI"),
-        (["cluster", "check", "cluster.yaml", "storage=runs"], "add --spec FILE"),
         (["status", "/nowhere"], "/nowhere: not the folder of a sweep that has run (it lacks sweep.json)"),
-        (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
-        (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
         (["plan", "specs/grid.yaml", "--power", "--noise", "0"], "must be positive"),
-        (["plan", "specs/grid.yaml", "--power", "--noise", "nan"], "must be positive"),
         (["plan", "specs/grid.yaml", "analysis.selections=[set]", "--power"], "there is no choice"),
         (
             ["plan", "specs/grid.yaml", "analysis={accounting: observed, per_subject: false, schemes: [2-hop-double]}"],
@@ -267,6 +274,7 @@ def test_one_trial_runs_without_ray() -> None:
         ),
         (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "questions: observed accounting"),
         (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "raycap run specs/grid.yaml"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE_ERRORS),
     ],
 )
 def test_errors_exit_with_2_and_no_traceback(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def raycap(*arguments: str) -> Result:
     return done
 
 
+@pytest.mark.slow
 def test_no_mutated_result_moves_a_law(tmp_path: Path) -> None:
     """A mutated result is either named as unreadable or gives the final losses that it had before."""
     record, storage = stored_sweep(tmp_path)

@@ -198,7 +198,7 @@ def share_held(case: str, num_sweeps: int, num_resamples: int) -> tuple[float, f
     return by_alpha, by_gamma, by_profile
 
 
-@pytest.mark.parametrize("case", ["x 3", "x 10"])
+@pytest.mark.parametrize("case", ["x 3", pytest.param("x 10", marks=pytest.mark.slow)])
 def test_intervals_hold_the_truth_although_one_trial_is_off(case: str) -> None:
     """With the right coverage, 95 % of 60 sweeps, fewer than 52 hold the truth with a probability of 1 %."""
     assert min(share_held(case, 60, 100)) >= 52 / 60

@@ -51,6 +51,7 @@ def test_the_notebook_example_of_the_readme_runs(tmp_path: Path) -> None:
     assert (tmp_path / "capacity.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_a_copied_folder_is_a_sweep_of_its_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep_at(tmp_path)
     shutil.copytree(tmp_path / "runs/grid", tmp_path / "runs/before [1]")

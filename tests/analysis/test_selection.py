@@ -99,6 +99,7 @@ def analysed(record: SweepRecord, truth: Truth, seed: int = 0) -> Analysis:
     return analyse(record, RUN, {result.trial_id: Measured.of(result) for result in found}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [SET, ENUMERATE, INDEPENDENT], ids=str)
 def test_varied_numbers_of_relations_identify_the_true_selection(truth: Reading) -> None:
     record = planned(relations=(0, 1, 4, 17))
@@ -114,7 +115,10 @@ def test_varied_numbers_of_relations_identify_the_true_selection(truth: Reading)
     assert {SET, ENUMERATE, INDEPENDENT} - {truth} <= varies
 
 
-@pytest.mark.parametrize("truth", list(EncodingScheme))
+@pytest.mark.parametrize(
+    "truth",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each != EncodingScheme.OPTIMAL)) for each in EncodingScheme],
+)
 def test_the_true_encoding_scheme_of_two_hops_has_the_best_score(truth: EncodingScheme) -> None:
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.ENUMERATE,))
     # Larger models for the big hash, whose code length is several times that of the other schemes.
@@ -315,7 +319,9 @@ def test_simulated_power_agrees_with_the_comparison(noise: float) -> None:
     assert wins == 5
 
 
-@pytest.mark.parametrize("bits_per_param", [0.7, 1.0, 1.2])
+@pytest.mark.parametrize(
+    "bits_per_param", [pytest.param(0.7, marks=pytest.mark.slow), 1.0, pytest.param(1.2, marks=pytest.mark.slow)]
+)
 def test_capacities_of_planted_losses_are_the_planted_bits(bits_per_param: float) -> None:
     """The analysis recovers the bits per parameter from synthetic losses, also just above chance."""
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme))

@@ -145,6 +145,7 @@ def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path
     ] == []  # the actor and the command write the same files
 
 
+@pytest.mark.slow
 def test_a_trial_that_raises_does_not_affect_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = ("grid.training.optimizer.lr=[0.02, 1e30]", "grid.training.seed=[0]", "trial.training.optimizer.grad_clip=1e30",
               "trial.training.optimizer.warmup_steps=0")  # fmt: skip

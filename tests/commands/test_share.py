@@ -71,6 +71,7 @@ def answers(folder: Path) -> list[tuple[str, str]]:
     return list(zip(tokenizer.batch_decode(generated, skip_special_tokens=True), correct, strict=True))
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: Path) -> None:
     trial_id, folder = memorized().result.trial_id, tmp_path / "model"
     with local_hub() as hub:
@@ -118,6 +119,7 @@ def test_a_model_with_code_is_refused_whatever_the_answer_on_stdin(storage: Stor
     assert not target.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_a_result_that_is_no_regular_file_is_not_exported(kind: str, storage: Storage, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(storage.root, tmp_path / "runs"))

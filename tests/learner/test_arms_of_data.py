@@ -209,6 +209,7 @@ def names(num_profiles: int, pool: int, hidden_size: int, exposures: float) -> T
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learned_all_names_loses_log2_of_their_number() -> None:
     """A model does not know which names occurred before, so the mean loss is at least log2 N."""
     result = names(200, 10, 16, exposures=200)
@@ -229,6 +230,7 @@ def test_names_alone_are_stored_at_more_than_a_bit_per_parameter() -> None:
     assert found.bits_per_param > 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per_person", "permute"), [(1, False), (2, True)])
 def test_values_and_names_are_learned_from_biographies(per_person: int, permute: bool) -> None:
     """Losses of values are close to 0; the loss of names is close to log2 of the number of people."""
@@ -312,6 +314,7 @@ def filled(storage: Storage, parent: TrialResult) -> Filled:
     return losses_after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_path", [False, True])
 def test_a_fill_starts_from_the_losses_of_its_parent(filled: Filled, parent: TrialResult, by_path: bool) -> None:
     first, second = filled((1, 1), length=Steps(steps=1), lr=1e-9, by_path=by_path)
@@ -319,6 +322,7 @@ def test_a_fill_starts_from_the_losses_of_its_parent(filled: Filled, parent: Tri
     assert second > 10
 
 
+@pytest.mark.slow
 def test_a_fill_with_the_second_population_alone_overwrites_the_first(filled: Filled) -> None:
     first, second = filled((0, 1))
     assert second < 0.1
@@ -385,6 +389,7 @@ def test_adamw_with_a_linear_schedule_learns(baseline: list[float]) -> None:
     assert baseline[-1] < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -324,6 +324,7 @@ def test_a_phase_ends_at_its_loss(curriculum: TrialResult) -> None:
     assert one_hop < 0.5 * uniform_bits(curriculum)
 
 
+@pytest.mark.slow
 def test_two_hop_questions_are_learned_in_their_phase_only(curriculum: TrialResult) -> None:
     """Before their phase the loss of two-hop questions is above uniform; in their phase it falls."""
     uniform = uniform_bits(curriculum)

@@ -87,6 +87,7 @@ def half_trained(folder: Path) -> tuple[Checkpoints, str]:
     return checkpoints, TINY.trial_id
 
 
+@pytest.mark.slow
 def test_a_paused_trial_saves_and_resumes_bit_equal(tmp_path: Path) -> None:
     checkpoints, _ = half_trained(tmp_path)
     whole = trained_tiny()
@@ -194,6 +195,7 @@ class EveryCheckpoint(Checkpoints):
         Checkpoints(Storage.at(f"{self.storage.root}/{step}")).save(trial_id, step, state)
 
 
+@pytest.mark.slow
 def test_a_curriculum_resumed_from_any_checkpoint_ends_bit_equal(tmp_path: Path) -> None:
     """The curriculum has a phase by length and one by loss; schedule-free AdamW evaluates averaged weights."""
     whole = trained(PHASED, checkpoint_every_s=0.0, checkpoints=EveryCheckpoint(Storage.at(str(tmp_path))))

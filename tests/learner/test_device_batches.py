@@ -128,7 +128,11 @@ def final_losses(outcomes: list[object]) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
+    ids=lambda optimizer: optimizer.kind,
+)
 def test_graphed_training_ends_at_the_losses_of_eager_training(optimizer: OptimizerSpec) -> None:
     specs = (spec(0, optimizer), spec(1, optimizer.model_copy(update={"lr": 0.02})))
     eager = final_losses(run_trials(specs, source_commit="test"))

@@ -104,7 +104,11 @@ def losses(outcomes: list[object]) -> list[float]:
     return [sum(row.sum_bits for row in result.final.losses.rows) for result in results]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
+    ids=lambda optimizer: optimizer.kind,
+)
 def test_looped_replicas_train_as_each_alone_and_resume_bit_equal(optimizer: OptimizerSpec, tmp_path: Path) -> None:
     specs = tuple(trial(seed, optimizer, Loop(times=2)) for seed in range(2))
     stacked = losses(run_trials(specs, source_commit="test"))

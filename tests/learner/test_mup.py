@@ -7,6 +7,7 @@ from tests.benchmarks.coordinate_check import OPTIMIZERS, QUANTITIES, changes, s
 NUM_STEPS = 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "tie_embeddings"), [("adamw", False), ("adamw", True), ("schedule_free", False), ("muon", False)]
 )

@@ -155,7 +155,11 @@ def lose_all(checkpoints: Checkpoints, trial_id: str, step: int) -> None:
         checkpoints.storage.delete(checkpoint_path(trial_id, each))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
+    ids=lambda optimizer: optimizer.kind,
+)
 def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: OptimizerSpec, tmp_path: Path) -> None:
     specs = different(optimizer)
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
@@ -203,7 +207,11 @@ def test_a_checkpoint_that_one_replica_cannot_write_keeps_the_common_ones(tmp_pa
     assert all(map(equal, run_stack(specs, checkpoints=checkpoints), whole))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: optimizer.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
+    ids=lambda optimizer: optimizer.kind,
+)
 def test_finished_trials_of_a_stack_train_without_reporting(optimizer: OptimizerSpec, tmp_path: Path) -> None:
     """The result of one trial is stored, and that of another is lost together with all checkpoints."""
     specs = tuple(map(short, different(optimizer)[1:4]))

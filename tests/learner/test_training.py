@@ -288,6 +288,7 @@ def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_parts() -> None:
     assert torch.allclose(whole, gradient(slice(0, 50, 2)) + gradient(slice(1, 50, 2)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_plateau_stops_training_with_its_reason(tmp_path: Path) -> None:
     """The facts are learned before the last step; the last evaluation is that of the step at which training stopped."""
     constant = AdamW(lr=0.01, warmup_steps=20, schedule=Schedule.CONSTANT)

@@ -208,6 +208,7 @@ def test_every_mutant_is_planned_or_refused(tmp_path: Path, num: int) -> None:
     assert outcomes["planned"] > num / 10
 
 
+@pytest.mark.slow
 def test_every_unmutated_spec_is_planned(tmp_path: Path) -> None:
     for text in SPECS:
         (tmp_path / "spec.yaml").write_text(text)

@@ -72,6 +72,7 @@ def test_each_population_has_its_own_digest() -> None:
     assert loaded == [["0123456789ab"]] * 2
 
 
+@pytest.mark.slow
 def test_models_are_registered_on_request_once_and_also_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking_uri: str
 ) -> None:

@@ -72,6 +72,7 @@ def artifacts_of(client: MlflowClient, run: Run) -> set[str]:
     return {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
 
 
+@pytest.mark.slow
 def test_a_moved_or_copied_project_is_complete_and_leaves_the_old_place_alone(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

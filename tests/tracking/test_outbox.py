@@ -261,6 +261,7 @@ def test_an_interrupted_sweep_does_not_wait_for_a_stopped_server(
     assert_complete(record, results)
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_without_its_server_and_reports_what_is_undelivered(tmp_path: Path, server: Server) -> None:
     record, _, analyst, trials = start_sweep(tmp_path, server)
     trials.evaluate(range(5))

@@ -162,6 +162,7 @@ def test_rejected_operations_do_not_block_later_ones(tmp_path: Path, tracking_ur
     assert not storage.exists("planted/outbox.json")
 
 
+@pytest.mark.slow
 def test_an_unreadable_outbox_is_set_aside(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
@@ -172,6 +173,7 @@ def test_an_unreadable_outbox_is_set_aside(tmp_path: Path, tracking_uri: str) ->
     assert (tmp_path / "runs/planted/outbox.json.damaged").read_text() == "[{"
 
 
+@pytest.mark.slow
 def test_operations_of_trials_that_an_edit_removed_are_kept(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
@@ -184,6 +186,7 @@ def test_operations_of_trials_that_an_edit_removed_are_kept(tmp_path: Path, trac
     assert_complete(record, results[:2])
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_despite_a_damaged_database_and_unwritable_files(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     record = planned_sweep(tmp_path, f"sqlite:///{database}")
