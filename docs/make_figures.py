@@ -47,6 +47,15 @@ TRAINED_FIGURES = (
     "histograms",
     "capacity_vs_norm",
 )
+HELD_OUT_FIGURES = (
+    "capacity_by_scheme",
+    "hops",
+    "generalisation",
+    "generalisation_gap",
+    "gap_vs_size",
+    "held_out_vs_learned",
+    "steps_to_minimum",
+)
 PEOPLE = ("grid.training.seed=[0,1]", "grid.profiles.num_profiles=[300,1000,3000]")
 RELATIONS = (
     "grid.training.seed=[0]",
@@ -155,9 +164,11 @@ def main(folder: str | None) -> None:
     save(synthetic("relations", RELATIONS, Truth(ENUMERATE)), "schemes", "schemes_decided")
     truth = Truth(DOUBLE, bits_per_param=1.8)
     hops = synthetic("hops", HOPS, truth, unlearned=is_about_an_unseen_person)
-    for figure in ("capacity_by_scheme", "hops", "generalisation", "generalisation_gap"):
+    for figure in HELD_OUT_FIGURES:
         save(hops, figure)
-    save(synthetic("chain", CHAIN, Truth(ENUMERATE), unlearned=is_new_without_a_chain), "contrasts")
+    chain = synthetic("chain", CHAIN, Truth(ENUMERATE), unlearned=is_new_without_a_chain)
+    save(chain, "contrasts")
+    save(chain, "loss_by_kind")
     save(synthetic("trap", HOPS, truth, unlearned=is_trapped), "phase_map")
     if folder:
         trained = raycap.load(folder).analysis

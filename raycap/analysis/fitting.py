@@ -26,6 +26,8 @@ SHARPNESS_PRIOR = (np.log(8.0), 0.7)
 """Mean and standard deviation of log s. Trials far from the bend do not determine its sharpness."""
 MAX_LOG = 700.0
 """Log of the data bits where the data are unlimited."""
+MAX_LOG_SHARPNESS = 50.0
+"""Bends of larger sharpness are corners. The optimiser tries such values in its first steps."""
 MIN_NOISE = 1e-4
 MAX_NOISE_UPDATES, NOISE_TOLERANCE = 12, 1e-2
 """The noise has settled when an update changes it by less than this share. A fit ends after so many updates anyway."""
@@ -103,7 +105,7 @@ class Problem:
     def predict(self, theta: Floats) -> tuple[Floats, Floats]:
         """Return f (..., n) and df/dtheta (..., n, q + 2) for theta (..., q + 2)."""
         q = self.arms.shape[1]
-        sharpness = np.exp(theta[..., q + 1, None])
+        sharpness = np.exp(np.clip(theta[..., q + 1, None], -MAX_LOG_SHARPNESS, MAX_LOG_SHARPNESS))
         u = theta[..., :q] @ self.arms.T + theta[..., q, None] * self.log_params
         distance = np.clip(sharpness * (self.log_data_bits - u), -MAX_LOG, MAX_LOG)
         # With d = s (h - u), f = u - log(1 + exp(-d)) / s. The logarithm is split so that exp cannot overflow.

@@ -90,10 +90,11 @@ class Sweep:
 
     @cached_property
     def laws(self) -> pd.DataFrame:
-        """Data frame with one row per reading.
+        """Data frame with one row per reading, and for each arm if the grid compares values.
 
-        Columns: scheme, selection, bits per parameter alpha with its 95 % interval [low, high], the exponent gamma of the
-        power law with its interval, noise, num_trials, num_cells and status. Numbers that no law gives are NaN.
+        Columns: arm (values of the compared axes, such as "num_layers 2"; "" if none is compared), scheme, selection, bits
+        per parameter alpha with its 95 % interval [low, high], the exponent gamma of the power law with its interval, noise,
+        num_trials, num_cells and status. Numbers that no law gives are NaN.
         """
         return tidy.law_frame(self.analysis)
 

@@ -79,6 +79,8 @@ def law_sentences(analysis: Analysis) -> str:
     law, reading = analysis.law, analysis.headline
     if found := headlines(analysis):
         sentences = [describe(found, reading, analysis.best_settings)]
+        if num_without := len(analysis.arms) - len(found) if analysis.arms else 0:
+            sentences.append(f"{num_without} other compared value{'s have' if num_without > 1 else ' has'} no law")
         if not analysis.arms and law.power.status is FitStatus.OK:
             gamma = law.power.gamma
             sentences.append(f"Under {reading} bits grow as P^{gamma.estimate:.2f} [{gamma.low:.2f}, {gamma.high:.2f}]")
@@ -114,9 +116,12 @@ def _no_law(analysis: Analysis) -> str:
         remedy = "an interval needs at least three cells; add sizes or other settings besides seeds"
     else:
         remedy = (
-            f"the models must differ by at least a factor of {MIN_SIZE_RATIO:g} in parameters; add values of "
+            f"the models of a law must differ by at least a factor of {MIN_SIZE_RATIO:g} in parameters; add values of "
             "model.hidden_size or model.num_params"
         )
+        if law.excluded:
+            number, total = len(law.excluded), len(analysis.measured)
+            remedy += f", or change what excludes {number} of {total} trials ({_describe_exclusions(law.excluded)})"
     return f"{learned}. There is no law{each}: {remedy}"
 
 

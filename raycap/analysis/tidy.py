@@ -81,12 +81,15 @@ def generalisation_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def law_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per reading; see `raycap.analysis.frames.Sweep.laws`."""
-    entries = [(reading, law_entry(law)) for reading, law in analysis.laws.items()]
-    return pd.DataFrame(
-        {"scheme": str(reading.scheme), "selection": str(reading.selection)} | {name: law[name] for name in LAW_COLUMNS}
-        for reading, law in entries
-    )
+    """Return one row per arm and reading; see `raycap.analysis.frames.Sweep.laws`."""
+    groups = [(arm.label, arm.laws) for arm in analysis.arms] or [("", analysis.laws)]
+    rows = []
+    for arm, laws in groups:
+        for reading, law in laws.items():
+            entry = law_entry(law)
+            names = {"arm": arm, "scheme": str(reading.scheme), "selection": str(reading.selection)}
+            rows.append(names | {name: entry[name] for name in LAW_COLUMNS})
+    return pd.DataFrame(rows)
 
 
 def contrast_frame(analysis: Analysis) -> pd.DataFrame:

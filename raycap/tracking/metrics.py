@@ -1,5 +1,6 @@
 """Conversion of trials and sweeps to params, metrics and a description for MLflow."""
 
+import re
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
@@ -87,15 +88,22 @@ def loss_metrics(losses: Losses) -> dict[str, Floats]:
 
 
 def law_metrics(analysis: Analysis) -> dict[str, float]:
-    """Return the numbers of the fitted laws as metrics of the sweep; numbers that are not defined are left out."""
-    laws = summary(analysis)["laws"]
+    """Return the numbers of the laws, of each arm if values are compared, as metrics; undefined numbers are left out."""
+    record = summary(analysis)
+    groups = [(f"{_metric_name(arm['arm'])}/", arm["laws"]) for arm in record["arm_laws"]] or [("", record["laws"])]
     return {
-        f"law/{scheme}/{selection}/{name}": value
+        f"law/{scheme}/{selection}/{arm}{name}": value
+        for arm, laws in groups
         for scheme, by_selection in laws.items()
         for selection, law in by_selection.items()
         for name in LAW_NUMBERS
         if (value := law[name]) is not None
     }
+
+
+def _metric_name(text: str) -> str:
+    """Return a text with "_" for each character that MLflow does not take in the name of a metric."""
+    return re.sub(r"[^\w\-. /:]", "_", text, flags=re.ASCII)
 
 
 def description(analysis: Analysis) -> str:

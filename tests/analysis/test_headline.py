@@ -80,7 +80,7 @@ def of_equal_layers(spec: TrialSpec) -> Truth:
 
 
 RATE_SWEEP = (SIZES, SEEDS, "grid.training.optimizer.lr=[0.01,0.02,0.03]")
-LAYER_SWEEP = (SIZES, SEEDS, "grid.model.num_layers=[1,2]")
+LAYER_SWEEP = ("grid.model.hidden_size=[14,20,28]", SEEDS, "grid.model.num_layers=[1,2]")
 
 
 def simulated(overrides: tuple[str, ...], truth: Callable[[TrialSpec], Truth], seed: int = 0) -> Analysis:

@@ -29,7 +29,7 @@ from tests.support.mutations import mutations
 
 def stored_sweep(folder: Path) -> tuple[SweepRecord, Storage]:
     """Store a sweep of five finished trials and one failed trial under runs/ of a folder."""
-    record = planted.sweep([12, 14, 16], seeds=(0, 1), name="grid")
+    record = planted.sweep([10, 14, 18], seeds=(0, 1), name="grid")
     storage = Storage.at(f"{folder}/runs")
     storage.write("grid/sweep.json", record.model_dump_json())
     storage.write("grid/run.json", planted.RUN.model_dump_json())

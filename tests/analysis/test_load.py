@@ -20,7 +20,7 @@ from raycap.terminal.status import read_status
 from tests.support import planted
 
 ROOT = Path(__file__).parents[2]
-WIDTHS = [12, 14, 16]
+WIDTHS = [12, 16, 20]
 
 
 def sweep_at(folder: Path, stored: slice = slice(None)) -> tuple[SweepRecord, list[TrialResult]]:

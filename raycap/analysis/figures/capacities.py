@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, look_of, trial_series
+from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, series_with, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -20,6 +20,7 @@ from raycap.analysis.figures.style import (
     BLUE,
     DIRECT,
     INK,
+    LOOKS,
     MAX_VECTORS,
     PAGE_INCHES,
     REFERENCE_BITS_PER_PARAM,
@@ -314,7 +315,7 @@ def _draw_laws(
         alpha = arm.laws[reading].alpha.estimate
         members = points["trial"].isin(arm.trials).to_numpy(dtype=bool)
         if np.isfinite(alpha) and members.any():
-            look = look_of(series, members)
+            look = series_with(series, members).look if series else LOOKS[0]
             axes.plot(span, alpha * span, color=look.colour, linestyle=look.line, linewidth=0.9)
             drawn = True
     return "Lines: fitted law α P of each compared value." if drawn else ""

@@ -93,11 +93,9 @@ def trial_series(analysis: Analysis, trials: Any, *, by_size: bool = True, drawn
     return TrialSeries(series, entries)
 
 
-def look_of(series: TrialSeries | None, members: Bools) -> LineStyle:
-    """Return the look of the series that most of some points belong to; `members` is a mask over the points."""
-    if series is None or not series.series:
-        return LOOKS[0]
-    return max(series.series, key=lambda one: int((one.members & members).sum())).look
+def series_with(series: TrialSeries, members: Bools) -> Series:
+    """Return the series that most of some points belong to; `members` is a mask over the points."""
+    return max(series.series, key=lambda one: int((one.members & members).sum()))
 
 
 def _among(groups: list[Series], trials: Any) -> list[Series]:

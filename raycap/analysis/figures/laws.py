@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from raycap.analysis.analyse import Analysis, ExclusionReason
-from raycap.analysis.figures.groups import grouped, look_of, trial_series
+from raycap.analysis.figures.groups import grouped, series_with, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -132,7 +132,8 @@ def _curves(analysis: Analysis, points: pd.DataFrame) -> list[_Curve]:
             if members.any():
                 data = float(np.exp(np.log(points["dataset_bits"][members]).mean()))
                 power = arm.laws[analysis.headline].power
-                curves.append(_Curve(f"_{arm.label}", look_of(series, members), members, power, data))
+                drawn_as = series_with(series, members)
+                curves.append(_Curve(drawn_as.label, drawn_as.look, members, power, data))
     return [curve for curve in curves if np.isfinite(curve.power.theta).all()]
 
 
