@@ -24,7 +24,7 @@ from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.pooling import BestSetting, arms_of, best_settings
 from raycap.analysis.readings import Reading, headline, readings
-from raycap.analysis.selection import Comparison, Evidence, compare
+from raycap.analysis.selection import Comparison, Evidence, compare_readings
 from raycap.analysis.tables import Tables, joined_blocks, tables
 from raycap.results import Failure, RunRecord, SweepRecord
 from raycap.spec import AnalysisSpec, Calibration, Kind
@@ -341,7 +341,7 @@ def _comparison(
         chosen_slopes,
     )
     log_scale = log_scale_of(spec.calibration)
-    return compare(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED), log_scale=log_scale)
+    return compare_readings(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED), log_scale=log_scale)
 
 
 def log_scale_of(calibration: Calibration | None) -> tuple[float, float] | None:

@@ -177,7 +177,7 @@ def _check_counts(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
     for (kind, subject, _, number), total in totals.items():
         population = result.populations[number]
         most = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0) * per_person
-        # Where everybody has every relation, every question has an answer and is in exactly one split.
+        # Where every person has every relation, every question has an answer and is in exactly one split.
         complete = population.structure is RelationStructure.UNIFORM and not isinstance(specs[number], LoadedProfiles)
         if total > most or (complete and kind is not Kind.BIOGRAPHY and total < most):
             raise UnreadableResult(

@@ -94,7 +94,7 @@ def compare_html(both: SideBySide) -> str:
     headers = headings(both)
     svg = image(two_sweeps(both.one, both.other), "svg")
     body = [f'<div class="figures">{figure(svg, f"{one} and {other}")}</div>']
-    for title, rows in sections(both).items():
+    for title, rows in comparison_tables(both).items():
         if rows:
             body.append(f"<h2>{title}</h2>" + table(headers[title], [[escape(cell) for cell in row] for row in rows]))
     body.append(note(f"{both.shared} trials are in both sweeps."))
@@ -102,7 +102,7 @@ def compare_html(both: SideBySide) -> str:
     return page(f"{one} and {other}", " / ".join(questions), "".join(body))
 
 
-def sections(both: SideBySide) -> dict[str, Rows]:
+def comparison_tables(both: SideBySide) -> dict[str, Rows]:
     """Return the rows of all tables by title. The titles are also keys of `raycap compare --json`."""
     return {
         "What differs": both.differences(),

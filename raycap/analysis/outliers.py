@@ -26,7 +26,7 @@ MIN_SLOPE = 0.5
 def find_outliers(found: Fit, cells: NDArray[np.int64]) -> dict[int, float]:
     """Return the logs of learned over predicted bits of the outliers by their index, the largest first.
 
-    Predictions are those of the law without the outliers. The result is empty if there are too few cells to tell.
+    Predictions are those of the law without the outliers. The result is empty if there are too few cells for the test.
 
     Args:
         found: fit of a single problem.

@@ -19,7 +19,7 @@ from raycap.analysis.html import figure, link, note, page
 from raycap.analysis.interactive import interactive_page
 from raycap.analysis.laws import MIN_SIZE_RATIO, FitStatus
 from raycap.analysis.question import contrast_section, question_answer
-from raycap.analysis.sections import sections
+from raycap.analysis.sections import report_sections
 from raycap.analysis.summary import summary
 from raycap.analysis.tidy import capacity_rows
 from raycap.storage.sweep_folder import SweepFolder
@@ -149,4 +149,6 @@ def report_html(analysis: Analysis, trials: list[dict[str, Any]], figures: str) 
     body += link("The results as an interactive page: choose reading, axes and colour", SweepFolder.INTERACTIVE)
     body += f'<div class="figures">{figures}</div>'
     spec = analysis.sweep.spec
-    return page(spec.name, analysis.sweep.question, body + contrast_section(analysis) + sections(analysis, trials))
+    return page(
+        spec.name, analysis.sweep.question, body + contrast_section(analysis) + report_sections(analysis, trials)
+    )

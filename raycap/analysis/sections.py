@@ -19,7 +19,7 @@ TRIALS_SHOWN = 300
 """The most trials in the table of the report; capacity.parquet and summary.json have all of them."""
 
 
-def sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
+def report_sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
     """Return all sections that are not empty as HTML. `trials` are the entries of `summary`."""
     return "".join(
         [

@@ -123,7 +123,7 @@ class Comparison:
         return max(self.scores_bits, key=lambda reading: self.scores_bits[reading], default=None)
 
 
-def compare(
+def compare_readings(
     evidence: Evidence,
     *,
     rng: np.random.Generator,

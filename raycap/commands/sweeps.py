@@ -245,7 +245,7 @@ def compare(
     """
     from rich.table import Table
 
-    from raycap.analysis.compare import SideBySide, compare_html, headings, sections
+    from raycap.analysis.compare import SideBySide, compare_html, comparison_tables, headings
 
     both = SideBySide(*(pipeline.read_analysis(*find_sweep(argument, storage=storage)) for argument in (one, other)))
     if html:
@@ -255,11 +255,11 @@ def compare(
             raise SpecError([f"--html {html}: cannot be written: {error.strerror}; give another file"]) from None
     if as_json:
         headers = headings(both)
-        tables = {title: {"columns": headers[title], "rows": rows} for title, rows in sections(both).items()}
+        tables = {title: {"columns": headers[title], "rows": rows} for title, rows in comparison_tables(both).items()}
         print(json.dumps({"tables": tables, "shared_trials": both.shared}, indent=1))
         return
     console = wide_console()
-    for title, rows in sections(both).items():
+    for title, rows in comparison_tables(both).items():
         shown = Table(title=title, title_justify="left", box=SIMPLE)
         for header in headings(both)[title]:
             shown.add_column(header)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raycap.analysis.analyse import Analysis, analyse
-from raycap.analysis.compare import SideBySide, compare_html, headings, ratio, sections
+from raycap.analysis.compare import SideBySide, compare_html, comparison_tables, headings, ratio
 from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
@@ -95,7 +95,7 @@ def test_the_page_holds_every_table_and_is_self_contained() -> None:
     html = compare_html(both)
     assert html.count("data:image/svg+xml;base64,") == 1
     assert "http://" not in html
-    for title, rows in sections(both).items():
+    for title, rows in comparison_tables(both).items():
         assert len(headings(both)[title]) == (len(rows[0]) if rows else len(headings(both)[title]))
         assert (title in html) == bool(rows)
     assert compare_html(both) == html

@@ -17,8 +17,8 @@ from raycap.analysis.selection import (
     Constancy,
     Evidence,
     best_of,
-    compare,
     compare_pairs,
+    compare_readings,
     distinct_readings,
     holm,
     in_order,
@@ -267,7 +267,7 @@ def test_constancy_needs_an_interval_within_the_margin() -> None:
         # The noise is balanced within each size, so that the estimate is exact.
         bits = 2e4 * (params / 1e4) ** (1 + exponent) * np.exp(noise * np.tile([1.0, -1.0], 6))
         evidence = Evidence(params, np.arange(12), {}, {SET: bits}, {SET: params * 9}, {SET: params})
-        (trend,) = compare(evidence, rng=rng, num_resamples=100).trends
+        (trend,) = compare_readings(evidence, rng=rng, num_resamples=100).trends
         return trend.constancy
 
     assert constancy(0.0, 0.01) is Constancy.CONSTANT

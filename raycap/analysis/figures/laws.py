@@ -86,6 +86,10 @@ def law(analysis: Analysis) -> CaptionedFigure | None:
                 bits = points["learned_bits"][chosen]
                 scatter(above, sizes[chosen], bits, part.look, dense=dense, filled=filled, **label)
             scatter(below, sizes[in_law], percent[in_law], part.look, dense=dense, s=9)
+    without_law = ~np.any([curve.members for curve in curves], axis=0)
+    for part in series.series:
+        rows = points[part.members & without_law]
+        scatter(above, rows["num_params"], rows["learned_bits"], part.look, dense=dense, filled=False)
     below.axhline(0, color=GREY, linewidth=0.8)
     above.set(ylabel="learned bits")
     below.set(xlabel="parameters, embeddings included", ylabel="residual\n(%)")
