@@ -5,9 +5,12 @@ import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from raycap.tracking.environment import configure_mlflow
 
@@ -28,12 +31,22 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let `pytest -n` run the tests of a file in one process, and all tests with Ray in one, which share an instance."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class FileScheduling(LoadScopeScheduling):
+    """Run the tests of a file in one process, and all files of tests with Ray in one, which share an instance."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if _is_of_ray(file) else file
+
+
+@cache
+def _is_of_ray(file: str) -> bool:
+    lines = (Path(__file__).parents[1] / file).read_text().splitlines()
+    return any(line.startswith("pytestmark") and "mark.ray" in line for line in lines)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

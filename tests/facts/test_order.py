@@ -59,7 +59,8 @@ def test_the_numbers_of_texts_follow_the_declared_mix(weights: list[float], step
     texts = Order((100,) * len(shares), tuple(range(len(shares))), (Mix(0, shares),), 16, 0)
     counts = texts.num_texts_before(steps)
     assert sum(counts) == 16 * steps
-    assert all(abs(count - share * 16 * steps) <= 2 for count, share in zip(counts, shares, strict=True))
+    # Numbers are rounded down by less than one text, and the last corpus gets what all others leave.
+    assert all(abs(count - share * 16 * steps) < len(shares) for count, share in zip(counts, shares, strict=True))
 
 
 def test_sampled_texts_follow_the_mix_and_are_uniform_within_a_corpus() -> None:
