@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ from raycap.analysis.axes import Role, axes_of, format_value, with_role
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.contrasts import Contrast, contrasts
 from raycap.analysis.curves import (
-    DIVERGED_ABOVE,
-    EXHAUSTED_BELOW,
     IGNORANT_ABOVE,
     Convergence,
     asymptote,
     convergence,
     gain,
 )
+from raycap.analysis.exclusions import ExclusionReason, exclusion
 from raycap.analysis.laws import Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.pooling import BestSetting, arms_of, best_settings
@@ -32,44 +30,6 @@ from raycap.spec import AnalysisSpec, Calibration, Kind
 BOOTSTRAP_SEED = 0
 RELATIVE_STEP = 1e-4
 """Relative change of all losses in central differences."""
-
-
-class ExclusionReason(StrEnum):
-    """Reason why a trial does not enter a law."""
-
-    EXHAUSTED = "dataset exhausted"
-    """The model could have stored more data than there were. The power law bends there and keeps such trials."""
-    NEAR_CHANCE = "answers near chance"
-    """The mean lost share of the trial's cell is above IGNORANT_ABOVE, so nearly all learned bits are those of the names,
-    which are not measured; or no bits were learned."""
-    DIVERGED = "diverged"
-    """The lost share at the end is clearly above its earlier minimum."""
-    OTHER_SETTING = "another setting of training learned more"
-    """The grid varies settings of training, and trials that differ from it in nothing else learned more on average."""
-    UNREADABLE = "unreadable"
-    """The result cannot be analysed. The reason follows after a colon."""
-
-
-REMEDIES = {
-    ExclusionReason.EXHAUSTED: "more people (profiles.num_profiles) or smaller models are limited by the model again",
-    ExclusionReason.NEAR_CHANCE: "more exposures (training.length) or another learning rate may teach something",
-    ExclusionReason.DIVERGED: "a lower learning rate (training.optimizer.lr) may keep what was learned",
-}
-"""Changes to a sweep after which trials are not excluded, by reason. Unreadable results have their remedy in the reason."""
-RULES = {
-    ExclusionReason.EXHAUSTED: f"less than {EXHAUSTED_BELOW:.0%} of the answers' entropy is lost at the end",
-    ExclusionReason.NEAR_CHANCE: (
-        f"more than {IGNORANT_ABOVE:.0%} of the answers' entropy is lost at the end in the mean over the seeds of a cell: "
-        "nearly all learned bits are those of the names, which questions do not measure; or learned bits are 0 or less"
-    ),
-    ExclusionReason.DIVERGED: (
-        f"the lost share of the answers' entropy at the end is more than {DIVERGED_ABOVE:g} above an earlier one"
-    ),
-    ExclusionReason.OTHER_SETTING: (
-        "with other settings of training, trials that are equal in everything else learned more bits on average"
-    ),
-}
-"""Rules of the exclusions, by reason."""
 
 
 @dataclass(frozen=True)
@@ -190,17 +150,25 @@ def analyse(
     totals = draft.totals(final=True)
     learned = dict(zip(totals["trial"], totals["learned_bits"], strict=True)) if len(totals) else {}
     settings, left_out = best_settings(axes, sweep.trials, learned)
-    every = range(len(sweep.trials))
+    lost = _cell_lost_shares(draft)
+    bias = max((setting.log_bias for setting in settings), default=0.0)
+    candidates = {reading: _points(draft, reading, states, lost, left_out) for reading in readings(spec)}
 
     def laws(members: Collection[int]) -> dict[Reading, Law]:
-        return {reading: _law(draft, reading, states, members, settings, left_out) for reading in readings(spec)}
+        fits = {}
+        for reading, (points, excluded) in candidates.items():
+            of_members = [point for index, point in points.items() if index in members]
+            reasons = {sweep.trials[index].trial_id: why for index, why in excluded.items() if index in members}
+            rng = np.random.default_rng(BOOTSTRAP_SEED)
+            fits[reading] = fit_law(of_members, reasons, rng=rng, choice_bias=bias)
+        return fits
 
     return replace(
         draft,
-        laws=laws(every),
+        laws=laws(range(len(sweep.trials))),
         arms=tuple(ArmLaws(arm.label, arm.trials, laws(arm.trials)) for arm in arms_of(axes, sweep.trials)),
         best_settings=settings,
-        comparison=_comparison(draft, joined_blocks(found), states, left_out, spec),
+        comparison=_comparison(draft, joined_blocks(found), states, lost, left_out),
         contrasts=contrasts(axes, sweep.trials, frames, draft.unexhausted_totals()),
     )
 
@@ -229,59 +197,49 @@ def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, 
     return [(int(trial[begin]), values) for begin, *values in zip(begins, *parts, strict=True)]
 
 
-def _law(
+def _points(
     analysis: Analysis,
     reading: Reading,
     states: Mapping[int, Convergence],
-    members: Collection[int],
-    settings: Sequence[BestSetting],
+    lost: Mapping[int, float],
     left_out: Collection[int],
-) -> Law:
-    """Fit the laws under one reading to those of some trials that are not excluded.
+) -> tuple[dict[int, Point], dict[int, str]]:
+    """Return the data points of laws under one reading, and the reasons of exclusions, by index of the trial.
 
     Args:
         analysis: analysis with tables and training.
         reading: reading under which bits are counted.
-        states: verdicts on convergence by index of the trial.
-        members: indices of the trials.
-        settings: best settings of training.
-        left_out: indices of the trials with other settings of training.
+        states: verdicts on convergence.
+        lost: lost shares of the trials' cells.
+        left_out: trials whose setting of training is not the best.
     """
     finals, trials = analysis.totals(reading, final=True), analysis.tables.trials.to_dict("index")
-    lost = _cell_lost_shares(analysis)
-    ids = {analysis.sweep.trials[index].trial_id for index in members}
-    excluded = {
-        trial_id: f"{ExclusionReason.UNREADABLE}: {why}"
-        for trial_id, why in analysis.unreadable.items()
-        if trial_id in ids
-    }
     compared = with_role(axes_of(analysis.sweep), Role.TREATMENT)
-    points = []
+    excluded = {
+        index: f"{ExclusionReason.UNREADABLE}: {analysis.unreadable[planned.trial_id]}"
+        for index, planned in enumerate(analysis.sweep.trials)
+        if planned.trial_id in analysis.unreadable
+    }
+    points = {}
     rows = zip(finals["trial"], finals["learned_bits"], finals["dataset_bits"], strict=True) if len(finals) else ()
     for index, learned, dataset in rows:
-        if index not in members:
-            continue
-        reason = _exclusion(states[index], lost[index], learned)
+        reason = exclusion(states[index], lost[index], learned)
         if index in left_out:
             reason = ExclusionReason.OTHER_SETTING
-        trial = trials[index]
         if reason:
-            excluded[trial["trial_id"]] = str(reason)
+            excluded[index] = str(reason)
         if reason in (None, ExclusionReason.EXHAUSTED):
-            planned = analysis.sweep.trials[index]
-            points.append(
-                Point(
-                    trial["trial_id"],
-                    int(trial["cell"]),
-                    int(trial["num_params"]),
-                    float(learned),
-                    float(dataset),
-                    reason is None,
-                    {axis.label: format_value(axis.values[axis.index(planned)]) for axis in compared},
-                )
+            trial, planned = trials[index], analysis.sweep.trials[index]
+            points[index] = Point(
+                trial["trial_id"],
+                int(trial["cell"]),
+                int(trial["num_params"]),
+                float(learned),
+                float(dataset),
+                reason is None,
+                {axis.label: format_value(axis.values[axis.index(planned)]) for axis in compared},
             )
-    bias = max((setting.log_bias for setting in settings), default=0.0)
-    return fit_law(points, excluded, rng=np.random.default_rng(BOOTSTRAP_SEED), choice_bias=bias)
+    return points, excluded
 
 
 def _cell_lost_shares(analysis: Analysis) -> dict[int, float]:
@@ -296,27 +254,18 @@ def _cell_lost_shares(analysis: Analysis) -> dict[int, float]:
     return dict(zip(finals["trial"], means, strict=True))
 
 
-def _exclusion(state: Convergence, lost: float, learned_bits: float) -> ExclusionReason | None:
-    """Return the reason why a trial does not enter the proportional law, or None if it does. `lost` is that of its cell."""
-    if state is Convergence.DIVERGED:
-        return ExclusionReason.DIVERGED
-    if lost > IGNORANT_ABOVE or learned_bits <= 0:
-        return ExclusionReason.NEAR_CHANCE
-    return ExclusionReason.EXHAUSTED if state is Convergence.EXHAUSTED else None
-
-
 def _comparison(
     analysis: Analysis,
     blocks: Sequence[tuple[pd.DataFrame, Losses]],
     states: Mapping[int, Convergence],
+    lost: Mapping[int, float],
     left_out: Collection[int],
-    spec: AnalysisSpec,
 ) -> Comparison:
     """Compare the readings on the trials with the best settings that are neither exhausted nor diverged nor ignorant.
 
     These verdicts do not depend on the reading, so all readings are compared on the same trials.
     """
-    lost = _cell_lost_shares(analysis)
+    spec = analysis.sweep.spec.analysis
     excluded = (Convergence.EXHAUSTED, Convergence.DIVERGED)
     usable = (index for index, state in states.items() if state not in excluded and lost[index] <= IGNORANT_ABOVE)
     chosen = np.array(sorted(set(usable) - set(left_out)), dtype=np.int64)

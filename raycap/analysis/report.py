@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from raycap.analysis.analyse import REMEDIES, Analysis
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.exclusions import REMEDIES
 from raycap.analysis.figures.all import FIGURES, draw
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.figures.style import COLUMN_INCHES, for_paper, image

@@ -6,8 +6,9 @@ from collections import Counter
 from html import escape
 from typing import Any
 
-from raycap.analysis.analyse import REMEDIES, RULES, Analysis
+from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import Convergence
+from raycap.analysis.exclusions import REMEDIES, RULES
 from raycap.analysis.figures.points import describe_reading
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval

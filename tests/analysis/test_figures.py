@@ -17,9 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
-from raycap.analysis.analyse import Analysis, ExclusionReason, analyse
+from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.axes import Role, axes_of
 from raycap.analysis.contrasts import compared_axes
+from raycap.analysis.exclusions import ExclusionReason
 from raycap.analysis.figures import capacities, laws, losses, schemes, training
 from raycap.analysis.figures.all import FIGURES, draw
 from raycap.analysis.figures.generalising import split_gaps

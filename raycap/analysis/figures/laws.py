@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from raycap.analysis.analyse import Analysis, ExclusionReason
+from raycap.analysis.analyse import Analysis
+from raycap.analysis.exclusions import ExclusionReason
 from raycap.analysis.figures.groups import grouped, series_with, trial_series
 from raycap.analysis.figures.points import (
     describe_reading,

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from raycap.analysis.analyse import Analysis, ExclusionReason
+from raycap.analysis.analyse import Analysis
 from raycap.analysis.capacity import TOTAL
+from raycap.analysis.exclusions import ExclusionReason
 from raycap.analysis.readings import Reading
 from raycap.results import Part
 from raycap.spec import Kind
