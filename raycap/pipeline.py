@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from raycap.plan.lookup import lookup_trials
 from raycap.plan.stacks import stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec.document import SpecError
-from raycap.spec.file import load_sweep
+from raycap.spec.file import LoadedSweep, load_sweep
 from raycap.spec.locations import DEFAULT_TRACKING_URI, LocationError, environment_tracking_uri
 from raycap.spec.uris import without_password
 from raycap.storage import Storage
@@ -54,6 +55,25 @@ UNFINISHED_REASONS = {
 }
 
 
+@dataclass(frozen=True)
+class Invocation:
+    """The call that runs a sweep, as messages name it."""
+
+    source: str
+    """Source of the spec, at the beginning of errors."""
+    again: str
+    """Command or call that continues the run."""
+    again_failed: str
+    """Command or call that runs only the failed trials again."""
+
+    @classmethod
+    def of_command(cls, spec: str, overrides: Sequence[str], only: str | None = None) -> "Invocation":
+        """Return the invocation of `python -m raycap.sweep`, with `only` as the option `--trials`."""
+        options = ["--trials", only] if only is not None else []
+        again = shlex.join(["python", "-m", "raycap.sweep", spec, *overrides, *options])
+        return cls(spec, again, f"{again} --only-failed")
+
+
 def run_spec(
     spec: str,
     overrides: tuple[str, ...],
@@ -66,38 +86,61 @@ def run_spec(
     cpu_only: bool = False,
     announce: Callable[[SweepRecord, Storage], None] = lambda sweep, storage: None,
 ) -> int:
-    """Load and plan a sweep, run the missing trials, and analyse it.
+    """Load and plan a sweep file, and run it: see `run_planned`.
+
+    `overrides` are changes to the spec, as key=value. `announce` is called with the planned sweep before anything is
+    written.
+    """
+    sweep, storage = prepare(spec, overrides)
+    announce(sweep, storage)
+    invocation = Invocation.of_command(spec, overrides, only)
+    return run_planned(
+        sweep, storage, invocation, console, began, only_failed=only_failed, only=only, budget=budget, cpu_only=cpu_only
+    )
+
+
+def run_planned(
+    sweep: SweepRecord,
+    storage: Storage,
+    invocation: Invocation,
+    console: Console,
+    began: float,
+    *,
+    only_failed: bool = False,
+    only: str | None = None,
+    budget: Budget = UNBOUNDED,
+    cpu_only: bool = False,
+) -> int:
+    """Run the missing trials of a planned sweep, and analyse it.
 
     Args:
-        spec: Path of the sweep file.
-        overrides: Changes to the spec, as key=value.
+        sweep: The planned sweep.
+        storage: Its storage.
+        invocation: The call that messages name.
         console: Console for the plan, the progress and the results.
         began: Time at which the command started, by time.monotonic().
         only_failed: Run only trials whose last run failed.
         only: Run only the trials that this comma-separated list of ids and labels names.
         budget: Limit of time or GPU hours.
         cpu_only: Train on the CPU even where the spec reserves GPUs, to check the placement of trials without GPUs.
-        announce: Called with the planned sweep before anything is written.
 
     Returns:
         The exit code.
 
     Raises:
-        SpecError: The spec is invalid, the sweep is locked, or the environment cannot run it.
+        SpecError: The sweep is locked, or the environment cannot run it.
     """
-    sweep, storage = prepare(spec, overrides)
-    announce(sweep, storage)
-    name, execution = sweep.spec.name, sweep.spec.execution
+    name, execution, source = sweep.spec.name, sweep.spec.execution, invocation.source
     selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
         raise SpecError(["--budget: trials of this sweep use no GPU; give a time instead, as in --budget 2h"])
     with ExitStack() as stack:
-        with _storage_errors(spec, storage.location(name)):
+        with _storage_errors(source, storage.location(name)):
             lease = stack.enter_context(locked(storage, name, console.print))
             found = inventory(sweep, storage)
         missing = found.to_run(selected, only_failed=only_failed)
         print_plan(sweep, missing if only_failed else selected, found, console)
-        with _storage_errors(spec, storage.location(name)):
+        with _storage_errors(source, storage.location(name)):
             prepare_folder(sweep, found, storage)
             refuse_others(name, {trial.trial_id for trial in missing}, storage, console.print)
         num_finished = sum(found.states[trial.trial_id].state is TrialState.FINISHED for trial in selected)
@@ -106,20 +149,19 @@ def run_spec(
         try:
             outcome = run_sweep(job, console)
         except CannotRunError as error:
-            raise SpecError([f"{spec}: {error}"]) from error
-        options = shlex.join(["--trials", only] if only is not None else [])
-        return _print_outcome(outcome, sweep, selected, storage, shlex.join([spec, *overrides]), options, console)
+            raise SpecError([f"{source}: {error}"]) from error
+        return _print_outcome(outcome, sweep, selected, storage, invocation, console)
 
 
 @contextmanager
-def _storage_errors(spec: str, folder: str) -> Iterator[None]:
+def _storage_errors(source: str, folder: str) -> Iterator[None]:
     """Convert errors of the storage and of the lock to SpecError."""
     try:
         yield
     except LockedError as error:
-        raise SpecError([f"{spec}: {error}"]) from None
+        raise SpecError([f"{source}: {error}"]) from None
     except OSError as error:
-        raise SpecError([f"{spec}: storage {folder} cannot be used: {error}; {advice(error)}"]) from error
+        raise SpecError([f"{source}: storage {folder} cannot be used: {error}; {advice(error)}"]) from error
 
 
 def _print_outcome(
@@ -127,18 +169,13 @@ def _print_outcome(
     sweep: SweepRecord,
     selected: Sequence[PlannedTrial],
     storage: Storage,
-    command: str,
-    options: str,
+    invocation: Invocation,
     console: Console,
 ) -> int:
-    """Print the outcome of a run and return the exit code.
-
-    `command` has the spec and the overrides of the run, `options` the options that select its trials.
-    """
+    """Print the outcome of a run and return the exit code."""
     from raycap.analysis.report import answer
     from raycap.analysis.stored import read_stored
 
-    same_command = f"{command} {options}".rstrip()
     folder = SweepFolder(storage, sweep.spec.name)
     console.print()
     storage_problem = " ".join(outcome.problems) if outcome.ending is Ending.LOST else ""
@@ -149,7 +186,7 @@ def _print_outcome(
     if stored is None:
         console.print(storage_problem, style="yellow", soft_wrap=True)
         console.print("Stored results and checkpoints are kept. To continue:")
-        console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
+        console.print(f"  {invocation.again}", soft_wrap=True)
         return EXIT_CODES.get(outcome.ending, EXIT_FAILED)
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
         law = outcome.law or answer(write_report(sweep, storage))
@@ -157,7 +194,7 @@ def _print_outcome(
         console.print(f"Report: {storage.location(folder.path(SweepFolder.REPORT))}", soft_wrap=True)
         console.print(f"Compare the trials: raycap ui {shlex.quote(folder.location)}", soft_wrap=True)
     if stored.failures:
-        print_failures(sweep, stored.failures, storage, same_command, console)
+        print_failures(sweep, stored.failures, storage, invocation.again_failed, console)
     print_unreadable(stored.unreadable, storage, console)
     for problem in outcome.problems:
         console.print(problem, style="yellow", soft_wrap=True)
@@ -167,7 +204,7 @@ def _print_outcome(
     if num_left:
         reason = UNFINISHED_REASONS.get(outcome.ending, "Not finished")
         console.print(f"{reason}: {num_left} of {len(selected)} trials are left. To continue:")
-        console.print(f"  python -m raycap.sweep {same_command}", soft_wrap=True)
+        console.print(f"  {invocation.again}", soft_wrap=True)
     if outcome.ending is Ending.INTERRUPTED:
         console.print(f"Report on the finished trials: raycap report {shlex.quote(folder.location)}", soft_wrap=True)
     is_complete = not num_left and not num_unreadable and outcome.is_logged
@@ -175,19 +212,23 @@ def _print_outcome(
 
 
 def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage]:
-    """Load and plan a sweep; returns its record and its storage. Raises SpecError."""
+    """Load and plan a sweep file; returns its record and its storage. Raises SpecError."""
+    return plan_loaded(load_sweep(spec, overrides), spec)
+
+
+def plan_loaded(loaded: LoadedSweep, source: str) -> tuple[SweepRecord, Storage]:
+    """Plan a sweep; returns its record and its storage. Raises SpecError, which names the source of the spec."""
     from raycap.plan.expand import expand
 
-    loaded = load_sweep(spec, overrides)
     trials = expand(loaded)
     try:
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
-        raise SpecError([f"{spec}: {error}"]) from error
+        raise SpecError([f"{source}: {error}"]) from error
     try:
         uri = loaded.spec.tracking.uri or environment_tracking_uri() or DEFAULT_TRACKING_URI
     except LocationError as error:
-        raise SpecError([f"{error}; or set tracking.uri in {spec}"]) from None
+        raise SpecError([f"{error}; or set tracking.uri in {source}"]) from None
     tracking = loaded.spec.tracking.model_copy(update={"uri": uri})
     record = SweepRecord(
         spec=loaded.spec.model_copy(update={"tracking": tracking}),

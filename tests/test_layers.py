@@ -15,6 +15,7 @@ MAX_LINES = 400
     ("module", "absent"),
     [
         ("raycap.commands.run", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
+        ("raycap.api", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
         ("raycap.pipeline", ["torch", "ray", "mlflow", "pandas", "matplotlib", "datasets", "transformers"]),
         ("raycap.cli", ["torch", "ray", "mlflow", "pandas", "matplotlib"]),
         ("raycap.plan.expand", ["torch", "ray"]),
@@ -34,6 +35,7 @@ def test_only_entry_points_are_at_the_root_of_the_package() -> None:
     entry_points = {
         "__init__.py",
         "__main__.py",
+        "api.py",
         "cli.py",
         "errors.py",
         "pipeline.py",

@@ -21,6 +21,7 @@ LAYERS = [
     "terminal",
     "commands",
     "pipeline.py",
+    "api.py",
 ]
 """Order of the tree's top level, lowest layer first; all other names follow in alphabetical order."""
 

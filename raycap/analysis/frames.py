@@ -19,9 +19,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def load(folder: str | os.PathLike[str]) -> "Results":
+    """Load the results of a sweep from its folder or URI, as data frames and figures.
+
+    Only the stored files are read; Ray and MLflow are not imported. This takes seconds for thousands of trials.
+
+    Args:
+        folder: Folder or URI of the sweep, such as `runs/grid` or `s3://bucket/runs/grid`.
+
+    Raises:
+        FileNotFoundError: The folder holds no sweep.
+        ValueError: A file of the sweep cannot be read.
+    """
+    opened = SweepFolder.at(os.fspath(folder))
+    record = opened.read_sweep()
+    # The folder may have been renamed or copied since the record was written.
+    spec = record.spec.model_copy(update={"name": opened.name})
+    return Results(analyse_stored(record.model_copy(update={"spec": spec}), opened.storage))
+
+
 @dataclass(frozen=True)
-class Sweep:
-    """A sweep that has run. Bits are those of each trial's last kind of text.
+class Results:
+    """The results of a sweep that has run. Bits are those of each trial's last kind of text.
 
     Every frame of trials has a column per axis of the grid, named by its dotted path. Sections, lists and null are JSON
     text there, so that rows can be grouped by them.
@@ -29,15 +48,6 @@ class Sweep:
 
     analysis: Analysis
     """The whole analysis, from which the report is made."""
-
-    @classmethod
-    def at(cls, folder: str | os.PathLike[str]) -> "Sweep":
-        """Read and analyse a sweep, which takes seconds for thousands of trials. See `raycap.load`."""
-        opened = SweepFolder.at(os.fspath(folder))
-        record = opened.read_sweep()
-        # The folder may have been renamed or copied since the record was written.
-        spec = record.spec.model_copy(update={"name": opened.name})
-        return cls(analyse_stored(record.model_copy(update={"spec": spec}), opened.storage))
 
     @property
     def name(self) -> str:
@@ -132,4 +142,4 @@ class Sweep:
 
     def __repr__(self) -> str:
         finished, planned = len(self.analysis.measured), len(self.analysis.sweep.trials)
-        return f"<sweep {self.name}: {finished} of {planned} trials finished. {self.answer}>"
+        return f"<results of {self.name}: {finished} of {planned} trials finished. {self.answer}>"

@@ -22,7 +22,7 @@ LOSS_NUMBERS = ["loss_bits", "standard_error_bits", "num_evaluated", "num_texts"
 
 
 def trial_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per planned trial and reading; see `raycap.analysis.frames.Sweep.trials`."""
+    """Return one row per planned trial and reading; see `raycap.analysis.frames.Results.trials`."""
     table = analysis.tables.trials
     verdicts = analysis.training.astype({"trial": int}).set_index("trial")["convergence"].map(str)
     parts = [grid_columns(analysis.sweep.trials), table.drop(columns="finished"), verdicts]
@@ -36,14 +36,14 @@ def trial_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def evaluation_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per evaluation and reading; see `raycap.analysis.frames.Sweep.evaluations`."""
+    """Return one row per evaluation and reading; see `raycap.analysis.frames.Results.evaluations`."""
     every = _named(analysis, analysis.tables.evaluations.astype({"trial": int, "step": int}))
     frames = [_with_bits(analysis, every, reading, ["trial", "step"]) for reading in analysis.laws]
     return _ordered(frames, ["trial", "step"])
 
 
 def loss_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per evaluation and row of losses; see `raycap.analysis.frames.Sweep.losses`."""
+    """Return one row per evaluation and row of losses; see `raycap.analysis.frames.Results.losses`."""
     indices = {trial.trial_id: index for index, trial in enumerate(analysis.sweep.trials)}
     blocks = joined_blocks({indices[trial_id]: measured for trial_id, measured in analysis.measured.items()})
     frames = []
@@ -67,7 +67,7 @@ def loss_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def generalisation_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return the generalisation matrix of every trial; see `raycap.analysis.frames.Sweep.generalisation`."""
+    """Return the generalisation matrix of every trial; see `raycap.analysis.frames.Results.generalisation`."""
     table = analysis.tables.splits
     index = ["trial", "population", "part", "split"]
     if table.empty:
@@ -81,7 +81,7 @@ def generalisation_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def law_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per arm and reading; see `raycap.analysis.frames.Sweep.laws`."""
+    """Return one row per arm and reading; see `raycap.analysis.frames.Results.laws`."""
     groups = [(arm.label, arm.laws) for arm in analysis.arms] or [("", analysis.laws)]
     rows = []
     for arm, laws in groups:
@@ -93,7 +93,7 @@ def law_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def contrast_frame(analysis: Analysis) -> pd.DataFrame:
-    """Return one row per axis, outcome and value; see `raycap.analysis.frames.Sweep.contrasts`."""
+    """Return one row per axis, outcome and value; see `raycap.analysis.frames.Results.contrasts`."""
     return pd.DataFrame(map(contrast_entry, analysis.contrasts))
 
 

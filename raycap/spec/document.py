@@ -31,12 +31,16 @@ class Override(NamedTuple):
 
 
 class SpecDocument:
-    """The contents of a spec as nested dicts and lists, with the position of every value in the file or an override."""
+    """The contents of a spec as nested dicts and lists, with the position of every value in the file or an override.
+
+    Contents without positions, which do not come from a file, have their source as the position of every value.
+    """
 
     def __init__(self, source: str, contents: YamlTree) -> None:
         self.tree: dict[str, Any] = contents.value
         self.text = contents.text
-        self._positions = {path: f"{source}:{line}:{column}" for path, (line, column) in contents.positions.items()}
+        self._positions: dict[KeyPath, str] = {(): source}
+        self._positions |= {path: f"{source}:{line}:{column}" for path, (line, column) in contents.positions.items()}
         self.overrides: list[Override] = []
 
     def override(self, text: str) -> None:

@@ -8,15 +8,17 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
+from io import StringIO
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
 
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_value, truncated
@@ -28,6 +30,8 @@ MAX_GRID_POINTS = 100_000
 MAX_QUESTION = 300
 """Largest number of characters of a sweep's question."""
 SWEEPS_FOLDER = Path("sweeps")
+PYTHON_SOURCE = "sweep"
+"""Source in the errors of a sweep that is given as Python values."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,46 @@ def load_sweep(path_or_name: str, overrides: tuple[str, ...] = ()) -> LoadedSwee
     """
     path = _find(path_or_name)
     document = SpecDocument(str(path), _contents(path))
+    document.tree.setdefault("name", path.stem.encode("utf-8", "replace").decode())
+    return _load(document, overrides)
+
+
+def load_tree(tree: Mapping[str, Any] | SweepSpec, question: str = "", overrides: tuple[str, ...] = ()) -> LoadedSweep:
+    """Validate a sweep that is given as Python values: a spec or the contents of a file, with arrays and specs in it.
+
+    `question` takes the place of the file's first comment, and `overrides` are those of `load_sweep`.
+
+    Raises:
+        SpecError: A value is none that YAML has, or the sweep is invalid; the error lists all faults.
+    """
+    try:
+        plain = TypeAdapter(Any).dump_python(tree, mode="json", exclude_unset=True, fallback=_as_list)
+    except (TypeError, ValueError) as error:
+        raise SpecError([f"{PYTHON_SOURCE}: must consist of numbers, texts, lists, dicts and specs: {error}"]) from None
+    stream = StringIO()
+    YAML().dump(plain, stream)
+    comment = "".join(f"# {line}\n" for line in question.splitlines())
+    try:
+        contents = read_yaml(f"{comment}{stream.getvalue()}".encode())
+    except YamlError as error:
+        raise SpecError([f"{PYTHON_SOURCE}: {error}"]) from None
+    # The text was generated, so positions in it would mean nothing to the user.
+    return _load(SpecDocument(PYTHON_SOURCE, replace(contents, value=plain, positions={})), overrides)
+
+
+def _as_list(values: Any) -> Any:
+    """Return an array, a range or another iterable as a list, and a number of NumPy as a number. Raises TypeError."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _load(document: SpecDocument, overrides: tuple[str, ...]) -> LoadedSweep:
+    """Validate a document after its overrides. Raises SpecError."""
     bad_overrides = []
     for override in overrides:
         try:
             document.override(override)
         except SpecError as error:
             bad_overrides += error.problems
-    if "name" not in document.tree:
-        document.tree["name"] = path.stem.encode("utf-8", "replace").decode()
-
     faults = Faults(document)
     spec = None
     try:
@@ -208,7 +243,9 @@ def _check_grid(
     points, position = [], document.locate(("trial", "profiles"))
     for raw, coordinates, indices in _grid_trees(trial, grid, faults):
         try:
-            points.append(GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw)), position))
+            points.append(
+                GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw)), position)
+            )
         except ValidationError as error:
             faults.add_validation_error(error, TrialSpec, ("trial",), indices)
         if faults.too_many:

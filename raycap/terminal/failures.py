@@ -13,11 +13,11 @@ from raycap.terminal.format import NAMES_SHOWN
 
 
 def print_failures(
-    sweep: SweepRecord, failures: Mapping[str, Failure], storage: Storage, command: str, console: Console
+    sweep: SweepRecord, failures: Mapping[str, Failure], storage: Storage, again: str, console: Console
 ) -> None:
     """Print failed trials in groups with the same cause, the largest group first.
 
-    `command` has the spec, overrides and options that the sweep was started with.
+    `again` is the command or call that runs only the failed trials again.
     """
     labels = {trial.trial_id: trial.label for trial in sweep.trials}
     groups: dict[str, list[Failure]] = defaultdict(list)
@@ -34,7 +34,7 @@ def print_failures(
         path = storage.location(failure_path(first.trial_id))
         console.print(f"    traceback: {path}", soft_wrap=True)
     console.print("To run only the failed trials again:")
-    console.print(f"  python -m raycap.sweep {command} --only-failed", soft_wrap=True)
+    console.print(f"  {again}", soft_wrap=True)
 
 
 def normalize_cause(cause: str) -> str:

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,12 @@ def wide_console() -> Console:
 
 
 def is_live(console: Console) -> bool:
-    """Whether a console can show a table that changes: a terminal that moves its cursor. FORCE_COLOR is ignored."""
+    """Whether a console can show a table that changes: a terminal that moves its cursor, or a notebook with ipywidgets.
+
+    FORCE_COLOR is ignored.
+    """
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
     return console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
 
 

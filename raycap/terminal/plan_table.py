@@ -193,14 +193,14 @@ def _plan_cells(
     }
 
 
-def plan_json(
+def plan_entries(
     sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
-) -> str:
-    """Return the plan of some trials as JSON, with `estimate` if there is one."""
+) -> list[dict[str, Any]]:
+    """Return the plan of some trials as an entry of plain values for each, with `estimate` if there is one."""
     selections = [str(selection) for selection in sweep.spec.analysis.selections]
     stacks = stacks_to_train(found.to_run(trials), sweep.trials, found.states, sweep.spec.execution.replicas)
     stack_of = {trial.trial_id: [member.trial_id for member in stack] for stack in stacks for trial in stack}
-    entries: list[dict[str, Any]] = [
+    return [
         {
             "trial_id": trial.trial_id,
             "label": trial.label,
@@ -220,6 +220,13 @@ def plan_json(
         | _estimate_field(expected, trial)
         for trial in trials
     ]
+
+
+def plan_json(
+    sweep: SweepRecord, trials: Sequence[PlannedTrial], found: Inventory, expected: Estimate | None = None
+) -> str:
+    """Return the plan of some trials as JSON, with `estimate` if there is one."""
+    entries = plan_entries(sweep, trials, found, expected)
     stale = [asdict(trial) for trial in found.stale]
     record: dict[str, Any] = {
         "sweep": sweep.spec.name,

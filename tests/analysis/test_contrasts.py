@@ -10,7 +10,7 @@ import pytest
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.axes import axes_of
 from raycap.analysis.contrasts import BITS_PER_PARAM, Contrast, Effect, Outcome, contrasts
-from raycap.analysis.frames import Sweep
+from raycap.analysis.frames import Results
 from raycap.analysis.planted import Truth
 from raycap.analysis.question import contrast_section, question_answer
 from raycap.analysis.readings import headline
@@ -77,7 +77,7 @@ def test_the_answer_begins_with_what_the_sweep_varied() -> None:
     entries = summary(chain())["contrasts"]
     (entry,) = [e for e in entries if e["split"] == "tuples" and e["value"] is False]
     assert (entry["verdict"], entry["mean"]) == ("worse", pytest.approx(18.25))
-    frame = Sweep(chain()).contrasts
+    frame = Results(chain()).contrasts
     assert len(frame) == len(entries)
     assert frame["mean"].to_list() == [e["mean"] for e in entries]
 

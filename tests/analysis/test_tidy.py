@@ -13,7 +13,7 @@ import pytest
 from pyarrow import csv
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.frames import Sweep
+from raycap.analysis.frames import Results
 from raycap.analysis.interactive import interactive_page
 from raycap.analysis.planted import Truth
 from raycap.analysis.readings import headline
@@ -41,7 +41,7 @@ def analysed() -> Analysis:
 
 
 def test_losses_have_the_mean_error_and_count_of_every_row_with_the_settings_of_its_trial() -> None:
-    sweep = Sweep(analysed())
+    sweep = Results(analysed())
     losses = sweep.losses
     assert set(GRID) < set(losses)
     (trial, *_) = analysed().measured.values()
@@ -58,7 +58,7 @@ def test_losses_have_the_mean_error_and_count_of_every_row_with_the_settings_of_
 
 
 def test_the_generalisation_matrix_has_a_row_per_trial_and_split_and_a_column_per_kind() -> None:
-    matrix = Sweep(analysed()).generalisation
+    matrix = Results(analysed()).generalisation
     answers = matrix[matrix["part"] == "answer"]
     assert len(answers) == 3 * len(analysed().measured)
     assert answers["split"].iloc[:3].to_list() == ["train", "first_people", "tuples"]
@@ -75,7 +75,7 @@ def test_values_of_the_grid_can_be_grouped_by_and_written() -> None:
     contents = dict(islice(files(analysed()), 3))  # the tables come first, before anything is drawn
     table = csv.read_csv(io.BytesIO(contents["capacity.csv"])).to_pandas()
     assert list(table)[2:5] == GRID
-    frame = Sweep(analysed()).trials.query("selection == 'enumerate'")
+    frame = Results(analysed()).trials.query("selection == 'enumerate'")
     totals = table.query("final and headline and subject == 'total' and selection == 'enumerate'")
     merged = frame.merge(totals, on=["trial_id", *GRID])
     assert merged["learned_bits_x"].to_numpy() == pytest.approx(merged["learned_bits_y"].to_numpy())
@@ -95,7 +95,7 @@ def test_the_interactive_page_holds_settings_bits_and_losses_of_every_trial() ->
     assert (data["settings"], data["varied"]) == (GRID, [GRID[2], GRID[0]])
     assert 'src="http' not in page
     ends, during = (data["points"][name] for name in ("end of training", "all evaluations"))
-    frame = Sweep(analysed()).trials
+    frame = Results(analysed()).trials
     for scheme, selection in analysed().laws:
         chosen = frame[(frame["scheme"] == str(scheme)) & (frame["selection"] == str(selection))]
         values = ends["bits"]["learned_bits"][f"{scheme} encoding, {selection} names"]
@@ -104,7 +104,7 @@ def test_the_interactive_page_holds_settings_bits_and_losses_of_every_trial() ->
     name = "loss of two_hop, tuples"
     by_chain = pd.Series(ends["columns"][name]).groupby(ends["columns"]["questions.chain_of_thought"]).mean()
     assert by_chain.to_dict() == pytest.approx({str(chain): bits for chain, bits in LOSSES.items()})
-    assert during["trial_id"] == Sweep(analysed()).evaluations.query("selection == 'set'")["trial_id"].to_list()
+    assert during["trial_id"] == Results(analysed()).evaluations.query("selection == 'set'")["trial_id"].to_list()
 
 
 @pytest.mark.slow

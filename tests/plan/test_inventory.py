@@ -271,14 +271,14 @@ def test_failures_are_printed_by_cause_with_the_command_to_repeat_them(storage: 
     alone = record.trials[12].trial_id
     failures[alone] = Failure(trial_id=alone, cause="ValueError: another", traceback="")
     console = Console(file=StringIO(), width=200)
-    print_failures(record, failures, storage, "specs/grid.yaml name=x", console)
+    print_failures(record, failures, storage, "raycap run x.yaml --only-failed", console)
     lines = [line.strip() for line in console.file.getvalue().strip().splitlines()]
     assert lines[0] == "13 of 14 trials failed"
     assert lines[1] == "DivergedError: not finite at step 100"
     assert lines[2].startswith(f"12 trials: {record.trials[0].label} (after step 0), {record.trials[1].label} (after")
     assert lines[2].endswith(" and 2 more")
     assert lines[4:6] == ["ValueError: another", record.trials[12].label]
-    assert lines[-1] == "python -m raycap.sweep specs/grid.yaml name=x --only-failed"
+    assert lines[-1] == "raycap run x.yaml --only-failed"
 
 
 # --- parents ----------------------------------------------------------------------------------------------------------
