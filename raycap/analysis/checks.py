@@ -19,7 +19,7 @@ from raycap.results import (
     PopulationFacts,
     TrialResult,
 )
-from raycap.spec import Biographies, Kind, LoadedProfiles, ModelByWidth, RelationStructure, Split, TrialSpec
+from raycap.spec import Biographies, Kind, LoadedProfiles, ModelByWidth, RelationStructure, Split, TrialSpec, UserTexts
 
 MIN_CERTAIN_TEXTS = 100
 """Rows with at least this many expected texts cannot be empty by chance."""
@@ -172,7 +172,7 @@ def _check_counts(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
             raise UnreadableResult(f"{kind} losses about {subject} of population {number}: the spec has no such texts")
         group = kind, subject, part, number
         totals[group] = totals.get(group, 0) + rows[kind, subject, part, split, number].num_texts
-    per_person = questions.per_person if isinstance(questions, Biographies) else 1
+    per_person = questions.per_person if isinstance(questions, Biographies | UserTexts) else 1
     specs = [result.spec.profiles, *([result.spec.fill.profiles] if result.spec.fill else [])]
     for (kind, subject, _, number), total in totals.items():
         population = result.populations[number]

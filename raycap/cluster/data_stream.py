@@ -15,6 +15,7 @@ from ray.data import DataContext, Datasource
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
+from raycap.host.user_code import add_folders
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, chunks, deduplicate
 
@@ -25,9 +26,11 @@ PREFETCHED_BLOCKS = 2
 class RowStream(Datasource):
     """Datasource of the rows of several sources, from `start_step` to the last step, in order."""
 
-    def __init__(self, sources: tuple[RowSource, ...], start_step: int) -> None:
+    def __init__(self, sources: tuple[RowSource, ...], start_step: int, user_folders: tuple[str, ...] = ()) -> None:
+        """`user_folders` has the folders of modules of the user that define corpora of the sources."""
         super().__init__()
         self.sources, self.steps = sources, range(start_step, sources[0].num_steps)
+        self.user_folders = user_folders
 
     def estimate_inmemory_data_size(self) -> None:
         """Return None (unknown): given a size, Ray Data would split the blocks of the task into smaller ones."""
@@ -38,9 +41,10 @@ class RowStream(Datasource):
         """Return one task for any `parallelism`, because the order of the rows is part of the experiment."""
         # Sources contain whole populations, which are too large to be pickled into the task.
         steps, sources_ref = self.steps, ray.put(self.sources)
-        block_bytes = BLOCK_BYTES  # read here, since the task runs in another process
+        block_bytes, user_folders = BLOCK_BYTES, self.user_folders  # read here, since the task runs in another process
 
         def read() -> Iterable[Block]:
+            add_folders(user_folders)  # before the sources are unpickled
             sources: tuple[RowSource, ...] = ray.get(sources_ref)
             step_bytes = sum(source.rows(steps[:1]).cells.nbytes for source in sources)
             for chunk in chunks(steps, max(1, block_bytes // step_bytes)):
@@ -56,10 +60,13 @@ class RowStream(Datasource):
         return [ReadTask(read, metadata)]
 
 
-def ray_rows(sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float) -> Iterator[list[Rows]]:
+def ray_rows(
+    sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float, user_folders: tuple[str, ...] = ()
+) -> Iterator[list[Rows]]:
     """Yield the rows of every source, step by step, as `raycap.tokens.rows.rows_of` does, from a Ray Data read task.
 
-    The task reserves `num_cpus` CPUs and reads ahead. Equal sources are read once and share their rows.
+    The task reserves `num_cpus` CPUs and reads ahead. Equal sources are read once and share their rows. `user_folders` are
+    those of `WorkerConfig`.
     """
     if start_step >= sources[0].num_steps:
         return
@@ -70,7 +77,7 @@ def ray_rows(sources: tuple[RowSource, ...], start_step: int, *, num_cpus: float
     context.target_max_block_size = 4 * BLOCK_BYTES
     distinct, index_of = deduplicate(sources)
     dataset = ray.data.read_datasource(
-        RowStream(distinct, start_step), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
+        RowStream(distinct, start_step, user_folders), concurrency=1, num_cpus=num_cpus, override_num_blocks=1
     )
     step = start_step
     for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=PREFETCHED_BLOCKS):

@@ -14,6 +14,7 @@ from raycap.cluster.connection import RayConnection, ray_session
 from raycap.cluster.errors import TrialError, root_cause
 from raycap.cluster.processes import RayDiedError, kill_children
 from raycap.errors import TrackingError
+from raycap.host.user_code import folder_of
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.spec import ParentModel, ProfilesFromDisk
@@ -222,7 +223,14 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     run.has_opened = True
     opened = analyst.open.remote(slots)
     config = WorkerConfig(
-        execution, storage_uri, source_commit(), analyst, sweep.spec.analysis, job.lease.id, cpu_only=job.cpu_only
+        execution,
+        storage_uri,
+        source_commit(),
+        analyst,
+        sweep.spec.analysis,
+        job.lease.id,
+        cpu_only=job.cpu_only,
+        user_folders=tuple({folder_of(code.function) for trial in job.missing for code in trial.spec.user_code}),
     )
     _get(opened)
     spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)

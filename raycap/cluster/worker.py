@@ -22,6 +22,7 @@ from raycap.cluster.stall import StallGuard
 from raycap.cluster.trial_queue import PLACED
 from raycap.cluster.worker_reuse import ReusingTrainer, WorkersConfig
 from raycap.errors import LeaseLostError
+from raycap.host.user_code import add_folders
 from raycap.learner.signals import PausedError
 from raycap.results import Evaluation, PlannedTrial, TrialResult
 from raycap.spec import AnalysisSpec, ExecutionSpec
@@ -50,6 +51,8 @@ class WorkerConfig:
     cpu_only: bool = False
     """Train on the CPU even if `execution` reserves GPUs. The GPUs are then only a resource that Ray schedules by, so tests
     can check the placement of workers on machines without GPUs."""
+    user_folders: tuple[str, ...] = ()
+    """Folders in which the driver of the sweep found modules of the user."""
 
     def open_storage(self) -> Storage:
         """Return the storage of the sweep."""
@@ -160,6 +163,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     from raycap.learner.trial import run_trials
 
     config: WorkerConfig = parameters["config"]
+    add_folders(config.user_folders)
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
     finished: frozenset[str] = parameters["finished"]
     unfinished = [trial_id for trial_id in planned if trial_id not in finished]
@@ -201,7 +205,9 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
             tuple(trial.spec for trial in planned.values()),
             source_commit=config.source_commit,
             storage=storage,
-            open_rows=lambda sources, start_step: ray_rows(sources, start_step, num_cpus=READER_CPUS),
+            open_rows=lambda sources, start_step: ray_rows(
+                sources, start_step, num_cpus=READER_CPUS, user_folders=config.user_folders
+            ),
             report=report,
             ends_early=may_end,
             finished=finished,

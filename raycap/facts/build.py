@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from raycap.facts.biographies import BiographyCorpus
-from raycap.facts.corpus import Corpus
+from raycap.facts.corpus import END, NAME_SUBJECT, Corpus
 from raycap.facts.hosted import load_profiles
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
@@ -12,6 +12,7 @@ from raycap.facts.random_data import pairs, pairs_schema, strings, strings_schem
 from raycap.results import PopulationFacts
 from raycap.spec import (
     Biographies,
+    Kind,
     LoadedProfiles,
     NamesOnly,
     ProfilesByCount,
@@ -20,6 +21,7 @@ from raycap.spec import (
     RandomPairs,
     RandomStrings,
     TrialSpec,
+    UserTexts,
 )
 
 
@@ -87,8 +89,11 @@ def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
 def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
     """Return the corpora about a population, one for each of the spec's kinds, in the same order.
 
-    Raises ValueError if the population has no relations but the spec has questions of two or more hops.
+    Raises ValueError if the population has no relations but the spec has questions of two or more hops, or if a corpus of
+    the user's own module does not have the properties of one.
     """
+    if isinstance(spec, UserTexts):
+        return (_user_corpus(profiles, spec),)
     if isinstance(spec, NamesOnly):
         return (NamesCorpus(profiles),)
     if isinstance(spec, Biographies):
@@ -96,3 +101,24 @@ def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
     if max(spec.hops) > 1 and not profiles.schema.relations:
         raise ValueError("questions.hops: two-hop questions need at least one relation, but the profiles have none")
     return tuple(Questions(profiles, hops, spec.chain_of_thought, spec.held_out) for hops in spec.hops)
+
+
+def _user_corpus(profiles: Profiles, spec: UserTexts) -> Corpus:
+    """Return the corpus of a module of the user. Raises ValueError if it differs from what is assumed about it."""
+    corpus: Corpus = spec.load()(profiles, spec.per_person, **spec.options)
+    num_ids = profiles.num_profiles * spec.per_person
+    subjects = {*profiles.schema.subjects, NAME_SUBJECT}
+    try:
+        problems = {
+            f"num_ids must be people x per_person = {num_ids}, got {corpus.num_ids}": corpus.num_ids != num_ids,
+            f"kind must be {Kind.BIOGRAPHY}, got {corpus.kind}": corpus.kind is not Kind.BIOGRAPHY,
+            f"texts must begin with {END!r}, got {corpus.texts[:1]}": corpus.texts[:1] != (END,),
+            "measures must be every subject and the name": {each.subject for each in corpus.measures} != subjects,
+            "split_codes must be None, as no text is held out": corpus.split_codes is not None,
+        }
+    except AttributeError as error:
+        raise ValueError(f"questions.function: {spec.function} did not return a corpus: {error}") from error
+    for problem, holds in problems.items():
+        if holds:
+            raise ValueError(f"questions.function: {spec.function}: {problem}")
+    return corpus

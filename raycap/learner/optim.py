@@ -9,15 +9,16 @@ times decay constant. Embeddings, output layer and gains are not rescaled.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raycap.learner.model import FUSED_PROJECTIONS, Llama, ParameterGroup
-from raycap.spec import AdamW, Muon, OptimizerSpec, Schedule, ScheduleFree
+from raycap.spec import AdamW, Muon, OptimizerSpec, Schedule, ScheduleFree, UserOptimizer, UserSchedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_NEWTON_SCHULZ_STEPS = 5
@@ -26,6 +27,10 @@ ADAM_RMS = 0.2
 """Root mean square of an AdamW update in units of lr (arXiv 2502.16982, section 2.2)."""
 NOT_SAVED = ("params", "lr", "capturable")
 """Entries of torch's parameter groups that no checkpoint determines: lr is set at every step."""
+
+
+UserFactor = Callable[[int, int], float]
+"""Schedule of a module of the user: from a step (from 0) and the number of steps to the fraction of the peak rate."""
 
 
 class Optimizer:
@@ -43,6 +48,7 @@ class Optimizer:
         Each parameter group of a member has its peak learning rate as `initial_lr`.
         """
         self.specs, self.members, self._model = specs, members, model
+        self._user_schedule = load_schedule(specs[0])
         self.gradients = torch.zeros(sum(w.numel() for w in model.storage.values()), device=model.device)
         """Gradients of all weights of all replicas as one flat tensor, which `step` reads and workers all-reduce."""
         parts = self.gradients.split([weights.numel() for weights in model.storage.values()])
@@ -65,7 +71,7 @@ class Optimizer:
 
     def set_rate(self, step: int, num_steps: int) -> tuple[float, ...]:
         """Set every group's learning rate for `step` (from 0); return the lr of each replica."""
-        factor = schedule_factor(self.specs[0], step, num_steps)
+        factor = schedule_factor(self.specs[0], step, num_steps, self._user_schedule)
         for member in self.members:
             for group in member.param_groups:
                 if isinstance(group["lr"], Tensor):
@@ -121,7 +127,10 @@ class Optimizer:
         """Return the optimizer state of a replica, one entry per row of weights, in a fixed order."""
         return [
             {
-                "row": {key: value.clone() for key, value in member.state[row].items()},
+                "row": {
+                    key: value.clone() if isinstance(value, Tensor) else value
+                    for key, value in member.state[row].items()
+                },
                 "group": {key: value for key, value in group.items() if key not in NOT_SAVED},
             }
             for member, group, row in self._rows_of(replica)
@@ -186,6 +195,8 @@ def build_optimizer(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: 
             schedule_free = schedulefree.AdamWScheduleFree(groups(matrices, *others), betas=spec.betas)
             schedule_free.train()
             return Optimizer(specs, model, (schedule_free,))
+        case UserOptimizer():
+            return Optimizer(specs, model, (_user_optimizer(spec, groups(matrices, *others)),))
         case Muon():
             # Shapes of the projections in one row of matrices, in the order of Llama.views; fused ones are split.
             shapes = [
@@ -201,11 +212,30 @@ def build_optimizer(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: 
             return Optimizer(specs, model, (muon, adamw))
 
 
-def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
+def _user_optimizer(spec: UserOptimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer of a module of the user. Raises ValueError if it is none for these parameter groups."""
+    rows = [id(row) for group in groups for row in group["params"]]
+    optimizer = spec.load()(groups, **spec.options)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(
+            f"training.optimizer.function: {spec.function} must return a torch.optim.Optimizer, got {type(optimizer)}"
+        )
+    found = [id(row) for group in optimizer.param_groups for row in group["params"]]
+    if found != rows or any("initial_lr" not in group for group in optimizer.param_groups):
+        raise ValueError(
+            f"training.optimizer.function: {spec.function} must keep the parameter groups that it is given"
+        )
+    return optimizer
+
+
+def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int, user_schedule: UserFactor | None = None) -> float:
     """Return the learning rate at `step` (from 0) of num_steps as a fraction of its peak.
 
     It rises linearly to 1 over warmup_steps, at most half of all steps. Then it falls to 0 at num_steps, linearly or as
-    half a cosine, or over the last decay_share of all steps only (wsd), or stays at 1 (constant, schedule-free).
+    half a cosine, or over the last decay_share of all steps only (wsd), or stays at 1 (constant, schedule-free), or has
+    the values of `user_schedule`.
+
+    Raises ValueError if a value of `user_schedule` is negative or not finite.
     """
     warmup_steps = min(spec.warmup_steps, num_steps // 2)
     if step < warmup_steps:
@@ -222,6 +252,20 @@ def schedule_factor(spec: OptimizerSpec, step: int, num_steps: int) -> float:
             return min(1.0, (num_steps - step) / min(spec.decay_share * num_steps, num_steps - warmup_steps))
         case Schedule.CONSTANT:
             return 1.0
+        case UserSchedule(function=function):
+            assert user_schedule is not None, "see load_schedule"
+            factor = float(user_schedule(step, num_steps))
+            if not 0 <= factor < math.inf:
+                raise ValueError(
+                    f"training.optimizer.schedule: {function} must return finite factors >= 0, got {factor} at step {step}"
+                )
+            return factor
+
+
+def load_schedule(spec: OptimizerSpec) -> UserFactor | None:
+    """Return the schedule of a module of the user with its options, or None if the spec has a schedule of raycap."""
+    schedule = None if isinstance(spec, ScheduleFree) else spec.schedule
+    return partial(schedule.load(), **schedule.options) if isinstance(schedule, UserSchedule) else None
 
 
 class FusedMuon(torch.optim.Optimizer):

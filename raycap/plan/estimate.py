@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from raycap.plan.sizes import computed_parameters
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial
-from raycap.spec import Biographies, ExecutionSpec, ModelByWidth, Muon, NamesOnly, NumHeads, Precision, TrialSpec
+from raycap.spec import (
+    Biographies,
+    ExecutionSpec,
+    ModelByWidth,
+    Muon,
+    NamesOnly,
+    NumHeads,
+    Precision,
+    TrialSpec,
+    UserTexts,
+)
 
 SWEEP_SECONDS = 20.0
 """Time of a run outside its trials: start of Python, Ray and MLflow, analysis and shutdown, measured on two cores."""
@@ -149,7 +159,7 @@ def _texts(trial: PlannedTrial) -> Iterable[tuple[int, float]]:
         subjects = len(population.attribute_entropies_bits) + relations
         if isinstance(questions, NamesOnly):
             yield 0, people
-        elif isinstance(questions, Biographies):
+        elif isinstance(questions, Biographies | UserTexts):
             yield 1, people * questions.per_person
         else:
             yield from ((hops, float(people) * relations ** (hops - 1) * subjects) for hops in questions.hops)
@@ -188,7 +198,7 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     per_layer = ACTIVATIONS_PER_LAYER * model.hidden_size + 2 * heads * tokens / texts
     vocab_size = parameters.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
-    loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies) else ANSWER_SHARE
+    loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies | UserTexts) else ANSWER_SHARE
     activations = size * tokens * (per_layer * model.depth + LOGIT_COPIES * loss_share * vocab_size)
     data = BYTES_PER_TEXT * sum(texts for _, texts in _texts(trial))
     return PROCESS_BYTES + members * (state + activations + data)

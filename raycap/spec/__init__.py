@@ -34,7 +34,15 @@ from raycap.spec.learner import (
     TokenizerSpec,
     WordTokenizer,
 )
-from raycap.spec.questions import Biographies, HeldOut, NamesOnly, QuestionsByShare, QuestionsByWeights, QuestionsSpec
+from raycap.spec.questions import (
+    Biographies,
+    HeldOut,
+    NamesOnly,
+    QuestionsByShare,
+    QuestionsByWeights,
+    QuestionsSpec,
+    UserTexts,
+)
 from raycap.spec.sweep import (
     AnalysisSpec,
     Calibration,
@@ -61,10 +69,13 @@ from raycap.spec.training import (
     Steps,
     Tokens,
     TrainingSpec,
+    UserOptimizer,
+    UserSchedule,
     WeightDecay,
     Windows,
 )
 from raycap.spec.trial import Fill, ParentModel, ParentTrial, TrialSpec
+from raycap.spec.user_code import UserCode
 
 __all__ = [
     "NUM_CENSUS_FIRST_NAMES",
@@ -129,6 +140,10 @@ __all__ = [
     "TrackingSpec",
     "TrainingSpec",
     "TrialSpec",
+    "UserCode",
+    "UserOptimizer",
+    "UserSchedule",
+    "UserTexts",
     "WeightDecay",
     "Windows",
     "WordTokenizer",

@@ -24,6 +24,7 @@ from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_value, truncated
 from raycap.spec.faults import Faults
 from raycap.spec.locations import LocationError, refuse_shell_syntax
+from raycap.spec.user_code import IMPORTS
 from raycap.spec.yaml_tree import MAX_BYTES, MAX_DEPTH, YamlError, YamlTree, read_yaml
 
 MAX_GRID_POINTS = 100_000
@@ -244,7 +245,7 @@ def _check_grid(
     for raw, coordinates, indices in _grid_trees(trial, grid, faults):
         try:
             points.append(
-                GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw)), position)
+                GridPoint(coordinates, TrialSpec.model_validate_json(json.dumps(raw), context=IMPORTS), position)
             )
         except ValidationError as error:
             faults.add_validation_error(error, TrialSpec, ("trial",), indices)

@@ -1,10 +1,11 @@
 """Specs of the training texts: questions of one or more hops, biographies, and names alone."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import Kind, Seed, Spec, Split, Weight, broken_rule
+from raycap.spec.user_code import UserCode
 
 Hops = Literal[1, 2, 3]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -173,22 +174,40 @@ class _OneKind(Spec):
         return False
 
 
-class Biographies(_OneKind):
-    """Biographies: one templated sentence for each fact about a person, as in bioS (arXiv 2404.05405, section 2)."""
+class _AboutPeople(_OneKind):
+    """Texts that each state the facts about one person."""
 
-    kind: Literal["biographies"]
-    """Biographies instead of questions."""
     per_person: int = Field(default=1, ge=1, le=1000)
-    """k, the number of different biographies of each person."""
-    permute: bool = False
-    """Whether each biography has its sentences in a random order. If false, all biographies use the same order."""
-    seed: Seed = 0
-    """Random seed of the templates and the sentence orders."""
+    """k, the number of different texts of each person."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kind BIOGRAPHY."""
         return (Kind.BIOGRAPHY,)
+
+
+class Biographies(_AboutPeople):
+    """Biographies: one templated sentence for each fact about a person, as in bioS (arXiv 2404.05405, section 2)."""
+
+    kind: Literal["biographies"]
+    """Biographies instead of questions."""
+    permute: bool = False
+    """Whether each biography has its sentences in a random order. If false, all biographies use the same order."""
+    seed: Seed = 0
+    """Random seed of the templates and the sentence orders."""
+
+
+class UserTexts(_AboutPeople, UserCode):
+    """Texts about people that the user's own module writes. They are analysed as biographies.
+
+    The function is called with the population and the number of texts per person, and returns a corpus. See
+    docs/architecture.md#your-own-code.
+    """
+
+    kind: Literal["custom"]
+    """Texts of your own module instead of questions."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("profiles", "per_person")
 
 
 class NamesOnly(_OneKind):
@@ -215,6 +234,7 @@ QuestionsSpec = Annotated[
     Annotated[QuestionsByShare, Tag("<hops>")]
     | Annotated[QuestionsByWeights, Tag("<hops/weights>")]
     | Annotated[Biographies, Tag("<biographies>")]
-    | Annotated[NamesOnly, Tag("<names>")],
+    | Annotated[NamesOnly, Tag("<names>")]
+    | Annotated[UserTexts, Tag("<custom>")],
     Discriminator(_questions_kind),
 ]

@@ -19,7 +19,7 @@ from raycap.spec.base import (
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
-from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, Windows
+from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
@@ -260,6 +260,8 @@ def _not_recordable(training: TrainingSpec, execution: ExecutionSpec) -> str | N
         return "training.precision: the loss scale of fp16 depends on each step, which a CUDA graph cannot contain"
     if isinstance(training.optimizer, ScheduleFree):
         return "training.optimizer.kind: schedule-free AdamW computes on the host, which a CUDA graph cannot contain"
+    if isinstance(training.optimizer, UserOptimizer):
+        return "training.optimizer.kind: optimizers of your own cannot be contained in a CUDA graph"
     if isinstance(training.packing, Windows):
         return "training.packing.kind: CUDA graphs support only one text per row"
     return None

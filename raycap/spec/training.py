@@ -1,11 +1,12 @@
 """Specs of training: length, optimizer and schedule, curriculum, packing, evaluation and early stopping."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from raycap.spec.base import Seed, Spec, Weight, broken_rule, by_kind
+from raycap.spec.user_code import UserCode
 
 
 class Schedule(StrEnum):
@@ -19,6 +20,27 @@ class Schedule(StrEnum):
     """Warmup-stable-decay: constant, then linear decay to zero over the last `decay_share` of all steps."""
     CONSTANT = "constant"
     """Constant."""
+
+
+class UserSchedule(UserCode):
+    """A learning rate schedule of the user's own module (docs/architecture.md#your-own-code).
+
+    The function is called with a step, counted from 0, and the number of all steps. It returns the learning rate as a
+    fraction of its peak for a step after the warm-up.
+    """
+
+    arguments: ClassVar[tuple[str, ...]] = ("step", "num_steps")
+
+
+ScheduleSpec = Annotated[
+    Annotated[Schedule, Tag("<name>")] | Annotated[UserSchedule, Tag("<function>")],
+    Discriminator(lambda v: "<function>" if isinstance(v, (dict, UserSchedule)) else "<name>"),
+]
+
+
+def describe_schedule(schedule: Schedule | UserSchedule) -> str:
+    """Return the name of a schedule, or module:attribute of one of the user's own."""
+    return schedule.function if isinstance(schedule, UserSchedule) else str(schedule)
 
 
 class Precision(StrEnum):
@@ -150,6 +172,24 @@ class _Optimizer(Spec):
     """Largest norm of the gradient. Gradients with a larger norm are scaled down to it."""
 
 
+class _Scheduled(_Optimizer):
+    schedule: ScheduleSpec = Schedule.LINEAR
+    """Learning rate schedule after the warm-up: a name, or {function: module:attribute} for one of your own."""
+    decay_share: float = Field(default=0.2, gt=0, le=1)
+    """Fraction of all steps, at the end, over which the learning rate decays. Only used by schedule wsd."""
+
+    @field_validator("decay_share")
+    @classmethod
+    def _only_with_wsd(cls, decay_share: float, info: Any) -> float:
+        schedule = info.data.get("schedule", Schedule.WSD)
+        if decay_share != 0.2 and schedule is not Schedule.WSD:
+            raise broken_rule(
+                "has no effect with schedule {schedule}; remove it or set schedule: wsd",
+                schedule=describe_schedule(schedule),
+            )
+        return decay_share
+
+
 class _AdamBetas(_Optimizer):
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the estimates of the first and second moment."""
@@ -162,21 +202,7 @@ class _AdamBetas(_Optimizer):
         return betas
 
 
-class _Scheduled(_AdamBetas):
-    schedule: Schedule = Schedule.LINEAR
-    """Learning rate schedule after the warm-up."""
-    decay_share: float = Field(default=0.2, gt=0, le=1)
-    """Fraction of all steps, at the end, over which the learning rate decays. Only used by schedule wsd."""
-
-    @field_validator("decay_share")
-    @classmethod
-    def _only_with_wsd(cls, decay_share: float, info: Any) -> float:
-        if decay_share != 0.2 and info.data.get("schedule", Schedule.WSD) is not Schedule.WSD:
-            raise broken_rule("has no effect with schedule {schedule}; remove it or set schedule: wsd", **info.data)
-        return decay_share
-
-
-class AdamW(_Scheduled):
+class AdamW(_Scheduled, _AdamBetas):
     """AdamW (arXiv 1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
@@ -203,7 +229,7 @@ class ScheduleFree(_AdamBetas):
         return betas
 
 
-class Muon(_Scheduled):
+class Muon(_Scheduled, _AdamBetas):
     """Muon for the attention and MLP matrices, AdamW for all other parameters. See docs/science.md#optimizers."""
 
     kind: Literal["muon"]
@@ -214,8 +240,24 @@ class Muon(_Scheduled):
     """Nesterov momentum of the matrices."""
 
 
+class UserOptimizer(_Scheduled, UserCode):
+    """An optimizer of the user's own module.
+
+    The function is called with parameter groups of torch and returns a `torch.optim.Optimizer` for them. See
+    docs/architecture.md#your-own-code.
+    """
+
+    kind: Literal["custom"]
+    """An optimizer of your own module."""
+
+    arguments: ClassVar[tuple[str, ...]] = ("groups",)
+
+
 OptimizerSpec = Annotated[
-    Annotated[AdamW, Tag("<adamw>")] | Annotated[ScheduleFree, Tag("<schedule_free>")] | Annotated[Muon, Tag("<muon>")],
+    Annotated[AdamW, Tag("<adamw>")]
+    | Annotated[ScheduleFree, Tag("<schedule_free>")]
+    | Annotated[Muon, Tag("<muon>")]
+    | Annotated[UserOptimizer, Tag("<custom>")],
     by_kind("adamw"),
 ]
 
@@ -228,7 +270,7 @@ class TrainingSpec(Spec):
     batch_size: int = Field(default=512, ge=1, le=10_000_000)
     """Number of questions per optimizer step, summed over all workers."""
     optimizer: OptimizerSpec = AdamW()
-    """Optimizer and learning rate schedule: adamw, schedule_free or muon."""
+    """Optimizer and learning rate schedule: adamw, schedule_free, muon, or custom for one of your own."""
     precision: Precision = Precision.FP32
     """Number format of the forward and backward pass. bf16 can reduce time and memory on GPUs."""
     packing: PackingSpec = OnePerRow()
@@ -268,6 +310,6 @@ class TrainingSpec(Spec):
             raise broken_rule(
                 "a plateau is not meaningful while schedule {schedule} decays the learning rate; set "
                 "optimizer.schedule: constant, or use schedule_free",
-                schedule=str(optimizer.schedule),
+                schedule=describe_schedule(optimizer.schedule),
             )
         return stop

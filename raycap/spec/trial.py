@@ -20,8 +20,9 @@ from raycap.spec.facts import (
 )
 from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
 from raycap.spec.locations import Location
-from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, check_weights
+from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
 from raycap.spec.training import TrainingSpec
+from raycap.spec.user_code import UserCode
 
 
 class ParentTrial(Spec):
@@ -98,7 +99,7 @@ def check_number(profiles: ProfilesSpec, questions: QuestionsSpec) -> None:
         return
     hops, people, subjects = questions.kinds[-1].hops, profiles.num_profiles, NUM_ATTRIBUTES + profiles.num_relations
     factors = [people, *[profiles.num_relations] * (hops - 1), *[subjects] * (hops > 0)]
-    if isinstance(questions, Biographies):
+    if isinstance(questions, Biographies | UserTexts):
         factors.append(questions.per_person)
     if math.prod(factors) > MAX_QUESTIONS:
         raise broken_rule(
@@ -163,6 +164,13 @@ class TrialSpec(Spec):
             except Exception as error:
                 raise broken_rule("training.curriculum.{n}.weights: {reason}", n=number, reason=str(error)) from None
         return self
+
+    @property
+    def user_code(self) -> tuple[UserCode, ...]:
+        """The parts of the trial that are defined in modules of the user."""
+        optimizer = self.training.optimizer
+        parts = (self.questions, optimizer, getattr(optimizer, "schedule", None))
+        return tuple(part for part in parts if isinstance(part, UserCode))
 
     @property
     def trial_id(self) -> str:

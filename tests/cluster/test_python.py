@@ -94,3 +94,41 @@ def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.Monkey
         sweep.run(quiet=True)
     assert set(sweep.plan()["state"]) <= {"resumable", "new"}
     assert "resumable" in set(sweep.plan()["state"])
+
+
+MODULE = """\
+import torch
+from raycap.facts.biographies import BiographyCorpus
+from raycap.spec import Biographies
+
+class OwnTexts(BiographyCorpus):
+    pass
+
+def texts(profiles, per_person):
+    return OwnTexts(profiles, Biographies(kind="biographies", per_person=per_person))
+
+def sgd(groups, momentum):
+    return torch.optim.SGD(groups, momentum=momentum)
+
+def falling(step, num_steps):
+    return 1 - step / num_steps
+"""
+
+
+def test_workers_find_modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_of_ray.py").write_text(MODULE)
+    schedule = {"function": "own_of_ray:falling"}
+    sgd = {"kind": "custom", "function": "own_of_ray:sgd", "options": {"momentum": 0.9}, "schedule": schedule}
+    own = {
+        "questions": {"kind": "custom", "function": "own_of_ray:texts", "per_person": 2},
+        "training": TREE["trial"]["training"] | {"optimizer": sgd},
+    }
+    sweep = raycap.Sweep.from_dict(TREE | {"trial": TREE["trial"] | own})
+    sweep.run(quiet=True)
+    found = results(tmp_path)
+    assert len(found) == 2
+    for trial in sweep.trials:
+        here = raycap.run_trial(trial.spec)
+        losses = [json.loads(each.losses.model_dump_json()) for each in here.evaluations]
+        assert [each["losses"] for each in found[trial.trial_id]["evaluations"]] == losses
