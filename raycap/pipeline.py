@@ -173,7 +173,7 @@ def _print_outcome(
     console: Console,
 ) -> int:
     """Print the outcome of a run and return the exit code."""
-    from raycap.analysis.report import answer
+    from raycap.analysis.answer import answer
     from raycap.analysis.stored import read_stored
 
     folder = SweepFolder(storage, sweep.spec.name)

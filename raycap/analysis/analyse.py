@@ -18,14 +18,15 @@ from raycap.analysis.curves import (
     gain,
 )
 from raycap.analysis.exclusions import ExclusionReason, exclusion
-from raycap.analysis.laws import Law, Point, fit_law
+from raycap.analysis.intervals import NOTHING, Interval
+from raycap.analysis.laws import FitStatus, Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.pooling import BestSetting, arms_of, best_settings
 from raycap.analysis.readings import Reading, headline, readings
 from raycap.analysis.selection import Comparison, Evidence, compare_readings
 from raycap.analysis.tables import Tables, joined_blocks, tables
 from raycap.results import Failure, RunRecord, SweepRecord
-from raycap.spec import AnalysisSpec, Calibration, Kind
+from raycap.spec import AnalysisSpec, Calibration, Kind, Schedule, ScheduleFree
 
 BOOTSTRAP_SEED = 0
 RELATIVE_STEP = 1e-4
@@ -40,6 +41,9 @@ class ArmLaws:
     trials: frozenset[int]
     """Indices of its trials in the plan."""
     laws: Mapping[Reading, Law]
+    asymptote: Interval
+    """Bits per parameter under the headline reading, extrapolated to infinitely many exposures; NaN unless all trials of
+    the law have an asymptote and a learning rate that does not decay."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,14 @@ class Analysis:
     """One row per measured trial: trial, convergence, gain, asymptote_bits, asymptote_low, asymptote_high, refused."""
     laws: Mapping[Reading, Law]
     """Laws over all arms. They describe the sweep only if `arms` is empty."""
+    asymptote: Interval
+    """As in `ArmLaws`, over all arms."""
     arms: tuple[ArmLaws, ...]
     """Laws of each combination of values of the axes that are compared; none if no axis is."""
     best_settings: tuple[BestSetting, ...]
     """Best setting of training per cell under the headline reading; none if the grid varies no setting of training."""
+    other_settings: frozenset[int]
+    """Indices of the trials whose setting of training is not the best of their cell."""
     comparison: Comparison
     contrasts: tuple[Contrast, ...]
     """Values of each axis of the grid, compared at equal everything else."""
@@ -97,6 +105,17 @@ class Analysis:
         chosen = table["headline"] & (table["subject"] == TOTAL)
         chosen &= (table["scheme"] == str(scheme)) & (table["selection"] == str(selection))
         return table[chosen & table["final"]] if final else table[chosen]
+
+    def seed_spread_bits(self, reading: Reading | None = None) -> "pd.Series[float]":
+        """Return the standard deviation of final learned bits over the seeds of a trial's cell, by index of the trial.
+
+        It is NaN in cells with one measured trial. The reading is the headline reading by default.
+        """
+        totals = self.totals(reading, final=True)
+        if totals.empty:
+            return pd.Series(dtype=float)
+        learned = totals.set_index("trial")["learned_bits"].astype(float)
+        return learned.groupby(self.tables.trials["cell"].loc[learned.index]).transform("std")
 
     def unexhausted_totals(self) -> pd.DataFrame:
         """Return the final totals under the headline reading of the trials that did not exhaust their data."""
@@ -139,8 +158,10 @@ def analyse(
         frames,
         training=pd.DataFrame(),
         laws={},
+        asymptote=NOTHING,
         arms=(),
         best_settings=(),
+        other_settings=frozenset(),
         comparison=no_comparison,
         contrasts=(),
     )
@@ -154,6 +175,17 @@ def analyse(
     bias = max((setting.log_bias for setting in settings), default=0.0)
     candidates = {reading: _points(draft, reading, states, lost, left_out) for reading in readings(spec)}
 
+    limits = _asymptotes(draft)
+
+    def asymptote_of(members: Collection[int]) -> Interval:
+        points, _ = candidates[draft.headline]
+        in_law = {index: point for index, point in points.items() if index in members and point.capacity_limited}
+        if not in_law or not in_law.keys() <= limits.keys():
+            return NOTHING
+        extrapolated = [replace(point, learned_bits=limits[index]) for index, point in in_law.items()]
+        law = fit_law(extrapolated, {}, rng=np.random.default_rng(BOOTSTRAP_SEED), choice_bias=bias)
+        return law.alpha if law.status is FitStatus.OK else NOTHING
+
     def laws(members: Collection[int]) -> dict[Reading, Law]:
         fits = {}
         for reading, (points, excluded) in candidates.items():
@@ -165,11 +197,16 @@ def analyse(
 
     return replace(
         draft,
-        laws=laws(range(len(sweep.trials))),
-        arms=tuple(ArmLaws(arm.label, arm.trials, laws(arm.trials)) for arm in arms_of(axes, sweep.trials)),
+        laws=laws(every := range(len(sweep.trials))),
+        asymptote=asymptote_of(every),
+        arms=tuple(
+            ArmLaws(arm.label, arm.trials, laws(arm.trials), asymptote_of(arm.trials))
+            for arm in arms_of(axes, sweep.trials)
+        ),
         best_settings=settings,
+        other_settings=left_out,
         comparison=_comparison(draft, joined_blocks(found), states, lost, left_out),
-        contrasts=contrasts(axes, sweep.trials, frames, draft.unexhausted_totals()),
+        contrasts=contrasts(axes, sweep.trials, frames, draft.unexhausted_totals(), left_out),
     )
 
 
@@ -183,6 +220,20 @@ def _training(analysis: Analysis) -> pd.DataFrame:
         verdict = convergence(exposures, learned, lost)
         rows.append((index, verdict, gain(exposures, learned), *limit.learned_bits, limit.refused))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _asymptotes(analysis: Analysis) -> dict[int, float]:
+    """Return the asymptotes of learned bits by index of the trial, of trials whose learning rate does not decay.
+
+    A learning rate that decays to zero flattens any curve, so its asymptote says nothing about longer training.
+    """
+    training = analysis.training[analysis.training["asymptote_bits"] > 0]
+    optimizers = {index: analysis.sweep.trials[index].spec.training.optimizer for index in training["trial"]}
+    return {
+        index: bits
+        for index, bits in zip(training["trial"], training["asymptote_bits"], strict=True)
+        if isinstance(optimizer := optimizers[index], ScheduleFree) or optimizer.schedule is Schedule.CONSTANT
+    }
 
 
 def _groups(totals: pd.DataFrame, evaluations: pd.DataFrame) -> list[tuple[int, tuple[np.ndarray, ...]]]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.figures.style import image
 from raycap.analysis.figures.two_sweeps import two_sweeps
+from raycap.analysis.headline import arms_or_whole
 from raycap.analysis.html import figure, note, page, table
 from raycap.analysis.intervals import NOTHING, TAILS, Interval
 from raycap.analysis.laws import FitStatus, Law
@@ -48,12 +50,19 @@ class SideBySide:
         return [[path, _format_values(one.get(path)), _format_values(other.get(path))] for path in sorted(paths)]
 
     def laws(self) -> Rows:
-        """Return for each reading: alpha of `one` and of `other`, their ratio other / one, and both exponents gamma."""
+        """Return a row per pair of arms and reading: alpha of `one` and of `other`, other / one, and both exponents gamma.
+
+        A sweep that compares no axis is one arm. Arms of both sweeps are paired if they have the same values of the
+        compared axes; if only one of the sweeps compares an axis, each of its arms is paired with the whole other sweep.
+        """
         rows = []
-        for reading in self.readings:
-            a, b = self.one.laws[reading], self.other.laws[reading]
-            numbers = [a.alpha, b.alpha, ratio(a, b), a.power.gamma, b.power.gamma]
-            rows.append([str(reading), *map(_format_interval, numbers)])
+        for one, other in product(arms_or_whole(self.one), arms_or_whole(self.other)):
+            if one.label and other.label and one.label != other.label:
+                continue
+            for reading in self.readings:
+                a, b = one.laws[reading], other.laws[reading]
+                numbers = [a.alpha, b.alpha, ratio(a, b), a.power.gamma, b.power.gamma]
+                rows.append([one.label or other.label or "all", str(reading), *map(_format_interval, numbers)])
         return rows
 
     def verdicts(self) -> Rows:
@@ -118,7 +127,7 @@ def headings(both: SideBySide) -> dict[str, list[str]]:
     ratio_of = f"{other} / {one}"
     return {
         "What differs": ["field", one, other],
-        "Laws": ["reading", f"α, {one}", f"α, {other}", ratio_of, f"γ, {one}", f"γ, {other}"],
+        "Laws": ["values", "reading", f"α, {one}", f"α, {other}", ratio_of, f"γ, {one}", f"γ, {other}"],
         "Readings": ["", one, other],
         "Trials at the same coordinates": ["trial", f"bits/param, {one}", f"bits/param, {other}", ratio_of],
     }

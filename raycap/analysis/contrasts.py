@@ -2,9 +2,10 @@
 
 A *setting* is a combination of values of all other axes except seeds. Within a setting the values of an axis differ in
 nothing else, so the difference of their means over seeds is the effect of the axis. Effects are averaged over settings.
+Where the grid also varies settings of training, the values of every other axis are compared at the best setting of each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
@@ -84,7 +85,11 @@ class Contrast:
 
 
 def contrasts(
-    found_axes: Sequence[Axis], trials: Sequence[PlannedTrial], tables: Tables, totals: pd.DataFrame
+    found_axes: Sequence[Axis],
+    trials: Sequence[PlannedTrial],
+    tables: Tables,
+    totals: pd.DataFrame,
+    left_out: Collection[int],
 ) -> tuple[Contrast, ...]:
     """Return the contrasts of the axes of the grid that are no seeds, one per outcome and value: first those of axes that
     are compared, then those of settings of training and of sizes. Sizes are compared in bits per parameter only.
@@ -99,13 +104,15 @@ def contrasts(
         trials: the plan.
         tables: tables of its measured trials.
         totals: totals of the headline reading at the last evaluation, of the trials that did not exhaust their data.
+        left_out: trials whose setting of training is not the best of their cell. Only axes of settings of training are
+            compared in them.
     """
     drafts: list[Contrast] = []
     for axis in compared_axes(found_axes):
         design = design_of(axis, found_axes, trials).assign(num_params=tables.trials["num_params"])
         for outcome, values in outcomes(tables, totals).items():
             if not (axis.role is Role.SIZE and outcome.is_loss):
-                drafts += _of_outcome(design, axis, outcome, values.dropna())
+                drafts += _of_outcome(design, axis, outcome, compared_values(axis, values, left_out))
     return tuple(_decided(drafts))
 
 
@@ -114,13 +121,22 @@ def compared_axes(found_axes: Sequence[Axis]) -> tuple[Axis, ...]:
     return tuple(axis for role in (Role.TREATMENT, Role.NUISANCE, Role.SIZE) for axis in with_role(found_axes, role))
 
 
+def compared_values(axis: Axis, values: "pd.Series[float]", left_out: Collection[int]) -> "pd.Series[float]":
+    """Return the values of an outcome by trial in which an axis is compared: axes that are no settings of training only in
+    trials that are not left out."""
+    known = values.dropna()
+    return known if axis.role is Role.NUISANCE else known.drop(known.index.intersection(list(left_out)))
+
+
 def design_of(axis: Axis, found_axes: Sequence[Axis], trials: Sequence[PlannedTrial]) -> pd.DataFrame:
     """Return the index of each trial's value of an axis (`level`) and numbers of its setting and of its seeds.
 
-    Trials of one setting differ in the axis and in seeds only.
+    Trials of one setting differ in the axis and in seeds only; for axes that are no settings of training, also in the
+    settings of training.
     """
     seeds = with_role(found_axes, Role.SEED)
-    others = [other for other in found_axes if other != axis and other not in seeds]
+    ignored = seeds if axis.role is Role.NUISANCE else seeds + with_role(found_axes, Role.NUISANCE)
+    others = [other for other in found_axes if other != axis and other not in ignored]
     return pd.DataFrame(
         {
             "level": [axis.index(trial) for trial in trials],

@@ -9,9 +9,9 @@ import pandas as pd
 
 from raycap.analysis import tidy
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.answer import answer
 from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.figures.style import for_paper
-from raycap.analysis.report import answer
 from raycap.analysis.stored import analyse_stored
 from raycap.storage.sweep_folder import SweepFolder
 
@@ -64,8 +64,8 @@ class Results:
         """Data frame with one row per planned trial and reading.
 
         Columns: trial_id, label, state, scheme, selection, the axes of the grid, sizes, arms and verdicts, dataset_bits
-        (the code length), learned_bits and bits_per_param with standard errors at the last evaluation, and excluded, the
-        reason why the trial does not enter the proportional law. Values that were not measured are NaN.
+        (the code length), learned_bits and bits_per_param with standard errors (from sampling questions) and the spread
+        over the seeds of the cell (standard deviation, seed_spread_bits) at the last evaluation, and excluded, the reason why the trial does not enter the proportional law. Values that were not measured are NaN.
         """
         return tidy.trial_frame(self.analysis)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import pandas as pd
 
 from raycap.analysis.analyse import Analysis, ArmLaws
 from raycap.analysis.curves import Convergence
@@ -45,6 +46,19 @@ class Headline:
     num_trials: int
     num_still_learning: int
     """Trials of the law whose learned bits still grow, or that have too few evaluations to know."""
+    asymptote: Interval
+    """Bits per parameter under the headline reading, extrapolated to infinitely many exposures; NaN if not identified."""
+
+
+def arms_or_whole(analysis: Analysis) -> tuple[ArmLaws, ...]:
+    """Return the arms of a sweep, or its laws as those of one arm without a label if it compares no axis."""
+    every = frozenset(range(len(analysis.sweep.trials)))
+    return analysis.arms or (ArmLaws("", every, analysis.laws, analysis.asymptote),)
+
+
+def claim_of(analysis: Analysis, arm: ArmLaws, reading: Reading | None = None) -> Claim:
+    """Return whether the law of an arm is an estimate or a lower bound, under the headline reading by default."""
+    return Claim.BOUND if _num_still_learning(analysis, _in_law(analysis, arm, reading)) else Claim.ESTIMATE
 
 
 def headlines(analysis: Analysis) -> tuple[Headline, ...]:
@@ -52,8 +66,7 @@ def headlines(analysis: Analysis) -> tuple[Headline, ...]:
 
     A sweep that compares no axis has one arm, which is all of its trials.
     """
-    every = ArmLaws("", frozenset(range(len(analysis.sweep.trials))), analysis.laws)
-    found = (_headline(analysis, arm) for arm in analysis.arms or (every,))
+    found = (_headline(analysis, arm) for arm in arms_or_whole(analysis))
     return tuple(headline for headline in found if headline)
 
 
@@ -71,12 +84,8 @@ def _headline(analysis: Analysis, arm: ArmLaws) -> Headline | None:
         and analysis.comparison.same.get(reading, reading) not in ruled_out
         and reading not in analysis.comparison.same
     }
-    states = dict(zip(analysis.training["trial"], analysis.training["convergence"], strict=True))
-    trials = analysis.tables.trials
-    in_law = trials[trials["finished"].astype(bool) & ~trials["trial_id"].isin(law.excluded.keys())]
-    in_law = in_law[in_law.index.isin(arm.trials)]
-    learning = (Convergence.STILL_LEARNING, Convergence.UNKNOWN)
-    num_learning = sum(Convergence(states[index]) in learning for index in in_law.index)
+    in_law = _in_law(analysis, arm)
+    num_learning = _num_still_learning(analysis, in_law)
     ends = list(found.values()) or [law.alpha]
     return Headline(
         arm.label,
@@ -87,7 +96,21 @@ def _headline(analysis: Analysis, arm: ArmLaws) -> Headline | None:
         (float(np.min(in_law["exposures"])), float(np.max(in_law["exposures"]))),
         law.num_trials,
         num_learning,
+        arm.asymptote,
     )
+
+
+def _in_law(analysis: Analysis, arm: ArmLaws, reading: Reading | None = None) -> pd.DataFrame:
+    """Return the rows of the trials in the proportional law of an arm."""
+    trials, law = analysis.tables.trials, arm.laws[reading or analysis.headline]
+    finished = trials["finished"].astype(bool) & ~trials["trial_id"].isin(law.excluded.keys())
+    return trials[finished & trials.index.isin(arm.trials)]
+
+
+def _num_still_learning(analysis: Analysis, in_law: pd.DataFrame) -> int:
+    states = dict(zip(analysis.training["trial"], analysis.training["convergence"], strict=True))
+    learning = (Convergence.STILL_LEARNING, Convergence.UNKNOWN)
+    return sum(Convergence(states[index]) in learning for index in in_law.index)
 
 
 def describe(found: Sequence[Headline], reading: Reading, settings: Sequence[BestSetting] = ()) -> str:
@@ -113,15 +136,17 @@ def describe(found: Sequence[Headline], reading: Reading, settings: Sequence[Bes
         condition += f", with the setting of training that learns most, of {most}, chosen for each cell by learned bits"
     first = "At least " if at_least else ""
     if len(found) > 1 or found[0].arm:
-        return f"{first}{_arms_text(found, reading, condition)}"
+        return f"{first}{_arms_text(found, reading, condition)}{_asymptotes_text(found, reading)}"
     (one,) = found
     if set(one.readings) == {reading}:
-        return f"{first}{_format(one.value)} bits per parameter{condition}, under {reading}"
-    each = "; ".join(f"{other} {_format(value)}" for other, value in one.readings.items())
-    return (
-        f"{first}{_span(found)} bits per parameter{condition}. This is the range over the readings that are not ruled out, "
-        f"each with its 95 % interval: {each}"
-    )
+        text = f"{first}{_format(one.value)} bits per parameter{condition}, under {reading}"
+    else:
+        each = "; ".join(f"{other} {_format(value)}" for other, value in one.readings.items())
+        text = (
+            f"{first}{_span(found)} bits per parameter{condition}. This is the range over the readings that are not ruled "
+            f"out, each with its 95 % interval: {each}"
+        )
+    return text + _asymptotes_text(found, reading)
 
 
 def _arms_text(found: Sequence[Headline], reading: Reading, condition: str) -> str:
@@ -132,6 +157,15 @@ def _arms_text(found: Sequence[Headline], reading: Reading, condition: str) -> s
         f"{_span(found)} bits per parameter{condition}. This is the range over the compared values and the readings that "
         f"are not ruled out. Under {reading}, with 95 % intervals: {each}{more}"
     )
+
+
+def _asymptotes_text(found: Sequence[Headline], reading: Reading) -> str:
+    """Return a sentence on the asymptotes that are identified, with a full stop in front; "" if none is."""
+    known = [one for one in found if np.isfinite(one.asymptote.estimate)]
+    if not known:
+        return ""
+    each = "; ".join(f"{one.arm} {_format(one.asymptote)}".strip() for one in known[:MAX_ARMS])
+    return f". Extrapolated to infinitely many exposures, under {reading}: {each} bits per parameter"
 
 
 def _span(found: Sequence[Headline]) -> str:

@@ -230,16 +230,21 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
             columns = ("learned_bits", "bits_per_param", "bits_per_non_embedding_param")
             bits, per_param, per_non_embedding = (trial[column][str(scheme)][str(selection)] for column in columns)
             loss = " / ".join(f"{value:.2f}" for value in trial["loss_bits"].values())
+            error, spread = (
+                trial[column][str(scheme)][str(selection)] for column in ("standard_error_bits", "seed_spread_bits")
+            )
             cells += [
                 f"{trial['exposures']:,.0f}",
                 loss,
                 f"{bits:,.0f}",
+                f"{error:,.0f}",
+                f"{spread:,.0f}" if math.isfinite(spread) else "–",
                 f"{per_param:.3f}",
                 f"{per_non_embedding:.3f}",
             ]
             cells += [f"{trial['train_seconds']:,.0f}", trial["convergence"], escape(trial["excluded"] or "")]
         else:
-            cells += ["", "", "", "", "", "", "", f'<span class="failed">{trial["state"]}</span>']
+            cells += [*[""] * 9, f'<span class="failed">{trial["state"]}</span>']
         rows.append(cells)
     header = [
         "trial",
@@ -248,6 +253,8 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
         "exposures",
         "loss per question (bits)",
         "learned bits",
+        "standard error (bits)",
+        "spread over seeds (bits)",
         "bits/param",
         "bits/non-embedding param",
         "training (s)",
@@ -255,7 +262,9 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
         "excluded",
     ]
     text = (
-        f"Learned bits are counted under {describe_reading(analysis.headline)}. Losses are means per kind of question."
+        f"Learned bits are counted under {describe_reading(analysis.headline)}. Losses are means per kind of question. The "
+        "standard error comes from sampling questions and is 0 where all were evaluated. The spread is the standard "
+        "deviation over trials that differ in their seeds only."
     )
     if len(entries) > TRIALS_SHOWN:
         text += f" The first {TRIALS_SHOWN} of {len(entries):,} trials are shown; summary.json has all of them."

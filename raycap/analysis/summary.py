@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.answer import answer
 from raycap.analysis.contrasts import Contrast
+from raycap.analysis.headline import Headline, headlines
 from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.analysis.selection import Comparison
@@ -22,6 +24,8 @@ def summary(analysis: Analysis) -> dict[str, Any]:
     tree = {
         "sweep": analysis.sweep.spec.name,
         "question": analysis.sweep.question,
+        "answer": answer(analysis),
+        "headlines": [headline_entry(headline) for headline in headlines(analysis)],
         "trials": trials,
         "laws": _by_reading({reading: law_entry(law) for reading, law in analysis.laws.items()}),
         "arm_laws": [
@@ -41,6 +45,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
 def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
     """Return an entry per planned trial, with measured values if it has finished."""
     finals = {}
+    spreads = {reading: analysis.seed_spread_bits(reading) for reading in analysis.laws}
     for reading in analysis.laws:
         for row in analysis.totals(reading, final=True).to_dict("records"):
             finals[reading, row["trial"]] = row
@@ -64,6 +69,7 @@ def trial_entries(analysis: Analysis) -> list[dict[str, Any]]:
         if planned.trial_id in analysis.measured:
             for column in ("learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"):
                 entry[column] = _by_reading({reading: finals[reading, index][column] for reading in analysis.laws})
+            entry["seed_spread_bits"] = _by_reading({reading: spreads[reading][index] for reading in analysis.laws})
             verdict = training[index]
             excluded = analysis.law.excluded.get(planned.trial_id)
             entry |= {
@@ -91,6 +97,21 @@ def state(analysis: Analysis, trial_id: str) -> str:
     if trial_id in analysis.unreadable:
         return "unreadable"
     return "failed" if trial_id in analysis.failures else "missing"
+
+
+def headline_entry(headline: Headline) -> dict[str, Any]:
+    """Return a headline as numbers and text."""
+    return {
+        "arm": headline.arm,
+        "claim": str(headline.claim),
+        "bits_per_param": list(headline.value),
+        "readings": _by_reading({reading: list(value) for reading, value in headline.readings.items()}),
+        "range": list(headline.range),
+        "exposures": list(headline.exposures),
+        "num_trials": headline.num_trials,
+        "num_still_learning": headline.num_still_learning,
+        "asymptote": list(headline.asymptote),
+    }
 
 
 def law_entry(law: Law) -> dict[str, Any]:

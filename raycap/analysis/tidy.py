@@ -31,6 +31,10 @@ def trial_frame(analysis: Analysis) -> pd.DataFrame:
     frames = []
     for reading, law in analysis.laws.items():
         frame = _with_bits(analysis, every, reading, ["trial"], final=True)
+        spread = frame["trial"].map(analysis.seed_spread_bits(reading)).astype(float)
+        frame = frame.assign(
+            seed_spread_bits=spread, seed_spread_bits_per_param=spread / frame["num_params"].astype(float)
+        )
         frames.append(frame.assign(excluded=[law.excluded.get(trial_id) for trial_id in frame["trial_id"]]))
     return _ordered(frames, ["trial"])
 

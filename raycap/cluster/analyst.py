@@ -185,7 +185,7 @@ class Analyst:
 
         `status` is the status of MLflow's parent run. Waits for MLflow for at most `timeout_s` seconds.
         """
-        from raycap.analysis.report import answer
+        from raycap.analysis.answer import answer
 
         if self._drawing.is_alive():
             self._drawing.join()
@@ -240,6 +240,7 @@ class Analyst:
 
     def _publish(self, run: RunRecord) -> "Analysis":
         from raycap.analysis.analyse import analyse
+        from raycap.analysis.answer import answer
         from raycap.analysis.report import files
         from raycap.tracking.metrics import description, law_metrics
 
@@ -252,6 +253,7 @@ class Analyst:
             "log_sweep",
             num_finished=len(measured),
             metrics=law_metrics(analysis),
+            answer=answer(analysis),
             description=description(analysis),
             files=[SweepFolder.SWEEP, *(name for name in written if not name.endswith(".parquet"))],
         )

@@ -168,7 +168,7 @@ def report(
 
       raycap report runs/grid --paper
     """
-    from raycap.analysis.report import answer
+    from raycap.analysis.answer import answer
 
     sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
     analysis = pipeline.write_report(sweep, root, paper=paper)

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
-from raycap.analysis.curves import convergence
+from raycap.analysis.curves import Convergence, convergence
 from raycap.analysis.measurements import Curve, Losses
 from raycap.analysis.readings import headline
 from raycap.export.model import TOLERANCE, Exported
@@ -20,6 +20,13 @@ ENDED = {
     StopReason.LENGTH: "after its full length",
     StopReason.PLATEAU: "at a plateau of the loss",
     StopReason.EARLY: "early, by the early-stopping rule of the sweep",
+}
+
+AT_LEAST = {
+    Convergence.STILL_LEARNING: " It can store at least the learned bits above, because it was still learning.",
+    Convergence.UNKNOWN: " It can store at least the learned bits above, and may have learned more with more training.",
+    Convergence.EXHAUSTED: " It can store at least the learned bits above, because it learned nearly all of its data.",
+    Convergence.DIVERGED: " It can store at least the learned bits above, because its training diverged.",
 }
 
 
@@ -207,7 +214,7 @@ def _training(result: TrialResult) -> str:
     return (
         f"{final.step:,} steps, {final.exposures:,.1f} exposures per fact, {final.tokens:,} tokens in "
         f"{final.train_seconds:,.0f} s. Mean {kind} loss: {means} bits after {exposures} exposures. Training ended "
-        f"{ENDED[result.stop_reason]}. Verdict: {verdict}."
+        f"{ENDED[result.stop_reason]}. Verdict: {verdict}.{AT_LEAST.get(verdict, '')}"
     )
 
 

@@ -51,6 +51,8 @@ class Status:
     """Seconds since the epoch."""
     was_killed: bool
     """Whether the last run ended without closing the sweep."""
+    answer: str
+    """The answer of the last report; "" without one."""
 
     @property
     def runner(self) -> str:
@@ -65,9 +67,11 @@ class Status:
         )
 
     def show(self, console: Console) -> None:
-        """Print the status with the reasons of failed and damaged trials."""
+        """Print the status, the answer of the last report unless the sweep is running, and reasons of failed trials."""
         console.print(self.runner, soft_wrap=True)
         console.print(render_progress(self.rows, self.at, console))
+        if self.answer and not self.holder:
+            console.print(self.answer, soft_wrap=True, markup=False)
         for row in self.rows:
             entry = self.states[row.trial.trial_id]
             if row.state not in (FINISHED, RUNNING) and entry.state in (TrialState.FAILED, TrialState.DAMAGED):
@@ -98,6 +102,7 @@ class Status:
             "at": self.at,
             "share_done": share_done(self.rows, self.at),
             "seconds_left": seconds_left(self.rows, self.at),
+            "answer": self.answer,
             "trials": trials,
         }
         return json.dumps(status, indent=1)
@@ -109,7 +114,8 @@ def read_status(sweep: SweepRecord, storage: Storage) -> Status:
     # A killed run leaves progress.json behind, so the file counts only while the lock is held.
     left_behind = read_progress(storage, sweep.spec.name)
     running = left_behind if holder else {}
-    evaluations = _last_evaluations(sweep, storage)
+    summary = _read_summary(sweep, storage)
+    evaluations = _last_evaluations(sweep, summary)
     states = inventory(sweep, storage).states
     shown = {TrialState.FINISHED: FINISHED, TrialState.FAILED: FAILED, TrialState.NEW: WAITING if holder else "new"}
     rows = []
@@ -123,20 +129,25 @@ def read_status(sweep: SweepRecord, storage: Storage) -> Status:
         if entry.state is TrialState.FINISHED and trial.trial_id in evaluations:
             progress = TrialProgress(began=0.0, last=evaluations[trial.trial_id])
         rows.append(TrialRow(trial, state, progress, entry.steps_done / trial.steps))
-    return Status(sweep.spec.name, holder, rows, states, time.time(), was_killed=bool(left_behind) and not holder)
+    was_killed = bool(left_behind) and not holder
+    return Status(sweep.spec.name, holder, rows, states, time.time(), was_killed, summary.answer)
 
 
-def _last_evaluations(sweep: SweepRecord, storage: Storage) -> dict[str, Event]:
+def _read_summary(sweep: SweepRecord, storage: Storage) -> "_Summary":
+    """Return what is needed of summary.json; an empty one if there is none, or one of another version."""
+    try:
+        return _Summary.model_validate_json(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))
+    except (OSError, ValidationError):
+        return _Summary(answer="", trials=())
+
+
+def _last_evaluations(sweep: SweepRecord, summary: "_Summary") -> dict[str, Event]:
     """Return the final evaluations of finished trials from summary.json, by trial_id.
 
     summary.json is not written after every trial, so recently finished ones may be missing.
     """
     scheme, selection = sweep.spec.analysis.headline
     kinds = {trial.trial_id: trial.spec.questions.kinds[-1] for trial in sweep.trials}
-    try:
-        summary = _Summary.model_validate_json(SweepFolder(storage, sweep.spec.name).read(SweepFolder.SUMMARY))
-    except (OSError, ValidationError):  # no summary, or one of another version
-        return {}
     found = {}
     for entry in summary.trials:
         if entry.state != "finished" or entry.trial_id not in kinds:
@@ -170,6 +181,7 @@ class _SummaryTrial(BaseModel):
 
 
 class _Summary(BaseModel):
+    answer: str
     trials: tuple[_SummaryTrial, ...]
 
 

@@ -4,10 +4,10 @@ import re
 from typing import Any
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.answer import answer
 from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.measurements import Curve, Floats, Losses
 from raycap.analysis.readings import headline
-from raycap.analysis.report import answer
 from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
 from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Split

@@ -34,7 +34,9 @@ from raycap.tracking.outbox import Operation
 from raycap.tracking.problems import explain, unusable
 from raycap.tracking.runs import STEP_METRIC, VERSION_TAG, SweepRuns, TrialRun
 
-NOTE_TAG = "mlflow.note.content"
+NOTE_TAG, ANSWER_TAG = "mlflow.note.content", "raycap.answer"
+MAX_TAG_LENGTH = 5000
+"""Characters of a tag; servers accept at least as many."""
 METRICS_PER_CALL = 900
 """MLflow accepts at most 1000 metrics in one call of log_batch."""
 
@@ -142,13 +144,19 @@ class Tracker:
         """Mark a trial as failed, with the cause as the description of its run."""
         child, _ = self._runs.trial_run(trial_id, time_ms)
         if time_ms > child.ended_ms:  # otherwise the operation comes from an old file
-            self._client.set_tag(child.run_id, NOTE_TAG, cause[:5000])
+            self._client.set_tag(child.run_id, NOTE_TAG, cause[:MAX_TAG_LENGTH])
             self._end(child, "FAILED", time_ms)
 
     def log_sweep(
-        self, num_finished: int, metrics: Mapping[str, float], description: str, files: list[str], time_ms: int
+        self,
+        num_finished: int,
+        metrics: Mapping[str, float],
+        answer: str,
+        description: str,
+        files: list[str],
+        time_ms: int,
     ) -> None:
-        """Update the sweep's run: metrics that have changed, description, and artifacts.
+        """Update the sweep's run: metrics that have changed, the answer as a tag, the description, and artifacts.
 
         `num_finished`, the number of finished trials, is the step of the metrics. `files` are names in the sweep's folder,
         among them the images of the description; their present content is logged.
@@ -157,6 +165,7 @@ class Tracker:
         before = self._client.get_run(parent_id).data.metrics
         changed = {key: value for key, value in metrics.items() if before.get(key) != value}
         self._log(parent_id, _points(changed, num_finished, time_ms))
+        self._client.set_tag(parent_id, ANSWER_TAG, answer[:MAX_TAG_LENGTH])
         self._client.set_tag(parent_id, NOTE_TAG, with_artifact_urls(description, parent_id))
         with tempfile.TemporaryDirectory(prefix="raycap-") as folder:
             for file in files:

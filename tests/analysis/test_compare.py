@@ -9,9 +9,12 @@ import pytest
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.compare import SideBySide, compare_html, comparison_tables, headings, ratio
+from raycap.analysis.planted import Truth
+from raycap.analysis.readings import headline
 from raycap.pipeline import prepare
 from raycap.results import SweepRecord
 from raycap.spec import AnalysisSpec, EncodingScheme, SelectionScheme
+from tests.support import synthetic
 from tests.support.planted import RUN, measured, results, sweep
 
 
@@ -33,8 +36,8 @@ def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
         ["analysis.per_subject", "true", "false"],
         ["trial.model.hidden_size", "[12, 14, 16, 20]", "[12, 16, 20, 24]"],
     ]
-    laws = {row[0]: row for row in both.laws()}
-    assert laws["optimal, enumerate names"][1:4] == [
+    laws = {row[1]: row for row in both.laws()}
+    assert laws["optimal, enumerate names"][2:5] == [
         "1.800 [1.800, 1.800]",
         "1.500 [1.500, 1.500]",
         "0.833 [0.833, 0.833]",
@@ -43,6 +46,25 @@ def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
     trials = both.trials()
     assert [row[1:] for row in trials] == [["1.800", "1.500", "0.833"]] * 3
     assert trials[0][0] == one.trials[0].label
+
+
+def test_each_compared_value_is_compared_with_its_like() -> None:
+    """Depths have laws of their own, so they are not pooled."""
+    bits = {1: 2.0, 2: 1.5}
+    reading = headline(AnalysisSpec())
+    depths, deep = (
+        synthetic.analysed(
+            ("grid.model.hidden_size=[14,20,28]", f"grid.model.num_layers={layers}"),
+            lambda spec: Truth(reading, bits[spec.model.num_layers], noise=0.0),
+        )
+        for layers in ("[1,2]", "[2]")
+    )
+    both = SideBySide(depths, deep)
+    found = {row[0]: row for row in both.laws() if row[1] == str(reading)}
+    numbers = [[float(cell.split()[0]) for cell in found[f"num_layers {layers}"][2:5]] for layers in (1, 2)]
+    assert numbers[0] == pytest.approx([2.0, 1.5, 0.75], rel=0.02)
+    assert numbers[1] == pytest.approx([1.5, 1.5, 1.0], rel=0.02)
+    assert len(SideBySide(depths, depths).laws()) == 2 * len(both.readings)
 
 
 def test_a_default_that_is_spelled_out_is_no_difference(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.answer import answer
 from raycap.analysis.axes import axes_of
 from raycap.analysis.contrasts import BITS_PER_PARAM, Contrast, Effect, Outcome, contrasts
 from raycap.analysis.frames import Results
 from raycap.analysis.planted import Truth
 from raycap.analysis.question import contrast_section, question_answer
 from raycap.analysis.readings import headline
-from raycap.analysis.report import answer
 from raycap.analysis.summary import summary
 from raycap.results import LossRow, Part
 from raycap.spec import AnalysisSpec, Kind, Split, TrialSpec
@@ -108,7 +108,7 @@ def redrawn(analysis: Analysis, bits_per_param: np.ndarray, trials: list[int] | 
     )
     totals = analysis.totals(final=True).assign(bits_per_param=bits_per_param)
     totals = totals if trials is None else totals.iloc[trials]
-    found = contrasts(axes_of(analysis.sweep), analysis.sweep.trials, tables, totals)
+    found = contrasts(axes_of(analysis.sweep), analysis.sweep.trials, tables, totals, analysis.other_settings)
     return [one for one in found if one.axis.path == "training.optimizer.lr"]
 
 
@@ -136,6 +136,26 @@ def test_an_effect_that_changes_its_sign_between_settings_is_undecided() -> None
     found = by_value(redrawn(rates(), bits))
     assert found[0.01].p_value < 0.05
     assert (found[0.01].effect, found[0.01].mixed) == (Effect.UNDECIDED, True)
+
+
+def test_values_are_compared_at_the_best_setting_of_training_of_each() -> None:
+    """Depth 1 is better at its best learning rate, and worse on average over learning rates."""
+    bits = {(1, 0.01): 2.2, (1, 0.1): 0.8, (2, 0.01): 1.4, (2, 0.1): 2.0}
+    overrides = (
+        "grid.training.optimizer.lr=[0.01,0.1]",
+        "grid.training.seed=[0,1,2]",
+        "grid.model.num_layers=[1,2]",
+        "grid.model.hidden_size=[20]",
+    )
+
+    def truth(spec: TrialSpec) -> Truth:
+        return Truth(READING, bits[spec.model.num_layers, spec.training.optimizer.lr], noise=0.02)
+
+    found = chosen(synthetic.analysed(overrides, truth), "model.num_layers")
+    assert (found[1].effect, found[2].effect) == (Effect.BETTER, Effect.WORSE)
+    assert found[1].mean == pytest.approx(2.2, rel=0.05)
+    assert found[2].mean == pytest.approx(2.0, rel=0.05)
+    assert found[1].num_settings == 1
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from raycap.analysis.analyse import Analysis, analyse
+from raycap.analysis.answer import answer
 from raycap.analysis.figures.all import draw
 from raycap.analysis.headline import Claim, Headline, headlines
 from raycap.analysis.laws import MIN_SIZE_RATIO, FitStatus
 from raycap.analysis.measurements import Measured, cells
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import headline
-from raycap.analysis.report import answer
 from raycap.analysis.summary import summary
 from raycap.results import RunRecord, SweepRecord
 from raycap.spec import AnalysisSpec, TrialSpec
@@ -115,6 +115,23 @@ def test_each_compared_value_has_a_law_of_its_own() -> None:
     assert ratio.ratio.low < truth < ratio.ratio.high
     assert all(f"{arm} {one.value.estimate:.2f}" in answer(analysis) for arm, one in found.items())
     assert [arm["arm"] for arm in summary(analysis)["arm_laws"]] == list(found)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_the_law_is_extrapolated_only_if_the_learning_rate_does_not_decay(schedule: str) -> None:
+    time_constant = 0.6
+    truth = Truth(READING, TRUE_BITS, noise=0.02, time_constant=time_constant)
+    analysis = simulated((SIZES, SEEDS, f"trial.training.optimizer.schedule={schedule}"), lambda spec: truth)
+    (found,) = headlines(analysis)
+    assert found.claim is Claim.BOUND
+    # Planted curves are TRUE_BITS (1 - exp(-x / tau)) / (1 - exp(-1 / tau)) at a share x of all exposures.
+    limit = TRUE_BITS / -np.expm1(-1 / time_constant)
+    if schedule == "constant":
+        assert found.asymptote.low < limit < found.asymptote.high
+        assert f"{found.asymptote.estimate:.2f}" in answer(analysis)
+        assert summary(analysis)["headlines"][0]["asymptote"] == [*found.asymptote]
+    else:
+        assert np.isnan(found.asymptote.estimate)
 
 
 def test_models_of_nearly_one_size_have_no_law() -> None:

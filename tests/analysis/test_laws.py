@@ -9,10 +9,11 @@ import pytest
 
 from raycap.analysis import fitting
 from raycap.analysis.analyse import analyse
+from raycap.analysis.answer import answer
 from raycap.analysis.fitting import Prior, Problem, fit
 from raycap.analysis.intervals import cluster_weights
 from raycap.analysis.laws import FitStatus, Law, Point, fit_law
-from raycap.analysis.report import answer, files, report_html
+from raycap.analysis.report import files, report_html
 from raycap.analysis.summary import summary
 from raycap.results import Failure
 from tests.support.planted import RUN, measured, results, sweep

@@ -18,6 +18,7 @@ from raycap.analysis.interactive import interactive_page
 from raycap.analysis.planted import Truth
 from raycap.analysis.readings import headline
 from raycap.analysis.report import files
+from raycap.analysis.summary import summary
 from raycap.analysis.tables import grid_columns
 from raycap.results import LossRow
 from raycap.spec import AnalysisSpec, Split, TrialSpec
@@ -55,6 +56,22 @@ def test_losses_have_the_mean_error_and_count_of_every_row_with_the_settings_of_
     assert means.to_dict() == pytest.approx(LOSSES)
     assert (losses["standard_error_bits"] == 0).all()
     assert {"answer", "chain"} == set(losses["part"])
+
+
+def test_the_spread_over_seeds_is_the_standard_deviation_within_cells() -> None:
+    analysis = synthetic.analysed(
+        ("grid.model.hidden_size=[10,14]", "grid.training.seed=[0,1,2]"),
+        lambda spec: Truth(headline(AnalysisSpec()), noise=0.05),
+    )
+    trials = Sweep(analysis).trials
+    for _, cell in trials.groupby(["scheme", "selection", "cell"]):
+        assert cell["seed_spread_bits"].to_numpy() == pytest.approx([cell["learned_bits"].std()] * 3)
+    assert (trials["seed_spread_bits"] > 0).all()
+    entry = summary(analysis)["trials"][0]
+    (first,) = trials[(trials["trial_id"] == entry["trial_id"]) & (trials["selection"] == "enumerate")].to_dict(
+        "records"
+    )
+    assert entry["seed_spread_bits"]["optimal"]["enumerate"] == pytest.approx(first["seed_spread_bits"])
 
 
 def test_the_generalisation_matrix_has_a_row_per_trial_and_split_and_a_column_per_kind() -> None:

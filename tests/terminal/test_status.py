@@ -201,6 +201,8 @@ def test_finished_trials_show_the_numbers_of_the_last_analysis(storage: Storage)
     console = Console(file=StringIO(), width=120)
     read_status(record, storage).show(console)
     assert " 1.80 " in console.file.getvalue()
+    assert entries["answer"] in console.file.getvalue()
+    assert json.loads(read_status(record, storage).json())["answer"] == entries["answer"]
     assert 'finished": 1' not in console.file.getvalue()
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)

@@ -38,6 +38,7 @@ from raycap.analysis.figures.style import (
     short,
     styled,
 )
+from raycap.analysis.headline import Claim, arms_or_whole, claim_of
 from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.analysis.wording import KIND_TEXTS
@@ -308,20 +309,25 @@ def _draw_laws(
     if not analysis.arms:
         law = analysis.laws[reading]
         named = named and (series is None or len(series.entries) < MAX_ENTRIES)
-        draw_law(axes, law, span, INK if series else SELECTION_LOOKS[reading.selection].colour, named=named)
-        return _law_sentence(law)
-    drawn = False
+        claim = claim_of(analysis, *arms_or_whole(analysis), reading)
+        colour = INK if series else SELECTION_LOOKS[reading.selection].colour
+        draw_law(axes, law, span, colour, claim=claim, named=named)
+        return _law_sentence(law, claim)
+    drawn = []
     for arm in analysis.arms:
         alpha = arm.laws[reading].alpha.estimate
         members = points["trial"].isin(arm.trials).to_numpy(dtype=bool)
         if np.isfinite(alpha) and members.any():
             look = series_with(series, members).look if series else LOOKS[0]
             axes.plot(span, alpha * span, color=look.colour, linestyle=look.line, linewidth=0.9)
-            drawn = True
-    return "Lines: fitted law α P of each compared value." if drawn else ""
+            drawn.append(claim_of(analysis, arm, reading))
+    bound = ", a lower bound because trials were still learning" if Claim.BOUND in drawn else ""
+    return f"Lines: fitted law α P of each compared value{bound}." if drawn else ""
 
 
-def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, named: bool = True) -> None:
+def draw_law(
+    axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, claim: Claim = Claim.ESTIMATE, named: bool = True
+) -> None:
     """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit.
 
     The legend has an entry for both if `named`.
@@ -330,19 +336,20 @@ def draw_law(axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, named: b
     estimate, low, high = law.alpha
     if not np.isfinite(estimate):
         return
-    label = f"law: {estimate:.2f} bits/param"
+    label = f"law: {'at least ' * (claim is Claim.BOUND)}{estimate:.2f} bits/param"
     if np.isfinite(low):
         label += f", 95 % interval [{low:.2f}, {high:.2f}]"
         axes.fill_between(span, low * span, high * span, color=colour, alpha=0.18, linewidth=0, label=label, gid=gid)
     axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label, gid=gid)
 
 
-def _law_sentence(law: Law) -> str:
+def _law_sentence(law: Law, claim: Claim) -> str:
     """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
     if not np.isfinite(law.alpha.estimate):
         return ""
     band = "; band: its 95 % interval" if np.isfinite(law.alpha.low) else ""
-    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{band}."
+    bound = ", a lower bound because trials were still learning" if claim is Claim.BOUND else ""
+    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{bound}{band}."
 
 
 def _hidden_sentence(hidden: int) -> str:

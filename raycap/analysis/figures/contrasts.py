@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.axes import Axis, Role, axes_of, format_value
-from raycap.analysis.contrasts import Contrast, Effect, Outcome, compared_axes, design_of, outcomes
+from raycap.analysis.contrasts import Contrast, Effect, Outcome, compared_axes, compared_values, design_of, outcomes
 from raycap.analysis.figures.points import describe_reading, with_counts
 from raycap.analysis.figures.style import BLUE, GREY, INK, PAGE_INCHES, CaptionedFigure, finish, panels, short, styled
 from raycap.analysis.wording import outcome_text
@@ -76,6 +76,7 @@ def _panel(panel: Axes, analysis: Analysis, members: Sequence[Contrast], values:
     axis, outcome = members[0].axis, members[0].outcome
     levels = [one.value for one in members]
     positions = _positions(panel, axis, levels)
+    values = compared_values(axis, values, analysis.other_settings)
     table = design_of(axis, axes_of(analysis.sweep), analysis.sweep.trials).loc[values.index].assign(y=values)
     table = table[table["level"].isin(levels)]
     table = table.assign(x=table["level"].map(positions))
