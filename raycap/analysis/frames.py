@@ -65,7 +65,8 @@ class Results:
 
         Columns: trial_id, label, state, scheme, selection, the axes of the grid, sizes, arms and verdicts, dataset_bits
         (the code length), learned_bits and bits_per_param with standard errors (from sampling questions) and the spread
-        over the seeds of the cell (standard deviation, seed_spread_bits) at the last evaluation, and excluded, the reason why the trial does not enter the proportional law. Values that were not measured are NaN.
+        over the seeds of the cell (standard deviation, seed_spread_bits) at the last evaluation, and excluded, the reason
+        why the trial does not enter the proportional law. Values that were not measured are NaN.
         """
         return tidy.trial_frame(self.analysis)
 

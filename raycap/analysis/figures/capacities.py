@@ -309,7 +309,8 @@ def _draw_laws(
     if not analysis.arms:
         law = analysis.laws[reading]
         named = named and (series is None or len(series.entries) < MAX_ENTRIES)
-        claim = claim_of(analysis, *arms_or_whole(analysis), reading)
+        (whole,) = arms_or_whole(analysis)
+        claim = claim_of(analysis, whole, reading)
         colour = INK if series else SELECTION_LOOKS[reading.selection].colour
         draw_law(axes, law, span, colour, claim=claim, named=named)
         return _law_sentence(law, claim)
