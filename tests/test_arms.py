@@ -99,6 +99,7 @@ def test_every_arm_is_planned_trained_and_read(arm: str, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_the_report_of_a_held_out_sweep_shows_what_is_new(tmp_path: Path) -> None:
     raw = {"questions": {"hops": [1, 2], "chain_of_thought": True, "held_out": EVERY_KIND}}
     record, results, _ = run(document(raw), tmp_path)

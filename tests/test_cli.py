@@ -85,6 +85,7 @@ def test_the_shell_completes_commands_and_specs(tmp_path: Path) -> None:
     assert "_RAYCAP_COMPLETE=complete_bash" in subprocess.check_output(command, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_plan_prints_the_same_as_a_dry_run() -> None:
     options = ["specs/grid.yaml", "--json", "--trials", "d12-L2-N1000-s0,d10-L2-N1000-s1", "--set-name", "other"]
     sweep = [sys.executable, "-m", "raycap.sweep", *options, "--dry-run"]
@@ -103,6 +104,7 @@ def test_text_of_a_spec_is_not_interpreted_as_markup(tmp_path: Path) -> None:
     assert raycap("plan", str(tmp_path / "spec.yaml")).stdout.startswith(f"grid: {question}")
 
 
+@pytest.mark.slow
 def test_the_plan_includes_an_estimate() -> None:
     given = ["--throughput", "1e5", "--slots", "2", "--price-per-hour", "0.1"]
     shown = raycap("plan", "specs/grid.yaml", *given).stdout
@@ -257,6 +259,9 @@ MORE_ERRORS = [
     (["report", "/nowhere"], "/nowhere: not the folder of a sweep that has run"),
     (["compare", "/nowhere", "/here"], "/nowhere: not the folder of a sweep that has run"),
     (["plan", "specs/grid.yaml", "--power", "--noise", "nan"], "must be positive"),
+    (["plan", "specs/grid.yaml", "analysis.selections=[set]", "--power"], "there is no choice"),
+    (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "questions: observed accounting"),
+    (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "raycap run specs/grid.yaml"),
 ]
 """Arguments and a part of the message for which the same code is run as in the cases that CI tests."""
 
@@ -267,13 +272,10 @@ MORE_ERRORS = [
         (["plan", "specs/gird.yaml"], "sweeps/specs/grid.yaml"),
         (["status", "/nowhere"], "/nowhere: not the folder of a sweep that has run (it lacks sweep.json)"),
         (["plan", "specs/grid.yaml", "--power", "--noise", "0"], "must be positive"),
-        (["plan", "specs/grid.yaml", "analysis.selections=[set]", "--power"], "there is no choice"),
         (
             ["plan", "specs/grid.yaml", "analysis={accounting: observed, per_subject: false, schemes: [2-hop-double]}"],
             "2-hop-double",
         ),
-        (["plan", "specs/biographies.yaml", "analysis.accounting=observed"], "questions: observed accounting"),
-        (["ui", "specs/grid.yaml", "tracking.experiment=never-run"], "raycap run specs/grid.yaml"),
         *(pytest.param(*each, marks=pytest.mark.slow) for each in MORE_ERRORS),
     ],
 )

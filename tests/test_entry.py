@@ -57,8 +57,8 @@ def test_any_text_is_printed_on_any_terminal(folder: Path, variables: dict[str, 
 @pytest.mark.parametrize(
     ("command", "variables"),
     [
-        ("$RAYCAP plan q.yaml", {"PYTHONIOENCODING": "latin-1"}),
-        ("$SWEEP q.yaml --dry-run", NO_UTF8),
+        pytest.param("$RAYCAP plan q.yaml", {"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
+        pytest.param("$SWEEP q.yaml --dry-run", NO_UTF8, marks=pytest.mark.slow),
         ("$SWEEP q.yaml --dry-run", {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "0"}),
     ],
     ids=str,
@@ -86,6 +86,7 @@ def test_a_stream_that_cannot_be_written_gives_no_traceback_and_the_right_code(
     assert ("standard output cannot be written" in done.stderr) == (redirection in ("> /dev/full", "1< /dev/null"))
 
 
+@pytest.mark.slow
 def test_commands_end_with_the_right_code_if_their_output_is_not_read(folder: Path) -> None:
     line = "$RAYCAP plan q.yaml | true; a=${PIPESTATUS[0]}; $SWEEP missing.yaml 2>&1 | true; echo $a ${PIPESTATUS[0]}"
     assert shell(line, folder).stdout == "0 2\n"

@@ -20,9 +20,9 @@ MAX_LINES = 400
         ("raycap.cli", ["torch", "ray", "mlflow", "pandas", "matplotlib"]),
         ("raycap.plan.expand", ["torch", "ray"]),
         ("raycap.plan.throughput", ["torch", "ray"]),
-        ("raycap.learner.trial", ["ray", "mlflow", "transformers", "datasets"]),
-        ("raycap.analysis.report", ["torch", "ray", "mlflow"]),
-        ("raycap.cluster.data_stream", ["torch", "mlflow"]),
+        pytest.param("raycap.learner.trial", ["ray", "mlflow", "transformers", "datasets"], marks=pytest.mark.slow),
+        pytest.param("raycap.analysis.report", ["torch", "ray", "mlflow"], marks=pytest.mark.slow),
+        pytest.param("raycap.cluster.data_stream", ["torch", "mlflow"], marks=pytest.mark.slow),
     ],
 )
 def test_importing_a_module_does_not_load_heavy_packages(module: str, absent: list[str]) -> None:

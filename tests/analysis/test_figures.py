@@ -127,15 +127,15 @@ def line(axes: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "more", "less"),
     [
-        ("widths", set(), set()),
-        ("people", {"capacity_by_profiles", "capacity_vs_profiles"}, set()),
+        pytest.param("widths", set(), set(), marks=pytest.mark.slow),
+        pytest.param("people", {"capacity_by_profiles", "capacity_vs_profiles"}, set(), marks=pytest.mark.slow),
         (
             "hops",
             {"capacity_by_profiles", "capacity_vs_profiles", "capacity_by_scheme", "hops"} | {"phase_map"} | HELD_OUT,
             {"law"},  # each arm has fewer than two sizes that are limited by the model
         ),
         ("rates", {"learning_rates"}, {"schemes"}),  # two trials have the best rates
-        ("chain", {"hops"} | HELD_OUT, set()),
+        pytest.param("chain", {"hops"} | HELD_OUT, set(), marks=pytest.mark.slow),
     ],
 )
 def test_a_sweep_has_the_figures_of_what_it_varies(name: str, more: set[str], less: set[str]) -> None:
@@ -200,7 +200,7 @@ def test_figures_for_papers_have_embedded_fonts_and_neither_title_nor_caption() 
     }
 
 
-@pytest.mark.parametrize("num", [0, 1, 2])
+@pytest.mark.parametrize("num", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_figures_are_drawn_with_few_or_no_finished_trials(num: int) -> None:
     figures = draw(analysed("widths", num=num))
     assert set(figures) >= ALWAYS
@@ -214,6 +214,7 @@ def test_figures_are_drawn_with_few_or_no_finished_trials(num: int) -> None:
         assert image(figure, "svg")
 
 
+@pytest.mark.slow
 def test_no_law_is_drawn_without_capacity_limited_trials() -> None:
     exhausted = analysed("widths", 50.0)
     assert exhausted.law.status is FitStatus.NO_TRIALS
@@ -469,6 +470,7 @@ def test_the_best_learning_rate_is_ringed() -> None:
     assert offsets(axes) == pytest.approx(sorted_points(best["learning_rate"], best["loss"]))
 
 
+@pytest.mark.slow
 def test_drawing_an_analysis_again_gives_the_same_bytes() -> None:
     """The figures that every sweep has are compared in tests/analysis/test_laws.py."""
     for name in drawn("hops").keys() - MEASURED:
@@ -564,6 +566,7 @@ def test_settings_of_the_user_change_no_figure() -> None:
         assert image(FIGURES["law"](analysed("widths")), "svg") == expected
 
 
+@pytest.mark.slow
 def test_unusable_backends_and_files_of_the_user_do_not_prevent_figures(tmp_path: Path) -> None:
     """Jupyter exports MPLBACKEND to every command, also to one whose environment lacks that backend."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nno colon\n")

@@ -119,6 +119,7 @@ def test_an_absurd_result_is_named_and_left_out(tmp_path: Path, field: str) -> N
     assert len(stored.measured) == 4
 
 
+@pytest.mark.slow
 def test_the_report_works_without_an_absurd_result_and_names_it(tmp_path: Path) -> None:
     record, storage = stored_sweep(tmp_path)
     first = record.trials[0].trial_id

@@ -374,7 +374,9 @@ def test_exhausted_trials_are_excluded_from_alpha_with_a_reason() -> None:
     assert law["alpha"] == pytest.approx(1.8)
 
 
-@pytest.mark.parametrize("case", ["exhausted", "none", pytest.param("one", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["none", *(pytest.param(case, marks=pytest.mark.slow) for case in ("exhausted", "one"))]
+)
 def test_all_files_are_made_for_complete_and_partial_sweeps(case: str) -> None:
     record = sweep([10, 14, 16, 20])
     found = results(record, 1.8)

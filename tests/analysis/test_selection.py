@@ -291,6 +291,7 @@ def test_a_calibration_increases_power() -> None:
     assert decided[1] > decided[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.02, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_simulated_power_agrees_with_the_comparison(noise: float) -> None:
     """Varied R identifies the selection scheme more often than R = 4 alone (docs/science.md#power)."""
@@ -319,6 +320,7 @@ def test_simulated_power_agrees_with_the_comparison(noise: float) -> None:
     assert wins == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bits_per_param", [pytest.param(0.7, marks=pytest.mark.slow), 1.0, pytest.param(1.2, marks=pytest.mark.slow)]
 )

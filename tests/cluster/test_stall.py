@@ -18,8 +18,18 @@ with StallGuard(min_idle_s=2.0) as guard:
     [
         pytest.param("guard.record_step(); time.sleep(60)", True, id="hangs after a step"),
         pytest.param("time.sleep(60)", True, id="hangs before the first step"),
-        pytest.param("[(guard.record_step(), time.sleep(0.2)) for _ in range(20)]", False, id="waits between steps"),
-        pytest.param("end = time.monotonic() + 6\n    while time.monotonic() < end: pass", False, id="computes long"),
+        pytest.param(
+            "[(guard.record_step(), time.sleep(0.2)) for _ in range(20)]",
+            False,
+            id="waits between steps",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "end = time.monotonic() + 6\n    while time.monotonic() < end: pass",
+            False,
+            id="computes long",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "guard.record_step(); time.sleep(0.3); guard.record_step(); time.sleep(4)", False, id="slow steps"
         ),

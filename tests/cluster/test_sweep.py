@@ -165,6 +165,7 @@ def test_a_trial_that_raises_does_not_affect_the_others(folder: Path, capsys: py
     assert finished == "finished"
 
 
+@pytest.mark.slow
 def test_two_workers_train_like_one_and_two_hop_sweeps_run(folder: Path) -> None:
     two_hop = (
         "name=two",
@@ -203,6 +204,7 @@ def test_two_workers_train_like_one_and_two_hop_sweeps_run(folder: Path) -> None
     assert np.isfinite(trial["learned_bits"]["2-hop-big-hash"]["set"])
 
 
+@pytest.mark.slow
 def test_replicas_train_as_one_stack_and_have_one_result_each(folder: Path) -> None:
     seeds = ("grid.training.seed=[0, 1]", "grid.training.optimizer.lr=[0.02, 0.01]")
     assert run(*seeds, "execution.replicas=4") == 0

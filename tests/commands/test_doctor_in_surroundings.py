@@ -51,6 +51,7 @@ def prepared(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
+@pytest.mark.slow
 def test_doctor_names_every_fault_with_a_remedy(prepared: Path) -> None:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR")

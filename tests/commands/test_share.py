@@ -101,6 +101,7 @@ def test_a_model_is_exported_and_pushed_and_answers(storage: Storage, tmp_path: 
     assert len(hub.objects) == 1  # the weights, by git-lfs
 
 
+@pytest.mark.slow
 def test_a_model_with_code_is_refused_whatever_the_answer_on_stdin(storage: Storage, tmp_path: Path) -> None:
     runs = Path(shutil.copytree(storage.root, tmp_path / "runs"))
     trial_id = memorized().result.trial_id
@@ -132,6 +133,7 @@ def test_a_result_that_is_no_regular_file_is_not_exported(kind: str, storage: St
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_exported_population_trains_like_the_generated_one(tmp_path: Path) -> None:
     target = str(tmp_path / "people.parquet")
     output = raycap("export", "--profiles", "specs/grid.yaml", *TINY, "--to", target)
@@ -182,11 +184,12 @@ def test_a_pushed_population_replaces_the_data_of_its_repository(storage: Storag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
+        pytest.param(
             {"HF_TOKEN": "", "HF_HOME": "/nowhere"},
             "no token for .*: log in with `hf auth login`, or set HF_TOKEN",
+            marks=pytest.mark.slow,
         ),
-        ({"HF_TOKEN": "hf_wrong"}, "me/model .*: .*401"),
+        pytest.param({"HF_TOKEN": "hf_wrong"}, "me/model .*: .*401", marks=pytest.mark.slow),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 .*refused"),
     ],
 )

@@ -85,6 +85,7 @@ def people(draw: st.DrawFn) -> Profiles:
     return replace(generate(schema, num_profiles, seed=draw(st.integers(0, 10))), bios=draw(st.none() | bios))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(people())
 def test_unusual_names_and_values_round_trip(profiles: Profiles) -> None:

@@ -39,6 +39,7 @@ def parquet(folder: Path, employer: str) -> None:
     write(folder / "train-00000-of-00001.parquet", people(employer=[employer] * 40))
 
 
+@pytest.mark.slow
 def test_the_hub_is_read_by_revision_and_never_from_a_local_folder(tmp_path: Path) -> None:
     """Without network, the cache of the hub has two commits, and the working directory a folder of the same name."""
     home, work = tmp_path / "home", tmp_path / "work"

@@ -314,6 +314,7 @@ def curriculum() -> TrialResult:
     )
 
 
+@pytest.mark.slow
 def test_a_phase_ends_at_its_loss(curriculum: TrialResult) -> None:
     """The first phase ends before the last step, and after half of the one-hop bits are learned."""
     phases = [evaluation.phase for evaluation in curriculum.evaluations]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WORKER = """
 import json, sys, time
 import torch, torch.distributed as dist
@@ -31,6 +33,7 @@ print(json.dumps([(step, save, int(signal)) for step, save, signal in polled]))
 """
 
 
+@pytest.mark.slow
 def test_workers_pause_after_the_same_steps_and_follow_rank_0(tmp_path: Path) -> None:
     workers = [
         subprocess.Popen(

@@ -84,6 +84,7 @@ def test_every_replica_has_the_losses_of_a_single_trial(optimizer: OptimizerSpec
     assert len(set(ends)) == len(ends)
 
 
+@pytest.mark.slow
 def test_a_replica_that_diverges_does_not_affect_the_others() -> None:
     wild = AdamW(lr=1e30, warmup_steps=0, grad_clip=1.0, weight_decay=0.1)
     calm = wild.model_copy(update={"lr": 0.01})

@@ -314,7 +314,16 @@ def test_the_number_of_attributes_in_the_spec_is_that_of_generated_people() -> N
     assert len(census_schema(NamePools(), 0).attributes) == NUM_ATTRIBUTES
 
 
-@pytest.mark.parametrize("name", ["bomb", "10^12 points", "deep", "raw escape", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipe",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("bomb", "10^12 points", "deep", "raw escape", "folder")
+        ),
+    ],
+)
 def test_the_command_refuses_hostile_specs_with_exit_code_2(tmp_path: Path, name: str) -> None:
     path = tmp_path / "spec.yaml"
     if name == "pipe":

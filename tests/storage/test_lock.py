@@ -120,7 +120,7 @@ def test_the_lock_of_a_dead_process_is_free(uri: str, start: Callable[..., Other
     assert read_claims(storage, "grid") == {}
 
 
-@pytest.mark.parametrize("skew", [-420.0, 420.0, 1e9])
+@pytest.mark.parametrize("skew", [420.0, *(pytest.param(skew, marks=pytest.mark.slow) for skew in (-420.0, 1e9))])
 def test_clocks_of_other_machines_are_not_compared(s3: ObjectStore, start: Callable[..., Other], skew: float) -> None:
     """A URI of another host name stands for another machine: the kernel does not exclude the processes from each other."""
     path = f"skew{skew}"

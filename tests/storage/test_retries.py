@@ -39,6 +39,7 @@ def test_an_operation_succeeds_despite_single_errors_of_the_server(s3: ObjectSto
     assert len(s3.faults.requests) > 60
 
 
+@pytest.mark.slow
 def test_a_slow_store_works_and_can_be_locked(s3: ObjectStore) -> None:
     s3.faults.delay_s = 0.5
     storage = Storage.at(s3.uri("slow"))
@@ -64,7 +65,12 @@ def outage(s3: ObjectStore, seconds: float, **faults: object) -> threading.Timer
 
 @pytest.mark.parametrize(
     "faults",
-    [{"down": True}, {"readonly": True}, *({"error_rate": 1.0, "status": status} for status in (403, 404, 500, 503))],
+    [
+        {"down": True},
+        {"error_rate": 1.0, "status": 503},
+        pytest.param({"readonly": True}, marks=pytest.mark.slow),
+        *(pytest.param({"error_rate": 1.0, "status": status}, marks=pytest.mark.slow) for status in (403, 404, 500)),
+    ],
 )
 def test_trials_wait_until_an_outage_ends(s3: ObjectStore, faults: dict[str, object]) -> None:
     """Refused access and missing buckets are retried too, because the sweep could use the storage when it started."""
