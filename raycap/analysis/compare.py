@@ -18,6 +18,7 @@ from raycap.analysis.intervals import NOTHING, TAILS, Interval
 from raycap.analysis.laws import FitStatus, Law
 from raycap.analysis.readings import Reading
 from raycap.results import SweepRecord
+from raycap.results.texts import bits_per_param_text
 
 Rows = list[list[str]]
 
@@ -76,11 +77,13 @@ class SideBySide:
         Both are counted under the headline reading of `one`.
         """
         one, other = (_by_coordinates(analysis, self.one.headline) for analysis in (self.one, self.other))
-        return [
-            [label, f"{bits:.3f}", f"{other[key][1]:.3f}", f"{other[key][1] / bits:.3f}" if bits > 0 else "-"]
-            for key, (label, bits) in one.items()
-            if key in other
-        ]
+        rows = []
+        for key, (label, bits) in one.items():
+            if key in other:
+                other_bits = other[key][1]
+                ratio_text = f"{other_bits / bits:.3f}" if bits > 0 and other_bits > 0 else "–"
+                rows.append([label, bits_per_param_text(bits), bits_per_param_text(other_bits), ratio_text])
+        return rows
 
 
 def ratio(one: Law, other: Law) -> Interval:
@@ -135,7 +138,7 @@ def headings(both: SideBySide) -> dict[str, list[str]]:
 
 def _format_interval(number: Interval) -> str:
     if not np.isfinite(number.estimate):
-        return "-"
+        return "–"
     if not np.isfinite(number.low):
         return f"{number.estimate:.3f}"
     return f"{number.estimate:.3f} [{number.low:.3f}, {number.high:.3f}]"
@@ -159,9 +162,9 @@ def _values(sweep: SweepRecord) -> dict[str, dict[str, None]]:
 
 
 def _format_values(values: dict[str, None] | None) -> str:
-    """Return one value as it is, several as a list, and "-" for a field that no trial has."""
+    """Return one value as it is, several as a list, and "–" for a field that no trial has."""
     if not values:
-        return "-"
+        return "–"
     return next(iter(values)) if len(values) == 1 else f"[{', '.join(values)}]"
 
 

@@ -15,6 +15,7 @@ from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import MIN_SIZE_RATIO
 from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
+from raycap.results.texts import bits_per_param_text
 
 TRIALS_SHOWN = 300
 """The most trials in the table of the report; capacity.parquet and summary.json have all of them."""
@@ -239,8 +240,8 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
                 f"{bits:,.0f}",
                 f"{error:,.0f}",
                 f"{spread:,.0f}" if math.isfinite(spread) else "–",
-                f"{per_param:.3f}",
-                f"{per_non_embedding:.3f}",
+                bits_per_param_text(per_param),
+                bits_per_param_text(per_non_embedding),
             ]
             cells += [f"{trial['train_seconds']:,.0f}", trial["convergence"], escape(trial["excluded"] or "")]
         else:

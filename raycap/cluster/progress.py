@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from raycap.results import PlannedTrial
+from raycap.results.texts import bits_per_param_text
 from raycap.storage.progress import Event, TrialProgress
 from raycap.terminal.format import is_live
 from raycap.terminal.progress_table import RUNNING, WAITING, TrialRow, render_progress
@@ -73,7 +74,7 @@ class ProgressDisplay:
                 line = replace(line, progress=progress.after(event))
                 message = (
                     f"{event.exposures:,.1f} exposures, loss {event.loss_bits:.2f} bits, "
-                    f"{event.bits_per_param:.2f} bits/param, {event.tokens_per_s:,.0f} tokens/s"
+                    f"{bits_per_param_text(event.bits_per_param, 2)} bits/param, {event.tokens_per_s:,.0f} tokens/s"
                 )
             case _:
                 line = replace(line, state=event.what)

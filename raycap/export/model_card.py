@@ -13,6 +13,7 @@ from raycap.analysis.measurements import Curve, Losses
 from raycap.analysis.readings import headline
 from raycap.export.model import TOLERANCE, Exported
 from raycap.results import Part, StopReason, TrialResult
+from raycap.results.texts import bits_per_param_text
 from raycap.spec import AnalysisSpec, BpeTokenizer, EncodingScheme, ProfilesFromHub, SelectionScheme
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
@@ -156,8 +157,8 @@ def _readings(result: TrialResult) -> str:
                 str(total.reading),
                 f"{total.dataset_bits:,.0f}",
                 f"{learned:,.0f}{f' ± {error:,.0f}' if error else ''}",
-                f"{learned / counts.total:.3f}",
-                f"{learned / counts.non_embedding:.3f}",
+                bits_per_param_text(learned / counts.total),
+                bits_per_param_text(learned / counts.non_embedding),
             ]
         )
     header = ["reading", "dataset bits", "learned bits", "bits/param", "bits/non-embedding param"]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.results import PlannedTrial
+from raycap.results.texts import bits_per_param_text
 from raycap.storage.progress import TrialProgress
 from raycap.terminal.format import duration, fitted_table, shortened_label
 
@@ -151,7 +152,7 @@ def _numbers(row: TrialRow, now: float) -> list[str]:
         done,
         f"{last.exposures:,.1f}",
         f"{last.loss_bits:.2f}",
-        f"{last.bits_per_param:.2f}",
+        bits_per_param_text(last.bits_per_param, 2),
         f"{last.tokens_per_s:,.0f}",
         "" if left is None else duration(left),
     ]

@@ -10,6 +10,7 @@ from raycap.analysis.measurements import Curve, Floats, Losses
 from raycap.analysis.readings import headline
 from raycap.analysis.summary import LAW_NUMBERS, summary, trial_entries
 from raycap.results import Part, PlannedTrial
+from raycap.results.texts import bits_per_param_text
 from raycap.spec import AnalysisSpec, Split
 
 MAX_ROWS = 40
@@ -127,7 +128,7 @@ def description(analysis: Analysis) -> str:
         bits = ("", "")
         if trial["state"] == "finished":
             values = [trial[column][str(scheme)][str(selection)] for column in ("learned_bits", "bits_per_param")]
-            bits = (f"{values[0]:,.0f}", f"{values[1]:.3f}")
+            bits = (f"{values[0]:,.0f}", bits_per_param_text(values[1]))
         lines.append(f"| {trial['label']} | {trial['num_params']:,} | {bits[0]} | {bits[1]} | {trial['state']} |")
     more = f"{len(entries) - MAX_ROWS:,} more trials, " if len(entries) > MAX_ROWS else ""
     return "\n".join([*lines, "", f"{more}all figures and `report.html` are among the artifacts.".capitalize()])

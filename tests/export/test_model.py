@@ -133,7 +133,8 @@ def check_card(card: str, result: TrialResult, outcome: Any) -> None:
     for total in different.values():
         line = re.search(rf"\| {total.reading} \|(.*)", card)[1]
         assert f"| {total.learned_bits[-1]:,.0f}" in line
-        assert f"| {total.learned_bits[-1] / result.parameters.total:.3f} |" in line
+        per_param = total.learned_bits[-1] / result.parameters.total
+        assert f"| {f'{per_param:.3f}' if per_param > 0 else '–'} |" in line
     for row in result.final.losses.rows:
         if row.trained and len([r for r in result.final.losses.rows if r.key[:3] == row.key[:3]]) == 1:
             assert re.search(rf"\| {row.kind}: {row.subject}.* \| {row.mean_bits:.3f} \|", card)

@@ -204,6 +204,13 @@ def test_finished_trials_show_the_numbers_of_the_last_analysis(storage: Storage)
     assert entries["answer"] in console.file.getvalue()
     assert json.loads(read_status(record, storage).json())["answer"] == entries["answer"]
     assert 'finished": 1' not in console.file.getvalue()
+    for trial in entries["trials"]:
+        if trial["state"] == "finished":
+            trial["bits_per_param"] = {"optimal": {"enumerate": -0.77}}
+    storage.write("planted/summary.json", json.dumps(entries))
+    console = Console(file=StringIO(), width=120)
+    read_status(record, storage).show(console)
+    assert "0.77" not in console.file.getvalue()  # a dash
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)
         assert read_status(record, storage).rows[0].progress is None
