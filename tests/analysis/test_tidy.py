@@ -63,7 +63,7 @@ def test_the_spread_over_seeds_is_the_standard_deviation_within_cells() -> None:
         ("grid.model.hidden_size=[10,14]", "grid.training.seed=[0,1,2]"),
         lambda spec: Truth(headline(AnalysisSpec()), noise=0.05),
     )
-    trials = Sweep(analysis).trials
+    trials = Results(analysis).trials
     for _, cell in trials.groupby(["scheme", "selection", "cell"]):
         assert cell["seed_spread_bits"].to_numpy() == pytest.approx([cell["learned_bits"].std()] * 3)
     assert (trials["seed_spread_bits"] > 0).all()
