@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.groups import MAX_ENTRIES, TrialSeries, series_with, trial_series
+from raycap.analysis.figures.groups import TrialSeries, trial_series
+from raycap.analysis.figures.law_lines import draw_laws
 from raycap.analysis.figures.points import (
     describe_reading,
     exclusions,
@@ -17,10 +18,8 @@ from raycap.analysis.figures.points import (
     with_counts,
 )
 from raycap.analysis.figures.style import (
-    BLUE,
     DIRECT,
     INK,
-    LOOKS,
     MAX_VECTORS,
     PAGE_INCHES,
     REFERENCE_BITS_PER_PARAM,
@@ -38,8 +37,6 @@ from raycap.analysis.figures.style import (
     short,
     styled,
 )
-from raycap.analysis.headline import Claim, arms_or_whole, claim_of
-from raycap.analysis.laws import Law
 from raycap.analysis.readings import Reading
 from raycap.analysis.wording import KIND_TEXTS
 from raycap.spec import EncodingScheme, Kind
@@ -66,7 +63,7 @@ def capacity(analysis: Analysis) -> CaptionedFigure:
         look = SELECTION_LOOKS[other]
         without_bits = draw_points(axes, points, look, label=label, faint=not is_headline, arms=arms)
         hidden = without_bits if is_headline else hidden
-    lines = _draw_laws(axes, analysis, final_points(analysis), arms, span)
+    lines = draw_laws(axes, analysis, final_points(analysis), arms, span)
     proportional(axes, span)
     _levels(axes, final_points(analysis))
     axes.set(xlabel="parameters, embeddings included", ylabel="learned bits", xlim=span)
@@ -97,7 +94,7 @@ def capacity_by_profiles(analysis: Analysis) -> CaptionedFigure | None:
         members = points[points["num_profiles"] == number]
         arms = _arms(analysis, members, "profiles.num_profiles")
         draw_points(axes, members, look, label="trials", dense=dense, arms=arms)
-        lines = _draw_laws(axes, analysis, members, arms, span) or lines
+        lines = draw_laws(axes, analysis, members, arms, span) or lines
         for column, text, line in (("dataset_bits", "all data", ":"), ("baseline_bits", "names alone", "-.")):
             bits = members[column].min()
             if bits > 0:
@@ -130,7 +127,7 @@ def capacity_by_scheme(analysis: Analysis) -> CaptionedFigure | None:
             reading, look = Reading(scheme, selection), SELECTION_LOOKS[selection]
             points = final_points(analysis, reading)
             hidden += draw_points(axes, points, look, label=f"{selection} names", arms=arms)
-            _draw_laws(axes, analysis, points, arms, span, reading, named=False)
+            draw_laws(axes, analysis, points, arms, span, reading, named=False)
         proportional(axes, span)
         axes.set(title=str(scheme), xlim=span)
     _finish_small_multiples(grid, analysis)
@@ -282,75 +279,6 @@ def _open_and_filled(
     for filled, chosen in ((True, points[in_law]), (False, points[~in_law])):
         labelled = options | ({"label": label} if filled or not in_law.any() else {})
         scatter(axes, chosen[x], chosen[y], look, dense=dense, filled=filled, **labelled)
-
-
-def _draw_laws(
-    axes: Axes,
-    analysis: Analysis,
-    points: pd.DataFrame,
-    series: TrialSeries | None,
-    span: Floats,
-    reading: Reading | None = None,
-    *,
-    named: bool = True,
-) -> str:
-    """Draw the law of each arm that some points belong to, or the law of the sweep; return the caption's sentence on them.
-
-    Args:
-        axes: axes of learned bits against parameters.
-        analysis: the analysis.
-        points: the trials that are drawn.
-        series: their series, or None if there is one.
-        span: first and last number of parameters of the lines.
-        reading: reading of the laws, by default the headline reading.
-        named: whether the legend has an entry for the law of the sweep.
-    """
-    reading = reading or analysis.headline
-    if not analysis.arms:
-        law = analysis.laws[reading]
-        named = named and (series is None or len(series.entries) < MAX_ENTRIES)
-        (whole,) = arms_or_whole(analysis)
-        claim = claim_of(analysis, whole, reading)
-        colour = INK if series else SELECTION_LOOKS[reading.selection].colour
-        draw_law(axes, law, span, colour, claim=claim, named=named)
-        return _law_sentence(law, claim)
-    drawn = []
-    for arm in analysis.arms:
-        alpha = arm.laws[reading].alpha.estimate
-        members = points["trial"].isin(arm.trials).to_numpy(dtype=bool)
-        if np.isfinite(alpha) and members.any():
-            look = series_with(series, members).look if series else LOOKS[0]
-            axes.plot(span, alpha * span, color=look.colour, linestyle=look.line, linewidth=0.9)
-            drawn.append(claim_of(analysis, arm, reading))
-    bound = ", a lower bound because trials were still learning" if Claim.BOUND in drawn else ""
-    return f"Lines: fitted law α P of each compared value{bound}." if drawn else ""
-
-
-def draw_law(
-    axes: Axes, law: Law, span: Floats, colour: str = BLUE, *, claim: Claim = Claim.ESTIMATE, named: bool = True
-) -> None:
-    """Draw learned bits = alpha P with its 95 % band; omit the band without an interval, and the line without a fit.
-
-    The legend has an entry for both if `named`.
-    """
-    gid = None if named else DIRECT
-    estimate, low, high = law.alpha
-    if not np.isfinite(estimate):
-        return
-    label = f"law: {'at least ' * (claim is Claim.BOUND)}{estimate:.2f} bits/param"
-    if np.isfinite(low):
-        label += f", 95 % interval [{low:.2f}, {high:.2f}]"
-        axes.fill_between(span, low * span, high * span, color=colour, alpha=0.18, linewidth=0, label=label, gid=gid)
-    axes.plot(span, estimate * span, color=colour, linewidth=1.2, label=label, gid=gid)
-
-
-def _law_sentence(law: Law, claim: Claim) -> str:
-    """Return the caption's sentence on the line and the band of the law; "" if there is no law."""
-    if not np.isfinite(law.alpha.estimate):
-        return ""
-    band = "; band: its 95 % interval" if np.isfinite(law.alpha.low) else ""
-    bound = ", a lower bound because trials were still learning" if claim is Claim.BOUND else ""
-    return f"Line: fitted law α P with α = {law.alpha.estimate:.2f}{bound}{band}."
 
 
 def _hidden_sentence(hidden: int) -> str:

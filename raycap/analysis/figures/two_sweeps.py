@@ -5,7 +5,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from raycap.analysis.analyse import Analysis
-from raycap.analysis.figures.capacities import draw_law, draw_points
+from raycap.analysis.figures.capacities import draw_points
+from raycap.analysis.figures.law_lines import draw_law
 from raycap.analysis.figures.points import describe_reading, final_points
 from raycap.analysis.figures.style import INK, LOOKS, REFERENCE_BITS_PER_PARAM, STYLE, finish, log_ticks, panels
 from raycap.analysis.headline import arms_or_whole, claim_of
