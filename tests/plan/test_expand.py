@@ -30,7 +30,7 @@ from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import TrainingData
 
 ROOT = Path(__file__).parents[2]
-SPECS = sorted((ROOT / "sweeps" / "specs").glob("*.yaml"))
+SPECS = sorted((ROOT / "sweeps" / "specs").rglob("*.yaml"))
 
 
 def planned(name: str, *overrides: str) -> list[PlannedTrial]:
