@@ -40,7 +40,6 @@ def check_is_found(template: Template, case: tuple[str, str, str, tuple[str, ...
         fault for fault in found if fault.field.endswith(field) and all(value in fault.rule for value in values)
     ]
     assert expected, list(map(str, found))
-    assert all(";" in fault.rule or "did you mean" in fault.rule for fault in found), list(map(str, found))
     pairs = enumerate(zip(broken.splitlines(), decided(sound).splitlines(), strict=False), 1)
     changed = min(number for number, (line, before) in pairs if line != before)
     assert min(abs(int(fault.where.rpartition(":")[2]) - changed) for fault in expected) <= 4

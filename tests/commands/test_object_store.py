@@ -1,5 +1,6 @@
 """Every command that takes the folder of a sweep takes the URI of one, with a query, and prints URIs that it takes back."""
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -47,14 +48,14 @@ def test_commands_take_the_uri_of_a_sweep(sweep: tuple[SweepRecord, Storage], tm
     folder = storage.location("grid")
     assert folder.startswith("s3://bucket/")
     assert "/runs/grid?region=" in folder
-    assert "grid: not running" in command("status", folder)
+    assert record.trials[0].label in command("status", folder)
     printed = command("report", folder).split()[-1]
     assert printed == storage.location("grid/report.html")
     assert Storage.at(printed).read("").startswith(b"<")
-    assert "points logged" in command("sync", folder)
+    command("sync", folder)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     assert len(client.search_runs([client.get_experiment_by_name("raycap").experiment_id])) == 4
-    assert "3 trials are in both sweeps" in command("compare", folder, folder)
+    assert json.loads(command("compare", folder, folder, "--json"))["shared_trials"] == 3
     assert raycap.load(folder).trials["trial_id"].nunique() == 3
     opened, again = open_sweep(folder)
     assert (opened.spec.storage, again.location()) == (record.spec.storage, storage.location())

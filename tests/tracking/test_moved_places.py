@@ -141,10 +141,10 @@ def test_commands_that_only_read_create_nothing(
     monkeypatch.chdir(project)
     record, _ = open_sweep("runs/planted")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(TrackingError, match="no database"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db"):
         find_pages(record)
     gone = record.model_copy(update={"working_directory": str(tmp_path / "gone")})
-    with pytest.raises(TrackingError, match="no database"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db"):
         find_pages(gone)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -258,7 +258,7 @@ def test_a_locked_or_read_only_database_is_an_error(
     Tracker(record)
     other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(TrackingError, match="database is locked"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db.*locked"):
         Tracker(record)
     other.close()
     read_only = sqlite3.connect(f"file:{tmp_path}/mlflow.db?mode=ro", uri=True)
