@@ -83,7 +83,16 @@ def assert_read(record: SweepRecord, results: dict) -> dict:
     return trial
 
 
-@pytest.mark.parametrize("arm", [*HELD_OUT, *OTHERS, *RANDOM])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        *HELD_OUT,
+        *RANDOM,
+        "windows",
+        "muon",
+        *(pytest.param(arm, marks=pytest.mark.slow) for arm in OTHERS if arm not in ("windows", "muon")),
+    ],
+)
 def test_every_arm_is_planned_trained_and_read(arm: str, tmp_path: Path) -> None:
     raw = (HELD_OUT | OTHERS | RANDOM)[arm]
     if arm in HELD_OUT:

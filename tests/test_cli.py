@@ -286,6 +286,7 @@ def test_errors_exit_with_2_and_no_traceback(arguments: list[str], message: str,
     assert "Traceback" not in output.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ui_serves_the_page_and_prints_the_link(tmp_path: Path) -> None:
     from raycap.storage import Storage

@@ -239,7 +239,7 @@ def _trials(analysis: Analysis, entries: list[dict[str, Any]]) -> str:
                 loss,
                 f"{bits:,.0f}",
                 f"{error:,.0f}",
-                f"{spread:,.0f}" if math.isfinite(spread) else "–",
+                "–" if spread is None else f"{spread:,.0f}",
                 bits_per_param_text(per_param),
                 bits_per_param_text(per_non_embedding),
             ]

@@ -143,7 +143,9 @@ def test_a_sweep_has_the_figures_of_what_it_varies(name: str, more: set[str], le
     assert list(drawn(name)) == [figure for figure in FIGURES if figure in drawn(name)]  # in the order of the report
 
 
-@pytest.mark.parametrize("name", ["people", "hops", "chain", "rates"])
+@pytest.mark.parametrize(
+    "name", ["hops", *(pytest.param(name, marks=pytest.mark.slow) for name in ("people", "chain", "rates"))]
+)
 def test_texts_and_axes_are_not_clipped_and_do_not_overlap(name: str) -> None:
     for figure_name, figure in drawn(name).items():
         with rc_context(STYLE):  # ticks are created lazily

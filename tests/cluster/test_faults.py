@@ -56,6 +56,7 @@ def run(*overrides: str, **options: Any) -> int:
     return pipeline.run_spec("spec.yaml", overrides, Console(width=160, file=sys.stdout), time.monotonic(), **options)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
     """The driver is also the controller of Ray Train (see cluster/worker_reuse.py)."""
     storage, killed = folder / "runs", []

@@ -30,6 +30,7 @@ from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import TrainingData
 
 ROOT = Path(__file__).parents[2]
+SLOWLY_PLANNED = ("biographies", "eight_gpus", "name_code", "random_pairs", "random_strings", "trap_boundary")
 SPECS = sorted((ROOT / "sweeps" / "specs").rglob("*.yaml"))
 
 
@@ -37,7 +38,10 @@ def planned(name: str, *overrides: str) -> list[PlannedTrial]:
     return expand(load_sweep(str(ROOT / "sweeps" / "specs" / name), overrides))
 
 
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOWLY_PLANNED)) for path in SPECS],
+)
 def test_shipped_sweeps_are_valid_and_ask_a_question(path: Path) -> None:
     sweep = load_sweep(str(path))
     assert sweep.spec.name == path.stem

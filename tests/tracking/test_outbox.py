@@ -138,6 +138,7 @@ def start_sweep(folder: Path, server: Server) -> tuple[SweepRecord, list[TrialRe
     return record, results, analyst, SimulatedTrials(record, results, analyst)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_restarted_receives_every_point_once(tmp_path: Path, server: Server) -> None:
     record, results, analyst, trials = start_sweep(tmp_path, server)
     trials.evaluate(range(4))
