@@ -14,7 +14,7 @@ from raycap.analysis.readings import headline
 from raycap.export.model import TOLERANCE, Exported
 from raycap.results import Part, StopReason, TrialResult
 from raycap.results.texts import bits_per_param_text
-from raycap.spec import AnalysisSpec, BpeTokenizer, EncodingScheme, ProfilesFromHub, SelectionScheme
+from raycap.spec import AnalysisSpec, EncodingScheme, ProfilesFromHub, SelectionScheme, WordTokenizer
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 ENDED = {
@@ -123,7 +123,7 @@ The answer in its training data: {exported.answer}"""
 
 
 def _tokenizer_note(result: TrialResult) -> str:
-    if isinstance(result.spec.tokenizer, BpeTokenizer):
+    if not isinstance(result.spec.tokenizer, WordTokenizer):
         return ""
     return (
         "The tokens are whole words, and the vocabulary has only words that can occur in its training data. Any other word, "

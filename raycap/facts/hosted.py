@@ -1,4 +1,4 @@
-"""Loading of populations from Parquet files, dataset folders and the Hugging Face Hub.
+"""Loading of populations from Parquet files, dataset folders and the Hugging Face Hub, and of single files from the Hub.
 
 The columns are those of the reference implementation's datasets: `name` (string), `index` (int32), `birth_date`
 (timestamp[s]), `birth_city`, `university` and `employer` (string), for each relation a struct {name: string, index:
@@ -96,6 +96,20 @@ def _from_hub(spec: ProfilesFromHub) -> Any:
     except Exception as error:  # the parsers of datasets raise many types, as for folders
         raise ValueError(
             f"the split {spec.split} of {name} cannot be read ({_cause(error)}); check profiles.split"
+        ) from error
+
+
+def download_file(model: str, file: str, revision: str) -> bytes:
+    """Return a file of a model on the Hub, from the local cache if it is there. Raises ValueError."""
+    from huggingface_hub import hf_hub_download
+
+    hide_progress()
+    try:
+        return Path(hf_hub_download(model, file, revision=revision)).read_bytes()
+    except Exception as error:  # errors of the network have many types
+        raise ValueError(
+            f"{file} is neither in the local cache nor can it be loaded from the Hugging Face Hub ({_cause(error)}); check "
+            "the network (HF_HUB_OFFLINE, HF_TOKEN)"
         ) from error
 
 

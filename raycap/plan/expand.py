@@ -30,6 +30,7 @@ from raycap.spec import (
     LoadedProfiles,
     ModelByParams,
     ModelByWidth,
+    PretrainedTokenizer,
     ProfilesByBits,
     ProfilesByCount,
     ProfilesFromDisk,
@@ -38,6 +39,7 @@ from raycap.spec import (
     QuestionsSpec,
     SelectionScheme,
     TrialSpec,
+    UserTexts,
     Windows,
     WordTokenizer,
     find_conflicts,
@@ -47,6 +49,7 @@ from raycap.spec.file import LoadedSweep
 from raycap.spec.trial import check_number
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
+from raycap.tokens.pretrained import tokenizer_sha256
 from raycap.tokens.text_check import check_texts
 from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
 from raycap.tokens.training_data import TrainingData
@@ -144,11 +147,17 @@ def _check_training(spec: TrialSpec, data: TrainingData) -> None:
 
 
 def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
-    """Raise ValueError if a tokenizer alters texts about loaded people (see `check_texts`), or if all answers are equal."""
+    """Raise ValueError if a tokenizer alters texts (see `check_texts`), or if all answers about loaded people are equal.
+
+    Texts about generated people are checked for pretrained tokenizers and the user's own texts only: the other ones are kept
+    by construction.
+    """
     specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
     for composer, population in zip(data.composers, data.population_of, strict=True):
         loaded, profiles = specs[population], composer.corpus.profiles
         if not isinstance(loaded, ProfilesFromDisk | ProfilesFromHub):
+            if isinstance(spec.tokenizer, PretrainedTokenizer) or isinstance(spec.questions, UserTexts):
+                check_texts(composer, data.tokenizer)
             continue
         try:
             check_texts(composer, data.tokenizer)
@@ -170,6 +179,13 @@ def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Ite
         yield f"sees each fact only {exposures:.2f} times"
     if spec.training.optimizer.warmup_steps > steps // 2:
         yield f"warm-up cut to half of all steps, {steps // 2}"
+
+
+def _tokenizer_cost(spec: TrialSpec, data: TrainingData) -> Iterator[str]:
+    """Yield the size of a pretrained tokenizer and the tokens of a text, which no field of the spec states."""
+    if isinstance(spec.tokenizer, PretrainedTokenizer):
+        mean = data.rates(data.shares()).tokens
+        yield f"pretrained tokenizer with {data.vocab_size:,} tokens, {mean:.1f} per text"
 
 
 def _unused(profiles: Profiles) -> str:
@@ -235,6 +251,10 @@ class _Shared:
         if trial.fill:
             second = self._resolve_profiles(trial.fill.profiles, trial.questions)
             changes["fill"] = trial.fill.model_copy(update={"profiles": second})
+        tokenizer = trial.tokenizer
+        if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.sha256 is None:
+            digest = self._cached(("tokenizer", tokenizer.model_dump_json()), lambda: tokenizer_sha256(tokenizer))
+            changes["tokenizer"] = tokenizer.model_copy(update={"sha256": digest})
         trial = trial.model_copy(update=changes)
         model = trial.model
         if isinstance(model, ModelByParams):
@@ -287,7 +307,10 @@ class _Shared:
             },
             rates=data.rates(data.shares()),
             tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in data.token_counts),
-            warnings=tuple(_unused(profiles) for profiles in people if profiles.untrained_columns),
+            warnings=(
+                *(_unused(profiles) for profiles in people if profiles.untrained_columns),
+                *_tokenizer_cost(spec, data),
+            ),
         )
 
     def _training_data(self, spec: TrialSpec, people: tuple[Profiles, ...]) -> TrainingData:

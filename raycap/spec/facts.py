@@ -1,12 +1,11 @@
 """Specs of the data: generated and loaded populations, random pairs and random strings."""
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
-from raycap.spec.locations import LocalLocation
+from raycap.spec.locations import HubName, LocalLocation
 
 NUM_RELATIONS_KNOWN = 17
 """Length of `facts.names.RELATIONS`."""
@@ -131,22 +130,12 @@ class ProfilesFromDisk(LoadedProfiles):
     states that every machine of the cluster has the file at that path."""
 
 
-def _check_hub_name(path: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*", path):
-        raise broken_rule(
-            "must be the name of a dataset on the Hugging Face Hub in the form owner/name, got '{got}'; set source: disk "
-            "for a file or folder",
-            got=path,
-        )
-    return path
-
-
 class ProfilesFromHub(LoadedProfiles):
     """A population loaded from a dataset on the Hugging Face Hub."""
 
     source: Literal["hub"]
     """Load the people from the dataset `path` on the Hugging Face Hub."""
-    path: Annotated[str, AfterValidator(_check_hub_name)]
+    path: HubName
     """Name of the dataset on the Hub, in the form owner/name. A local folder of that name is not read."""
     split: Text = "train"
     """Split of the dataset to load."""

@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from raycap.spec.base import Spec, broken_rule, by_kind
+from raycap.spec.base import Spec, Text, broken_rule, by_kind
+from raycap.spec.locations import HubName, LocalLocation
 
 
 class WordTokenizer(Spec):
@@ -28,8 +29,39 @@ class BpeTokenizer(Spec):
     """Size of the vocabulary, which is the number of rows of the embedding."""
 
 
+class PretrainedTokenizer(Spec):
+    """An existing tokenizer, such as that of a language model. It must have been saved as a tokenizer.json.
+
+    The end token of raycap is added to its vocabulary as token 0. `plan` refuses a tokenizer that does not keep names and
+    values apart from the text around them, or that does not decode texts unchanged: most byte-level BPE tokenizers are
+    suitable, tokenizers that change the case of letters or remove spaces are not.
+    """
+
+    kind: Literal["pretrained"]
+    """An existing tokenizer, by path or from the Hugging Face Hub."""
+    path: LocalLocation | None = None
+    """Path of a tokenizer.json, or of a folder that contains one. A path in the form file:///... states that every
+    machine of the cluster has the file at that path."""
+    hub: HubName | None = None
+    """Name of a model on the Hugging Face Hub, in the form owner/name, instead of `path`."""
+    revision: Text = "main"
+    """Commit, tag or branch of the model on the Hub. Set a commit to make the tokenizer reproducible."""
+    sha256: str | None = None
+    """SHA-256 of the tokenizer.json. `plan` fills it in, so that a trial is identified by its tokenizer and not by its
+    path. Set it to refuse another one."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "PretrainedTokenizer":
+        if (self.path is None) == (self.hub is None):
+            raise broken_rule("give one of path and hub")
+        return self
+
+
 TokenizerSpec = Annotated[
-    Annotated[WordTokenizer, Tag("<word>")] | Annotated[BpeTokenizer, Tag("<bpe>")], by_kind("word")
+    Annotated[WordTokenizer, Tag("<word>")]
+    | Annotated[BpeTokenizer, Tag("<bpe>")]
+    | Annotated[PretrainedTokenizer, Tag("<pretrained>")],
+    by_kind("word"),
 ]
 
 

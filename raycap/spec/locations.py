@@ -259,6 +259,18 @@ def _checked_local(location: str) -> str:
     return location
 
 
+def _checked_hub_name(path: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*", path):
+        raise broken_rule(
+            "must be a name on the Hugging Face Hub in the form owner/name, got '{got}'; a file or folder is given as "
+            "source: disk for profiles, and as path for a tokenizer",
+            got=path,
+        )
+    return path
+
+
+HubName = Annotated[str, AfterValidator(_checked_hub_name)]
+"""Name of a dataset or model on the Hugging Face Hub."""
 Location = Annotated[Text, AfterValidator(_checked)]
 """Path or URI of a file or folder that trials read."""
 LocalLocation = Annotated[Text, AfterValidator(_checked_local)]

@@ -18,7 +18,7 @@ from raycap.spec.facts import (
     RandomPairs,
     RandomStrings,
 )
-from raycap.spec.learner import BpeTokenizer, ModelByWidth, ModelSpec, TokenizerSpec, WordTokenizer
+from raycap.spec.learner import ModelByWidth, ModelSpec, PretrainedTokenizer, TokenizerSpec, WordTokenizer
 from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
 from raycap.spec.training import TrainingSpec
@@ -127,7 +127,7 @@ def check_population(profiles: ProfilesSpec, questions: QuestionsSpec, tokenizer
         )
     if isinstance(profiles, RandomPairs) and questions.kinds != (Kind.ONE_HOP,):
         raise broken_rule("random pairs support only one-hop questions; remove questions with source: pairs")
-    if isinstance(profiles, (RandomPairs, RandomStrings)) and isinstance(tokenizer, BpeTokenizer):
+    if isinstance(profiles, (RandomPairs, RandomStrings)) and not isinstance(tokenizer, WordTokenizer):
         raise broken_rule(
             "random data consist of single tokens; set tokenizer: {kind: word} with source: pairs or strings"
         )
@@ -184,12 +184,12 @@ class TrialSpec(Spec):
         tree = self.model_dump(mode="json")
         if self.model.loop is None:  # a field that was added later; without it, older trials keep their ids
             del tree["model"]["loop"]
-        loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"])]
+        loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"]), (self.tokenizer, tree["tokenizer"])]
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]
         for part, fields in loaded:
-            if isinstance(part, (LoadedProfiles, ParentModel)):
-                for name in ("source", "path", "split", "revision"):
+            if isinstance(part, (LoadedProfiles, ParentModel, PretrainedTokenizer)):
+                for name in ("source", "path", "hub", "split", "revision"):
                     fields.pop(name, None)
         canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,18 +1,18 @@
-"""Check that tokenizing texts about loaded people gives the tokens that models are trained on, and decodes to the text.
+"""Check that tokenizing texts gives the tokens that models are trained on, and that these decode to the text.
 
-Rows of tokens are composed from tokenized pieces. For generated names and values, they equal the tokens of the whole text
-by construction. For loaded ones they may not: the word tokenizer splits texts by patterns, so an employer that reads like a
-date is split like a date, and byte-level BPE may merge punctuation across the boundary of two pieces. An exported model
-would then get other tokens from its tokenizer than those that it was trained on.
+Rows of tokens are composed from tokenized pieces. With a tokenizer that raycap builds, and generated names and values, they
+equal the tokens of the whole text by construction. A pretrained tokenizer may join tokens across the boundaries of pieces,
+or change letters. With loaded names and values, rows may differ for every tokenizer: the word tokenizer splits texts by
+patterns, so an employer that reads like a date is split like a date, and byte-level BPE may merge punctuation across the
+boundary of two pieces. An exported model would then get other tokens from its tokenizer than those that it was trained on.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer, models
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
-from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.corpus import END, Corpus, Ids, TrainedIds, render_texts
 from raycap.facts.profiles import Profiles, census_schema
 from raycap.facts.questions import Questions
@@ -55,7 +55,7 @@ class _Altered(NamedTuple):
 
 
 def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
-    """Check the texts of one corpus about loaded people.
+    """Check the texts of one corpus.
 
     Raises ValueError with column, row and value, or with the text, if the tokens of a text differ from those of its row or
     do not decode to the text.
@@ -92,7 +92,8 @@ def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer:
         if f" {profiles.attribute_value(row, column)}" in altered.text
     ]
     parts = [part for part in altered.text.split(END) if part]
-    words = {word for part in parts for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(part)}
+    pre_tokenizer = tokenizer.pre_tokenizer or pre_tokenizers.Sequence([])
+    words = {word for part in parts for word, _ in pre_tokenizer.pre_tokenize_str(part)}
     for candidate in (fact, *others):
         if not isinstance(tokenizer.model, models.WordLevel):
             survives = altered.keeps(candidate.value)
@@ -159,7 +160,7 @@ def _text_about(corpus: Corpus, fact: _Fact) -> int:
     """Return the id of a text of a corpus that contains a fact."""
     if isinstance(corpus, Questions):
         return fact.person * len(corpus.profiles.schema.subjects) + fact.subject
-    return fact.person * (corpus.spec.per_person if isinstance(corpus, BiographyCorpus) else 1)
+    return fact.person * (corpus.num_ids // corpus.profiles.num_profiles)
 
 
 def _altered(composer: Composer, ids: Ids, tokenizer: Tokenizer) -> Iterator[_Altered]:

@@ -1,4 +1,4 @@
-"""Tokenizers of a population: word-level with a fixed vocabulary, or byte-level BPE trained on the texts."""
+"""Tokenizers of a population: word-level with a fixed vocabulary, byte-level BPE trained on the texts, or existing ones."""
 
 import json
 import re
@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from raycap.facts.corpus import END, Corpus, TrainedIds, possessive, render_texts
 from raycap.facts.profiles import Attribute
 from raycap.facts.questions import CHAIN_LINK, PROMPT_END, TEXTS, Questions
-from raycap.spec import Kind, TokenizerSpec, WordTokenizer
+from raycap.spec import BpeTokenizer, Kind, PretrainedTokenizer, TokenizerSpec, WordTokenizer
+from raycap.tokens.pretrained import load_pretrained_tokenizer
 
 END_ID = 0
 """Token id of the end token. Padding uses the same id."""
@@ -22,16 +23,18 @@ def build_tokenizer(spec: TokenizerSpec, corpora: tuple[Corpus, ...]) -> Tokeniz
     """Return the tokenizer for the corpora about one population. It is a deterministic function of the arguments."""
     if isinstance(spec, WordTokenizer):
         return _word_tokenizer(corpora)
+    if isinstance(spec, PretrainedTokenizer):
+        return load_pretrained_tokenizer(spec)
     return _bpe_tokenizer(corpora, spec.vocab_size)
 
 
 def num_embeddings(spec: TokenizerSpec, tokenizer: Tokenizer) -> int:
     """Return the number of rows of the embedding.
 
-    It is the size of the vocabulary of a word tokenizer. For BPE it is the declared vocab_size, even if training on a
-    small population yields fewer tokens.
+    It is the size of the vocabulary. For BPE it is the declared vocab_size, even if training on a small population yields
+    fewer tokens.
     """
-    return tokenizer.get_vocab_size() if isinstance(spec, WordTokenizer) else spec.vocab_size
+    return spec.vocab_size if isinstance(spec, BpeTokenizer) else tokenizer.get_vocab_size()
 
 
 def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
