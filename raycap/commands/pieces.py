@@ -1,11 +1,13 @@
-"""Commands on single trials: `raycap trial` runs one in this process, `raycap texts` prints its texts."""
+"""Commands on single trials: `raycap trial` runs one in this process, `raycap texts` prints or writes its texts."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raycap import pipeline
 from raycap.commands.arguments import Overrides, SpecFile, planned_trial
+from raycap.spec.document import SpecError
 
 
 def trial(
@@ -38,13 +40,21 @@ def texts(
     spec: SpecFile,
     overrides: Overrides = None,
     index: Annotated[int, typer.Option(help="Index of the trial in the plan, from 0.")] = 0,
-    num: Annotated[int, typer.Option(help="Number of texts of each kind.")] = 5,
+    num: Annotated[int, typer.Option(help="Number of texts of each kind to print.")] = 5,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write all texts to a new or empty folder instead.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --to: replace an earlier export.")] = False,
 ) -> None:
-    """Print texts of a trial in the order in which it is trained on them.
+    """Print texts of a trial in the order in which it is trained on them, or write all of its texts to a folder.
 
-    Example:
+    The folder has JSON lines for every kind of text and split, and a card with which `datasets.load_dataset` reads them.
+
+    Examples:
 
       raycap texts specs/two_hop.yaml --num 3
+
+      raycap texts specs/two_hop.yaml --to texts
     """
     from raycap.facts.build import populations_of
     from raycap.facts.corpus import render_texts
@@ -52,6 +62,19 @@ def texts(
     from raycap.tokens.training_data import TrainingData
 
     planned = planned_trial(pipeline.prepare(spec, tuple(overrides or ()))[0], spec, index)
+    if force and to is None:
+        raise SpecError(["--force applies to a folder: add --to DIR"])
+    if to is not None:
+        from raycap.export.texts import save_texts
+
+        try:
+            counts = save_texts(planned.spec, to, description=planned.spec.model_dump_json(indent=2), force=force)
+        except (ValueError, OSError) as error:
+            raise SpecError([f"--to {to}: {error}"]) from error
+        for (kind, split), size in counts.items():
+            print(f"{kind}, {split}: {size:,} texts")
+        print(to)
+        return
     data = TrainingData.of(planned.spec, populations_of(planned.spec))
     order = data.order((Mix(0, data.shares()),))
     for composer, indices, size in zip(data.composers, order.step_indices(0), order.sizes, strict=True):

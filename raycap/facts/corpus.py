@@ -201,6 +201,11 @@ def answer_values(profiles: Profiles) -> list[tuple[int, str]]:
 
 def render_texts(corpus: Corpus, ids: Ids) -> list[str]:
     """Return texts as strings, including end tokens. Their tokens are the rows that `tokens.composer` makes."""
+    return ["".join(pieces) for pieces in zip(*render_pieces(corpus, ids)[0], strict=True)]
+
+
+def render_pieces(corpus: Corpus, ids: Ids) -> tuple[list[list[str]], NDArray[np.bool_]]:
+    """Return the pieces of texts as strings, a list of n strings for each slot, and which are measured, (slots, n)."""
     profiles = corpus.profiles
     values = [f" {value}" for _, value in answer_values(profiles)]
 
@@ -218,10 +223,9 @@ def render_texts(corpus: Corpus, ids: Ids) -> list[str]:
             case _:
                 return values[row - profiles.num_profiles]
 
-    slots = [
-        [piece(slot.table, row) for row in np.broadcast_to(slot.row, len(ids)).tolist()] for slot in corpus.slots(ids)
-    ]
-    return ["".join(pieces) for pieces in zip(*slots, strict=True)]
+    slots = corpus.slots(ids)
+    pieces = [[piece(slot.table, row) for row in np.broadcast_to(slot.row, len(ids)).tolist()] for slot in slots]
+    return pieces, np.stack([np.broadcast_to(np.asarray(slot.label) > 0, len(ids)) for slot in slots])
 
 
 def possessive(subject: str) -> str:
