@@ -91,6 +91,11 @@ def test_the_example_of_the_manual_runs(folder: Path) -> None:
     first, last = (each.losses.rows for each in (result.evaluations[0], result.final))
     assert sum(row.sum_bits for row in last) < sum(row.sum_bits for row in first)
 
+    (folder / "own.py").write_text(code.replace('f" {subject}"', 'f"; {subject}"'))  # not a word before a value
+    few = "trial.profiles={num_profiles: 20, names: {first: 8, middle: 8, last: 8}}"
+    with pytest.raises(SpecError, match="; birth date"):
+        _ = raycap.Sweep.from_yaml("example.yaml", few).trials
+
 
 def test_the_source_is_part_of_the_identity_and_its_place_is_not_needed_to_read_it(folder: Path) -> None:
     def planned() -> TrialSpec:

@@ -217,7 +217,8 @@ def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
         "training": {"seed", "order_seed", "length", "curriculum", "stop", "num_evaluations", "evaluation_sample"},
     }
     tree = spec.model_dump(mode="json", exclude=irrelevant)
-    tree["training"]["optimizer"] = tree["training"]["optimizer"]["kind"]
+    optimizer = tree["training"]["optimizer"]
+    tree["training"]["optimizer"] = optimizer.get("function", optimizer["kind"])
     resources = execution.model_dump(
         include={"num_workers", "cpus_per_worker", "gpus_per_worker", "compile", "cuda_graph"}
     )
