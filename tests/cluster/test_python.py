@@ -13,6 +13,7 @@ from rich.console import Console
 import raycap
 from raycap import pipeline
 from raycap.storage.checksum import verify_checksum
+from tests.support.notebook import run_notebook
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_instance")]
 
@@ -132,3 +133,9 @@ def test_workers_find_modules_of_the_user(tmp_path: Path, monkeypatch: pytest.Mo
         here = raycap.run_trial(trial.spec)
         losses = [json.loads(each.losses.model_dump_json()) for each in here.evaluations]
         assert [each["losses"] for each in found[trial.trial_id]["evaluations"]] == losses
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    variables = run_notebook()
+    assert set(variables["results"].trials["state"]) == {"finished"}
