@@ -130,6 +130,7 @@ def run_planned(
     Raises:
         SpecError: The sweep is locked, or the environment cannot run it.
     """
+    refuse_pool(sweep, "trains nothing")
     name, execution, source = sweep.spec.name, sweep.spec.execution, invocation.source
     selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
@@ -217,10 +218,14 @@ def prepare(spec: str, overrides: tuple[str, ...]) -> tuple[SweepRecord, Storage
 
 
 def plan_loaded(loaded: LoadedSweep, source: str) -> tuple[SweepRecord, Storage]:
-    """Plan a sweep; returns its record and its storage. Raises SpecError, which names the source of the spec."""
-    from raycap.plan.expand import expand
+    """Plan a sweep; returns its record and its storage. Raises SpecError, which names the source of the spec.
 
-    trials = expand(loaded)
+    The trials of a pool are those of its sweeps.
+    """
+    from raycap.plan.expand import expand
+    from raycap.plan.pool import check_roles, pooled_trials
+
+    trials = pooled_trials(loaded.spec) if loaded.spec.pool else expand(loaded)
     try:
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
@@ -237,16 +242,28 @@ def plan_loaded(loaded: LoadedSweep, source: str) -> tuple[SweepRecord, Storage]
         trials=tuple(trials),
         working_directory=os.getcwd(),
     )
+    if record.spec.pool:
+        check_roles(record)
     return record, storage
+
+
+def refuse_pool(sweep: SweepRecord, reason: str) -> None:
+    """Raise SpecError if a sweep is a pool, to which an action does not apply for a reason such as "trains nothing"."""
+    if sweep.spec.pool:
+        sweeps = ", ".join(sweep.spec.pool.sweeps)
+        raise SpecError([f"{sweep.spec.name}: a pool {reason}; use raycap report, or one of its sweeps: {sweeps}"])
 
 
 def write_report(sweep: SweepRecord, storage: Storage, *, paper: bool = False) -> "Analysis":
     """Analyse a sweep from its stored results and write its report, without Ray and MLflow. Raises SpecError.
 
-    With `paper`, the figures are also written as PDFs.
+    With `paper`, the figures are also written as PDFs. Results of a pool are first copied to its storage.
     """
     from raycap.analysis.report import files, paper_files
+    from raycap.plan.pool import write_pool
 
+    if sweep.spec.pool:
+        write_pool(sweep, storage)
     analysis = read_analysis(sweep, storage)
     folder = SweepFolder(storage, sweep.spec.name)
     for name, content in chain(files(analysis), paper_files(analysis) if paper else ()):

@@ -65,7 +65,7 @@ def analyse_stored(sweep: SweepRecord, storage: Storage) -> Analysis:
     Raises NotASweepError if the sweep has not run.
     """
     try:
-        run = SweepFolder(storage, sweep.spec.name).read_run()
+        run = None if sweep.spec.pool else SweepFolder(storage, sweep.spec.name).read_run()
     except InvalidRecordError:  # it holds only the duration of the run, which the report then lacks
         run = None
     stored = read_stored(sweep.trials, storage)

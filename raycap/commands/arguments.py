@@ -84,13 +84,15 @@ def open_sweep(folder: str, *needed: str) -> tuple[SweepRecord, Storage]:
     """Return the sweep in a folder and its storage.
 
     The name and the storage in the record are replaced by the current ones, because a folder may have been moved or
-    renamed. Raises SpecError if one of the needed files is missing (by default sweep.json and run.json), or if sweep.json
-    is not valid.
+    renamed. Raises SpecError if one of the needed files is missing (by default sweep.json and, unless the sweep is a pool,
+    run.json), or if sweep.json is not valid.
     """
     try:
         opened = SweepFolder.at(folder)
-        opened.require(*(needed or (SweepFolder.SWEEP, SweepFolder.RUN)))
+        opened.require(*needed)
         record = opened.read_sweep()
+        if not needed and record.spec.pool is None:
+            opened.require(SweepFolder.RUN)
     except (NotASweepError, InvalidRecordError) as error:
         raise SpecError([str(error)]) from None
     except (ValueError, OSError) as error:

@@ -31,7 +31,7 @@ def find_sweep(
 ) -> tuple[SweepRecord, Storage]:
     """Return the sweep that an argument names and its storage; for a trial, the sweep that contains it.
 
-    A sweep file is planned, and its sweep must have run.
+    A sweep file is planned, and its sweep must have run, unless it is a pool.
 
     Args:
         argument: The argument.
@@ -44,6 +44,8 @@ def find_sweep(
     """
     if is_spec(argument):
         record, root = pipeline.prepare(argument, overrides)
+        if record.spec.pool:
+            return record, root
         try:
             SweepFolder(root, record.spec.name).require(*(needed or (SweepFolder.SWEEP, SweepFolder.RUN)))
         except NotASweepError as error:

@@ -28,7 +28,9 @@ from raycap.plan.lookup import lookup_trials
 from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
 from raycap.spec.document import SpecError
+from raycap.spec.file import load_tree
 from raycap.spec.locations import LocationError, absolute_tracking_uri, database_path, refuse_shell_syntax
+from raycap.storage import Storage
 from raycap.storage.lock import LockedError, locked
 from raycap.storage.sweep_folder import InvalidRecordError, SweepFolder
 from raycap.terminal.failures import print_unreadable
@@ -151,18 +153,32 @@ def status(
 
 def report(
     argument: SweepArgument,
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE|SWEEP",
+            help="Changes to the spec, such as analysis.per_subject=false; or with --name, the other sweeps.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     paper: Annotated[
         bool, typer.Option("--paper", help="Also write the figures as PDFs, into the folder paper.")
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Analyse all given sweeps as a pool of this name, in a folder beside the first."),
+    ] = None,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
     """Analyse a sweep from its stored results and write tables, figures, summary.json and report.html, without Ray.
 
+    With --name, analyse several sweeps as one, a pool: their trials together, each once.
+
     Examples:
 
       raycap report runs/grid
+
+      raycap report runs/grid runs/wide --name both
 
       raycap report runs/grid --json | jq .law
 
@@ -170,7 +186,10 @@ def report(
     """
     from raycap.analysis.answer import answer
 
-    sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
+    if name is None:
+        sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
+    else:
+        sweep, root = _pool(name, (argument, *(overrides or ())), storage)
     analysis = pipeline.write_report(sweep, root, paper=paper)
     if as_json:
         print(SweepFolder(root, sweep.spec.name).read(SweepFolder.SUMMARY).decode())
@@ -178,6 +197,27 @@ def report(
     print(answer(analysis))
     print_unreadable(analysis.unreadable, root, wide_console())
     print(root.location(f"{sweep.spec.name}/{SweepFolder.REPORT}"))
+
+
+def _pool(name: str, arguments: tuple[str, ...], storage: str) -> tuple[SweepRecord, Storage]:
+    """Return the pool of some sweeps, with their analysis, and the storage of the first. Raises SpecError."""
+    found = [find_sweep(argument, storage=storage) for argument in arguments]
+    analyses = [sweep.spec.analysis for sweep, _ in found]
+    if differing := [argument for argument, each in zip(arguments, analyses, strict=True) if each != analyses[0]]:
+        raise SpecError(
+            [
+                f"{differing[0]}: its section analysis differs from that of {arguments[0]}; write a sweep file with name, "
+                "analysis and pool: {sweeps: [...]}, and report it"
+            ]
+        )
+    tree = {
+        "name": name,
+        "pool": {"sweeps": [root.location(sweep.spec.name) for sweep, root in found]},
+        "analysis": analyses[0].model_dump(mode="json", exclude_defaults=True),
+        "storage": found[0][1].location(),
+    }
+    questions = dict.fromkeys(sweep.question for sweep, _ in found if sweep.question)
+    return pipeline.plan_loaded(load_tree(tree, " / ".join(questions)), f"--name {name}")
 
 
 def sync(
@@ -195,6 +235,7 @@ def sync(
     from raycap.cluster.analyst import sync_sweep
 
     sweep, root = find_sweep(argument, overrides=tuple(overrides or ()), storage=storage)
+    pipeline.refuse_pool(sweep, "is not logged to MLflow")
     spec = sweep.spec
     if tracking_uri:
         try:

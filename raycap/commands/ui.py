@@ -18,6 +18,7 @@ from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption,
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
 from raycap.host.isolation import child_environment
+from raycap.pipeline import refuse_pool
 from raycap.spec.document import SpecError
 from raycap.storage.claims import holder_of
 from raycap.storage.sweep_folder import SweepFolder
@@ -47,6 +48,7 @@ def ui(
     from raycap.tracking.runs import find_pages
 
     record, sweep_storage = find_sweep(argument, SweepFolder.SWEEP, overrides=tuple(overrides or ()), storage=storage)
+    refuse_pool(record, "is not logged to MLflow")
     uri = record.tracking_uri
     try:
         pages = find_pages(record, is_running=holder_of(sweep_storage, record.spec.name) is not None)

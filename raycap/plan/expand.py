@@ -4,7 +4,7 @@ This module imports neither torch nor ray, so a plan takes one or two seconds.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -99,6 +99,17 @@ def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
     under `fill` the fields that the parent determines. Raises ValueError if a target cannot be met.
     """
     return _Shared(storage, AnalysisSpec()).resolve(trial)
+
+
+def dataset_bits(
+    populations: Sequence[PopulationFacts], questions: QuestionsSpec, analysis: AnalysisSpec
+) -> dict[str, float]:
+    """Return the code length of some populations by selection scheme, under the first encoding scheme of an analysis."""
+    scheme = analysis.schemes[0]
+    return {
+        str(selection): sum(expected_bits(facts, questions, scheme, selection) for facts in populations)
+        for selection in analysis.selections
+    }
 
 
 def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> PlannedTrial:
@@ -297,14 +308,10 @@ class _Shared:
         for profiles in people:
             num_held_out(profiles.schema, profiles.num_profiles, spec.questions.held_out)
         populations = tuple(profiles.facts for profiles in people)
-        scheme = self.analysis.schemes[0]
         return _Dataset(
             data=data,
             populations=populations,
-            dataset_bits={
-                str(selection): sum(expected_bits(facts, spec.questions, scheme, selection) for facts in populations)
-                for selection in self.analysis.selections
-            },
+            dataset_bits=dataset_bits(populations, spec.questions, self.analysis),
             rates=data.rates(data.shares()),
             tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in data.token_counts),
             warnings=(

@@ -119,7 +119,8 @@ def _load(document: SpecDocument, overrides: tuple[str, ...]) -> LoadedSweep:
         faults.add_validation_error(error, SweepSpec, ())
     if spec is not None:
         _check_locations(spec, faults)
-        _check_roles(spec, faults)
+        if spec.pool is None:  # the axes of a pool are known only when its sweeps are read
+            _check_roles(spec, faults)
     first_line = document.text.lstrip().partition("\n")[0]
     question = first_line.lstrip("# ").strip() if first_line.startswith("#") else ""
     if len(question) > MAX_QUESTION:
@@ -135,7 +136,7 @@ def _load(document: SpecDocument, overrides: tuple[str, ...]) -> LoadedSweep:
         points = _check_grid(trial, grid, document, faults)
     if bad_overrides or faults.lines or spec is None:
         raise SpecError([*bad_overrides, *faults.lines])
-    return LoadedSweep(spec, points, question, document.text)
+    return LoadedSweep(spec, [] if spec.pool else points, question, document.text)
 
 
 def _check_locations(spec: SweepSpec, faults: Faults) -> None:
@@ -143,11 +144,13 @@ def _check_locations(spec: SweepSpec, faults: Faults) -> None:
 
     SweepSpec does not check them, because stored records contain absolute paths that raycap derived.
     """
-    for path, location in (("storage",), spec.storage), (("tracking", "uri"), spec.tracking.uri):
+    sweeps = spec.pool.sweeps if spec.pool else ()
+    of_pool = [(("pool", "sweeps", index), location) for index, location in enumerate(sweeps)]
+    for path, location in (("storage",), spec.storage), (("tracking", "uri"), spec.tracking.uri), *of_pool:
         try:
             refuse_shell_syntax(location or "")
         except LocationError as error:
-            faults.add(path, f"{'.'.join(path)}: {error}")
+            faults.add(path, f"{'.'.join(map(str, path))}: {error}")
 
 
 def _check_roles(spec: SweepSpec, faults: Faults) -> None:

@@ -187,6 +187,15 @@ class TrackingSpec(Spec):
         return uri
 
 
+class Pool(Spec):
+    """Trials of other sweeps, which are analysed together. A pool trains nothing. See docs/analysis.md#pools."""
+
+    sweeps: Annotated[tuple[Text, ...], Field(min_length=1)]
+    """Folders or URIs of sweeps, such as runs/grid. A trial of several of them counts once."""
+    where: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Dotted path of a field of a trial -> values. Only trials that have one of the values in every field are included."""
+
+
 class SweepSpec(Spec):
     """A sweep: a set of trials that answer one question."""
 
@@ -196,6 +205,8 @@ class SweepSpec(Spec):
     """Base TrialSpec of all trials. It is validated together with the values of the grid, once for every point."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Dotted path into `trial` -> list of values. The sweep runs all combinations."""
+    pool: Pool | None = None
+    """Analyse the trials of other sweeps instead of training trials. `trial`, `grid` and `execution` must not be set."""
     analysis: AnalysisSpec = AnalysisSpec()
     """Analysis of the losses. Changing it does not retrain any trial."""
     execution: ExecutionSpec = ExecutionSpec()
@@ -213,6 +224,14 @@ class SweepSpec(Spec):
                 "'{name}' is the name of the folder that stores the trials; choose another name", name=name
             )
         return name
+
+    @model_validator(mode="after")
+    def _pool_trains_nothing(self) -> "SweepSpec":
+        own = type(self).model_fields.keys() - {"name", "pool", "analysis", "tracking", "storage"}
+        is_set = sorted(name for name in own if getattr(self, name) != type(self).model_fields[name].default)
+        if self.pool and is_set:
+            raise broken_rule("a pool has only trials of other sweeps; remove {field} or pool", field=is_set[0])
+        return self
 
     @field_validator("storage")
     @classmethod
