@@ -24,6 +24,7 @@ from raycap.commands.arguments import (
 )
 from raycap.commands.named import find_sweep
 from raycap.errors import CannotRunError
+from raycap.plan.gpu_rates import Gpu
 from raycap.plan.lookup import lookup_trials
 from raycap.plan.throughput import expected_times
 from raycap.results import SweepRecord
@@ -62,6 +63,10 @@ def plan(
         float | None,
         typer.Option(help="Estimate with this number of tokens per second and worker.", rich_help_panel=ESTIMATE),
     ] = None,
+    gpu: Annotated[
+        Gpu | None,
+        typer.Option(help="Estimate for a machine with this card, to within a factor of 2.", rich_help_panel=ESTIMATE),
+    ] = None,
     slots: Annotated[
         int | None,
         typer.Option(help="Estimate with this number of concurrent trials (or stacks).", rich_help_panel=ESTIMATE),
@@ -89,6 +94,8 @@ def plan(
 
       raycap plan specs/grid.yaml --estimate
 
+      raycap plan specs/one_hop.yaml --gpu h100 --price-per-hour 2.5
+
       raycap plan specs/one_hop.yaml --throughput 2e6 --slots 8 --price-per-hour 2.5
 
       raycap plan specs/grid.yaml --power --noise 0.05
@@ -114,8 +121,8 @@ def plan(
         only_failed=only_failed,
         only=trials,
         as_json=as_json,
-        estimate=partial(expected_times, throughput=throughput, slots=slots, price_per_hour=price_per_hour)
-        if estimate or given
+        estimate=partial(expected_times, throughput=throughput, gpu=gpu, slots=slots, price_per_hour=price_per_hour)
+        if estimate or given or gpu
         else None,
     )
 

@@ -26,6 +26,7 @@ from raycap.plan.estimate import (
     slots_of,
     work_per_step,
 )
+from raycap.plan.gpu_rates import Gpu, seconds_per_step
 from raycap.plan.inventory import Inventory, TrialState
 from raycap.plan.stacks import StackGroup, resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
@@ -58,6 +59,7 @@ def expected_times(
     found: Inventory,
     *,
     throughput: float | None = None,
+    gpu: Gpu | None = None,
     slots: int | None = None,
     price_per_hour: float | None = None,
 ) -> Estimate:
@@ -71,11 +73,14 @@ def expected_times(
         missing: Trials that are left to train.
         found: Stored states of the trials.
         throughput: Tokens per second of one worker of another machine, instead of step times of this one.
+        gpu: Card of another machine, whose step times are taken from its data sheet; `slots` is by default the number of
+            stacks that share one card.
         slots: Stacks that train at the same time on another machine.
         price_per_hour: Price of a GPU hour if trials use GPUs, otherwise of an hour of the machine, in dollars.
 
     Raises:
-        SpecError: Trials use GPUs, no throughput is given, and this machine has no GPU to time steps on.
+        SpecError: Trials use GPUs, neither throughput nor card is given, and this machine has no GPU to time steps on; or
+            a card is given, and trials use none.
     """
     execution = sweep.spec.execution
     groups = stacks_to_train(missing, sweep.trials, found.states, execution.replicas)
@@ -84,8 +89,14 @@ def expected_times(
         step_times: list[StepTime | None] = [
             StepTime(tokens_per_step / throughput / execution.num_workers, GIVEN) for tokens_per_step in tokens
         ]
+    elif gpu is not None:
+        if not execution.gpus_per_worker:
+            raise SpecError([f"--gpu {gpu}: trials use no GPU; set execution.gpus_per_worker"])
+        step_times = [StepTime(seconds_per_step(group, execution, gpu), f"rates of {gpu.upper()}") for group in groups]
     else:
         step_times = _step_times(groups, sweep, storage, found)
+    if slots is None and gpu is not None:
+        slots = max(1, int(1 / execution.gpus_per_worker) // execution.num_workers)
     if slots is None:
         gpus = _num_gpus() if execution.gpus_per_worker else 0
         slots = slots_of(execution, max(1, int(cpu_limit())), gpus)
@@ -148,7 +159,7 @@ def _stored(sweep: SweepRecord, storage: Storage, found: Inventory, shapes: set[
 
 def _timed(group: StackGroup, execution: ExecutionSpec, storage: Storage) -> float | None:
     """Time training steps of a stack with one worker's share of the batch; returns seconds per step."""
-    from raycap.learner.step_timing import seconds_per_step
+    from raycap.learner import step_timing
 
     specs = []
     for trial in group:
@@ -157,10 +168,10 @@ def _timed(group: StackGroup, execution: ExecutionSpec, storage: Storage) -> flo
         specs.append(trial.spec.model_copy(update={"training": training}))
     if execution.gpus_per_worker and not _num_gpus():
         raise SpecError(
-            ["--estimate: trials use GPUs and this machine has none; give --throughput (tokens/s of a worker)"]
+            ["--estimate: trials use GPUs and this machine has none; give --gpu (a card) or --throughput (tokens/s)"]
         )
     threads = max(1, int(execution.cpus_per_worker))
-    return seconds_per_step(tuple(specs), storage, threads=threads, on_gpu=execution.gpus_per_worker > 0)
+    return step_timing.seconds_per_step(tuple(specs), storage, threads=threads, on_gpu=execution.gpus_per_worker > 0)
 
 
 def _num_gpus() -> int:
