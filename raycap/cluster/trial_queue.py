@@ -43,6 +43,7 @@ class TrialQueue(Searcher):
         self._is_held = is_held
         self._waiting, self._spending = deque(groups), spending
         self._running: dict[str, StackGroup] = {}
+        self._suggested: dict[str, StackGroup] = {}
         self._stop_requested = False
         self._paused_at: float | None = None
         self.stopped_by_budget = False
@@ -61,6 +62,10 @@ class TrialQueue(Searcher):
     def was_stopped(self) -> bool:
         """Whether `stop` has been called."""
         return self._stop_requested
+
+    def group_of(self, tune_trial_id: str) -> StackGroup:
+        """Return the group that one of Tune's trials ran. Tune's own results lack it if the driver died before a report."""
+        return self._suggested[tune_trial_id]
 
     # --- called by Tune ---
 
@@ -81,7 +86,7 @@ class TrialQueue(Searcher):
             for group in self._waiting:
                 if self._spending.allows(work_of(group), time.monotonic()):
                     self._waiting.remove(group)
-                    self._running[trial_id] = group
+                    self._running[trial_id] = self._suggested[trial_id] = group
                     self._spending.wait(trial_id, work_of(group))
                     return {"trials": [trial.model_dump_json() for trial in group]}
             self.stopped_by_budget |= bool(self._waiting)

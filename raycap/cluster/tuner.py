@@ -72,8 +72,8 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
     causes: dict[str, str] = {}
     for outcome in grid:
         if outcome.error is not None:
-            trials = map(PlannedTrial.model_validate_json, outcome.parameters["trials"])
-            causes |= {trial.trial_id: root_cause(outcome.error) for trial in trials}
+            group = queue.group_of(Path(outcome.path).name)  # the folder's name is the id, as set above
+            causes |= {trial.trial_id: root_cause(outcome.error) for trial in group}
         elif outcome.metrics:
             causes |= outcome.metrics.get("causes", {})
     return causes

@@ -25,6 +25,7 @@ from tests.support.faults import (
     WORKER,
     kill,
     last_step,
+    processes,
     resize,
     results_in,
     small_disk,
@@ -81,6 +82,31 @@ def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path)
     undisturbed = run_trial(result.spec, source_commit="test").result
     assert without_timing(result) == without_timing(undisturbed)
     assert not list((storage / "trials" / trial_id).glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["steps", "nothing"])
+def test_a_driver_that_is_killed_more_often_than_allowed_fails_its_trial_with_the_cause(
+    folder: Path, capsys: pytest.CaptureFixture[str], after: str
+) -> None:
+    storage = folder / "runs"
+
+    def inject_fault() -> None:
+        wait_until(lambda: last_step(storage) > 0 if after == "steps" else processes(DRIVER))
+        kill(DRIVER)
+
+    fault = threading.Thread(target=inject_fault)
+    fault.start()
+    code = run("execution.max_failures=0")
+    fault.join()
+    assert code == 1
+    output = capsys.readouterr().out
+    assert "1 of 1 trials failed" in output
+    assert "died" in output
+    assert not results_in(storage)
+    assert len(list(storage.glob("trials/*/failure.json"))) == 1
+    assert run("execution.max_failures=0") == 0  # the same command tries again
+    assert len(results_in(storage)) == 1
 
 
 @pytest.mark.slow

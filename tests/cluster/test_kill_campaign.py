@@ -30,7 +30,7 @@ trial:
   model: {num_layers: 2, hidden_size: 10, tie_embeddings: true, heads: {num_heads: 1}}
   training: {length: {steps: 4000}, batch_size: 64, num_evaluations: 8, optimizer: {lr: 0.02, warmup_steps: 50}}
 grid: {training.seed: [0, 1, 2, 3]}
-execution: {replicas: 4, checkpoint_every_s: 0.2}
+execution: {replicas: 4, checkpoint_every_s: 0.2, max_failures: 1000}
 """
 
 

@@ -169,7 +169,7 @@ def test_gpu_trials_are_refused_without_a_gpu_or_a_throughput(tmp_path: Path, mo
     record, storage = stored_in(tmp_path)
     execution = record.spec.execution.model_copy(update={"gpus_per_worker": 1.0})
     record = record.model_copy(update={"spec": record.spec.model_copy(update={"execution": execution})})
-    with pytest.raises(SpecError, match="give --throughput"):
+    with pytest.raises(SpecError, match="--throughput"):
         expected_times(record, storage, list(record.trials), inventory(record, storage))
 
 
