@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_when_the_result_is_written_loses_no_training(
         assert last_step(disk) == 500
         resize(disk, 30_000)
         assert run(*once) == 0
-        assert "exposures" not in capsys.readouterr().out  # no evaluation: only the result was written
+        assert " exposures, loss" not in capsys.readouterr().out  # no evaluation: only the result was written
         (result,) = results_in(disk).values()
         assert result.num_steps == 500
     assert without_timing(result) == without_timing(run_trial(result.spec, source_commit="test").result)
