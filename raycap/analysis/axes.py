@@ -1,4 +1,4 @@
-"""Axes of a sweep: the fields that its grid varies, and what the analysis does with each (docs/science.md#axes)."""
+"""Axes of a sweep: the fields that its points vary, and what the analysis does with each (docs/science.md#axes)."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Any
 
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import AnalysisSpec
+from raycap.spec.scaling import last_part
 
 SIZES = ("model", "model.hidden_size", "model.num_params")
 LAYERS = "model.num_layers"
@@ -30,7 +31,7 @@ class Role(StrEnum):
     """What the analysis does with an axis of the grid."""
 
     SIZE = "size"
-    """It changes the number of parameters P: laws are functions of it."""
+    """It changes the number of parameters P, or is determined by such a field: laws are functions of P."""
     SEED = "seed"
     """It repeats a trial: trials that differ only in seeds form a cell."""
     NUISANCE = "best value"
@@ -76,11 +77,14 @@ def axes(trials: Sequence[PlannedTrial], analysis: AnalysisSpec) -> tuple[Axis, 
         for path, value in trial.coordinates.items():
             found.setdefault(path, {}).setdefault(_key(value), value)
     varied = {path: tuple(values.values()) for path, values in found.items() if len(values) > 1}
-    leaves = Counter(path.rpartition(".")[2] for path in varied)
+    roles = {path: _role(path, varied, analysis) for path in varied}
+    sizes = [path for path, role in roles.items() if role is Role.SIZE]
+    for path, role in roles.items():
+        if role is Role.TREATMENT and path not in analysis.compare and _is_determined(path, sizes, trials):
+            roles[path] = Role.SIZE
+    leaves = Counter(map(last_part, varied))
     return tuple(
-        Axis(
-            path, values, leaf if leaves[leaf := path.rpartition(".")[2]] == 1 else path, _role(path, varied, analysis)
-        )
+        Axis(path, values, leaf if leaves[leaf := last_part(path)] == 1 else path, roles[path])
         for path, values in varied.items()
     )
 
@@ -133,6 +137,20 @@ def _role(path: str, varied: dict[str, tuple[Any, ...]], analysis: AnalysisSpec)
     if any(path == field or path.startswith(f"{field}.") for field in NUISANCES):
         return Role.NUISANCE
     return Role.TREATMENT
+
+
+def _is_determined(path: str, sizes: Sequence[str], trials: Sequence[PlannedTrial]) -> bool:
+    """Return whether every combination of sizes has a single value of a field, as where N grows with P.
+
+    Such values cannot be compared, because no two trials of the same size differ in them.
+    """
+    value_at: dict[tuple[str, ...], str] = {}
+    for trial in trials:
+        size = tuple(_key(trial.coordinates.get(other)) for other in sizes)
+        value = _key(trial.coordinates.get(path))
+        if value_at.setdefault(size, value) != value:
+            return False
+    return bool(sizes)
 
 
 def _key(value: Any) -> str:

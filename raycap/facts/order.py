@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.corpus import Ids, WithoutCaches
-from raycap.spec import Exposures, LengthSpec, Steps, Tokens
+from raycap.spec import Exposures, LengthSpec, Steps, Tokens, TokensPerParam
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ class Rates:
                 return length.tokens, self.tokens
             case Steps():
                 return length.steps * batch_size, 1.0
+            case TokensPerParam():
+                raise AssertionError("unresolved length; use plan.expand")
 
     def num_steps(self, length: LengthSpec, batch_size: int) -> int:
         """Return the number of steps of a length, rounded up."""

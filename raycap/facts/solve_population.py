@@ -15,13 +15,16 @@ from raycap.spec import (
     SelectionScheme,
 )
 from raycap.spec.facts import MAX_PEOPLE
+from raycap.spec.trial import check_number
 
 
-def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> ProfilesByCount:
+def profiles_for_bits(
+    profiles: ProfilesByBits, questions: QuestionsSpec, field: str = "target_bits"
+) -> ProfilesByCount:
     """Return the largest population whose expected code length under these questions is at most the target.
 
     The size is found by doubling and bisection, since the code length grows with N. Raises ValueError if the target is
-    less than the code length of the smallest population or more than that of the largest.
+    less than the code length of the smallest population or more than that of the largest; `field` is its name in the error.
     """
     schema = census_schema(profiles.names, profiles.num_relations, profiles.structure, profiles.self_relations)
     unit = 2 if profiles.structure is RelationStructure.BIPARTITE else 1
@@ -40,15 +43,17 @@ def profiles_for_bits(profiles: ProfilesByBits, questions: QuestionsSpec) -> Pro
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
         raise ValueError(
-            f"profiles.target_bits: must be at least the code length of {unit} profile(s), got {profiles.target_bits:g}"
+            f"profiles.{field}: must be at least the code length of {unit} profile(s), got {profiles.target_bits:g} bits"
         )
     if low == max_num:
         raise ValueError(
-            f"profiles.target_bits: must be less than the code length of {max_num * unit:,} profiles, the largest "
-            f"possible population, got {profiles.target_bits:g}"
+            f"profiles.{field}: must be less than the code length of {max_num * unit:,} profiles, the largest "
+            f"possible population, got {profiles.target_bits:g} bits"
         )
     shared = {name: getattr(profiles, name) for name in ProfilesByCount.model_fields if name != "num_profiles"}
-    return ProfilesByCount(num_profiles=low * unit, **shared)
+    found = ProfilesByCount(num_profiles=low * unit, **shared)
+    check_number(found, questions)
+    return found
 
 
 def expected_bits(

@@ -4,8 +4,9 @@ This module imports neither torch nor ray, so a plan takes one or two seconds.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from tokenizers import Tokenizer
@@ -19,7 +20,16 @@ from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
 from raycap.facts.splits import num_held_out
 from raycap.plan.labels import label, with_unique_labels
-from raycap.plan.sizes import parameter_counts, width_for_params
+from raycap.plan.sizes import embedding_share, parameter_counts, width_for_params
+from raycap.plan.solve import (
+    follow_sizes,
+    has_bits_per_param,
+    profiles_for_params,
+    smallest,
+    solved_fields,
+    with_populations,
+)
+from raycap.plan.trial_warnings import describe_unused, tokenizer_cost, trial_warnings
 from raycap.results import PlannedTrial, PopulationFacts
 from raycap.spec import (
     AnalysisSpec,
@@ -32,35 +42,31 @@ from raycap.spec import (
     ModelByWidth,
     PretrainedTokenizer,
     ProfilesByBits,
+    ProfilesByBitsPerParam,
     ProfilesByCount,
     ProfilesFromDisk,
     ProfilesFromHub,
     ProfilesSpec,
     QuestionsSpec,
     SelectionScheme,
+    TokensPerParam,
     TrialSpec,
     UserTexts,
     Windows,
     WordTokenizer,
     find_conflicts,
 )
+from raycap.spec.build_points import GridPoint
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep
-from raycap.spec.trial import check_number
+from raycap.spec.scaling import Scaling, Size
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model, resolve_parent
 from raycap.tokens.pretrained import tokenizer_sha256
 from raycap.tokens.text_check import check_texts
-from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer
+from raycap.tokens.tokenizers import build_tokenizer, load_tokenizer, num_embeddings
 from raycap.tokens.training_data import TrainingData
 
-SATURATION_BITS_PER_PARAM = 2.0
-"""Capacity that models reach for one-hop facts after enough exposures (Allen-Zhu & Li, arXiv:2404.05405, section 4).
-
-A dataset with fewer bits per parameter is too small to fill the model.
-"""
-TRIVIAL_BITS_PER_PARAM = 0.2
-"""A tenth of the saturation. With fewer bits per parameter, a trial measures the dataset and not the model."""
 ESTIMATE_PROFILES = 1_000
 """Population size on which the plan estimates BPE token counts, so that it trains no tokenizer on larger ones."""
 
@@ -80,13 +86,14 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
     trials: dict[str, PlannedTrial] = {}
     problems = []
     for point in sweep.points:
-        problems += [f"{point.position}: trial.{rule}" for rule in find_conflicts(point.trial, sweep.spec)]
+        stated = point.trial
         try:
-            planned = _plan(shared.resolve(point.trial), point.coordinates, shared)
+            stated = shared.resolve(point.trial, point.scalings)
+            planned = _plan(stated, point, shared)
+            trials.setdefault(planned.trial_id, planned)
         except (ValueError, OSError) as error:  # OSError: a file or hub that cannot be reached
             problems.append(f"{point.position}: trial: {error}")
-            continue
-        trials.setdefault(planned.trial_id, planned)
+        problems += [f"{point.position}: trial.{rule}" for rule in find_conflicts(stated, sweep.spec)]
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return with_unique_labels(list(trials.values()))
@@ -95,8 +102,9 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
 def resolve(trial: TrialSpec, storage: Storage) -> TrialSpec:
     """Return a trial with its targets solved.
 
-    Solves num_profiles from target_bits and hidden_size from num_params, sets the fingerprint of loaded populations, and
-    under `fill` the fields that the parent determines. Raises ValueError if a target cannot be met.
+    Solves num_profiles from target_bits or bits_per_param, hidden_size from num_params and tokens from tokens_per_param,
+    sets the fingerprint of loaded populations, and under `fill` the fields that the parent determines. Raises ValueError if
+    a target cannot be met.
     """
     return _Shared(storage, AnalysisSpec()).resolve(trial)
 
@@ -112,7 +120,7 @@ def dataset_bits(
     }
 
 
-def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> PlannedTrial:
+def _plan(spec: TrialSpec, point: GridPoint, shared: "_Shared") -> PlannedTrial:
     assert isinstance(spec.model, ModelByWidth)
     dataset = shared.dataset(spec)
     # The dataset is shared with trials that differ in model and training; the number of steps depends on this spec.
@@ -123,8 +131,9 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> Pl
     demanded = dataset.dataset_bits[shared.analysis.headline[1]] / parameters.total
     return PlannedTrial(
         trial_id=spec.trial_id,
-        label=label(spec, coordinates, dataset.populations[0].num_profiles),
-        coordinates=coordinates,
+        label=label(spec, point.coordinates, dataset.populations[0].num_profiles),
+        coordinates=point.coordinates,
+        solved=solved_fields(point.trial, spec, point.scalings),
         spec=spec,
         populations=dataset.populations,
         parameters=parameters,
@@ -132,7 +141,10 @@ def _plan(spec: TrialSpec, coordinates: dict[str, Any], shared: "_Shared") -> Pl
         tokens=round(steps * spec.training.batch_size * dataset.rates.tokens),
         steps=steps,
         tokens_exact=dataset.tokens_exact and not spec.training.curriculum and spec.training.stop is None,
-        warnings=(*dataset.warnings, *_warnings(spec, steps, demanded, dataset.rates)),
+        warnings=(
+            *dataset.warnings,
+            *trial_warnings(spec, steps, demanded, dataset.rates, embedding_share(parameters)),
+        ),
     )
 
 
@@ -179,28 +191,6 @@ def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
                 f"{describe_source(loaded)}: every column has only one value, so there is nothing to learn; use data "
                 "whose values differ"
             )
-
-
-def _warnings(spec: TrialSpec, steps: int, demanded: float, rates: Rates) -> Iterator[str]:
-    if demanded < TRIVIAL_BITS_PER_PARAM:
-        yield f"trivially small, {demanded:.2f} bits/param"
-    elif demanded < SATURATION_BITS_PER_PARAM:
-        yield f"cannot saturate, below {SATURATION_BITS_PER_PARAM:g} bits/param"
-    if (exposures := steps * spec.training.batch_size * rates.exposures) < 1:
-        yield f"sees each fact only {exposures:.2f} times"
-    if spec.training.optimizer.warmup_steps > steps // 2:
-        yield f"warm-up cut to half of all steps, {steps // 2}"
-
-
-def _tokenizer_cost(spec: TrialSpec, data: TrainingData) -> Iterator[str]:
-    """Yield the size of a pretrained tokenizer and the tokens of a text, which no field of the spec states."""
-    if isinstance(spec.tokenizer, PretrainedTokenizer):
-        mean = data.rates(data.shares()).tokens
-        yield f"pretrained tokenizer with {data.vocab_size:,} tokens, {mean:.1f} per text"
-
-
-def _unused(profiles: Profiles) -> str:
-    return f"not trained on: columns {', '.join(map(repr, profiles.untrained_columns))}"
 
 
 # --- data that trials share -------------------------------------------------------------------------------------------
@@ -254,10 +244,38 @@ class _Shared:
             raise value.with_traceback(None)  # the traceback would grow with every raise
         return cast(Value, value)
 
-    def resolve(self, trial: TrialSpec) -> TrialSpec:
-        """See the function `resolve`."""
+    def resolve(self, trial: TrialSpec, scalings: Mapping[str, Scaling] = MappingProxyType({})) -> TrialSpec:
+        """See the function `resolve`. `scalings`: numbers of the training that follow a size, by dotted path."""
         if trial.fill:
             trial = self._with_parent(trial)
+        if has_bits_per_param(trial):
+            trial = self._with_people_per_param(trial)
+        trial = self._with_sizes(trial)
+        if scalings or isinstance(trial.training.length, TokensPerParam):
+            assert isinstance(trial.model, ModelByWidth)
+            sizes = {
+                Size.HIDDEN_SIZE: trial.model.hidden_size,
+                Size.NUM_PARAMS: self._num_params(trial),
+                Size.NUM_PROFILES: self.dataset(trial).populations[0].num_profiles,
+            }
+            trial = follow_sizes(trial, scalings, sizes)
+        return trial
+
+    def _with_people_per_param(self, trial: TrialSpec) -> TrialSpec:
+        """Return a trial whose populations by bits per parameter are solved, for the parameters that the model really has.
+
+        These do not depend on the number of people, because the vocabulary does not.
+        """
+        total, questions = self._num_params(self._with_sizes(with_populations(trial, smallest))), trial.questions
+
+        def solved(profiles: ProfilesByBitsPerParam) -> ProfilesByCount:
+            key = ("solved", profiles.model_dump_json(), questions.model_dump_json(), total)
+            return self._cached(key, lambda: profiles_for_params(profiles, total, questions))
+
+        return with_populations(trial, solved)
+
+    def _with_sizes(self, trial: TrialSpec) -> TrialSpec:
+        """Return a trial with numbers of people for target_bits, a width for num_params, and fingerprints."""
         changes: dict[str, Any] = {"profiles": self._resolve_profiles(trial.profiles, trial.questions)}
         if trial.fill:
             second = self._resolve_profiles(trial.fill.profiles, trial.questions)
@@ -269,10 +287,23 @@ class _Shared:
         trial = trial.model_copy(update=changes)
         model = trial.model
         if isinstance(model, ModelByParams):
-            vocab_size = self.dataset(trial).data.vocab_size
+            vocab_size = self._vocab_size(trial)
             key = ("width", model.model_dump_json(), vocab_size)
             trial = trial.model_copy(update={"model": self._cached(key, lambda: width_for_params(model, vocab_size))})
         return trial
+
+    def _num_params(self, trial: TrialSpec) -> int:
+        """Return the number of parameters of a trial whose width is solved."""
+        assert isinstance(trial.model, ModelByWidth)
+        return parameter_counts(trial.model, self._vocab_size(trial)).total
+
+    def _vocab_size(self, trial: TrialSpec) -> int:
+        """Return the number of rows of the embedding, which does not depend on the number of people."""
+        if isinstance(trial.tokenizer, BpeTokenizer):
+            return trial.tokenizer.vocab_size
+        if trial.fill:
+            return self.dataset(trial).data.vocab_size
+        return num_embeddings(trial.tokenizer, self._tokenizer(trial, self._population(trial.profiles)))
 
     def _with_parent(self, trial: TrialSpec) -> TrialSpec:
         # The fields set in the spec are part of the key: only these can contradict the parent.
@@ -283,9 +314,7 @@ class _Shared:
     def _resolve_profiles(self, profiles: ProfilesSpec, questions: QuestionsSpec) -> ProfilesSpec:
         if isinstance(profiles, ProfilesByBits):
             solved_key = ("solved", profiles.model_dump_json(), questions.model_dump_json())
-            solved = self._cached(solved_key, lambda: profiles_for_bits(profiles, questions))
-            check_number(solved, questions)
-            return solved
+            return self._cached(solved_key, lambda: profiles_for_bits(profiles, questions))
         if isinstance(profiles, LoadedProfiles):
             fingerprint_key = ("fingerprint", profiles.model_dump_json())
             digest = self._cached(fingerprint_key, lambda: fingerprint(self._population(profiles)))
@@ -315,8 +344,8 @@ class _Shared:
             rates=data.rates(data.shares()),
             tokens_exact=not _is_estimated(spec) and all(counts.exact for counts in data.token_counts),
             warnings=(
-                *(_unused(profiles) for profiles in people if profiles.untrained_columns),
-                *_tokenizer_cost(spec, data),
+                *(describe_unused(profiles) for profiles in people if profiles.untrained_columns),
+                *tokenizer_cost(spec, data),
             ),
         )
 

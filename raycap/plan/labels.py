@@ -7,6 +7,7 @@ from typing import Any
 from raycap.results import PlannedTrial
 from raycap.spec import ModelByWidth, TrialSpec
 from raycap.spec.document import truncated
+from raycap.spec.scaling import last_part
 
 COVERED = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
 """Axes whose values the beginning of a label contains."""
@@ -20,11 +21,11 @@ of a label."""
 
 
 def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> str:
-    """Return the label of a trial: its sizes, its seed, and the values of the other axes of the grid."""
+    """Return the label of a trial: its sizes, its seed, and the values of the other axes."""
     assert isinstance(spec.model, ModelByWidth)
     sizes = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
     axes = [path for path in coordinates if path not in COVERED]
-    leaf_of = {path: path.rpartition(".")[2] for path in axes}
+    leaf_of = {path: last_part(path) for path in axes}
     count = Counter(leaf_of.values())
     names = {path: leaf if count[leaf] == 1 else path for path, leaf in leaf_of.items()}
     return "-".join([sizes, *(f"{names[path]}={truncated(_short(coordinates[path]), MAX_LENGTH)}" for path in axes)])

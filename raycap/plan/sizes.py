@@ -1,8 +1,22 @@
 """Parameter counts of models by formula, without torch, and the width of a model with a given size."""
 
-from raycap.results import ParameterCounts, PlannedTrial
-from raycap.spec import HeadSize, LoopSharing, ModelByParams, ModelByWidth
+import math
 
+from raycap.results import ParameterCounts, PlannedTrial
+from raycap.spec import (
+    NUM_CENSUS_FIRST_NAMES,
+    NUM_CENSUS_LAST_NAMES,
+    HeadSize,
+    LoopSharing,
+    ModelByParams,
+    ModelByWidth,
+    NamePools,
+)
+
+MAX_EMBEDDING_SHARE = 0.9
+"""Share of embeddings among the parameters above which the plan warns."""
+MIN_NAMES_PER_PERSON = 16
+"""Least number of possible names per person in the name pools that the plan suggests."""
 MAX_RELATIVE_ERROR = 0.15
 """Largest relative difference between the size of a solved model and `num_params`."""
 
@@ -20,6 +34,21 @@ def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
         mlp=12 * model.num_copies(LoopSharing.MLP) * h * h,
         norms=(2 * model.num_norms + 1) * h,
         unembedding=0 if model.tie_embeddings else vocab_size * h,
+    )
+
+
+def embedding_share(counts: ParameterCounts) -> float:
+    """Return the share of input and output embeddings among the parameters."""
+    return 1 - counts.non_embedding / counts.total
+
+
+def suggested_names(num_profiles: int) -> NamePools:
+    """Return name pools in the proportions 1 : 1 : 2 that have enough names for a population and a small vocabulary."""
+    first = math.ceil((MIN_NAMES_PER_PERSON * num_profiles / 2) ** (1 / 3) - 1e-9)
+    return NamePools(
+        first=min(first, NUM_CENSUS_FIRST_NAMES),
+        middle=min(first, NUM_CENSUS_FIRST_NAMES),
+        last=min(2 * first, NUM_CENSUS_LAST_NAMES),
     )
 
 

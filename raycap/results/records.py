@@ -197,7 +197,9 @@ class PlannedTrial(Record):
     label: str
     """Name for display only; it is never parsed."""
     coordinates: dict[str, Any]
-    """Values of the grid's axes by dotted path."""
+    """Values of the sweep's axes by dotted path."""
+    solved: dict[str, Any] = {}
+    """Values that the plan computed, such as a number of people for a target in bits, by dotted path."""
     spec: TrialSpec
     populations: tuple[PopulationFacts, ...]
     parameters: ParameterCounts

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 from raycap.spec.uris import without_password
 from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_yaml
 
+MAX_DIGITS = 7
+"""Numbers of entries have fewer digits."""
+
 
 class SpecError(ValueError):
     """A spec cannot be run. `problems` holds one line per fault, with its position, the rule and the remedy.
@@ -46,7 +49,8 @@ class SpecDocument:
     def override(self, text: str) -> None:
         """Apply one override of the form key=value. Raises SpecError if it is malformed.
 
-        In `grid.a.b=[1, 2]`, `a.b` is a single key, the name of an axis.
+        In `grid.a.b=[1, 2]` and `points.0.a.b=[1, 2]`, `a.b` is a single key, the name of an axis, and 0 is the number of an
+        entry.
         """
         key, equals, value = text.partition("=")
         source = f"override {truncated(text)!r}"
@@ -57,22 +61,28 @@ class SpecDocument:
             parsed = read_yaml(value.encode("utf-8", "surrogatepass")).value
         except YamlError as error:
             raise SpecError([f"{source}: {error}"]) from None
-        if parts[0] == "grid" and len(parts) > 1:
-            parts = ["grid", ".".join(parts[1:])]
+        path = _document_path(parts)
+        if path[0] == "grid" and len(path) > 1:
             parsed = parsed if isinstance(parsed, list) else [parsed]
-        node = self.tree
-        for depth, part in enumerate(parts[:-1], 1):
-            if part not in node:
+        node: Any = self.tree
+        for depth, part in enumerate(path[:-1], 1):
+            if isinstance(node, dict) and part not in node:
                 node[part] = {}
-                self._positions[tuple(parts[:depth])] = source
+                self._positions[path[:depth]] = source
             node = node[part]
-            if not isinstance(node, dict):
-                section = ".".join(parts[:depth])
+            section = ".".join(map(str, path[:depth]))
+            entry = path[depth]
+            if isinstance(entry, int):
+                if not isinstance(node, list) or entry >= len(node):
+                    got = f"{len(node)} entries" if isinstance(node, list) else format_value(node)
+                    raise SpecError(
+                        [f"{source}: {section} must have an entry {entry}, got {got}; set {section} itself"]
+                    )
+            elif not isinstance(node, dict):
                 raise SpecError(
                     [f"{source}: {section} must be a section, got {format_value(node)}; set {section} itself"]
                 )
-        node[parts[-1]] = parsed
-        path: KeyPath = tuple(parts)
+        node[path[-1]] = parsed
         for replaced in [p for p in self._positions if p[: len(path)] == path]:
             del self._positions[replaced]
         self._positions[path] = source
@@ -89,6 +99,15 @@ class SpecDocument:
         while path not in self._positions:
             path = path[:-1]
         return self._positions[path]
+
+
+def _document_path(parts: list[str]) -> KeyPath:
+    """Return the path of an override in the document by the parts of its key."""
+    if parts[0] == "grid" and len(parts) > 1:
+        return ("grid", ".".join(parts[1:]))
+    if parts[0] in ("points", "exclude") and len(parts) > 1 and parts[1].isdecimal() and len(parts[1]) < MAX_DIGITS:
+        return (parts[0], int(parts[1]), *([".".join(parts[2:])] if len(parts) > 2 else []))
+    return tuple(parts)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -91,16 +91,29 @@ class ProfilesByCount(GeneratedProfiles):
         return num_profiles
 
 
-class ProfilesByBits(GeneratedProfiles):
+class SolvedProfiles(GeneratedProfiles):
+    """Fields of the generated populations whose size `plan` solves for."""
+
+    scheme: EncodingScheme = EncodingScheme.OPTIMAL
+    """Encoding scheme in which the code length is computed."""
+    selection: SelectionScheme = SelectionScheme.ENUMERATE
+    """Selection scheme in which the code length is computed."""
+
+
+class ProfilesByBits(SolvedProfiles):
     """A generated population whose size is chosen to reach a given code length."""
 
     target_bits: float = Field(gt=0, le=1e9)
     """Largest code length of the population in bits. `plan` solves for the largest number of people (an even number if
     structure is bipartite) whose facts, as far as the questions ask for them, have at most this code length."""
-    scheme: EncodingScheme = EncodingScheme.OPTIMAL
-    """Encoding scheme in which the code length is computed."""
-    selection: SelectionScheme = SelectionScheme.ENUMERATE
-    """Selection scheme in which the code length is computed."""
+
+
+class ProfilesByBitsPerParam(SolvedProfiles):
+    """A generated population whose size follows the number of parameters of the model."""
+
+    bits_per_param: float = Field(gt=0, le=1000)
+    """Largest code length of the population in bits per parameter of the model, embeddings included. `plan` solves for the
+    largest number of people as with target_bits. Larger models get more people to learn."""
 
 
 class LoadedProfiles(Spec):
@@ -214,6 +227,7 @@ class RandomStrings(Spec):
 _TAGS: dict[type, str] = {
     ProfilesByCount: "<generate>",
     ProfilesByBits: "<generate/bits>",
+    ProfilesByBitsPerParam: "<generate/bits_per_param>",
     ProfilesFromDisk: "<disk>",
     ProfilesFromHub: "<hub>",
     RandomPairs: "<pairs>",
@@ -226,12 +240,15 @@ def _profiles_kind(value: Any) -> str:
         return _TAGS.get(type(value), "<none>")
     fields = value if isinstance(value, dict) else {}
     source = fields.get("source", "generate")
-    return "<generate/bits>" if source == "generate" and "target_bits" in fields else f"<{source}>"
+    if source == "generate" and "target_bits" in fields:
+        return "<generate/bits>"
+    return "<generate/bits_per_param>" if source == "generate" and "bits_per_param" in fields else f"<{source}>"
 
 
 ProfilesSpec = Annotated[
     Annotated[ProfilesByCount, Tag("<generate>")]
     | Annotated[ProfilesByBits, Tag("<generate/bits>")]
+    | Annotated[ProfilesByBitsPerParam, Tag("<generate/bits_per_param>")]
     | Annotated[ProfilesFromDisk, Tag("<disk>")]
     | Annotated[ProfilesFromHub, Tag("<hub>")]
     | Annotated[RandomPairs, Tag("<pairs>")]

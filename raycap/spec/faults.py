@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, did_you_mean, format_value, truncated
+from raycap.spec.forms import Forms, forms_of, has, tags_of
+from raycap.spec.points import Setting
 from raycap.spec.yaml_tree import KeyPath
 
 MAX_FAULTS = 100
@@ -44,7 +46,7 @@ class Faults:
         self._messages.setdefault((path, message), f"{self._document.locate(path)}: {message}")
 
     def add_validation_error(
-        self, error: ValidationError, model: type[BaseModel], prefix: KeyPath, indices: dict[str, int] | None = None
+        self, error: ValidationError, model: type[BaseModel], prefix: KeyPath, settings: Sequence[Setting] = ()
     ) -> None:
         """Add the faults of a model.
 
@@ -52,8 +54,8 @@ class Faults:
             error: The error that Pydantic raised.
             model: The model that was validated.
             prefix: Path of the model in the document.
-            indices: For a point of the grid, its index along each axis. A fault of a value that an axis sets is
-                reported at the position of that value under `grid`.
+            settings: Settings of the point. A fault of a value that one of them sets is reported at its position under
+                `grid` or `points`.
         """
         self._faulty_points += 1
         for fault in error.errors(include_url=False):
@@ -64,14 +66,15 @@ class Faults:
             # Pydantic adds union tags, which have the form "<tag>", to the location. They are not keys of the file.
             keys = tuple(part for part in fault["loc"] if not (isinstance(part, str) and part.startswith("<")))
             path = source = (*prefix, *keys)
-            for axis, index in (indices or {}).items():
-                axis_path = ("trial", *axis.split("."))
+            for setting in settings:
+                axis_path = ("trial", *setting.path.split("."))
+                inner = path[len(axis_path) :]
                 if path == axis_path and fault["type"] == "extra_forbidden":
-                    source = ("grid", axis)  # the name of the axis is wrong, not its values
-                elif path[: len(axis_path)] == axis_path:
-                    source = ("grid", axis, index, *path[len(axis_path) :])
+                    source = setting.axis  # the name of the axis is wrong, not its values
+                elif path[: len(axis_path)] == axis_path and (has(setting.value, inner) or path not in self._document):
+                    source = (*setting.source, *inner)
                 elif axis_path[: len(path)] == path and path not in self._document:
-                    source = ("grid", axis)  # the faulty section exists only because the axis sets a field in it
+                    source = setting.axis  # the faulty section exists only because the axis sets a field in it
             key = (source, path, fault["type"], fault["msg"])
             if key not in self._messages:
                 field = ".".join(truncated(str(part)) for part in path)
@@ -83,6 +86,8 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
     """Return the rule that was broken, the value and the remedy."""
     match fault["type"]:
         case "extra_forbidden":
+            if other := _other_form(model, fault["loc"]):
+                return other
             known = _sibling_fields(model, fault["loc"])
             hint = _other_section(model, fault["loc"]) or did_you_mean(str(fault["loc"][-1]), known)
             return "unknown field" + (hint or f"; known are: {', '.join(known)}")
@@ -104,6 +109,33 @@ def _rule(fault: Any, model: type[BaseModel]) -> str:
             message = fault["msg"].replace("Input should", "should")
             readable = re.sub(r"\d{5,}", lambda digits: f"{int(digits[0]):,}", message)
             return f"{readable}, got {format_value(fault['input'])}"
+
+
+def _other_form(model: type[BaseModel], loc: KeyPath) -> str:
+    """Return the rule that is broken if an unknown field of a section is known in another form of it, or "".
+
+    Pydantic adds the tag of the form that it has chosen to the location.
+    """
+    forms: Forms | None = Forms.of(model)
+    form: type[BaseModel] | None = model
+    for part in map(str, loc[:-1]):
+        if forms and part in forms.models:
+            form = forms.models[part]
+        else:
+            forms = forms_of(form, part) if form else None
+            form = forms.models.get("") if forms else None
+    name = loc[-1]
+    if forms is None or form is None or name in form.model_fields:
+        return ""
+    others = [other for other in forms.models.values() if name in other.model_fields]
+    alike = next((other for other in others if tags_of(other) == tags_of(form)), None)
+    if alike:
+        chosen_by = (key for key, field in form.model_fields.items() if field.is_required())
+        alternatives = [key for key in chosen_by if key not in alike.model_fields]
+        return f"excludes {' and '.join(alternatives)}; give one of them" if alternatives else ""
+    kinds = [f"{key}: {value}" for other in others for key, values in tags_of(other).items() for value in values]
+    got = [f"{key}: {value}" for key, values in tags_of(form).items() for value in values]
+    return f"unknown field of {got[0]}; it is a field of {' or '.join(dict.fromkeys(kinds))}" if kinds and got else ""
 
 
 def _other_section(model: type[BaseModel], loc: KeyPath) -> str:

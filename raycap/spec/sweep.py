@@ -58,10 +58,11 @@ class AnalysisSpec(Spec):
     calibration: Calibration | None = None
     """Capacity of these models for random data. It makes the comparison of encoding schemes more decisive."""
     nuisance: tuple[Text, ...] = ()
-    """Axes of the grid that are settings of training, of which the best value by learned bits matters. By default: the
+    """Axes of grid or points that are settings of training, of which the best value by learned bits matters. By default: the
     optimizer and its settings, length, batch size, precision and packing. Seeds and sizes need not be listed."""
     compare: tuple[Text, ...] = ()
-    """Axes of the grid whose values are compared. By default: all axes that are neither sizes nor seeds nor nuisances."""
+    """Axes of grid or points whose values are compared. By default: all axes that are neither sizes nor seeds nor
+    nuisances."""
 
     @field_validator("schemes", "selections")
     @classmethod
@@ -205,6 +206,12 @@ class SweepSpec(Spec):
     """Base TrialSpec of all trials. It is validated together with the values of the grid, once for every point."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Dotted path into `trial` -> list of values. The sweep runs all combinations."""
+    points: list[dict[str, Any]] = []
+    """List of mappings from dotted paths to a value or a list of values. The sweep runs the grid once per entry, with the
+    axes of the entry added to those of the grid or in place of them."""
+    exclude: list[Annotated[dict[str, Any], Field(min_length=1)]] = []
+    """List of mappings from dotted paths to a value or a list of values. Points that have one of the values of every path
+    of an entry are not run."""
     pool: Pool | None = None
     """Analyse the trials of other sweeps instead of training trials. `trial`, `grid` and `execution` must not be set."""
     analysis: AnalysisSpec = AnalysisSpec()

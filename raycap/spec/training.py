@@ -69,6 +69,14 @@ class Tokens(Spec):
     """Number of tokens in questions and answers."""
 
 
+class TokensPerParam(Spec):
+    """Training length in tokens per parameter of the model."""
+
+    tokens_per_param: float = Field(gt=0, le=1e9)
+    """Number of tokens in questions and answers, without padding, per parameter of the model, embeddings included. `plan`
+    computes the number of tokens."""
+
+
 class Steps(Spec):
     """Training length in optimizer steps."""
 
@@ -87,14 +95,19 @@ def _length_kind(value: Any) -> str:
     if isinstance(value, BaseModel):
         return f"<{type(value).__name__.lower()}>"
     keys = value if isinstance(value, dict) else {}
-    names = {"tokens": "<tokens>", "steps": "<steps>", "loss_below_bits": "<lossbelow>"}
+    names = {
+        "tokens": "<tokens>",
+        "tokens_per_param": "<tokensperparam>",
+        "steps": "<steps>",
+        "loss_below_bits": "<lossbelow>",
+    }
     return next((tag for name, tag in names.items() if name in keys), "<exposures>")
 
 
 _Length = (
     Annotated[Exposures, Tag("<exposures>")] | Annotated[Tokens, Tag("<tokens>")] | Annotated[Steps, Tag("<steps>")]
 )
-LengthSpec = Annotated[_Length, Discriminator(_length_kind)]
+LengthSpec = Annotated[_Length | Annotated[TokensPerParam, Tag("<tokensperparam>")], Discriminator(_length_kind)]
 PhaseEndSpec = Annotated[_Length | Annotated[LossBelow, Tag("<lossbelow>")], Discriminator(_length_kind)]
 
 
@@ -266,7 +279,7 @@ class TrainingSpec(Spec):
     """Training of the model and its evaluation."""
 
     length: LengthSpec = Exposures()
-    """Training length: {exposures: x}, {tokens: n} or {steps: n}."""
+    """Training length: {exposures: x}, {tokens: n}, {tokens_per_param: x} or {steps: n}."""
     batch_size: int = Field(default=512, ge=1, le=10_000_000)
     """Number of questions per optimizer step, summed over all workers."""
     optimizer: OptimizerSpec = AdamW()

@@ -12,16 +12,16 @@ from raycap.spec.facts import (
     NUM_ATTRIBUTES,
     GeneratedProfiles,
     LoadedProfiles,
-    ProfilesByBits,
     ProfilesByCount,
     ProfilesSpec,
     RandomPairs,
     RandomStrings,
+    SolvedProfiles,
 )
 from raycap.spec.learner import ModelByWidth, ModelSpec, PretrainedTokenizer, TokenizerSpec, WordTokenizer
 from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
-from raycap.spec.training import TrainingSpec
+from raycap.spec.training import TokensPerParam, TrainingSpec
 from raycap.spec.user_code import UserCode
 
 
@@ -180,7 +180,8 @@ class TrialSpec(Spec):
         """
         assert isinstance(self.model, ModelByWidth), "trial_id of an unresolved model; use plan.expand"
         populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
-        assert not any(isinstance(p, ProfilesByBits) for p in populations), "unresolved population; use plan.expand"
+        assert not any(isinstance(p, SolvedProfiles) for p in populations), "unresolved population; use plan.expand"
+        assert not isinstance(self.training.length, TokensPerParam), "unresolved length; use plan.expand"
         tree = self.model_dump(mode="json")
         if self.model.loop is None:  # a field that was added later; without it, older trials keep their ids
             del tree["model"]["loop"]

@@ -12,13 +12,16 @@ from rich.console import Console, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from raycap.analysis.axes import axes_of, describe_axes
+from raycap.analysis.axes import axes_of, describe_axes, format_value
 from raycap.plan.estimate import SWEEP_SECONDS, Estimate
 from raycap.plan.inventory import Inventory, InventoryEntry
+from raycap.plan.sizes import MAX_EMBEDDING_SHARE, embedding_share, parameter_counts, suggested_names
 from raycap.plan.stacks import resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import BpeTokenizer, ModelByWidth, ProfilesByCount
 from raycap.spec.document import SpecError
 from raycap.spec.locations import TRACKING_VARIABLE, without_credentials
+from raycap.spec.points import products
 from raycap.spec.uris import join_uri
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
 
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 PLAN_ROWS_SHOWN = 60
 DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "demanded bits/param"]
 """Columns that are left out in narrow terminals, the least important first. The label, the id and the state remain."""
+VALUES_SHOWN = 12
+"""Largest number of values of a field, or of entries of points, that are listed below the table."""
+SMALL_VOCABULARY = BpeTokenizer.model_fields["vocab_size"].default
+"""Size of the BPE vocabulary that is suggested if embeddings are most of the parameters."""
 STATE_WIDTH = 12
 """Least width of the column of states, which are longer if a trial has warnings."""
 POWER_SEED = 0
@@ -43,9 +50,14 @@ def print_plan(
 ) -> None:
     """Print the plan of some trials, the estimated cost if there is one, and the stale trials of the sweep."""
     console.print(plan_table(sweep, trials, found, console, expected))
-    for line in describe_axes(axes_of(sweep)):
-        console.print(line, soft_wrap=True)
-    for line in format_locations(sweep):
+    lines = (
+        *describe_points(sweep),
+        *describe_axes(axes_of(sweep)),
+        *describe_solved(trials),
+        *describe_embeddings(trials),
+        *format_locations(sweep),
+    )
+    for line in lines:
         console.print(line, soft_wrap=True)
     if expected:
         for line in format_estimate(expected):
@@ -60,6 +72,51 @@ def print_plan(
         console.print(line, soft_wrap=True)
     if len(found.stale) > NAMES_SHOWN:
         console.print(f"  and {len(found.stale) - NAMES_SHOWN} more")
+
+
+def describe_points(sweep: SweepRecord) -> list[str]:
+    """Return a line of text with the numbers of points, if the sweep is more than a grid."""
+    if not sweep.spec.points and not sweep.spec.exclude:
+        return []
+    numbers = [product.num_points for product in products(sweep.spec.grid, sweep.spec.points)]
+    parts = " + ".join(map(str, numbers[:VALUES_SHOWN])) + (" + ..." if len(numbers) > VALUES_SHOWN else "")
+    total = f" = {sum(numbers):,}" if len(numbers) > 1 else ""
+    left = len(sweep.trials)
+    less = f", of which {left:,} are different trials and not excluded" if left < sum(numbers) else ""
+    return [f"Points: {parts}{total}{less}"]
+
+
+def describe_solved(trials: Sequence[PlannedTrial]) -> list[str]:
+    """Return a line of text per field that the plan computed, with its values in the order of the trials."""
+    values: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        for path, value in trial.solved.items():
+            values.setdefault(path, {})[format_value(value)] = None
+    shown = {path: [*texts][:VALUES_SHOWN] + ["..."] * (len(texts) > VALUES_SHOWN) for path, texts in values.items()}
+    return [f"Computed: {path} = {' | '.join(texts)}" for path, texts in shown.items()]
+
+
+def describe_embeddings(trials: Sequence[PlannedTrial]) -> list[str]:
+    """Return a line of text with a remedy if embeddings are most of the parameters of some trials."""
+    found = [trial for trial in trials if embedding_share(trial.parameters) > MAX_EMBEDDING_SHARE]
+    if not found:
+        return []
+    largest = max(found, key=lambda trial: embedding_share(trial.parameters))
+    assert isinstance(largest.spec.model, ModelByWidth)
+    share, model, num = embedding_share(largest.parameters), largest.spec.model, len(found)
+    remedies = []
+    if isinstance(largest.spec.tokenizer, BpeTokenizer):
+        remedies.append("a smaller tokenizer.vocab_size")
+    elif isinstance(largest.spec.profiles, ProfilesByCount):
+        names = suggested_names(max(trial.populations[0].num_profiles for trial in found))
+        remedies.append(f"profiles.names: {{first: {names.first}, middle: {names.middle}, last: {names.last}}}")
+    if embedding_share(parameter_counts(model, SMALL_VOCABULARY)) <= MAX_EMBEDDING_SHARE:
+        remedies.append(f"tokenizer: {{kind: bpe, vocab_size: {SMALL_VOCABULARY}}}")
+    remedy = f". For models that consist mostly of blocks, set {', or '.join(remedies)}" if remedies else ""
+    return [
+        f"Embeddings: up to {100 * share:.1f} % of the parameters, in {num} trials, are embeddings of a vocabulary of "
+        f"{largest.parameters.embedding // model.hidden_size:,} tokens{remedy}."
+    ]
 
 
 def format_locations(sweep: SweepRecord) -> list[str]:
@@ -205,6 +262,7 @@ def plan_entries(
             "trial_id": trial.trial_id,
             "label": trial.label,
             "coordinates": trial.coordinates,
+            "solved": trial.solved,
             "state": found.states[trial.trial_id].state,
             "reason": found.states[trial.trial_id].reason,
             "num_params": trial.parameters.total,

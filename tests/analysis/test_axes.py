@@ -36,6 +36,43 @@ def test_axes_have_default_roles(override: str, roles: dict[str, Role]) -> None:
     assert found == widths | roles
 
 
+POINTS = (
+    "points=[{model.hidden_size: 10, profiles.num_profiles: 600, training.seed: [0, 1, 2]}, {model.hidden_size: 12, "
+)
+POINTS += (
+    "profiles.num_profiles: 900}, {model.hidden_size: 14, profiles.num_profiles: 900, training.optimizer.lr: 0.01}]"
+)
+
+
+def test_a_field_that_follows_the_size_is_not_compared_unless_the_spec_says_so() -> None:
+    grid = ("grid={}", POINTS)
+    found = axes_in("grid", *grid)
+    assert {path: axis.role for path, axis in found.items()} == {
+        "model.hidden_size": Role.SIZE,
+        "profiles.num_profiles": Role.SIZE,
+        "training.seed": Role.SEED,
+        "training.optimizer.lr": Role.NUISANCE,
+    }
+    assert (
+        axes_in("grid", *grid, "analysis.compare=[profiles.num_profiles]")["profiles.num_profiles"].role
+        is Role.TREATMENT
+    )
+    more = POINTS.replace("profiles.num_profiles: 900}", "profiles.num_profiles: [800, 900]}")
+    assert axes_in("grid", "grid={}", more)["profiles.num_profiles"].role is Role.TREATMENT
+
+
+def test_every_trial_has_a_value_of_an_axis_that_only_some_points_set() -> None:
+    loaded = load_sweep(str(SPECS / "grid.yaml"), ("grid={}", POINTS))
+    trials = expand(loaded)
+    for axis in axes(trials, loaded.spec.analysis):
+        section, *fields = axis.path.split(".")
+        for trial in trials:
+            value = trial.spec.model_dump(mode="json")[section]
+            for field in fields:
+                value = value[field]
+            assert axis.values[axis.index(trial)] == value
+
+
 def test_the_spec_overrides_the_default_roles() -> None:
     grid = ("grid.training.optimizer.lr=[0.01,0.02]", "grid.profiles.num_relations=[2,4]")
     found = axes_in(

@@ -1,10 +1,13 @@
 """Tests of the headline: bound or estimate, range over readings, laws of compared values, best settings of training."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raycap import pipeline
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.answer import answer
 from raycap.analysis.figures.all import draw
@@ -48,6 +51,23 @@ def test_a_number_of_trials_that_still_learn_is_a_bound(time_constant: float, cl
     assert found.value.low <= TRUE_BITS <= found.value.high
     assert found.exposures == (100.0, 100.0)
     assert found.value == analysis.law.alpha
+
+
+def test_the_law_of_points_that_are_no_grid_is_found(tmp_path: Path) -> None:
+    """The number of people grows with the width, and the widest models have more seeds."""
+    pairs = [(10, 520), (12, 650), (16, 940), (20, 1270)]
+    points = [{"model.hidden_size": width, "profiles.num_profiles": people} for width, people in pairs]
+    points[-1]["training.seed"] = [0, 1, 2, 3]  # type: ignore[assignment]
+    trial = {"profiles": {"num_relations": 2, "names": {"first": 20, "middle": 20, "last": 40}}}
+    trial["model"] = {"num_layers": 2, "tie_embeddings": True, "heads": {"num_heads": 1}}
+    path = tmp_path / "points.yaml"
+    path.write_text(json.dumps({"trial": trial, "points": points, "grid": {"training.seed": [0, 1]}}))
+    record, _ = pipeline.prepare(str(path), ())
+    assert len(record.trials) == 10
+    analysis, found = planted(0.1, record)
+    assert found.value.low <= TRUE_BITS <= found.value.high
+    assert analysis.law.num_trials == 10
+    assert not analysis.arms
 
 
 def test_the_range_holds_the_interval_of_every_reading_that_is_not_ruled_out() -> None:

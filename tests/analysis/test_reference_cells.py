@@ -20,7 +20,8 @@ from raycap.spec import (
     SweepSpec,
     TrialSpec,
 )
-from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.spec.build_points import GridPoint
+from raycap.spec.file import LoadedSweep
 from tests.support.planted import RUN
 
 CELLS = [  # people, parameters, loss in nats per question

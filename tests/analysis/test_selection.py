@@ -42,7 +42,8 @@ from raycap.spec import (
     TrainingSpec,
     TrialSpec,
 )
-from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.spec.build_points import GridPoint
+from raycap.spec.file import LoadedSweep
 from tests.support.planted import RUN, measured, results, sweep, table
 
 SET, ENUMERATE, INDEPENDENT = (Reading(EncodingScheme.OPTIMAL, selection) for selection in SelectionScheme)

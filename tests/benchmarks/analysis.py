@@ -31,7 +31,8 @@ def measure(num_trials: int) -> dict[str, float]:
     from raycap.plan.expand import expand
     from raycap.results import RunRecord, SweepRecord
     from raycap.spec import ModelByWidth, NamePools, NumHeads, ProfilesByCount, SweepSpec, TrainingSpec, TrialSpec
-    from raycap.spec.file import GridPoint, LoadedSweep
+    from raycap.spec.build_points import GridPoint
+    from raycap.spec.file import LoadedSweep
     from raycap.storage import Storage, result_path
     from raycap.storage.checksum import with_checksum
 

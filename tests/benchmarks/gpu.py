@@ -55,7 +55,8 @@ from raycap.learner.training import Loss, TrainingStep, runner, train
 from raycap.learner.trial import run_trials
 from raycap.plan.expand import expand
 from raycap.spec import ExecutionSpec, SweepSpec, TrialSpec
-from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.spec.build_points import GridPoint
+from raycap.spec.file import LoadedSweep
 from raycap.storage import Storage
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, rows_of

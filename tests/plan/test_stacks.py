@@ -9,7 +9,8 @@ from raycap.plan.inventory import InventoryEntry, TrialState
 from raycap.plan.stacks import planned_stacks, resume_step, stacks_to_train
 from raycap.results import PlannedTrial
 from raycap.spec import SweepSpec, TrialSpec
-from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.spec.build_points import GridPoint
+from raycap.spec.file import LoadedSweep
 
 
 def planned(*trees: dict) -> list[PlannedTrial]:

@@ -91,7 +91,7 @@ def test_all_faults_of_the_whole_grid_are_reported_together_with_their_positions
             ":3:1",
             "training.curriculum",
         ),
-        (("{exposures: 5}", "{exposures: 5, steps: 3}"), ":9:14", "unknown field"),
+        (("{exposures: 5}", "{exposures: 5, steps: 3}"), ":9:14", "give one of"),
         (("{exposures: 5}", "{exposures: .nan}"), ":9:14", 'got ".nan"'),
         (("seed: [0, 1, 2]", "seed: []"), ":13:3", "at least 1 item"),
         (("seed: [0, 1, 2]", "sede: [0, 1, 2]"), ":13:3", "'seed'"),
@@ -148,15 +148,15 @@ def test_faults_of_overrides_and_of_the_file_are_reported_together(tmp_path: Pat
     ]
 
 
-def test_an_axis_may_set_a_field_inside_the_value_of_an_earlier_axis(tmp_path: Path) -> None:
-    axes = "  training.optimizer: [{lr: 0.5}, {kind: muon}]\n  training.optimizer.lr: [0.1, 0.2]\n"
-    points = load_sweep(write_spec(tmp_path, GOOD.partition("  model.hidden")[0] + axes)).points
+def test_an_axis_may_set_a_field_inside_the_value_of_another_axis_that_leaves_it_out(tmp_path: Path) -> None:
+    lines = ["  training.optimizer: [{warmup_steps: 5}, {kind: muon}]\n", "  training.optimizer.lr: [0.1, 0.2]\n"]
+    head = GOOD.partition("  model.hidden")[0]
+    points = load_sweep(write_spec(tmp_path, head + "".join(lines))).points
     assert [point.trial.training.optimizer.lr for point in points] == [0.1, 0.2] * 2
-    assert [point.coordinates["training.optimizer"] for point in points] == [{"lr": 0.5}] * 2 + [{"kind": "muon"}] * 2
-    (problem,) = problems(
-        tmp_path, GOOD.partition("  model.hidden")[0] + "".join(reversed(axes.splitlines(keepends=True)))
-    )
-    assert problem.startswith("/spec.yaml:13:3: grid.training.optimizer: ")
+    assert [point.trial.training.optimizer.kind for point in points] == ["adamw"] * 2 + ["muon"] * 2
+    assert len(load_sweep(write_spec(tmp_path, head + "".join(reversed(lines)))).points) == len(points)
+    (problem,) = problems(tmp_path, head + "".join(lines).replace("warmup_steps: 5", "lr: 0.5"))
+    assert problem.startswith("/spec.yaml:12:24: grid.training.optimizer: ")
     assert "grid.training.optimizer.lr" in problem
 
 

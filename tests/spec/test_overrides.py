@@ -43,7 +43,7 @@ def load(folder: Path, grid: str, *overrides: str) -> list[TrialSpec]:
         ("training.seed: [0, 1]", "trial.training={seed: 3, batch_size: 8}", "grid.training.seed=[3]"),
         ("training.seed: [0, 1]", "trial.training=null", "grid={}"),
         ("training.length: [{exposures: 5}]", "trial.training.length.exposures=2", "grid.training.length=[{exposures: 2}]"),
-        ("training.optimizer: [{kind: muon}]", "trial.training.optimizer.lr=0.1", "grid.training.optimizer.lr=[0.1]"),
+        ("training.length: [{steps: 5}]", "trial.training.length.exposures=2", "grid.training.length=[{exposures: 2}]"),
         ("training.optimizer: [{lr: 0.2}]", "trial.training.optimizer.lr=0.1", "grid.training.optimizer=[{lr: 0.1}]"),
         ("training: [{seed: 1}]", "trial.training.seed=0x", "grid.training=[{seed: 0x}]"),
         ("model.heads: [{num_heads: 1}]", "trial.model.heads.num_heads=2", "grid.model.heads=[{num_heads: 2}]"),
@@ -62,9 +62,29 @@ def test_an_override_of_what_the_grid_varies_is_refused(grid: str, override: str
 def test_the_override_that_the_error_names_takes_effect(tmp_path: Path) -> None:
     assert [t.training.seed for t in load(tmp_path, "training.seed: [0, 1]", "grid.training.seed=[3]")] == [3]
     optimizers = "training.optimizer: [{kind: adamw}, {kind: muon}]"
-    assert [t.training.optimizer.lr for t in load(tmp_path, optimizers, "grid.training.optimizer.lr=[0.1]")] == [
-        0.1
-    ] * 2
+    for override in ("grid.training.optimizer.lr=[0.1]", "trial.training.optimizer.lr=0.1"):
+        assert [trial.training.optimizer.lr for trial in load(tmp_path, optimizers, override)] == [0.1] * 2
+
+
+def test_an_override_of_what_an_entry_of_points_varies_is_refused(tmp_path: Path) -> None:
+    sweep = "training.seed: [0, 1]\npoints: [{}, {training.seed: [2, 3]}, {model.num_layers: 3}]"
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path, sweep, "trial.training.seed=4")
+    overrides = shlex.split(caught.value.problems[0].partition("; use ")[2])
+    assert overrides == ["grid.training.seed=[4]", "points.1.training.seed=[4]"]
+    assert {trial.training.seed for trial in load(tmp_path, sweep, *overrides)} == {4}
+    with pytest.raises(SpecError):
+        load(tmp_path, sweep, "trial.model.num_layers=3", "trial.model.num_layers=1")
+    assert load(tmp_path, sweep, "points.2.model.num_layers=1")[-1].model.num_layers == 1
+
+
+@pytest.mark.parametrize(
+    "override", ["points.3.training.seed=1", "points.x.training.seed=1", "exclude.0.training.seed=1"]
+)
+def test_an_override_of_an_entry_that_does_not_exist_is_refused(override: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path, "training.seed: [0, 1]\npoints: [{}, {training.seed: [2, 3]}]", override)
+    assert override.partition("=")[0] in caught.value.problems[0]
 
 
 @pytest.mark.parametrize(

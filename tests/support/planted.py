@@ -26,7 +26,8 @@ from raycap.spec import (
     TrainingSpec,
     TrialSpec,
 )
-from raycap.spec.file import GridPoint, LoadedSweep
+from raycap.spec.build_points import GridPoint
+from raycap.spec.file import LoadedSweep
 
 ATTRIBUTES = {"birth_date": 15.95, "employer": 6.0}
 POPULATION = PopulationFacts(

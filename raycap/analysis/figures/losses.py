@@ -232,7 +232,7 @@ def learning_rates(analysis: Analysis) -> CaptionedFigure | None:
     Returns None unless the learning rate is varied and the grid has no axes but COMPARABLE_AXES.
     """
     table = analysis.tables.losses
-    if table.empty or not set(analysis.sweep.spec.grid) <= COMPARABLE_AXES:
+    if table.empty or not analysis.sweep.trials[0].coordinates.keys() <= COMPARABLE_AXES:
         return None
     finals = table[table["final"].astype(bool) & (table["part"] == str(Part.ANSWER)) & (table["population"] == 0)]
     finals = finals.drop_duplicates("trial", keep="last").merge(
