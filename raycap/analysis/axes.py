@@ -22,6 +22,7 @@ NUISANCES = (
     "training.packing",
     "training.stop",
     "training.num_evaluations",
+    "training.evaluate_at",
     "training.evaluation_sample",
 )
 """Fields and sections that decide how well a model is trained, and not what it is or learns."""

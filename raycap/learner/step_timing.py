@@ -8,7 +8,7 @@ from raycap.learner.evaluation import DivergedError
 from raycap.learner.replica import WorkerContext
 from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import run_trials
-from raycap.spec import TrialSpec
+from raycap.spec import EvaluationPlaces, TrialSpec
 from raycap.storage import Storage
 
 TIMING_TIMEOUT_S = 0.7
@@ -32,7 +32,7 @@ def seconds_per_step(
         polled_at.append(clock())
         return Signal.PAUSE if polled_at[-1] - polled_at[0] >= TIMING_TIMEOUT_S else Signal.CONTINUE
 
-    once = {"num_evaluations": 1}
+    once = {"num_evaluations": 1, "evaluate_at": EvaluationPlaces.DOUBLINGS}
     specs = tuple(spec.model_copy(update={"training": spec.training.model_copy(update=once)}) for spec in specs)
     context = WorkerContext(device=torch.device("cuda" if on_gpu else "cpu"))
     try:

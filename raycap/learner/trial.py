@@ -206,7 +206,7 @@ class _Run:
         fp16 = self.training.precision is Precision.FP16
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=fp16)
         self.step = 0
-        self.evaluation_steps = evaluation_steps(self.num_steps, self.training.num_evaluations)
+        self.evaluation_steps = self.training.evaluation_steps(self.num_steps)
 
     @property
     def stopped(self) -> bool:
@@ -348,8 +348,3 @@ class _Run:
             self.optimizer.load_state_of(index, saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             replica.resume(saved["counters"], saved["evaluations"])
-
-
-def evaluation_steps(num_steps: int, num_evaluations: int) -> set[int]:
-    """Return the steps after which to evaluate: the last step, half of it, a quarter of it, and so on."""
-    return {max(1, round(num_steps / 2**i)) for i in range(num_evaluations)}

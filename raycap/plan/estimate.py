@@ -137,8 +137,7 @@ def group_seconds(group: StackGroup, seconds_per_step: float, steps_done: int = 
     """Return the training time of a stack from a step on, in seconds, including its start and evaluations."""
     steps, training = group[0].steps, group[0].spec.training
     left = max(steps - steps_done, 0)
-    # Evaluations are at steps/2^i, so about one per doubling of the steps done is left.
-    evaluations = min(training.num_evaluations, 1 + (int(math.log2(steps / steps_done)) if steps_done else steps))
+    evaluations = sum(step > steps_done for step in training.evaluation_steps(steps))
     per_text = seconds_per_step / (training.batch_size * len(group))
     evaluated = sum(num_evaluated(trial) for trial in group)
     return GROUP_SECONDS + left * seconds_per_step + evaluations * evaluated * EVALUATION_SHARE * per_text
@@ -214,7 +213,16 @@ def shape_of(spec: TrialSpec, execution: ExecutionSpec) -> str:
     """
     irrelevant = {
         "profiles": {"seed"},
-        "training": {"seed", "order_seed", "length", "curriculum", "stop", "num_evaluations", "evaluation_sample"},
+        "training": {
+            "seed",
+            "order_seed",
+            "length",
+            "curriculum",
+            "stop",
+            "num_evaluations",
+            "evaluate_at",
+            "evaluation_sample",
+        },
     }
     tree = spec.model_dump(mode="json", exclude=irrelevant)
     optimizer = tree["training"]["optimizer"]

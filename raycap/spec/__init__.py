@@ -56,6 +56,7 @@ from raycap.spec.sweep import (
 )
 from raycap.spec.training import (
     AdamW,
+    EvaluationPlaces,
     Exposures,
     LengthSpec,
     LossBelow,
@@ -92,6 +93,7 @@ __all__ = [
     "Calibration",
     "EarlyStop",
     "EncodingScheme",
+    "EvaluationPlaces",
     "ExecutionSpec",
     "Exposures",
     "Fill",

@@ -1,9 +1,10 @@
 """Specs of training: length, optimizer and schedule, curriculum, packing, evaluation and early stopping."""
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from raycap.spec.base import Seed, Spec, Weight, broken_rule, by_kind
 from raycap.spec.user_code import UserCode
@@ -275,6 +276,28 @@ OptimizerSpec = Annotated[
 ]
 
 
+class EvaluationPlaces(StrEnum):
+    """Steps of training at which the population is evaluated. The last step is always one of them."""
+
+    DOUBLINGS = "doublings"
+    """At the last step, at half of the steps, at a quarter, and so on."""
+    LINEAR = "linear"
+    """At equal distances."""
+
+
+def _check_shares(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if not shares or any(later <= earlier for earlier, later in pairwise((0.0, *shares))) or shares[-1] > 1:
+        raise broken_rule("must be ascending fractions of all steps in (0, 1], got {got}", got=str(list(shares)))
+    return shares
+
+
+EvaluationPlacesSpec = Annotated[
+    Annotated[EvaluationPlaces, Tag("<name>")]
+    | Annotated[tuple[float, ...], AfterValidator(_check_shares), Field(max_length=100), Tag("<list>")],
+    Discriminator(lambda v: "<list>" if isinstance(v, (list, tuple)) else "<name>"),
+]
+
+
 class TrainingSpec(Spec):
     """Training of the model and its evaluation."""
 
@@ -296,8 +319,10 @@ class TrainingSpec(Spec):
     """Stop at a plateau of the training loss, if one is reached before the full length. Requires a constant learning
     rate."""
     num_evaluations: int = Field(default=8, ge=1, le=100)
-    """Number of evaluations of the whole population: at the last step, at half of the steps, at a quarter, and so
-    on."""
+    """Number of evaluations of the whole population. It has no effect if `evaluate_at` is a list."""
+    evaluate_at: EvaluationPlacesSpec = EvaluationPlaces.DOUBLINGS
+    """Steps at which the population is evaluated: doublings (the last step, half of the steps, a quarter, and so on), linear
+    (at equal distances), or a list of fractions of all steps, such as [0.01, 0.1, 0.5]. The last step is always included."""
     evaluation_sample: int = Field(default=100_000, ge=100, le=10**9)
     """Largest number of questions of two or more hops per split that an evaluation uses. Larger splits are evaluated on
     a random sample of this size, and the standard error of the loss is reported."""
@@ -326,3 +351,14 @@ class TrainingSpec(Spec):
                 schedule=describe_schedule(optimizer.schedule),
             )
         return stop
+
+    def evaluation_steps(self, num_steps: int) -> set[int]:
+        """Return the steps after which to evaluate, for a number of all steps."""
+        number = self.num_evaluations
+        if self.evaluate_at is EvaluationPlaces.DOUBLINGS:
+            shares = [0.5**i for i in range(number)]
+        elif self.evaluate_at is EvaluationPlaces.LINEAR:
+            shares = [(i + 1) / number for i in range(number)]
+        else:
+            shares = [*self.evaluate_at, 1.0]
+        return {max(1, round(num_steps * share)) for share in shares}

@@ -21,7 +21,7 @@ from raycap.spec.facts import (
 from raycap.spec.learner import ModelByWidth, ModelSpec, PretrainedTokenizer, TokenizerSpec, WordTokenizer
 from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
-from raycap.spec.training import TokensPerParam, TrainingSpec
+from raycap.spec.training import EvaluationPlaces, TokensPerParam, TrainingSpec
 from raycap.spec.user_code import UserCode
 
 
@@ -183,8 +183,11 @@ class TrialSpec(Spec):
         assert not any(isinstance(p, SolvedProfiles) for p in populations), "unresolved population; use plan.expand"
         assert not isinstance(self.training.length, TokensPerParam), "unresolved length; use plan.expand"
         tree = self.model_dump(mode="json")
-        if self.model.loop is None:  # a field that was added later; without it, older trials keep their ids
+        # Fields that were added later; without them, older trials keep their ids.
+        if self.model.loop is None:
             del tree["model"]["loop"]
+        if self.training.evaluate_at is EvaluationPlaces.DOUBLINGS:
+            del tree["training"]["evaluate_at"]
         loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"]), (self.tokenizer, tree["tokenizer"])]
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]

@@ -1,9 +1,11 @@
 """Training and evaluation without Ray: losses in bits, seeds, precisions, divergence, plateaus."""
 
+import json
 import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,12 @@ from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
-from raycap.learner.trial import TrainedTrial, evaluation_steps, run_trials
+from raycap.learner.trial import TrainedTrial, run_trials
 from raycap.results import HISTOGRAM_EDGES_BITS, LossTable, Part, StopReason
 from raycap.spec import (
     AdamW,
     BpeTokenizer,
+    EvaluationPlaces,
     Exposures,
     HeldOut,
     Kind,
@@ -48,9 +51,25 @@ from raycap.tokens.tokenizers import build_tokenizer
 from tests.support.tiny import TINY, trained, trained_tiny, weights
 
 
-def test_evaluation_steps_double_up_to_the_last_step() -> None:
-    assert evaluation_steps(1000, 3) == {250, 500, 1000}
-    assert evaluation_steps(1, 8) == {1}
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [("doublings", {250, 500, 1000}), ("linear", {333, 667, 1000}), ([0.0001, 0.3], {1, 300, 1000})],
+)
+def test_evaluation_steps_follow_their_places_up_to_the_last_step(places: Any, expected: set[int]) -> None:
+    training = TrainingSpec.model_validate_json(json.dumps({"num_evaluations": 3, "evaluate_at": places}))
+    assert training.evaluation_steps(1000) == expected
+    assert training.evaluation_steps(1) == {1}
+
+
+def test_a_run_evaluates_at_the_places_of_its_spec() -> None:
+    update = {"length": Steps(steps=8), "evaluate_at": (0.25, 0.75)}
+    spec = TINY.model_copy(update={"training": TINY.training.model_copy(update=update)})
+    doublings = spec.model_copy(
+        update={"training": spec.training.model_copy(update={"evaluate_at": EvaluationPlaces.DOUBLINGS})}
+    )
+    assert [evaluation.step for evaluation in trained(spec).result.evaluations] == [2, 6, 8]
+    assert trained(doublings).result.final.losses == trained(spec).result.final.losses
+    assert spec.trial_id != doublings.trial_id
 
 
 def measure(model: llama.Llama, composers: list[Composer], size: int = 10_000, **ranks: int) -> LossTable:
