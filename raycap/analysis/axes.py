@@ -32,7 +32,7 @@ class Role(StrEnum):
     """What the analysis does with an axis of the grid."""
 
     SIZE = "size"
-    """It changes the number of parameters P, or is determined by such a field: laws are functions of P."""
+    """It changes the number of parameters P, or follows such a field: laws are functions of P."""
     SEED = "seed"
     """It repeats a trial: trials that differ only in seeds form a cell."""
     NUISANCE = "best value"
@@ -81,7 +81,7 @@ def axes(trials: Sequence[PlannedTrial], analysis: AnalysisSpec) -> tuple[Axis, 
     roles = {path: _role(path, varied, analysis) for path in varied}
     sizes = [path for path, role in roles.items() if role is Role.SIZE]
     for path, role in roles.items():
-        if role is Role.TREATMENT and path not in analysis.compare and _is_determined(path, sizes, trials):
+        if role is Role.TREATMENT and path not in analysis.compare and _follows_size(path, sizes, trials):
             roles[path] = Role.SIZE
     leaves = Counter(map(last_part, varied))
     return tuple(
@@ -140,18 +140,16 @@ def _role(path: str, varied: dict[str, tuple[Any, ...]], analysis: AnalysisSpec)
     return Role.TREATMENT
 
 
-def _is_determined(path: str, sizes: Sequence[str], trials: Sequence[PlannedTrial]) -> bool:
-    """Return whether every combination of sizes has a single value of a field, as where N grows with P.
+def _follows_size(path: str, sizes: Sequence[str], trials: Sequence[PlannedTrial]) -> bool:
+    """Return whether every size has one value of a field and every value one size, as where N grows with P.
 
-    Such values cannot be compared, because no two trials of the same size differ in them.
+    Such values cannot be compared: no two trials of the same size differ in them, and none has a law of its own.
     """
-    value_at: dict[tuple[str, ...], str] = {}
-    for trial in trials:
-        size = tuple(_key(trial.coordinates.get(other)) for other in sizes)
-        value = _key(trial.coordinates.get(path))
-        if value_at.setdefault(size, value) != value:
-            return False
-    return bool(sizes)
+    pairs = {
+        (tuple(_key(trial.coordinates.get(other)) for other in sizes), _key(trial.coordinates.get(path)))
+        for trial in trials
+    }
+    return bool(sizes) and len(pairs) == len({size for size, _ in pairs}) == len({value for _, value in pairs})
 
 
 def _key(value: Any) -> str:

@@ -40,7 +40,7 @@ POINTS = (
     "points=[{model.hidden_size: 10, profiles.num_profiles: 600, training.seed: [0, 1, 2]}, {model.hidden_size: 12, "
 )
 POINTS += (
-    "profiles.num_profiles: 900}, {model.hidden_size: 14, profiles.num_profiles: 900, training.optimizer.lr: 0.01}]"
+    "profiles.num_profiles: 900}, {model.hidden_size: 14, profiles.num_profiles: 990, training.optimizer.lr: 0.01}]"
 )
 
 
@@ -57,8 +57,9 @@ def test_a_field_that_follows_the_size_is_not_compared_unless_the_spec_says_so()
         axes_in("grid", *grid, "analysis.compare=[profiles.num_profiles]")["profiles.num_profiles"].role
         is Role.TREATMENT
     )
-    more = POINTS.replace("profiles.num_profiles: 900}", "profiles.num_profiles: [800, 900]}")
-    assert axes_in("grid", "grid={}", more)["profiles.num_profiles"].role is Role.TREATMENT
+    for more in ("[800, 900]", "600"):  # two values at one size, and two sizes with one value
+        points = POINTS.replace("profiles.num_profiles: 900}", f"profiles.num_profiles: {more}}}")
+        assert axes_in("grid", "grid={}", points)["profiles.num_profiles"].role is Role.TREATMENT
 
 
 def test_every_trial_has_a_value_of_an_axis_that_only_some_points_set() -> None:
