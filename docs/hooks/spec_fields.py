@@ -96,7 +96,8 @@ def _field_rows(path: str, model: Any, enums: dict[type[StrEnum], str]) -> tuple
         kind, models, found = _type(annotation)
         for enum in found:
             enums.setdefault(enum, path)
-        field_path = f"{path}.{name}".lstrip(".") + ("[]" if models and get_origin(annotation) is tuple else "")
+        item = {tuple: "[]", dict: ".NAME"}.get(get_origin(annotation), "") if models else ""
+        field_path = f"{path}.{name}".lstrip(".") + item
         if models:
             children[field_path] = models
             kind = kind.format(f"[see below](#{_anchor(field_path)})")
@@ -127,7 +128,8 @@ def _type(annotation: Any) -> tuple[str, tuple[Any, ...], list[type[StrEnum]]]:
         number = "list of" if origin is list or Ellipsis in arguments else f"list of {len(inner)}:"
         return f"{number} {words}{'s' * (words in ('number', 'integer', 'text'))}", models, enums
     if origin is dict:
-        return ("mapping", (), []) if arguments[1] is Any else (f"mapping to {_type(arguments[1])[0]}", (), [])
+        words, models, enums = _type(arguments[1])
+        return ("mapping", (), []) if arguments[1] is Any else (f"mapping to {words}", models, enums)
     if annotation is Any:
         return "any value", (), []
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):

@@ -196,7 +196,9 @@ class _SubjectAccounting:
         # A model that knows the set of names loses at most log2 N on a name, whatever selection encodes the names.
         self._uniform = answer_bits(population, SelectionScheme.SET)
         columns = {s: losses.columns(kind, population=index, subject=s) for s in self._facts if s in self._asked}
-        self._num_trained = {s: losses.num_texts(columns[s]) if s in self._asked else 0 for s in self._facts}
+        # Each question is asked in every phrasing, and its answer is stored once.
+        num_texts = {s: losses.num_texts(columns[s]) if s in self._asked else 0 for s in self._facts}
+        self._num_trained = {s: number / population.num_phrasings for s, number in num_texts.items()}
         self._mean_losses = _mean_losses(losses, columns, self._uniform, per_subject=per_subject)
 
     def parts(self) -> list[_PartBits]:

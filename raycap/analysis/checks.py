@@ -176,7 +176,8 @@ def _check_counts(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
     specs = [result.spec.profiles, *([result.spec.fill.profiles] if result.spec.fill else [])]
     for (kind, subject, _, number), total in totals.items():
         population = result.populations[number]
-        most = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0) * per_person
+        most = population.num_profiles * len(population.relations) ** max(kind.hops - 1, 0)
+        most *= per_person if isinstance(questions, Biographies | UserTexts) else population.num_phrasings
         # Where every person has every relation, every question has an answer and is in exactly one split.
         complete = population.structure is RelationStructure.UNIFORM and not isinstance(specs[number], LoadedProfiles)
         if total > most or (complete and kind is not Kind.BIOGRAPHY and total < most):
@@ -235,7 +236,7 @@ def expected_rows(
 
     The numbers are approximate, because held-out components are drawn at random and a few may select no text. Single
     hops are expected in any split (None). Nothing is expected of longer questions if whole subjects are held out, since
-    those are drawn, or if relations are bipartite, since some questions then have no answer.
+    those are drawn, or if some people lack facts, since some questions then have no answer.
     """
     expected: dict[tuple[Kind, str, Part, Split | None, int], float] = {}
     fractions = spec.questions.held_out.fractions
@@ -246,7 +247,9 @@ def expected_rows(
                 # Every single hop is measured, so its rows must exist however few texts they have.
                 expected |= {(kind, subject, Part.ANSWER, None, number): MIN_CERTAIN_TEXTS for subject in subjects}
                 continue
-            if Split.SECOND_SUBJECTS in fractions or population.structure is RelationStructure.BIPARTITE:
+            subjects_lack_facts = any(population.num_facts(s) < population.num_profiles for s in subjects)
+            may_be_empty = subjects_lack_facts or population.structure is RelationStructure.BIPARTITE
+            if Split.SECOND_SUBJECTS in fractions or may_be_empty:
                 continue
             num_questions = population.num_profiles * len(population.relations) ** (kind.hops - 1)
             for split in (Split.TRAIN, *fractions):

@@ -14,6 +14,7 @@ from raycap.analysis.capacity import uniform_bits
 from raycap.analysis.measurements import Floats, Ints, Losses, QuestionSet, question_set
 from raycap.analysis.readings import Reading
 from raycap.facts.corpus import NAME_SUBJECT
+from raycap.facts.entropy import chain_bits
 from raycap.facts.solve_population import expected_trained
 from raycap.facts.splits import expected_trained_share
 from raycap.results import (
@@ -29,7 +30,7 @@ from raycap.results import (
     StopReason,
     TrialResult,
 )
-from raycap.spec import AnalysisSpec, HeldOut, Kind, ModelByWidth, Split, TrialSpec
+from raycap.spec import AnalysisSpec, HeldOut, Kind, ModelByWidth, SelectionScheme, Split, TrialSpec
 
 SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])
 """Grid of lost shares of the answers' entropy; shares above 1 are worse than chance. The grid is dense just below 1,
@@ -117,11 +118,12 @@ def planted_keys(
             subjects = [NAME_SUBJECT] if kind.names_are_measured else []
             subjects += [] if kind is Kind.NAME else [*population.attribute_entropies_bits, *population.relations]
             trained = expected_trained(population, spec.questions, kind)
+            phrasings = population.num_phrasings if kind.hops and kind is not Kind.BIOGRAPHY else 1
             parts = (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought and kind.hops > 1 else (Part.ANSWER,)
             counts = {
-                subject: {Split.TRAIN: population.num_profiles}
+                subject: {Split.TRAIN: phrasings * population.num_facts(subject)}
                 if trained is None
-                else _split_counts(trained.get(subject, 0.0), spec.questions.held_out, kind.hops)
+                else _split_counts(phrasings * trained.get(subject, 0.0), spec.questions.held_out, kind.hops)
                 for subject in subjects
             }
             for split in held_out if kind.hops > 1 else held_out[:1]:
@@ -155,7 +157,7 @@ def planted_means(questions: QuestionSet, populations: tuple[PopulationFacts, ..
         population = populations[index]
         uniform = uniform_bits(population)
         if part is Part.CHAIN:
-            least[row], most[row] = 0.0, (kind.hops - 1) * uniform[population.relations[0]]
+            least[row], most[row] = 0.0, chain_bits(population, SelectionScheme.SET, kind)
         else:
             most[row] = uniform[subject]
             least[row] = np.log2(population.num_profiles) if subject == NAME_SUBJECT else 0.0

@@ -15,6 +15,7 @@ from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import MIN_SIZE_RATIO
 from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
+from raycap.analysis.table_section import facts_section
 from raycap.results.texts import bits_per_param_text
 
 TRIALS_SHOWN = 300
@@ -26,6 +27,7 @@ def report_sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
     return "".join(
         [
             _laws(analysis),
+            facts_section(analysis),
             _comparison(analysis),
             _training(analysis),
             _trials(analysis, trials),

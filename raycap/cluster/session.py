@@ -17,7 +17,7 @@ from raycap.errors import TrackingError
 from raycap.host.user_code import folder_of
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
-from raycap.spec import ParentModel, PretrainedTokenizer, ProfilesFromDisk
+from raycap.spec import ParentModel, PretrainedTokenizer, ProfilesFromDisk, ProfilesFromTable
 from raycap.storage import FAILURE_FILE, RESULT_FILE, TRIALS_FOLDER, Storage
 from raycap.storage.lock import Lease
 from raycap.storage.retries import advice
@@ -195,7 +195,7 @@ def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
             ("profiles.path", trial.spec.profiles),
             ("fill.profiles.path", fill.profiles if fill else None),
         ):
-            if isinstance(profiles, ProfilesFromDisk):
+            if isinstance(profiles, ProfilesFromDisk | ProfilesFromTable):
                 paths.add((name, profiles.path))
         tokenizer = trial.spec.tokenizer
         if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:

@@ -15,7 +15,7 @@ from raycap.commands.arguments import DEFAULT_STORAGE, Overrides, StorageOption,
 from raycap.commands.named import find_trial, is_spec
 from raycap.export.hub import CARD_FILE, HubError, atomic_export, check_hub, check_target, push_folder
 from raycap.results import TrialResult
-from raycap.spec import ProfilesSpec
+from raycap.spec import ProfilesFromTable, ProfilesSpec
 from raycap.spec.document import SpecError
 from raycap.storage import RESULT_FILE, DamagedError, Storage, result_path
 from raycap.storage.checksum import verify_checksum
@@ -145,12 +145,14 @@ def _export_people(
         profiles = profiles_of(spec)
         if profiles.unused_columns:
             print(f"{argument}: not exported: columns {', '.join(map(repr, profiles.unused_columns))}", file=sys.stderr)
+        table = spec if isinstance(spec, ProfilesFromTable) else None
         size = f"{profiles.num_profiles:,} people with {len(profiles.schema.relations)} relations"
         if to:
-            people.save_dataset(profiles, str(to), description=description, force=force)
+            people.save_dataset(profiles, str(to), description=description, force=force, table=table)
             print(f"{size}: {to}")
         if repo:
-            print(f"{size}: {people.push_dataset(profiles, repo, description=description, private=private)}")
+            url = people.push_dataset(profiles, repo, description=description, private=private, table=table)
+            print(f"{size}: {url}")
 
 
 def _profiles(argument: str, overrides: list[str] | None, storage: str, index: int | None) -> ProfilesSpec:

@@ -9,13 +9,17 @@ from raycap.spec import NUM_CENSUS_FIRST_NAMES, NUM_CENSUS_LAST_NAMES, NamePools
 SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 
 
+def size_category(num_rows: int) -> str:
+    """Return the category of the number of rows of a dataset on the hub."""
+    return next((name for bound, name in SIZE_CATEGORIES.items() if num_rows < bound), "n>10M")
+
+
 def card(profiles: Profiles, *, source: str, path: str, fingerprint: str, description: str) -> str:
     """Return the README.md of a dataset.
 
     `source` and `path` are the fields of `profiles` in a spec that loads it; `description` is the section on its origin.
     """
     schema, num_profiles = profiles.schema, profiles.num_profiles
-    size = next((name for bound, name in SIZE_CATEGORIES.items() if num_profiles < bound), "n>10M")
     pools = " x ".join(f"{len(pool):,}" for pool in schema.name_pools)
     bio = "\n| `bio` | string | a text about the person |" if profiles.bios is not None else ""
     relations = ", ".join(f"`{relation}`" for relation in schema.relations)
@@ -29,7 +33,7 @@ language:
 task_categories:
 - question-answering
 size_categories:
-- {size}
+- {size_category(num_profiles)}
 tags:
 - synthetic
 - raycap

@@ -14,7 +14,7 @@ from raycap.analysis.readings import headline
 from raycap.export.model import TOLERANCE, Exported
 from raycap.results import Part, StopReason, TrialResult
 from raycap.results.texts import bits_per_param_text
-from raycap.spec import AnalysisSpec, EncodingScheme, ProfilesFromHub, SelectionScheme, WordTokenizer
+from raycap.spec import AnalysisSpec, EncodingScheme, ProfilesFromHub, ProfilesFromTable, SelectionScheme, WordTokenizer
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 ENDED = {
@@ -43,7 +43,11 @@ def model_card(
     num_people = sum(population.num_profiles for population in result.populations)
     if dataset is None and isinstance(result.spec.profiles, ProfilesFromHub):
         dataset = result.spec.profiles.path
-    data = {"pairs": "random pairs", "strings": "random strings"}.get(result.spec.profiles.source, "synthetic people")
+    sources = {"pairs": "random pairs", "strings": "random strings", "table": "entries of a table"}
+    data = sources.get(result.spec.profiles.source, "synthetic people")
+    is_table = isinstance(result.spec.profiles, ProfilesFromTable)
+    facts = "facts of declared code length" if is_table else "random facts of known code length"
+    origin = "" if is_table else " All of its facts are synthetic."
     datasets = f"datasets:\n- {json.dumps(dataset)}\n" if dataset else ""
     quotes = "".join(f"> {question}\n> (sweep `{sweep}`)\n\n" for sweep, question in questions.items() if question)
     return f"""---
@@ -58,8 +62,8 @@ pipeline_tag: text-generation
 ---
 # {num_people:,} {data} in {result.parameters.total:,} parameters
 
-A small model trained from scratch by raycap (trial `{result.trial_id}`) on random facts of known code length, to measure how
-many bits a language model stores per parameter. All of its facts are synthetic.
+A small model trained from scratch by raycap (trial `{result.trial_id}`) on {facts}, to measure how
+many bits a language model stores per parameter.{origin}
 
 {quotes}{_usage(exported, name)}
 

@@ -12,7 +12,7 @@ import numpy as np
 from raycap.export.hub import CARD_FILE, atomic_export
 from raycap.facts.build import corpora_of, populations_of
 from raycap.facts.corpus import END, SPLITS, TRAIN, VOID, Corpus, Ids, render_pieces, trained_mask
-from raycap.spec import Kind, Split, TrialSpec
+from raycap.spec import Kind, ProfilesFromTable, Split, TrialSpec
 
 IDS_PER_CHUNK = 20_000
 """Number of texts that are rendered at a time, which limits memory."""
@@ -56,7 +56,8 @@ def save_texts(spec: TrialSpec, target: Path, *, description: str, force: bool =
         stack.close()
         order = sorted(counts, key=lambda key: (list(Kind).index(key[0]), list(Split).index(key[1])))
         num_texts = {key: counts[key] for key in order}
-        (folder / CARD_FILE).write_text(_card(num_texts, target.name, description), encoding="utf-8")
+        card = _card(num_texts, target.name, description, of_table=isinstance(spec.profiles, ProfilesFromTable))
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return num_texts
 
 
@@ -86,8 +87,16 @@ def _parts(corpus: Corpus, ids: Ids) -> Iterator[tuple[str, str]]:
         yield prompt, completion
 
 
-def _card(num_texts: NumTexts, name: str, description: str) -> str:
-    """Return the README.md of the folder, whose first section lets `load_dataset` find the files of every kind."""
+def _card(num_texts: NumTexts, name: str, description: str, *, of_table: bool) -> str:
+    """Return the README.md of the folder, whose first section lets `load_dataset` find the files of every kind.
+
+    `of_table` states that the facts are those of a table, which has a license and a language of its own.
+    """
+    metadata, title, origin = "license: mit\nlanguage:\n- en\ntags:\n- synthetic", "Texts about synthetic people", ""
+    if of_table:
+        metadata, title = "tags:", "Texts about the facts of a table"
+    else:
+        origin = " All people and facts are synthetic."
     kinds = list(dict.fromkeys(kind for kind, _ in num_texts))
     configs = [
         "\n".join(
@@ -98,18 +107,14 @@ def _card(num_texts: NumTexts, name: str, description: str) -> str:
     ]
     rows = "\n".join(f"| `{kind}` | `{split}` | {num:,} |" for (kind, split), num in num_texts.items())
     return f"""---
-license: mit
-language:
-- en
-tags:
-- synthetic
+{metadata}
 - raycap
 configs:
 {chr(10).join(configs)}
 ---
-# Texts about synthetic people
+# {title}
 
-All texts of one trial of raycap, one JSON object per line. All people and facts are synthetic.
+All texts of one trial of raycap, one JSON object per line.{origin}
 
 | kind | split | texts |
 |---|---|---|

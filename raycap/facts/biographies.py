@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from raycap.facts.corpus import END, NAME_SUBJECT, NOTHING, Ids, Measure, Slot, Span, SpanCorpus, Stretch, Table
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NO_PERSON
-from raycap.facts.templates import lead_texts
 from raycap.spec import Biographies, Kind
 
 FRAME = (END, "Biography:", ".", " They")
@@ -44,7 +43,7 @@ class BiographyCorpus(SpanCorpus):
 
     @cached_property
     def _leads(self) -> tuple[tuple[str, ...], ...]:
-        return tuple(lead_texts(subject) for subject in self.profiles.schema.subjects)
+        return tuple(map(self.profiles.schema.leads, self.profiles.schema.subjects))
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from raycap.facts.corpus import END, NAME_SUBJECT, Corpus
 from raycap.facts.hosted import load_profiles
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
+from raycap.facts.prompts import check_wordings
 from raycap.facts.questions import Questions
 from raycap.facts.random_data import pairs, pairs_schema, strings, strings_schema
 from raycap.results import PopulationFacts
@@ -23,6 +24,7 @@ from raycap.spec import (
     TrialSpec,
     UserTexts,
 )
+from raycap.spec.trial import MAX_QUESTIONS
 
 
 def profiles_of(spec: ProfilesSpec) -> Profiles:
@@ -89,18 +91,23 @@ def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
 def corpora_of(profiles: Profiles, spec: QuestionsSpec) -> tuple[Corpus, ...]:
     """Return the corpora about a population, one for each of the spec's kinds, in the same order.
 
-    Raises ValueError if the population has no relations but the spec has questions of two or more hops, or if a corpus of
-    the user's own module does not have the properties of one.
+    Raises ValueError if the population has no relations but the spec has questions of two or more hops, if texts about
+    different subjects cannot be distinguished, or if a corpus of the user's own module does not have the properties of
+    one.
     """
     if isinstance(spec, UserTexts):
         return (_user_corpus(profiles, spec),)
     if isinstance(spec, NamesOnly):
         return (NamesCorpus(profiles),)
+    check_wordings(profiles.schema)
     if isinstance(spec, Biographies):
         return (BiographyCorpus(profiles, spec),)
     if max(spec.hops) > 1 and not profiles.schema.relations:
         raise ValueError("questions.hops: two-hop questions need at least one relation, but the profiles have none")
-    return tuple(Questions(profiles, hops, spec.chain_of_thought, spec.held_out) for hops in spec.hops)
+    corpora = tuple(Questions(profiles, hops, spec.chain_of_thought, spec.held_out) for hops in spec.hops)
+    if (most := max(corpus.num_ids for corpus in corpora)) > MAX_QUESTIONS:
+        raise ValueError(f"questions: {most:,} questions of one kind exceed {MAX_QUESTIONS:,}; decrease questions.hops")
+    return corpora
 
 
 def _user_corpus(profiles: Profiles, spec: UserTexts) -> Corpus:

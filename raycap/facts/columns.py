@@ -108,7 +108,10 @@ def _unused_columns(columns: list[str], schema: Any) -> tuple[str, ...]:
     ignoring them would change the population.
     """
     if missing := [column for column in REQUIRED if column not in columns]:
-        raise ValueError(f"the columns {missing} are missing, got {sorted(columns)}; add them or rename others")
+        raise ValueError(
+            f"the columns {missing} are missing, got {sorted(columns)}; add them, rename others, or set "
+            "source: table for a table of other facts"
+        )
     if repeated := sorted({column for column in columns if columns.count(column) > 1}):
         raise ValueError(f"the columns {repeated} occur more than once; rename or remove the others")
     unused = tuple(column for column in columns if column not in {*REQUIRED, *RELATIONS, BIO})

@@ -217,7 +217,7 @@ def render_pieces(corpus: Corpus, ids: Ids) -> tuple[list[list[str]], NDArray[np
             case Table.TEXT:
                 return corpus.texts[row]
             case Table.SUBJECT:
-                return possessive(profiles.schema.subjects[row])
+                return profiles.schema.wording(profiles.schema.subjects[row]).possessive
             case _ if row < profiles.num_profiles:
                 return f" {profiles.full_name(row)}"
             case _:
@@ -226,8 +226,3 @@ def render_pieces(corpus: Corpus, ids: Ids) -> tuple[list[list[str]], NDArray[np
     slots = corpus.slots(ids)
     pieces = [[piece(slot.table, row) for row in np.broadcast_to(slot.row, len(ids)).tolist()] for slot in slots]
     return pieces, np.stack([np.broadcast_to(np.asarray(slot.label) > 0, len(ids)) for slot in slots])
-
-
-def possessive(subject: str) -> str:
-    """Return a subject in possessive form, such as "'s best friend"."""
-    return f"'s {subject.replace('_', ' ')}"

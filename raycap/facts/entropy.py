@@ -57,13 +57,15 @@ def answer_bits(population: PopulationFacts, selection: SelectionScheme) -> dict
 def fact_bits(population: PopulationFacts, selection: SelectionScheme) -> dict[str, float]:
     """Return the code length of all facts about each subject if every fact is stored once.
 
-    Uniform relations take N times the bits of an answer. Bipartite best_friend and worst_enemy are perfect matchings of
-    log2 (N-1)!! bits each. Bipartite parent and child are inverse to each other; together they take log2 (N/2)! +
-    log2 C(N, N/2) bits, which is split equally. Under the selection independent, each of the N/2 pairs stores one name.
+    A subject takes the bits of an answer times its number of facts, which is N unless some people lack it. Bipartite
+    best_friend and worst_enemy are perfect matchings of log2 (N-1)!! bits each. Bipartite parent and child are inverse to
+    each other; together they take log2 (N/2)! + log2 C(N, N/2) bits, which is split equally. Under the selection
+    independent, each of the N/2 pairs stores one name.
     See docs/science.md#schemes.
     """
     num_profiles = population.num_profiles
-    bits = {subject: num_profiles * each for subject, each in answer_bits(population, selection).items()}
+    answers = answer_bits(population, selection)
+    bits = {subject: population.num_facts(subject) * each for subject, each in answers.items()}
     if population.structure is RelationStructure.BIPARTITE:
         half = num_profiles // 2
         by_name = half * math.log2(population.num_names) if selection is SelectionScheme.INDEPENDENT else None

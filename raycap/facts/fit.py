@@ -18,21 +18,40 @@ MARGIN_BITS = 20.0
 def own_code_bits(counts: NDArray[np.integer], num_possible: int) -> float:
     """Return the length of a code for a column that first states its frequencies and then the order of its values.
 
-    With n rows and d different values out of K possible ones, it is log2 min(n, K) for d, log2 C(K, d) for which values,
-    log2 C(n - 1, d - 1) for their numbers, and log2 n! / prod n_i! for the order.
+    It is `frequencies_bits` and log2 n! / prod n_i! for the order of n rows.
 
     Args:
         counts: Number of rows with each value that occurs, all positive.
         num_possible: K, the number of possible values.
     """
+    order = _log2_factorial(int(counts.sum())) - sum(map(_log2_factorial, counts.tolist()))
+    return frequencies_bits(counts, num_possible) + order
+
+
+def frequencies_bits(counts: NDArray[np.integer], num_possible: int | None = None) -> float:
+    """Return the bits that state the frequencies of a column with n rows and d different values.
+
+    They are log2 C(n - 1, d - 1) for the numbers of rows with each value. If it is not known which of K possible values
+    occur, log2 min(n, K) for d and log2 C(K, d) for the values are added.
+
+    Args:
+        counts: Number of rows with each value that occurs, all positive.
+        num_possible: K, or None if the values that occur are known.
+    """
     num_rows, num_values = int(counts.sum()), len(counts)
-    order = _log2_factorial(num_rows) - sum(map(_log2_factorial, counts.tolist()))
-    return (
-        math.log2(min(num_rows, num_possible))
-        + _log2_binomial(num_possible, num_values)
-        + _log2_binomial(num_rows - 1, num_values - 1)
-        + order
-    )
+    numbers = _log2_binomial(num_rows - 1, num_values - 1)
+    if num_possible is None:
+        return numbers
+    return math.log2(min(num_rows, num_possible)) + _log2_binomial(num_possible, num_values) + numbers
+
+
+def given_bits(counts: NDArray[np.integer], probabilities: NDArray[np.float64]) -> float:
+    """Return the mean bits per row of a column under given probabilities, sum_i n_i / n (-log2 p_i).
+
+    It is the cross-entropy of the frequencies and not the entropy of the probabilities, so a model that knows only the
+    probabilities has learned exactly 0 bits of these rows.
+    """
+    return float(-(counts * np.log2(probabilities)).sum() / counts.sum())
 
 
 def fits(own_bits: float, list_bits: float) -> bool:

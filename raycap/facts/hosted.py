@@ -3,6 +3,7 @@
 The columns are those of the reference implementation's datasets: `name` (string), `index` (int32), `birth_date`
 (timestamp[s]), `birth_city`, `university` and `employer` (string), for each relation a struct {name: string, index:
 int32} that is null if the person has no such relation, and optionally `bio` (string). columns.py checks them.
+Tables with other columns are read by tables.py.
 """
 
 import hashlib
@@ -14,22 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from raycap.facts.columns import from_table
-from raycap.facts.profiles import Profiles
-from raycap.spec import ProfilesFromDisk, ProfilesFromHub
+from raycap.facts.profiles import NO_VALUE, Profiles
+from raycap.facts.tables import load_table
+from raycap.spec import LoadedProfiles, ProfilesFromDisk, ProfilesFromHub, ProfilesFromTable
 from raycap.spec.locations import local_path
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_profiles(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
+def load_profiles(spec: LoadedProfiles) -> Profiles:
     """Load a population from a path or from the Hub and check it against the spec.
 
     Raises FileNotFoundError if the path does not exist, and ValueError if the data cannot be read or do not have the
     schema, the structure or the fingerprint that is expected.
     """
     try:
-        table = _from_hub(spec) if isinstance(spec, ProfilesFromHub) else _from_disk(spec.path)
-        profiles = from_table(table, spec.structure, spec.self_relations, spec.names)
+        profiles = _load(spec)
         if spec.fingerprint is not None and (found := fingerprint(profiles)) != spec.fingerprint:
             raise ValueError(
                 f"the fingerprint is {found}, but the spec requires {spec.fingerprint}: the data have changed; restore "
@@ -40,7 +41,15 @@ def load_profiles(spec: ProfilesFromDisk | ProfilesFromHub) -> Profiles:
     return profiles
 
 
-def describe_source(spec: ProfilesFromDisk | ProfilesFromHub) -> str:
+def _load(spec: LoadedProfiles) -> Profiles:
+    if isinstance(spec, ProfilesFromTable):
+        return load_table(spec)
+    assert isinstance(spec, ProfilesFromDisk | ProfilesFromHub)
+    table = _from_hub(spec) if isinstance(spec, ProfilesFromHub) else _from_disk(spec.path)
+    return from_table(table, spec.structure, spec.self_relations, spec.names)
+
+
+def describe_source(spec: LoadedProfiles) -> str:
     """Return the beginning of an error about the data of a spec."""
     return f"profiles at {spec.path}"
 
@@ -58,7 +67,10 @@ def _from_disk(location: str) -> Any:
             with pa.parquet.ParquetFile(path) as file:  # read_table would add columns for folders named like year=2020
                 return file.read()
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"cannot be read as a Parquet file ({_cause(error)}); write it again") from error
+            raise ValueError(
+                f"cannot be read as a Parquet file ({_cause(error)}); write it again, or set source: table for a table of "
+                "other facts"
+            ) from error
     try:
         dataset = load_from_disk(str(path))
     except Exception as error:  # the parsers of datasets raise KeyError, TypeError and others for damaged files
@@ -141,7 +153,8 @@ def fingerprint(profiles: Profiles) -> str:
     schema, people = profiles.schema, range(profiles.num_profiles)
     digest.update(json.dumps(["name", [profiles.full_name(person) for person in people]]).encode())
     for attribute, values in zip(schema.attributes, profiles.attributes.T, strict=True):
-        digest.update(json.dumps([attribute.name, [attribute.values[value] for value in values]]).encode())
+        texts = [None if value == NO_VALUE else attribute.values[value] for value in values]
+        digest.update(json.dumps([attribute.name, texts]).encode())
     for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
         digest.update(json.dumps([relation, targets.tolist()]).encode())
     return digest.hexdigest()

@@ -1,14 +1,16 @@
 """Populations as integer arrays: the schema of a profile (Schema), the people (Profiles), and their generation.
 
     names       (N, 3)  first, middle and last name as indices into the schema's name pools
-    attributes  (N, 4)  indices into the values of each attribute
+    attributes  (N, 4)  indices into the values of each attribute, or NO_VALUE
     relations   (N, R)  index of the person that each relation leads to, or NO_PERSON
 
-Random data use the same arrays. The keys of random pairs are people whose names are given, and random strings are names
-with many parts.
+Random data and tables use the same arrays. The keys of random pairs are people whose names are given, and random strings
+are names with many parts. Names of a table have as many parts as its longest name; the parts that a shorter name lacks
+are empty.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -19,11 +21,14 @@ from numpy.typing import NDArray
 from raycap.facts.fit import entropy_bits
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
 from raycap.facts.relations import NO_PERSON, draw_relations
-from raycap.results import ObservedFacts, PopulationFacts
+from raycap.facts.wordings import Wording
+from raycap.results import ObservedFacts, PopulationFacts, SubjectPrice
 from raycap.spec import NamePools, RelationStructure
 
 IntArray = NDArray[np.int32]
 
+NO_VALUE = -1
+"""Index of the value of an attribute that a person does not have, which only tables contain."""
 FIRST_YEAR, LAST_YEAR, DAYS_PER_MONTH = 1900, 2099, 28
 """Range of birth dates. Days of the month are clipped to 28."""
 
@@ -38,6 +43,8 @@ class Attribute:
     name: str
     values: tuple[str, ...]
     weights: NDArray[np.int64]
+    declared_bits: float | None = None
+    """Bits of an answer under the distribution that the spec of a table declares, if any."""
 
     @classmethod
     def uniform(cls, name: str, values: tuple[str, ...]) -> "Attribute":
@@ -46,8 +53,13 @@ class Attribute:
 
     @property
     def entropy_bits(self) -> float:
-        """Entropy H = log2 T - sum_i w_i log2 w_i / T in bits, where T = sum_i w_i."""
-        return entropy_bits(self.weights)
+        """Entropy H = log2 T - sum_i w_i log2 w_i / T in bits, where T = sum_i w_i, unless the bits are declared."""
+        return entropy_bits(self.weights) if self.declared_bits is None else self.declared_bits
+
+    @cached_property
+    def are_dates(self) -> bool:
+        """Whether all values have the form of a date, 1950-01-02."""
+        return all(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value) for value in self.values)
 
     def sample(self, num: int, *, rng: np.random.Generator) -> IntArray:
         """Draw `num` independent values and return their indices, shape (num,)."""
@@ -72,11 +84,28 @@ class Schema:
     """M of loaded names that were not drawn from the census lists; see docs/science.md#loaded."""
     relation_entropies_bits: Mapping[str, float] = field(default_factory=dict)
     """Entropy of an answer about each loaded relation that is not a uniform draw; see docs/science.md#loaded."""
+    prices: Mapping[str, SubjectPrice] = field(default_factory=dict)
+    """How the facts of a table are priced, by subject."""
+    wordings: Mapping[str, Wording] = field(default_factory=dict)
+    """Wording of the subjects that have another one than the default."""
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
         """The subjects of questions about a person: the attributes, then the relations."""
         return (*(attribute.name for attribute in self.attributes), *self.relations)
+
+    def wording(self, subject: str) -> Wording:
+        """Return the wording of the texts about a subject."""
+        return self.wordings.get(subject) or Wording.of(subject)
+
+    def leads(self, subject: str) -> tuple[str, ...]:
+        """Return the leads of sentences about a subject in biographies."""
+        return self.wording(subject).leads(subject, is_relation=subject in self.relations)
+
+    @property
+    def num_phrasings(self) -> int:
+        """Number of phrasings in which each question is asked."""
+        return max([1, *(len(wording.questions) for wording in self.wordings.values())])
 
     @property
     def num_names(self) -> int:
@@ -95,6 +124,8 @@ class Schema:
             structure=self.structure,
             self_relations=self.self_relations,
             names_given=self.names_given,
+            prices=dict(self.prices),
+            num_phrasings=self.num_phrasings,
         )
 
 
@@ -139,22 +170,27 @@ class Profiles:
         return math.prod(len(_occurring(parts, len(pool))) for parts, pool in columns)
 
     def name_parts(self, person: int) -> tuple[str, ...]:
-        """Return the first, middle and last name of a person."""
-        return tuple(pool[index] for pool, index in zip(self.schema.name_pools, self.names[person], strict=True))
+        """Return the first, middle and last name of a person, or the words of a name of a table."""
+        parts = (pool[index] for pool, index in zip(self.schema.name_pools, self.names[person], strict=True))
+        return tuple(filter(None, parts))
 
     def full_name(self, person: int) -> str:
         """Return the full name of a person."""
         return " ".join(self.name_parts(person))
 
-    def attribute_value(self, person: int, attribute: int) -> str:
-        """Return the value of a person's attribute as text."""
-        return self.schema.attributes[attribute].values[int(self.attributes[person, attribute])]
+    def attribute_value(self, person: int, attribute: int) -> str | None:
+        """Return the value of a person's attribute as text, or None if there is none."""
+        value = int(self.attributes[person, attribute])
+        return None if value == NO_VALUE else self.schema.attributes[attribute].values[value]
 
     @cached_property
     def used_values(self) -> tuple[IntArray, ...]:
         """Indices of the values that occur, in ascending order, for each attribute. Few of the 67,200 dates occur."""
         columns = zip(self.attributes.T, self.schema.attributes, strict=True)
-        return tuple(_occurring(column, len(attribute.values)).astype(np.int32) for column, attribute in columns)
+        return tuple(
+            _occurring(column[column != NO_VALUE], len(attribute.values)).astype(np.int32)
+            for column, attribute in columns
+        )
 
     @cached_property
     def answers(self) -> IntArray:
@@ -164,7 +200,7 @@ class Profiles:
         """
         columns, begin = [], self.num_profiles
         for column, used in zip(self.attributes.T, self.used_values, strict=True):
-            columns.append(begin + np.searchsorted(used, column))
+            columns.append(np.where(column == NO_VALUE, NO_PERSON, begin + np.searchsorted(used, column)))
             begin += len(used)
         return np.concatenate([np.array(columns, np.int32).reshape(-1, self.num_profiles).T, self.relations], axis=1)
 
@@ -176,7 +212,7 @@ class Profiles:
     @property
     def all_answers_exist(self) -> bool:
         """Whether every one-hop question has an answer."""
-        return bool((self.relations != NO_PERSON).all())
+        return bool((self.relations != NO_PERSON).all() and (self.attributes != NO_VALUE).all())
 
 
 @cache

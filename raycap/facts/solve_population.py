@@ -1,5 +1,7 @@
 """Expected code length of the questions about a population, and the population size for a target code length."""
 
+from statistics import fmean
+
 from raycap.facts.entropy import code_length_bits
 from raycap.facts.profiles import census_schema
 from raycap.facts.relations import INVERSES
@@ -75,17 +77,19 @@ def expected_bits(
 def expected_trained(facts: PopulationFacts, questions: QuestionsSpec, kind: Kind) -> dict[str, float] | None:
     """Return the expected number of training questions about each subject, or None for texts without held-out splits.
 
-    In bipartite populations half of the people have no parent and half no child. Questions whose chain of relations
-    ends there do not exist, so the numbers are expectations over the population too.
+    In bipartite populations half of the people have no parent and half no child, and some people of a table may lack a
+    fact. Questions whose chain of relations ends there do not exist, so the numbers are expectations over the population
+    too.
     """
     if kind.hops < 2:
         return None
     share = expected_trained_share(questions.held_out, kind.hops)
     total = facts.num_profiles * len(facts.relations) ** (kind.hops - 1) * share
-    halves = [r for r in facts.relations if r in INVERSES] if facts.structure is RelationStructure.BIPARTITE else []
-    # A uniformly chosen relation exists with probability 1 - 0.5 * (share of relations that half of the people lack).
-    chain_exists = (1 - 0.5 * len(halves) / max(len(facts.relations), 1)) ** (kind.hops - 1)
-    return {
-        subject: total * chain_exists * (0.5 if subject in halves else 1.0)
+    halves = set(INVERSES) & set(facts.relations) if facts.structure is RelationStructure.BIPARTITE else set()
+    exists = {
+        subject: 0.5 if subject in halves else facts.num_facts(subject) / facts.num_profiles
         for subject in (*facts.attribute_entropies_bits, *facts.relations)
     }
+    # The relations that are followed are chosen uniformly.
+    chain_exists = fmean([exists[relation] for relation in facts.relations] or [1.0]) ** (kind.hops - 1)
+    return {subject: total * chain_exists * share for subject, share in exists.items()}

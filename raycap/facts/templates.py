@@ -71,7 +71,20 @@ _RELATION_FRAMES = _leads(
 )
 
 
-def lead_texts(subject: str) -> tuple[str, ...]:
-    """Return the leads of a subject. Those of relations, and of attributes without own leads, contain the subject's
-    name."""
-    return LEADS.get(subject) or tuple(frame.format(subject.replace("_", " ")) for frame in _RELATION_FRAMES)
+_ATTRIBUTE_FRAMES = _leads(
+    """
+    agreed to publish their {} as; announced that their {} was; believed that their {} was; chose as their {};
+    confirmed in writing that their {} was; copied into the register as their {}; declared the {} as;
+    described their {} as; entered the {} as; filled in the {} as; gave as their {}; got into the records with the {};
+    handed in a form with the {}; mentioned that their {} was; never forgot that their {} was; noted down the {} as;
+    published their {} as; recorded the {} as; remembered that their {} was; reported the {} as; said that their {} was;
+    signed a paper with the {}; stated the {} as; typed in the {} as; wrote in every letter that their {} was
+    """
+)
+
+
+def lead_texts(subject: str, phrase: str, *, is_relation: bool) -> tuple[str, ...]:
+    """Return the leads of a subject. Those of relations, and of attributes without leads in `LEADS`, contain the phrase
+    that denotes the subject."""
+    frames = _RELATION_FRAMES if is_relation else _ATTRIBUTE_FRAMES
+    return LEADS.get(subject) or tuple(frame.format(phrase) for frame in frames)

@@ -161,7 +161,8 @@ def _texts(trial: PlannedTrial) -> Iterable[tuple[int, float]]:
         elif isinstance(questions, Biographies | UserTexts):
             yield 1, people * questions.per_person
         else:
-            yield from ((hops, float(people) * relations ** (hops - 1) * subjects) for hops in questions.hops)
+            texts = float(people) * subjects * population.num_phrasings
+            yield from ((hops, texts * relations ** (hops - 1)) for hops in questions.hops)
 
 
 def makespan(seconds: Collection[float], slots: int) -> float:

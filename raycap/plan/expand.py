@@ -44,8 +44,6 @@ from raycap.spec import (
     ProfilesByBits,
     ProfilesByBitsPerParam,
     ProfilesByCount,
-    ProfilesFromDisk,
-    ProfilesFromHub,
     ProfilesSpec,
     QuestionsSpec,
     SelectionScheme,
@@ -178,7 +176,7 @@ def _check_loaded(spec: TrialSpec, data: TrainingData) -> None:
     specs = (spec.profiles, *([spec.fill.profiles] if spec.fill else []))
     for composer, population in zip(data.composers, data.population_of, strict=True):
         loaded, profiles = specs[population], composer.corpus.profiles
-        if not isinstance(loaded, ProfilesFromDisk | ProfilesFromHub):
+        if not isinstance(loaded, LoadedProfiles):
             if isinstance(spec.tokenizer, PretrainedTokenizer) or isinstance(spec.questions, UserTexts):
                 check_texts(composer, data.tokenizer)
             continue

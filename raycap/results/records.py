@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Record
-from raycap.spec import ModelByWidth, RelationStructure, SweepSpec, TrialSpec
+from raycap.spec import Distribution, ModelByWidth, RelationStructure, SweepSpec, TrialSpec
 from raycap.spec.locations import DEFAULT_TRACKING_URI, absolute_location, absolute_tracking_uri
 
 SCHEMA_VERSION = 3
@@ -70,6 +70,18 @@ class ObservedFacts(Record):
     """The same number for the people that each relation leads to, by relation."""
 
 
+class SubjectPrice(Record):
+    """How the facts of a table about one subject are priced (docs/science.md#tables)."""
+
+    distribution: Distribution
+    num_values: PositiveCount
+    """Number of values that the distribution is over."""
+    num_facts: PositiveCount
+    """Number of people who have such a fact."""
+    frequencies_bits: Amount = 0.0
+    """Bits that state the frequencies of an empirical distribution. The code length does not contain them."""
+
+
 class PopulationFacts(Record):
     """Numbers of a population that the analysis needs; see docs/science.md#symbols."""
 
@@ -88,8 +100,16 @@ class PopulationFacts(Record):
     """Whether a uniform relation may lead to the same person."""
     names_given: bool = False
     """Whether the names carry no information because all possible ones exist, as the keys of random pairs do."""
+    prices: dict[str, SubjectPrice] = {}
+    """Prices of the facts of a table by subject, and of its names; empty for other populations."""
+    num_phrasings: PositiveCount = 1
+    """Number of phrasings in which each question is asked."""
     observed: ObservedFacts | None = None
     """None if no population was drawn, as in a plan. Code lengths do not need it."""
+
+    def num_facts(self, subject: str) -> int:
+        """Return the number of facts about a subject. It is N, except for facts of a table that some people lack."""
+        return self.prices[subject].num_facts if subject in self.prices else self.num_profiles
 
 
 class StopReason(StrEnum):

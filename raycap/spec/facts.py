@@ -6,6 +6,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
 from raycap.spec.locations import HubName, LocalLocation
+from raycap.spec.tables import LoadedProfiles, ProfilesFromTable
 
 NUM_RELATIONS_KNOWN = 17
 """Length of `facts.names.RELATIONS`."""
@@ -116,8 +117,8 @@ class ProfilesByBitsPerParam(SolvedProfiles):
     largest number of people as with target_bits. Larger models get more people to learn."""
 
 
-class LoadedProfiles(Spec):
-    """Fields of all loaded populations."""
+class HostedProfiles(LoadedProfiles):
+    """Fields of populations in the schema of hosted datasets."""
 
     names: NamePools | None = None
     """Pools that the names were drawn from, which the data do not state. The default is the complete census lists if the
@@ -128,12 +129,9 @@ class LoadedProfiles(Spec):
     self_relations: bool = True
     """Whether a relation may lead from a person to that same person. If false, the data are checked to contain no such
     relation."""
-    fingerprint: str | None = None
-    """SHA-256 of the population's content. `plan` fills it in, so that a trial is identified by its data and not by
-    their path. Set it to refuse data with different content."""
 
 
-class ProfilesFromDisk(LoadedProfiles):
+class ProfilesFromDisk(HostedProfiles):
     """A population loaded from a file or folder in the schema of hosted datasets."""
 
     source: Literal["disk"]
@@ -143,7 +141,7 @@ class ProfilesFromDisk(LoadedProfiles):
     states that every machine of the cluster has the file at that path."""
 
 
-class ProfilesFromHub(LoadedProfiles):
+class ProfilesFromHub(HostedProfiles):
     """A population loaded from a dataset on the Hugging Face Hub."""
 
     source: Literal["hub"]
@@ -230,6 +228,7 @@ _TAGS: dict[type, str] = {
     ProfilesByBitsPerParam: "<generate/bits_per_param>",
     ProfilesFromDisk: "<disk>",
     ProfilesFromHub: "<hub>",
+    ProfilesFromTable: "<table>",
     RandomPairs: "<pairs>",
     RandomStrings: "<strings>",
 }
@@ -251,6 +250,7 @@ ProfilesSpec = Annotated[
     | Annotated[ProfilesByBitsPerParam, Tag("<generate/bits_per_param>")]
     | Annotated[ProfilesFromDisk, Tag("<disk>")]
     | Annotated[ProfilesFromHub, Tag("<hub>")]
+    | Annotated[ProfilesFromTable, Tag("<table>")]
     | Annotated[RandomPairs, Tag("<pairs>")]
     | Annotated[RandomStrings, Tag("<strings>")],
     Discriminator(_profiles_kind),

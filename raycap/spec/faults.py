@@ -178,7 +178,9 @@ def _nodes(model: type[BaseModel], loc: Sequence[Any]) -> list[dict[str, Any]]:
 
     nodes = [schema]
     for part in loc[:-1]:
-        children = [c for n in nodes for c in resolve(n.get("properties", {}).get(part, {}))]
+        # The values of a mapping share one schema, `additionalProperties`; for a model this is false.
+        values = [n.get("properties", {}).get(part, n.get("additionalProperties")) for n in nodes]
+        children = [c for value in values if isinstance(value, dict) for c in resolve(value)]
         nodes = [c for c in children if c] or nodes
     return nodes
 

@@ -19,6 +19,7 @@ from raycap.spec.base import (
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
+from raycap.spec.tables import ProfilesFromTable
 from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
@@ -305,6 +306,8 @@ def _unsupported_by_observed(trial: TrialSpec) -> str | None:
         return "fill: observed accounting supports only one population"
     if isinstance(trial.profiles, RandomPairs | RandomStrings):
         return "profiles: observed accounting does not support random data"
+    if isinstance(trial.profiles, ProfilesFromTable):
+        return "profiles: observed accounting does not support tables, whose distributions are declared"
     if getattr(trial.profiles, "structure", RelationStructure.UNIFORM) is not RelationStructure.UNIFORM:
         return "profiles.structure: observed accounting supports only uniform relations"
     return None

@@ -11,7 +11,6 @@ from raycap.spec.base import Kind, Spec, Weight, broken_rule
 from raycap.spec.facts import (
     NUM_ATTRIBUTES,
     GeneratedProfiles,
-    LoadedProfiles,
     ProfilesByCount,
     ProfilesSpec,
     RandomPairs,
@@ -21,6 +20,7 @@ from raycap.spec.facts import (
 from raycap.spec.learner import ModelByWidth, ModelSpec, PretrainedTokenizer, TokenizerSpec, WordTokenizer
 from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
+from raycap.spec.tables import LoadedProfiles, ProfilesFromTable
 from raycap.spec.training import EvaluationPlaces, TokensPerParam, TrainingSpec
 from raycap.spec.user_code import UserCode
 
@@ -119,6 +119,11 @@ def check_population(profiles: ProfilesSpec, questions: QuestionsSpec, tokenizer
                 "two-hop questions need at least one relation, but profiles.num_relations is 0; increase it or set "
                 "questions.hops: [1]"
             )
+        if isinstance(profiles, ProfilesFromTable) and not profiles.relations:
+            raise broken_rule(
+                "two-hop questions need at least one relation, but profiles.relations is empty; add a relation or set "
+                "questions.hops: [1]"
+            )
         if isinstance(profiles, RandomPairs):
             raise broken_rule("random pairs have no relations to follow; set questions.hops: [1] with source: pairs")
     if isinstance(profiles, RandomStrings) and not isinstance(questions, NamesOnly):
@@ -154,6 +159,12 @@ class TrialSpec(Spec):
         kinds = self.questions.kinds
         for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
             check_population(profiles, self.questions, self.tokenizer)
+        if (
+            self.fill
+            and isinstance(self.profiles, ProfilesFromTable)
+            and isinstance(self.fill.profiles, GeneratedProfiles)
+        ):
+            raise broken_rule("fill.profiles: people cannot be generated beside those of a table; load a second table")
         if self.training.curriculum and len(kinds) == 1:
             raise broken_rule(
                 "training.curriculum requires several kinds of text, but there is only one; set questions.hops: [1, 2]"

@@ -23,6 +23,7 @@ from raycap.spec.document import SpecError
 from raycap.spec.locations import TRACKING_VARIABLE, without_credentials
 from raycap.spec.points import products
 from raycap.spec.uris import join_uri
+from raycap.terminal.code_lengths import format_prices, prices_field
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def print_plan(
         *describe_axes(axes_of(sweep)),
         *describe_solved(trials),
         *describe_embeddings(trials),
+        *format_prices(trials),
         *format_locations(sweep),
     )
     for line in lines:
@@ -275,6 +277,7 @@ def plan_entries(
             "stack": stack_of.get(trial.trial_id, []),
             "warnings": list(trial.warnings),
         }
+        | prices_field(trial)
         | _estimate_field(expected, trial)
         for trial in trials
     ]

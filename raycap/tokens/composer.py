@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
-from raycap.facts.corpus import Corpus, Ids, Stretch, Table, TrainedIds, WithoutCaches, answer_values, possessive
+from raycap.facts.corpus import Corpus, Ids, Stretch, Table, TrainedIds, WithoutCaches, answer_values
 from raycap.facts.profiles import IntArray, Profiles
 from raycap.spec import Kind
 from raycap.tokens.pieces import (
@@ -114,7 +114,10 @@ class Composer(WithoutCaches):
 
         # Tokenize each name part that occurs once, then concatenate the parts of each person's name.
         parts, people = _used_parts(profiles)
-        part_ids = [encode([(part,) for part in pool], [f" {part}" for part in pool]) for pool in parts]
+        part_ids = [
+            encode([(part,) if part else () for part in pool], [f" {part}" if part else "" for part in pool])
+            for pool in parts
+        ]
         names = [
             [token for table, index in zip(part_ids, person, strict=True) for token in table[index]]
             for person in people.tolist()
@@ -125,7 +128,7 @@ class Composer(WithoutCaches):
         }
         if corpus.kind is not Kind.NAME:
             attributes, values = profiles.schema.attributes, answer_values(profiles)
-            subjects = [possessive(subject) for subject in profiles.schema.subjects]
+            subjects = [profiles.schema.wording(subject).possessive for subject in profiles.schema.subjects]
             pieces[Table.SUBJECT] = encode([(subject,) for subject in subjects], subjects)
             pieces[Table.ANSWER] = names + encode(
                 [value_words(attributes[a], value) for a, value in values], [f" {value}" for _, value in values]

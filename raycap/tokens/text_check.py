@@ -14,8 +14,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer, models, pre_tokenizers
 
 from raycap.facts.corpus import END, Corpus, Ids, TrainedIds, render_texts
-from raycap.facts.profiles import Profiles, census_schema
+from raycap.facts.profiles import NO_VALUE, Profiles, census_schema
 from raycap.facts.questions import Questions
+from raycap.facts.relations import NO_PERSON
 from raycap.spec import Kind, NamePools
 from raycap.tokens.composer import Composer
 from raycap.tokens.tokenizers import value_words
@@ -23,7 +24,6 @@ from raycap.tokens.tokenizers import value_words
 MAX_TEXTS = 5_000
 """Number of training texts of each corpus that are checked, beside one for every part of a name and every value."""
 BATCH_SIZE = 4_096
-REMEDY = "change it, or set tokenizer: {kind: bpe}"
 
 
 class _Fact(NamedTuple):
@@ -62,8 +62,10 @@ def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
     """
     corpus, profiles = composer.corpus, composer.corpus.profiles
     has_facts = corpus.kind is not Kind.NAME
-    if has_facts and isinstance(tokenizer.model, models.WordLevel):
-        _refuse_values_that_are_names(profiles)
+    is_word_level = isinstance(tokenizer.model, models.WordLevel)
+    remedy = f"change it, or set tokenizer: {{kind: {'bpe' if is_word_level else 'word'}}}"
+    if has_facts and is_word_level:
+        _refuse_values_that_are_names(profiles, remedy)
     facts = _facts(profiles, has_facts=has_facts)
     # For questions of several hops, the one-hop questions contain every name and value.
     short = Questions(profiles, 1) if isinstance(corpus, Questions) else corpus
@@ -72,12 +74,12 @@ def check_texts(composer: Composer, tokenizer: Tokenizer) -> None:
         fact = _altered_fact(profiles, facts[altered.position], altered, tokenizer)
         raise ValueError(
             f"column {fact.column}, row {fact.row}: the tokenizer does not keep {fact.value!r} apart from the text around "
-            f"it, {altered.text!r}, or does not decode it unchanged; {REMEDY}"
+            f"it, {altered.text!r}, or does not decode it unchanged; {remedy}"
         )
     trained = TrainedIds(corpus)
     sample = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), MAX_TEXTS)).astype(np.int64))
     for altered in _altered(composer, trained[sample], tokenizer):
-        raise ValueError(f"the tokenizer does not keep the names and values of {altered.text!r} apart; {REMEDY}")
+        raise ValueError(f"the tokenizer does not keep the names and values of {altered.text!r} apart; {remedy}")
 
 
 def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer: Tokenizer) -> _Fact:
@@ -86,10 +88,11 @@ def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer:
     A biography contains all values of a person, so it may be another fact than the one that the text was chosen for.
     """
     row = fact.person
-    others = [
-        _Fact(attribute.name, profiles.attribute_value(row, column), row, column, row)
+    others = [_Fact("name", profiles.full_name(row), row, fact.subject, row)]
+    others += [
+        _Fact(attribute.name, value, row, column, row)
         for column, attribute in enumerate(profiles.schema.attributes)
-        if f" {profiles.attribute_value(row, column)}" in altered.text
+        if (value := profiles.attribute_value(row, column)) is not None and f" {value}" in altered.text
     ]
     parts = [part for part in altered.text.split(END) if part]
     pre_tokenizer = tokenizer.pre_tokenizer or pre_tokenizers.Sequence([])
@@ -108,22 +111,23 @@ def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer:
     return fact
 
 
-def _refuse_values_that_are_names(profiles: Profiles) -> None:
+def _refuse_values_that_are_names(profiles: Profiles, remedy: str) -> None:
     """Raise ValueError for a value that is the full name of a person.
 
-    The word tokenizer has one word for a value and three for a name. In an answer, where both may occur, it could not
-    decide how to split this text.
+    The word tokenizer has one word for a value and one for each part of a name. In an answer, where both may occur, it
+    could not decide how to split this text.
     """
     if not profiles.schema.relations:
         return
-    row_of = {profiles.full_name(person): person for person in range(profiles.num_profiles)}
+    names = (profiles.full_name(person) for person in range(profiles.num_profiles))
+    row_of = {name: person for person, name in enumerate(names) if " " in name}
     for column, attribute in enumerate(profiles.schema.attributes):
         for value in profiles.used_values[column].tolist():
             if (named := row_of.get(attribute.values[value])) is not None:
                 row = int((profiles.attributes[:, column] == value).argmax())
                 raise ValueError(
                     f"column {attribute.name}, row {row}: {attribute.values[value]!r} is the full name of the person in "
-                    f"row {named}, so the word tokenizer cannot distinguish them; {REMEDY}"
+                    f"row {named}, so the word tokenizer cannot distinguish them; {remedy}"
                 )
 
 
@@ -133,22 +137,27 @@ def _facts(profiles: Profiles, *, has_facts: bool) -> list[_Fact]:
     A part of a name is contained in the name of a person that a question asks about, and in an answer.
     """
     schema, facts = profiles.schema, []
-    lists = census_schema(NamePools(), len(schema.relations))
+    lists = {attribute.name: attribute for attribute in census_schema(NamePools(), 0).attributes}
     if has_facts:
-        for column, (attribute, known) in enumerate(zip(schema.attributes, lists.attributes, strict=True)):
-            if attribute.name == "birth_date" or attribute.values == known.values:
+        for column, attribute in enumerate(schema.attributes):
+            known = lists.get(attribute.name)
+            if attribute.are_dates or (known is not None and attribute.values == known.values):
                 continue
             values, rows = np.unique(profiles.attributes[:, column], return_index=True)
             for value, row in zip(values.tolist(), rows.tolist(), strict=True):
+                if value == NO_VALUE:
+                    continue
                 facts.append(_Fact(attribute.name, attribute.values[value], row, column, row))
     if schema.num_loaded_names is None:
         return facts
     people = np.unique(np.concatenate([np.unique(part, return_index=True)[1] for part in profiles.names.T])).tolist()
-    facts += [_Fact("name", profiles.full_name(person), person, 0, person) for person in people]
+    for person in people:
+        asked = np.flatnonzero(profiles.answers[person] != NO_PERSON)  # empty for a person without facts
+        facts += [_Fact("name", profiles.full_name(person), person, subject, person) for subject in asked[:1].tolist()]
     if has_facts and schema.relations:
         named, (targets, first) = set(people), np.unique(profiles.relations.reshape(-1), return_index=True)
         for target, index in zip(targets.tolist(), first.tolist(), strict=True):
-            if target in named:
+            if target in named:  # NO_PERSON is not
                 person, relation = divmod(index, len(schema.relations))
                 facts.append(
                     _Fact("name", profiles.full_name(target), person, len(schema.attributes) + relation, target)

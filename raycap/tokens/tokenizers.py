@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from raycap.facts.corpus import END, Corpus, TrainedIds, possessive, render_texts
+from raycap.facts.corpus import END, Corpus, TrainedIds, render_texts
 from raycap.facts.profiles import Attribute
-from raycap.facts.questions import CHAIN_LINK, PROMPT_END, TEXTS, Questions
+from raycap.facts.questions import CHAIN_LINK, Questions
+from raycap.facts.wordings import ANSWER, PROMPT_END, QUESTION
 from raycap.spec import BpeTokenizer, Kind, PretrainedTokenizer, TokenizerSpec, WordTokenizer
 from raycap.tokens.pretrained import load_pretrained_tokenizer
 
@@ -38,12 +39,12 @@ def num_embeddings(spec: TokenizerSpec, tokenizer: Tokenizer) -> int:
 
 
 def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
-    """Return the words of an attribute's value: year, month and day of a date, otherwise the value as a single word.
+    """Return the words of an attribute's value: the value as a single word, or year, month and day if all are dates.
 
     One word per possible date would add 67,200 tokens to the vocabulary. One word per date that occurs would add fewer,
     but then the vocabulary would contain information about the population.
     """
-    return (value[:4], value[4:7], value[7:]) if attribute.name == "birth_date" else (value,)
+    return (value[:4], value[4:7], value[7:]) if attribute.are_dates else (value,)
 
 
 def fixed_texts(corpora: tuple[Corpus, ...]) -> tuple[str, ...]:
@@ -57,13 +58,14 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
     schema = profiles.schema
     has_facts = {corpus.kind for corpus in corpora} != {Kind.NAME}  # names alone need no words for subjects and values
     attributes = schema.attributes if has_facts else ()
-    subjects = [possessive(subject) for subject in schema.subjects] if has_facts else []
+    subjects = [schema.wording(subject).possessive for subject in schema.subjects] if has_facts else []
     values = {word for attribute in attributes for value in attribute.values for word in value_words(attribute, value)}
-    names = {part for pool in set(schema.name_pools) for part in pool}
+    names = {part for pool in set(schema.name_pools) for part in pool if part}
     texts = [text.strip() for text in fixed_texts(corpora)]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*texts, *subjects, *sorted(values | names)]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
-    pattern = _word_pattern(fixed_texts(corpora), subjects, values, names)
+    reworded = any(wording.questions for wording in schema.wordings.values())
+    pattern = _word_pattern(fixed_texts(corpora), subjects, values, names, reworded=reworded)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True)
     # Decoding joins words by spaces, except before words that attach to the preceding one.
     attached = rf"'s |\? |-[0-9]{{2}}\z|[.;]\z|{re.escape(END)}"
@@ -74,11 +76,13 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
     return tokenizer
 
 
-def _word_pattern(texts: tuple[str, ...], subjects: list[str], values: set[str], names: set[str]) -> str:
+def _word_pattern(
+    texts: tuple[str, ...], subjects: list[str], values: set[str], names: set[str], *, reworded: bool
+) -> str:
     """Return a regular expression that matches one word at a time.
 
     Words that contain spaces or punctuation are only matched in the context in which they occur in texts, so that they
-    are not mistaken for a part of a name.
+    are not mistaken for a part of a name. `reworded` states whether some questions have another wording than the default.
     """
 
     def any_of(literals: set[str] | list[str]) -> str:
@@ -88,22 +92,24 @@ def _word_pattern(texts: tuple[str, ...], subjects: list[str], values: set[str],
     plain_word = re.compile(r"[^\s?'.;]+")
     special_values = {value for value in values if not plain_word.fullmatch(value)}  # such as "New York"
     special_names = {name for name in names if not plain_word.fullmatch(name)}
-    question, link = TEXTS[PROMPT_END], TEXTS[CHAIN_LINK]
-    starts = [
-        text for text in texts if (text[0] != " " and text[-1].isalpha()) or (text.endswith(":") and text != question)
-    ]
-    leads = [text.strip() for text in texts if text.startswith(" ")]
-    before_values = [f"{question} ", f"{link} ", *(f" {lead} " for lead in leads)]
+    ends = list(dict.fromkeys([PROMPT_END, *(text.strip() for text in texts if text.endswith(ANSWER))]))
+    others = [text for text in texts if not text.endswith(ANSWER)]
+    starts = [text for text in others if text.startswith(QUESTION) or text.endswith(":")]
+    starts += [text for text in others if text not in starts and text[0] != " " and text[-1].isalpha()]
+    leads = [text.strip() for text in others if text.startswith(" ")]
+    before_values = [*(f"{end} " for end in ends), f"{CHAIN_LINK} ", *(f" {lead} " for lead in leads)]
+    # In the default wording, names are never followed by "?", and possessives never by a space.
+    after_subjects, after_names = ("[?' ]", r" |\?|'s |;|\.|\z") if reworded else ("[?']", r" |'s |;|\.|\z")
     # The first alternative that matches wins, so they are ordered from specific to general.
     alternatives = [
         *([rf"\A(?:{any_of(starts)})(?= )"] if starts else []),  # "Question: What was" at the beginning
-        re.escape(question),
-        *([rf"(?:{any_of(subjects)})(?=[?'])"] if subjects else []),
+        any_of(ends),
+        *([rf"(?:{any_of(subjects)})(?={after_subjects})"] if subjects else []),
         *([rf"(?<={any_of(before_values)})(?:{any_of(special_values)})(?=\.|\z)"] if special_values else []),
         *([rf"(?<= )(?:{any_of(leads)})(?= )"] if leads else []),
         r"[0-9]{4}(?=-[0-9]{2}-[0-9]{2})",  # year of a date
         r"-[0-9]{2}",  # month or day of a date
-        *([rf"(?:{any_of(special_names)})(?= |'s |;|\.|\z)"] if special_names else []),
+        *([rf"(?:{any_of(special_names)})(?={after_names})"] if special_names else []),
         r"[.;](?= |\z)",  # punctuation, but not in the middle of a word
         plain_word.pattern,
     ]

@@ -75,9 +75,11 @@ def loss_metrics(losses: Losses) -> dict[str, Floats]:
     for population, prefix in enumerate(("", "second_")[: len(losses.populations)]):
         for kind in losses.kinds:
             metrics[f"loss/{prefix}{kind}_bits"] = losses.mean_bits(losses.columns(kind, population=population))
-            for subject in losses.subjects(kind, population):
+            for index, subject in enumerate(losses.subjects(kind, population)):
                 columns = losses.columns(kind, population=population, subject=subject)
-                metrics[f"loss_{prefix}{kind}/{subject}_bits"] = losses.mean_bits(columns)
+                name = f"loss_{prefix}{kind}/{_metric_name(subject)}"
+                unique = f"{name}_{index}" if f"{name}_bits" in metrics else name
+                metrics[f"{unique}_bits"] = losses.mean_bits(columns)
             chain = losses.columns(kind, population=population, part=Part.CHAIN)
             if chain:
                 metrics[f"loss/{prefix}{kind}_chain_bits"] = losses.mean_bits(chain)

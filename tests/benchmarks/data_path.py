@@ -98,7 +98,7 @@ def from_text(
 ) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """Token ids and mask of measured tokens, each (n, length). A row without "? Answer:" has no measured tokens."""
     from raycap.facts.corpus import render_texts
-    from raycap.facts.questions import PROMPT_END, TEXTS
+    from raycap.facts.wordings import PROMPT_END
 
     encodings = tokenizer.encode_batch_fast(render_texts(corpus, ids), add_special_tokens=False)
     tokens = [encoding.ids for encoding in encodings]
@@ -107,7 +107,7 @@ def from_text(
     is_token = columns < lengths[:, None]
     input_ids = np.zeros(is_token.shape, np.uint16)
     input_ids[is_token] = np.fromiter(chain.from_iterable(tokens), np.uint16, lengths.sum())
-    marker = tokenizer.encode(TEXTS[PROMPT_END], add_special_tokens=False).ids
+    marker = tokenizer.encode(PROMPT_END, add_special_tokens=False).ids
     shifted = [input_ids[:, offset : length - len(marker) + offset] == token for offset, token in enumerate(marker)]
     matches = np.logical_and.reduce(shifted)
     begins = np.where(matches.any(axis=1), matches.argmax(axis=1) + len(marker), length)

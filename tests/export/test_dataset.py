@@ -1,6 +1,7 @@
 """Exported populations: round trips through files and folders, errors for data that do not fit the schema, cards."""
 
 import datetime
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from raycap.facts.names import RELATIONS
 from raycap.facts.profiles import Attribute, Profiles, Schema, birth_dates, census_schema, generate
 from raycap.facts.random_data import pairs
 from raycap.facts.relations import NO_PERSON
-from raycap.spec import NamePools, ProfilesFromDisk, RandomPairs, RelationStructure
+from raycap.spec import NamePools, ProfilesFromDisk, ProfilesFromTable, RandomPairs, RelationStructure
 from raycap.spec import SelectionScheme as Selection
 from tests.support.strategies import distinct, schemas, values
 
@@ -271,3 +272,37 @@ def test_the_card_has_the_code_length_and_a_spec_that_loads_the_dataset(tmp_path
     assert_same(
         load_profiles(ProfilesFromDisk(**spec | {"structure": RelationStructure(spec["structure"])})), bipartite()
     )
+
+
+def test_a_table_round_trips_through_a_file_and_a_folder_whose_card_loads_it(tmp_path: Path) -> None:
+    source = tmp_path / "staff.csv"
+    source.write_text("who,home town,boss,room\nAnn O'Neil,Paris,,7\nBob,,Ann O'Neil,8\nZoë de la Tour,Rome,Bob,7\n")
+    fields = {
+        "source": "table",
+        "path": str(source),
+        "name": "who",
+        "attributes": ["home town", "room"],
+        "relations": {"chief": "boss"},
+        "subjects": {
+            "home town": {"missing": "void", "questions": ["Where was {name} born?"]},
+            "room": {"distribution": {"kind": "given", "probabilities": {"7": 0.5, "8": 0.25, "9": 0.25}}},
+            "chief": {"missing": "void", "distribution": {"kind": "uniform"}},
+        },
+    }
+    spec = ProfilesFromTable.model_validate_json(json.dumps(fields))
+    profiles = load_profiles(spec)
+    save_dataset(profiles, str(tmp_path / "saved"), description="", table=spec)
+    text = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    loaded = YAML(typ="safe").load(text.partition("```yaml\n")[2].partition("```")[0])["profiles"]
+    again = load_profiles(ProfilesFromTable.model_validate_json(json.dumps(loaded)))
+    assert fingerprint(again) == fingerprint(profiles) == loaded["fingerprint"]
+    assert again.facts == profiles.facts
+    assert again.schema.wordings == profiles.schema.wordings
+    bits = {row.split(" | ")[0].strip("| `"): row.split(" | ") for row in text.splitlines() if row.startswith("| `")}
+    for subject, total in fact_bits(profiles.facts, Selection.ENUMERATE).items():
+        assert bits[subject][1].startswith(str(profiles.facts.prices[subject].distribution))
+        assert bits[subject][4] == f"{total:,.1f}"
+    save_dataset(profiles, str(tmp_path / "saved.parquet"), description="", table=spec)
+    assert pq.read_table(tmp_path / "saved.parquet").to_pylist()[1] == {
+        "name": "Bob", "home town": None, "room": "8", "chief": "Ann O'Neil"
+    }  # fmt: skip
