@@ -26,7 +26,7 @@ def trial(hidden_size: int, num_layers: int, batch_size: int) -> PlannedTrial:
         "trial.profiles.num_profiles=2000",
         "grid={}",
     )
-    (planned,) = expand(load_sweep(str(ROOT / "sweeps" / "specs" / "one_hop.yaml"), overrides))
+    (planned,) = expand(load_sweep(str(ROOT / "sweeps" / "specs" / "one_gpu_quick.yaml"), overrides))
     return planned
 
 
