@@ -242,7 +242,9 @@ def test_resources_that_the_cluster_can_never_have_are_refused(folder: Path) -> 
     assert not (folder / "runs" / "trials").exists()
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///file/mlflow.db", "http://127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///file/mlflow.db", pytest.param("http://127.0.0.1:{port}", marks=pytest.mark.slow)]
+)
 def test_unusable_mlflow_is_reported_before_any_trial_starts(folder: Path, uri: str) -> None:
     (folder / "file").write_text("not a folder")
     with pytest.raises(pipeline.SpecError, match="MLflow"):

@@ -73,6 +73,7 @@ def test_doctor_names_every_fault_with_a_remedy(prepared: Path) -> None:
         assert case["code"] == any(check["verdict"] == "fail" for check in case["checks"]), name
 
 
+@pytest.mark.slow
 def test_run_refuses_what_doctor_calls_a_failure(tmp_path: Path) -> None:
     (tmp_path / "q.yaml").write_text(SPEC, encoding="utf-8")
     command = f"ulimit -n 100; {sys.executable} -m raycap.sweep q.yaml storage={tmp_path}/runs"

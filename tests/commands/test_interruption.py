@@ -46,7 +46,10 @@ def test_a_second_signal_ends_the_process_after_the_notification(number: signal.
     assert process.stdout.read() == ""
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_signal_before_the_trials_start_is_an_interruption(tmp_path: Path, number: signal.Signals) -> None:
     """The command connects to a cluster that does not answer, while the signal arrives."""
     (tmp_path / "spec.yaml").write_text(SPEC)
