@@ -195,7 +195,8 @@ def _watch_until_dead(
         found = read_claims(storage, sweep_name)
         verdicts = watch.observe(found)
         if living := [name for name, verdict in verdicts.items() if verdict is Liveness.ALIVE]:
-            raise LockedError(f"{problem}: {Holder.read(found[max(living, key=generation)])}")
+            writer = Holder.read(found[max(living, key=generation)]) or "by a process whose claim cannot be read"
+            raise LockedError(f"{problem}: {writer}")
         unknown = [name for name, verdict in verdicts.items() if verdict is Liveness.UNKNOWN]
         if not unknown:
             return found
