@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from raycap.spec.uris import without_password
-from raycap.spec.yaml_tree import MAX_DEPTH, KeyPath, YamlError, YamlTree, read_yaml
+from raycap.spec.yaml_reader import KeyPath, YamlError
+from raycap.spec.yaml_tree import MAX_DEPTH, YamlTree, read_yaml
 
 MAX_DIGITS = 7
 """Numbers of entries have fewer digits."""

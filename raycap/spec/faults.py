@@ -12,7 +12,7 @@ from raycap.spec import SweepSpec, TrialSpec
 from raycap.spec.document import SpecDocument, did_you_mean, format_value, truncated
 from raycap.spec.forms import Forms, forms_of, has, tags_of
 from raycap.spec.points import Setting
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 MAX_FAULTS = 100
 """Largest number of faults that are reported together. More faults are usually repetitions of a few mistakes."""

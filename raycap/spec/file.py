@@ -20,7 +20,8 @@ from raycap.spec.document import SpecDocument, SpecError, did_you_mean, format_v
 from raycap.spec.faults import Faults
 from raycap.spec.locations import LocationError, refuse_shell_syntax
 from raycap.spec.overrides import check_overrides
-from raycap.spec.yaml_tree import MAX_BYTES, YamlError, YamlTree, read_yaml
+from raycap.spec.yaml_reader import YamlError
+from raycap.spec.yaml_tree import MAX_BYTES, YamlTree, read_yaml
 
 MAX_QUESTION = 300
 """Largest number of characters of a sweep's question."""

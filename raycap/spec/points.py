@@ -8,7 +8,7 @@ from typing import Any
 
 from raycap.spec.forms import Forms, contains, merged, nested
 from raycap.spec.trial import TrialSpec
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 TRIAL_FORMS = Forms.of(TrialSpec)
 

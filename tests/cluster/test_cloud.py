@@ -360,3 +360,27 @@ def test_values_have_the_lines_of_the_file() -> None:
         ("a",): 1, ("a", 0, "b"): 2, ("a", 0, "c"): 3, ("a", 1): 4,
     }  # fmt: skip
     assert document.line(("a", 0, "missing")) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {y: no, z: 0x1F, b: 1_000, c: 1:30, d: .5, e: 1e3, f: 1.0e+3, g: ~, h: '5', i: !!str 5, j: 2020-01-01}",
+        "base: &base {cpu: 1, memory: 2}\nlist: [*base, {<<: *base, cpu: 4}]\nboth: {<<: [{disk: 7}, *base], gpu: 1}",
+        "a: &x [1, &y 2]\nb: [*x, *y]\n---\na: &x 3\nb: *x\n",
+        'run: |\n  one\n  two\nfolded: >-\n  three\n  four\nquoted: "tab\\t"\nempty:\n',
+        *(render_template(template, HERE) for template in (*LAUNCHED, *MANIFESTS)),
+    ],
+)
+def test_values_are_those_that_ray_and_kubernetes_read(text: str) -> None:
+    def with_text_keys(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                str(key).lower() if isinstance(key, bool) else str(key): with_text_keys(value[key]) for key in value
+            }
+        return [with_text_keys(one) for one in value] if isinstance(value, list) else value
+
+    documents, faults = read_documents("cluster.yaml", text)
+    assert not faults
+    expected = [tree for tree in yaml.safe_load_all(text) if tree is not None]
+    assert [document.tree for document in documents] == [with_text_keys(tree) for tree in expected]

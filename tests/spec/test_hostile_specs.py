@@ -13,7 +13,8 @@ from raycap.plan.expand import expand
 from raycap.spec import NamePools
 from raycap.spec.facts import NUM_ATTRIBUTES
 from raycap.spec.file import SpecError, load_sweep
-from raycap.spec.yaml_tree import YamlError, read_yaml
+from raycap.spec.yaml_reader import YamlError
+from raycap.spec.yaml_tree import read_yaml
 from tests.support.specs import GOOD
 
 ROOT = Path(__file__).parents[2]

@@ -3,17 +3,20 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from ruamel.yaml.events import AliasEvent, DocumentStartEvent, NodeEvent, ScalarEvent
 
 from raycap.spec.document import SpecError, truncated
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath, YamlError, YamlReader
 
 MARK = "FILL"
 """Marks lines of templates whose values the user must decide."""
 MAX_VALUES = 50_000
-"""Largest number of values in a document. Aliases of aliases can multiply a few lines without bound."""
+"""Largest number of values in a document."""
+MAX_DEPTH = 100
+MERGE_KEY = "<<"
 PLACEHOLDERS = re.compile(r"ami-0{17}|\bmy-(?:project|bucket|registry)\b|images/IMAGE$")
 """Values of templates that cannot work unchanged."""
 
@@ -76,52 +79,98 @@ def read_documents(file: str, text: str) -> tuple[list[ClusterDocument], list[Fa
 
     Raises SpecError if the text is not valid YAML, or if a document is not a mapping.
     """
-    documents, faults = [], []
+    reader = _ClusterReader(text)
+    documents: list[ClusterDocument] = []
+    faults: list[Fault] = []
     try:
-        loader = yaml.SafeLoader(text)
-        while loader.check_node():
-            node = loader.get_node()
-            lines: dict[KeyPath, int] = {(): node.start_mark.line + 1}
-            faults += list(_number(node, (), lines, file))
-            documents.append(ClusterDocument(file, _with_text_keys(loader.construct_document(node)), lines))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError([f"{file}:{line}: not valid YAML: {error.problem}; correct it"]) from None
-    except RecursionError:
-        raise SpecError(
-            [f"{file}:1: has values that contain themselves, or is nested too deeply; remove them"]
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError([f"{file}:1: not valid YAML: {error}; correct it"]) from None
-    documents = [document for document in documents if document.tree is not None]
+        for tree in reader.documents():
+            lines = {path: line for path, (line, _) in reader.positions.items()}
+            faults += [
+                Fault(
+                    f"{file}:{line}", field_name(path), f"is a duplicate of the key in line {first}; remove one of them"
+                )
+                for path, first, line in reader.repeated_keys
+            ]
+            if tree is not None:
+                documents.append(ClusterDocument(file, tree, lines))
+    except YamlError as error:
+        raise SpecError([f"{file}:{error.line}: {error}"]) from None
     if not documents or not all(isinstance(document.tree, dict) for document in documents):
         raise SpecError([f"{file}:1: must describe a cluster as a mapping; `raycap cluster template aws` prints one"])
     return documents, faults
 
 
-def _number(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], file: str) -> Iterator[Fault]:
-    """Add the lines of all values below a node to `lines`, and yield faults for duplicate keys."""
-    if len(lines) > MAX_VALUES:
-        raise SpecError([f"{file}:{node.start_mark.line + 1}: has more than {MAX_VALUES:,} values; remove the aliases"])
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[*path, index] = item.start_mark.line + 1
-            yield from _number(item, (*path, index), lines, file)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            below = (*path, str(key.value))
-            if below in lines:
-                rule = f"is a duplicate of the key in line {lines[below]}; remove one of them"
-                yield Fault(f"{file}:{key.start_mark.line + 1}", field_name(below), rule)
-            lines[below] = key.start_mark.line + 1
-            yield from _number(value, below, lines, file)
+class _ClusterReader(YamlReader):
+    """Reads documents as Ray and Kubernetes do: YAML 1.1 with anchors and merge keys. All keys are texts, as in JSON, to
+    which Kubernetes converts its files."""
+
+    max_values, max_depth = MAX_VALUES, MAX_DEPTH
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated_keys: list[tuple[KeyPath, int, int]] = []
+        """Duplicate keys of the current document: path, line of the first occurrence and line of the last."""
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        """Values of anchors that are complete, and the number of values that each of them holds."""
+        self._num_aliased = 0
+        self._scalars = yaml.SafeLoader("")
+
+    def start_document(self, event: DocumentStartEvent, index: int) -> None:
+        """Forget the anchors of the document before."""
+        self.repeated_keys, self._anchors, self._num_aliased = [], {}, 0
+
+    def scalar(self, event: ScalarEvent) -> Any:
+        """Return a number, truth value, date, null or text by the rules of YAML 1.1, or as its tag says."""
+        tag = event.tag or self._scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
+        try:
+            value = self._scalars.construct_object(yaml.ScalarNode(tag, event.value))
+        except (yaml.YAMLError, ValueError) as error:
+            self.refuse(f"not valid YAML: {getattr(error, 'problem', None) or error}; correct it")
+        return self.built(event, value)
+
+    def key(self, event: ScalarEvent) -> str:
+        """Return the text of a key."""
+        text: str = event.value
+        return text
+
+    def repeated_key(self, path: KeyPath) -> None:
+        """Keep a duplicate key as a fault."""
+        self.repeated_keys.append((path, self.positions[path][0], self.at[0]))
+
+    def built(self, event: NodeEvent, value: Any) -> Any:
+        """Merge the mappings of a merge key (<<), and keep the value if it has an anchor."""
+        if isinstance(value, dict) and MERGE_KEY in value:
+            merged = value.pop(MERGE_KEY)
+            mappings = merged if isinstance(merged, list) else [merged]
+            if not all(isinstance(mapping, dict) for mapping in mappings):
+                self.refuse("not valid YAML: the merge key << must have a mapping or a list of mappings; correct it")
+            value = {key: one for mapping in (*reversed(mappings), value) for key, one in mapping.items()}
+        if event.anchor:
+            self._anchors[event.anchor] = value, _num_values(value)
+        return value
+
+    def alias(self, event: AliasEvent) -> Any:
+        """Return the value of an anchor above. Aliases of aliases can multiply a few lines without bound."""
+        if event.anchor not in self._anchors:
+            self.refuse(f"the alias *{event.anchor} has no complete value above it; correct it")
+        value, num_values = self._anchors[event.anchor]
+        self._num_aliased += num_values
+        if self._num_aliased > MAX_VALUES:
+            self.refuse(f"has more than {MAX_VALUES:,} values; remove the aliases")
+        return value
+
+    def too_many_values(self) -> NoReturn:
+        """Refuse a document with too many values."""
+        self.refuse(f"has more than {MAX_VALUES:,} values; split the file")
+
+    def too_deep(self) -> NoReturn:
+        """Refuse a document that is nested too deeply."""
+        self.refuse(f"must be nested at most {MAX_DEPTH} levels deep")
 
 
-def _with_text_keys(value: Any) -> Any:
-    """Return a value with all keys of mappings as texts, as in JSON, to which Kubernetes converts its files."""
-    if isinstance(value, dict):
-        return {str(key): _with_text_keys(one) for key, one in value.items()}
-    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
+def _num_values(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_num_values, parts))
 
 
 def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:

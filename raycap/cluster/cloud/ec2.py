@@ -9,7 +9,7 @@ from typing import Any
 
 from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.schema import MAX_LISTED, meant, shown
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 RAY_MANAGED_FIELDS = ("SubnetIds",)
 """Fields of a node_config that Ray removes before it calls EC2."""

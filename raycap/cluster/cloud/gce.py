@@ -15,7 +15,7 @@ from typing import Any
 from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.machines import known_size
 from raycap.cluster.cloud.schema import schema_faults, shown
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 REGION = re.compile(r"[a-z]+-[a-z]+\d+")
 PROJECT = re.compile(r"([a-z0-9.]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")

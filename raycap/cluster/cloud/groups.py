@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from raycap.cluster.cloud.document import ClusterDocument, Fault
 from raycap.cluster.cloud.machines import known_size
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from raycap.cluster.cloud.kubernetes import (
 )
 from raycap.cluster.cloud.schema import choice_rule, schema_faults, shown
 from raycap.cluster.cloud.versions import Versions
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
 """Path of the cluster's description in each kind of document."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from raycap.cluster.cloud.document import ClusterDocument, Fault, value_at
 from raycap.cluster.cloud.schema import choice_rule, meant, schema_faults, shown
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 
 class NameRule(NamedTuple):

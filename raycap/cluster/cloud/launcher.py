@@ -14,7 +14,7 @@ from raycap.cluster.cloud.groups import Cluster, NodeGroup
 from raycap.cluster.cloud.schema import choice_rule, schema_faults
 from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import did_you_mean
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
             "worker_start_ray_commands")  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from raycap.cluster.cloud.document import ClusterDocument, Fault
 from raycap.spec.document import did_you_mean, truncated
-from raycap.spec.yaml_tree import KeyPath
+from raycap.spec.yaml_reader import KeyPath
 
 QUANTITY = "x-kubernetes-int-or-string"
 MAX_LISTED = 8
