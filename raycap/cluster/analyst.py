@@ -13,7 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -325,6 +325,6 @@ class _RestartableAnalyst(Analyst):
 
 # The actor runs on the head node, because an SQLite database is a file of that node and the head is not preempted. Ray
 # repeats calls that a dead process has not answered; this is safe because operations on MLflow are idempotent.
-AnalystActor = ray.remote(
+AnalystActor: Any = ray.remote(
     num_cpus=0, resources={"node:__internal_head__": 0.001}, max_restarts=MAX_RESTARTS, max_task_retries=-1
 )(_RestartableAnalyst)

@@ -124,7 +124,7 @@ def ray_session() -> Iterator[RayConnection]:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             options["job_config"] = isolated_job_config()
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, **options)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
         except Exception as error:  # Ray raises errors of many types, and Exception itself if a process is late
             message = " ".join(str(error).split()) or type(error).__name__
             raise CannotRunError(

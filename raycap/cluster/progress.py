@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -21,7 +22,9 @@ EVENT_POLL_INTERVAL_S = 0.5
 class ProgressDisplay:
     """Polls the analyst for events and displays them; call `start` before the trials run and `stop` after."""
 
-    def __init__(self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle, console: Console) -> None:
+    def __init__(
+        self, trials: list[PlannedTrial], num_finished: int, analyst: ActorHandle[Any], console: Console
+    ) -> None:
         """`trials` are those that this run trains; `num_finished` is the number that finished in earlier runs."""
         self._lines = {trial.trial_id: TrialRow(trial, WAITING) for trial in trials}
         self._num_finished_before, self._analyst, self._console = num_finished, analyst, console
@@ -48,6 +51,7 @@ class ProgressDisplay:
     def _follow(self) -> None:
         while True:
             last_round = self._stopping.is_set()  # read before the events, so that none is missed
+            analyst_id: str
             events: list[Event]
             try:
                 analyst_id, events = ray.get(self._analyst.events.remote(self._analyst_id, self._num_seen))

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable
 
 from ray.exceptions import ActorDiedError
-from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from raycap.cluster.errors import TrainingError, root_cause, root_error

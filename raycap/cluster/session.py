@@ -212,7 +212,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
 
     job, sweep, storage_uri = run.job, run.job.sweep, run.job.sweep.storage
     # The actor imports MLflow while this process imports Ray Tune; each takes seconds.
-    analyst = AnalystActor.remote(sweep.model_dump_json(), job.lease.id)
+    analyst: ActorHandle[Any] = AnalystActor.remote(sweep.model_dump_json(), job.lease.id)
 
     from raycap.cluster.progress import ProgressDisplay
     from raycap.cluster.resources import concurrent_slots
@@ -224,7 +224,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     storage, execution = Storage.at(storage_uri), sweep.spec.execution
     run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
     run.has_opened = True
-    opened = analyst.open.remote(slots)
+    opened: ray.ObjectRef[None] = analyst.open.remote(slots)
     config = WorkerConfig(
         execution,
         storage_uri,
@@ -283,17 +283,19 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     return outcome
 
 
-def _conclude(job: Job, run: RunRecord, ending: Ending, analyst: "ActorHandle") -> Outcome:
+def _conclude(job: Job, run: RunRecord, ending: Ending, analyst: "ActorHandle[Any]") -> Outcome:
     """Let the analyst close the sweep, or close it in this process if the analyst has died too often to be restarted."""
     import ray
 
     try:
+        law: ray.ObjectRef[str | None]
         if ending is Ending.INTERRUPTED:
-            law = ray.get(analyst.interrupt.remote(run.model_dump_json()))
+            law = analyst.interrupt.remote(run.model_dump_json())
         else:
-            law = ray.get(analyst.conclude.remote(run.model_dump_json(), ray.get(analyst.status.remote())))
+            law = analyst.conclude.remote(run.model_dump_json(), ray.get(analyst.status.remote()))
+        sentence = ray.get(law)
         delivery = ray.get(analyst.delivery.remote())
-        return Outcome(law, ending, delivery.problems, is_logged=not delivery.undelivered)
+        return Outcome(sentence, ending, delivery.problems, is_logged=not delivery.undelivered)
     except ray.exceptions.RayError as error:
         problem = (
             f"the analyst, the process that logs to MLflow, died too often: {root_cause(error)}; run the same command again "

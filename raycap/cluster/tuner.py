@@ -70,7 +70,7 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
         finally:
             free_placement_groups(dead_drivers_only=False)
     causes: dict[str, str] = {}
-    for outcome in grid:
+    for outcome in (grid[index] for index in range(len(grid))):
         if outcome.error is not None:
             group = queue.group_of(Path(outcome.path).name)  # the folder's name is the id, as set above
             causes |= {trial.trial_id: root_cause(outcome.error) for trial in group}
@@ -150,7 +150,7 @@ def _forget(storage: Storage, trial_ids: Iterable[str]) -> None:
             forget_checkpoints(storage, trial_id)
 
 
-def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle) -> Failure:
+def record_failure(storage: Storage, trial_id: str, error: BaseException, analyst: ActorHandle[Any]) -> Failure:
     """Write a trial's failure.json, if the storage can still be written, and report the failure to the analyst."""
     failure = Failure(
         trial_id=trial_id,

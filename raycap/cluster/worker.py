@@ -13,8 +13,8 @@ from typing import Any
 import ray.train
 import ray.tune
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
 from raycap.cluster.errors import TrainingError, TrialError
 from raycap.cluster.signals import poll_signal
@@ -43,7 +43,7 @@ class WorkerConfig:
     execution: ExecutionSpec
     storage: str
     source_commit: str
-    analyst: ActorHandle
+    analyst: ActorHandle[Any]
     analysis: AnalysisSpec
     """Analysis that `execution.early_stop` evaluates the losses with."""
     lease: LeaseId | None = None
@@ -110,6 +110,7 @@ def train_group(
             if trial.trial_id not in finished:
                 config.analyst.start_trial.remote(trial.trial_id, afresh)
 
+    callbacks: list[Any] = [_ReportPlacement(report_start)]  # declared for callbacks of users, which see less
     trainer = ReusingTrainer(
         _train_worker,
         train_loop_config={
@@ -125,14 +126,15 @@ def train_group(
             name=trials[0].trial_id,
             storage_path=storage.path("trials"),
             storage_filesystem=storage.filesystem,
-            callbacks=[_ReportPlacement(report_start)],
+            callbacks=callbacks,
             failure_config=FailureConfig(
                 max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
             ),
         ),
         steps_done=steps_done,
     )
-    records: dict[str, dict[str, Any]] = trainer.fit().return_value
+    result: Any = trainer.fit()  # declared as the class of Train v1, which has no return_value
+    records: dict[str, dict[str, Any]] = result.return_value
     return {
         trial_id: TrialError.of(**record) if "error" in record else TrialResult.model_validate_json(record["result"])
         for trial_id, record in records.items()

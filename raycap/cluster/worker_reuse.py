@@ -18,12 +18,12 @@ trials of a sweep reserve the same resources (they share one `ExecutionSpec`), s
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import ray
 from ray._private.state import state as cluster_state
-from ray.train import Result
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.backend import BackendConfig
+from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -32,6 +32,9 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.execution_group import ReplicaGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
+from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.result import Result
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from raycap.cluster.retries import RetryPolicy
@@ -55,8 +58,9 @@ class WorkersConfig(TorchConfig):
 
 
 class _GroupOfSeveral(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         if len(worker_group) > 1:
+            assert isinstance(backend_config, TorchConfig)
             super().on_start(worker_group, backend_config)
 
 
@@ -79,7 +83,8 @@ class ReusingTrainer(TorchTrainer):
         # ordinary one whose run() is a coroutine, so it can also run in this process. Two steps of the original are not
         # needed then: passing environment variables to the controller, and the SIGINT handler, which Ray does not install
         # in a Tune trial anyway, because it does not run in the main thread. Only the failure policy is replaced.
-        controller_kwargs["failure_policy"] = RetryPolicy(self.run_config.failure_config, self._steps_done)
+        failures = cast(FailureConfig, self.run_config.failure_config)  # declared as the class of Train v1
+        controller_kwargs["failure_policy"] = RetryPolicy(failures, self._steps_done)
 
         async def run_controller() -> Result:
             controller = _ReusingController(**controller_kwargs)
@@ -164,7 +169,7 @@ class _ReusedWorkers(WorkerGroup):
         self._worker_group_state = builder.build()
         # Ray Train puts each worker into a replica group of its own. (These groups are unrelated to raycap's replicas.)
         self._replica_groups = [
-            ReplicaGroup([worker], worker.resources, self._replica_group_callbacks) for worker in idle.workers
+            ReplicaGroup([worker], worker.resources, [*self._replica_group_callbacks]) for worker in idle.workers
         ]
         self._worker_rank_to_replica_group_rank = {rank: rank for rank in range(len(idle.workers))}
         for callback in self._callbacks:
@@ -183,7 +188,7 @@ class _ReusedWorkers(WorkerGroup):
         group = placement_group(
             [context.resources_per_worker] * context.num_workers,
             strategy=context.placement_strategy,
-            name=PLACEMENT_GROUP_PREFIX + ray.get_runtime_context().get_actor_id(),
+            name=f"{PLACEMENT_GROUP_PREFIX}{ray.get_runtime_context().get_actor_id()}",
         )
         return DefaultPlacementGroupHandle(group)
 
