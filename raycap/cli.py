@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raycap.commands import cluster, pieces, run, share, start, sweeps, ui
+from raycap.commands import cluster, pieces, reproduce, run, share, start, sweeps, ui
 from raycap.host.isolation import PACKAGE_ROOT
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
@@ -57,6 +57,8 @@ app.command(rich_help_panel=SWEEPS)(sweeps.report)
 app.command(rich_help_panel=SWEEPS)(sweeps.sync)
 app.command(rich_help_panel=SWEEPS)(sweeps.compare)
 app.command(rich_help_panel=SWEEPS)(ui.ui)
+app.command(rich_help_panel=SWEEPS)(reproduce.archive)
+app.command("reproduce", rich_help_panel=SWEEPS)(reproduce.reproduce)
 app.command(rich_help_panel=PIECES)(pieces.trial)
 app.command(rich_help_panel=PIECES)(pieces.texts)
 app.command(rich_help_panel=AROUND)(share.export)
