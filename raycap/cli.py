@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raycap.commands import cluster, pieces, reproduce, run, share, start, sweeps, ui
+from raycap.commands import cluster, pieces, reproduce, run, share, start, stored_models, sweeps, ui
 from raycap.host.isolation import PACKAGE_ROOT
 
 HELP = "Measure how many bits a transformer stores per parameter, and with which algorithm."
@@ -19,6 +19,7 @@ EPILOG = (
     "run; 3 the budget is spent; 130 interrupted."
 )
 START, SWEEPS, PIECES, AROUND = "Getting started", "Sweeps", "Single trials", "Export and clusters"
+MODELS = "Trained models"
 
 
 def _print_version(is_requested: bool) -> None:
@@ -59,6 +60,7 @@ app.command(rich_help_panel=SWEEPS)(sweeps.compare)
 app.command(rich_help_panel=SWEEPS)(ui.ui)
 app.command(rich_help_panel=SWEEPS)(reproduce.archive)
 app.command("reproduce", rich_help_panel=SWEEPS)(reproduce.reproduce)
+app.command(rich_help_panel=MODELS)(stored_models.evaluate)
 app.command(rich_help_panel=PIECES)(pieces.trial)
 app.command(rich_help_panel=PIECES)(pieces.texts)
 app.command(rich_help_panel=AROUND)(share.export)

@@ -29,7 +29,7 @@ from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
 from raycap.spec.locations import DEFAULT_TRACKING_URI, LocationError, environment_tracking_uri
 from raycap.spec.uris import without_password
-from raycap.storage import Storage
+from raycap.storage import Storage, result_path
 from raycap.storage.lock import LockedError, locked, refuse_others
 from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import NotASweepError, SweepFolder
@@ -39,6 +39,7 @@ from raycap.terminal.plan_table import plan_json, print_plan
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
+    from raycap.cluster.inspections import Inspections
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_BUDGET, EXIT_INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = {
@@ -279,6 +280,61 @@ def read_analysis(sweep: SweepRecord, storage: Storage) -> "Analysis":
         return analyse_stored(sweep, storage)
     except NotASweepError as error:
         raise SpecError([str(error)]) from None
+
+
+def inspect_models(
+    sweep: SweepRecord, storage: Storage, inspections: "Inspections", console: Console, *, only: str | None = None
+) -> tuple[list[PlannedTrial], int]:
+    """Analyse the stored models of the finished trials of a sweep on Ray, without training.
+
+    Ray is not started if every result is stored already.
+
+    Args:
+        sweep: The sweep.
+        storage: Its storage.
+        inspections: The analyses.
+        console: Console for the progress and the problems.
+        only: Analyse only the trials that this comma-separated list of ids and labels names.
+
+    Returns:
+        The trials of which all results are stored now, and the exit code.
+
+    Raises:
+        SpecError: Ray cannot be used.
+    """
+    from raycap.cluster.inspections import run_inspections
+
+    refuse_pool(sweep, "has no models")
+    selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
+    finished = [trial for trial in selected if storage.exists(result_path(trial.trial_id))]
+    problems: dict[str, str] = {}
+    waiting: list[PlannedTrial] = []
+    for trial in finished:
+        try:
+            if inspections.due(trial.trial_id, storage)[1]:
+                waiting.append(trial)
+        except (ValueError, OSError) as error:
+            problems[trial.label] = str(error)
+    num_done = 0
+
+    def report(trial: PlannedTrial, cause: str | None) -> None:
+        nonlocal num_done
+        num_done += 1
+        if cause:
+            problems[trial.label] = cause
+        console.print(f"{num_done} of {len(waiting)}: {trial.label} {'failed' if cause else 'done'}", soft_wrap=True)
+
+    if waiting:
+        try:
+            run_inspections(sweep, waiting, inspections, report)
+        except CannotRunError as error:
+            raise SpecError([str(error)]) from error
+    for label, problem in problems.items():
+        console.print(f"{label}: {problem}", style="red", soft_wrap=True)
+    if left := len(selected) - len(finished):
+        console.print(f"{left} of {len(selected)} trials are not finished; run the sweep to train them", soft_wrap=True)
+    done = [trial for trial in finished if trial.label not in problems]
+    return done, EXIT_FAILED if len(done) < len(selected) else 0
 
 
 def show_plan(

@@ -48,6 +48,7 @@ def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
         "compare",
         "sync",
         "ui",
+        "evaluate",
         "trial",
         "texts",
         "export",

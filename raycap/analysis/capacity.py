@@ -15,7 +15,7 @@ import numpy as np
 
 from raycap.analysis.measurements import Floats, Losses
 from raycap.analysis.observed import observed_parts
-from raycap.analysis.readings import Reading, readings
+from raycap.analysis.readings import Reading, headline, readings
 from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.entropy import (
     answer_bits,
@@ -69,6 +69,18 @@ def capacities(losses: Losses, analysis: AnalysisSpec) -> Iterator[Capacity]:
                 errors = _standard_errors(losses, kind, reading, analysis, len(parts), incremental=incremental)
                 for part, error in zip(parts, errors, strict=True):
                     yield Capacity(kind, reading, incremental, *part, error)
+
+
+def headline_bits(losses: Losses, analysis: AnalysisSpec) -> Floats:
+    """Return the total of learned bits under the headline's reading, (E,)."""
+    (total,) = (
+        capacity.learned_bits
+        for capacity in capacities(losses, analysis)
+        if capacity.subject == TOTAL
+        and capacity.reading == headline(analysis)
+        and capacity.is_headline(losses, analysis)
+    )
+    return total
 
 
 class _PartBits(NamedTuple):

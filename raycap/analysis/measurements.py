@@ -14,6 +14,7 @@ from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
     LossKey,
+    ModelLosses,
     ParameterCounts,
     Part,
     PlannedTrial,
@@ -67,9 +68,12 @@ class Losses:
 
     @classmethod
     def of(
-        cls, spec: TrialSpec, populations: tuple[PopulationFacts, ...], evaluations: Iterable[Evaluation]
+        cls,
+        spec: TrialSpec,
+        populations: tuple[PopulationFacts, ...],
+        evaluations: Iterable[Evaluation | ModelLosses],
     ) -> "Losses":
-        """Return the losses of some evaluations of one trial."""
+        """Return the losses of some evaluations of one trial, in training or afterwards."""
         tables = [evaluation.losses.rows for evaluation in evaluations]
         num_texts = tuple(row.num_texts for row in tables[0])
         questions = question_set(spec, populations, tuple(row.key for row in tables[0]), num_texts)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raycap.analysis.capacity import TOTAL, capacities, lost_share
+from raycap.analysis.capacity import headline_bits, lost_share
 from raycap.analysis.curves import gain
 from raycap.analysis.measurements import Floats, Losses
-from raycap.analysis.readings import headline
 from raycap.results import Evaluation, PlannedTrial
 from raycap.spec import AnalysisSpec, EarlyStop
 
@@ -29,13 +28,7 @@ def ends_early(
 ) -> bool:
     """Return whether a trial may end at the last of its evaluations so far, for one of the given reasons."""
     losses = Losses.of(planned.spec, planned.populations, evaluations)
-    (learned_bits,) = (
-        capacity.learned_bits
-        for capacity in capacities(losses, analysis)
-        if capacity.subject == TOTAL
-        and capacity.reading == headline(analysis)
-        and capacity.is_headline(losses, analysis)
-    )
+    learned_bits = headline_bits(losses, analysis)
     exposures = np.array([evaluation.exposures for evaluation in evaluations])
     exhausted = bool(lost_share(losses)[-1] < EXHAUSTED_LOST_SHARE)
     trained_share = evaluations[-1].step / planned.steps

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
@@ -9,7 +10,8 @@ from ruamel.yaml import YAML
 
 from raycap.cluster.address import cluster_configuration
 from raycap.errors import ResourceError
-from raycap.spec import ExecutionSpec
+from raycap.results import PlannedTrial
+from raycap.spec import ExecutionSpec, ParentModel, PretrainedTokenizer, ProfilesFromDisk, ProfilesFromTable
 
 KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
 """Environment variable that is set in every container that KubeRay starts."""
@@ -58,6 +60,25 @@ def concurrent_slots(execution: ExecutionSpec, paths: set[tuple[str, str]]) -> i
             "execution.gpus_per_worker"
         )
     return min(int(slots), execution.max_concurrent_trials)
+
+
+def input_paths(trials: Sequence[PlannedTrial]) -> set[tuple[str, str]]:
+    """Return (field name, path) of the files and folders that trials read."""
+    paths = set()
+    for trial in trials:
+        fill = trial.spec.fill
+        for name, profiles in (
+            ("profiles.path", trial.spec.profiles),
+            ("fill.profiles.path", fill.profiles if fill else None),
+        ):
+            if isinstance(profiles, ProfilesFromDisk | ProfilesFromTable):
+                paths.add((name, profiles.path))
+        tokenizer = trial.spec.tokenizer
+        if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:
+            paths.add(("tokenizer.path", tokenizer.path))
+        if fill and isinstance(fill.parent, ParentModel):
+            paths.add(("fill.parent.path", fill.parent.path))
+    return paths
 
 
 def _machines_alive() -> list[Machines]:

@@ -17,7 +17,6 @@ from raycap.errors import TrackingError
 from raycap.host.user_code import folder_of
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
-from raycap.spec import ParentModel, PretrainedTokenizer, ProfilesFromDisk, ProfilesFromTable
 from raycap.storage import FAILURE_FILE, RESULT_FILE, TRIALS_FOLDER, Storage
 from raycap.storage.lock import Lease
 from raycap.storage.retries import advice
@@ -186,25 +185,6 @@ def _close_without_ray(job: Job, run: RunRecord, ending: Ending, *problems: str)
     return replace(outcome, problems=(*problems, *outcome.problems))
 
 
-def _input_paths(trials: list[PlannedTrial]) -> set[tuple[str, str]]:
-    """Return (field name, path) of the files and folders that trials read."""
-    paths = set()
-    for trial in trials:
-        fill = trial.spec.fill
-        for name, profiles in (
-            ("profiles.path", trial.spec.profiles),
-            ("fill.profiles.path", fill.profiles if fill else None),
-        ):
-            if isinstance(profiles, ProfilesFromDisk | ProfilesFromTable):
-                paths.add((name, profiles.path))
-        tokenizer = trial.spec.tokenizer
-        if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:
-            paths.add(("tokenizer.path", tokenizer.path))
-        if fill and isinstance(fill.parent, ParentModel):
-            paths.add(("fill.parent.path", fill.parent.path))
-    return paths
-
-
 def _run_on_ray(run: _RayRun) -> Outcome:
     import ray
 
@@ -215,14 +195,14 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     analyst: ActorHandle[Any] = AnalystActor.remote(sweep.model_dump_json(), job.lease.id)
 
     from raycap.cluster.progress import ProgressDisplay
-    from raycap.cluster.resources import concurrent_slots
+    from raycap.cluster.resources import concurrent_slots, input_paths
     from raycap.cluster.signals import clear_signals
     from raycap.cluster.trial_queue import TrialQueue, work_of
     from raycap.cluster.tuner import record_failure, run_queue
     from raycap.cluster.worker import WorkerConfig
 
     storage, execution = Storage.at(storage_uri), sweep.spec.execution
-    run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | _input_paths(job.missing))
+    run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | input_paths(job.missing))
     run.has_opened = True
     opened: ray.ObjectRef[None] = analyst.open.remote(slots)
     config = WorkerConfig(

@@ -161,6 +161,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     from raycap.cluster.data_stream import ray_rows
     from raycap.learner.checkpoints import Checkpoints
     from raycap.learner.evaluation import DivergedError
+    from raycap.learner.kept_models import ModelKeeper
     from raycap.learner.replica import WorkerContext
     from raycap.learner.trial import run_trials
 
@@ -215,6 +216,7 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
             finished=finished,
             checkpoints=Checkpoints(storage),
             checkpoint_every_s=execution.checkpoint_every_s,
+            keeper=ModelKeeper(storage, execution.keep_models),
             poll_signal=poll_signal,
             on_step=record_step,
             context=WorkerContext(rank, context.get_world_size(), device),

@@ -9,18 +9,17 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from raycap.facts.build import populations_of
 from raycap.facts.corpus import render_texts
 from raycap.learner import pretrained
 from raycap.learner.batches import Batch
+from raycap.learner.kept_models import model_in, training_data_of
 from raycap.learner.model import CPU, Llama
 from raycap.results import TrialResult
-from raycap.spec import Kind, ModelByWidth
+from raycap.spec import Kind
 from raycap.storage import Storage, model_folder
 from raycap.storage.saved_model import CONFIG, RETRAIN, TOKENIZER_CONFIG, copy_model, read_settings
 from raycap.tokens.composer import Composer
-from raycap.tokens.tokenizers import END_ID, TOKENIZER_SETTINGS, load_tokenizer
-from raycap.tokens.training_data import TrainingData
+from raycap.tokens.tokenizers import END_ID, TOKENIZER_SETTINGS
 
 TOLERANCE = 1e-3
 """Largest accepted difference of a logit. The loss of one token then differs by at most 2 TOLERANCE / ln 2 = 0.003 bits."""
@@ -70,20 +69,8 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     more than TOLERANCE.
     """
     copy_model(storage, model_folder(result.trial_id), folder)
-    try:
-        populations = populations_of(result.spec)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"the population that the model was trained on cannot be loaded: {error}; restore it at the path in its spec"
-        ) from error
-    if tuple(profiles.facts for profiles in populations) != result.populations:
-        commit = result.provenance.git_commit
-        raise ValueError(
-            f"the spec of the model gives another population than it was trained on; export it with raycap at {commit}"
-        )
-    data = TrainingData.of(result.spec, populations, load_tokenizer(folder))
-    assert isinstance(result.spec.model, ModelByWidth)
-    model = pretrained.load_pretrained(result.spec.model, folder, min_vocab_size=data.vocab_size)
+    data = training_data_of(result, folder)
+    model = model_in(folder, result, data)
     _check_unchanged(model, folder)
     _write_settings(folder, max(composer.row_length for composer in data.composers))
 

@@ -1,11 +1,11 @@
 """A trial in this process without Ray, with the files that the workers of a sweep write for it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
 from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.hardware import num_threads_of_torch
 from raycap.learner.replica import WorkerContext
 from raycap.learner.trial import run_trial
 from raycap.results import Evaluation, TrialResult, source_commit
@@ -33,7 +33,7 @@ def run_alone(
         num_threads: Number of threads of torch.
         report: Called with each evaluation.
     """
-    with _threads(num_threads):
+    with num_threads_of_torch(num_threads):
         trained = run_trial(
             spec,
             source_commit=source_commit(),
@@ -48,14 +48,3 @@ def run_alone(
         storage.delete(failure_path(spec.trial_id))
         forget_checkpoints(storage, spec.trial_id)
     return trained.result
-
-
-@contextmanager
-def _threads(num: int) -> Iterator[None]:
-    """Set the number of threads of torch within the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

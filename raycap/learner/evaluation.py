@@ -22,6 +22,7 @@ from raycap.learner.model import Llama
 from raycap.results import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision
 from raycap.tokens.composer import Composer
+from raycap.tokens.training_data import TrainingData
 
 BITS_PER_NAT = 1 / math.log(2)
 MAX_EVALUATION_ROWS = 4096
@@ -93,6 +94,15 @@ class Sample:
             chosen.append(ids)
         ids = np.sort(np.concatenate(chosen))
         return cls(composer, population, ids, codes[ids], counts)
+
+
+def samples_of(data: TrainingData) -> list[Sample]:
+    """Return the sample of every corpus that the evaluations of a trial use."""
+    training = data.spec.training
+    return [
+        Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
+        for composer, population in zip(data.composers, data.population_of, strict=True)
+    ]
 
 
 def _num_texts(corpus: Corpus, ids: Ids, codes: NDArray[np.uint8]) -> NDArray[np.int64]:

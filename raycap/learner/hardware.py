@@ -1,7 +1,8 @@
 """The GPUs, build and threads of torch on this machine."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def torch_build() -> str:
 def threads() -> int:
     """Return the default number of threads of a torch process."""
     return torch.get_num_threads()
+
+
+@contextmanager
+def num_threads_of_torch(num: int) -> Iterator[None]:
+    """Set the number of threads of torch within the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_private_compile_cache() -> None:

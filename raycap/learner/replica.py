@@ -1,28 +1,22 @@
 """The state of one trial in training, except its weights: progress, curriculum, evaluations and error."""
 
-import importlib.metadata
 import json
 import math
-import platform
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from raycap.learner.curriculum import LOSS_UNIT_BITS, Curriculum, CurriculumState
-from raycap.learner.evaluation import DivergedError, Sample, losses
+from raycap.learner.evaluation import DivergedError, losses, samples_of
 from raycap.learner.model import CPU, Llama, count_parameters
+from raycap.learner.provenance import provenance
 from raycap.learner.training import Snapshot, diverged_error
-from raycap.results import EarlierStack, Evaluation, LossTable, PopulationFacts, Provenance, StopReason, TrialResult
+from raycap.results import EarlierStack, Evaluation, LossTable, PopulationFacts, StopReason, TrialResult
 from raycap.spec import TrialSpec
 from raycap.tokens.rows import RowSource
 from raycap.tokens.training_data import TrainingData
-
-STORED_VERSIONS = ("torch", "numpy", "tokenizers", "ray", "mlflow")
-"""Packages whose versions are stored with a result."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +73,7 @@ class Replica:
         self.spec, self.populations, self.data = spec, populations, data
         self.state = ReplicaState()
         self.curriculum = Curriculum(data, self.state.course)
-        training = spec.training
-        self.samples = [
-            Sample.of(composer, population, size=training.evaluation_sample, seed=training.order_seed)
-            for composer, population in zip(data.composers, data.population_of, strict=True)
-        ]
+        self.samples = samples_of(data)
 
     @property
     def error(self) -> DivergedError | None:
@@ -123,7 +113,7 @@ class Replica:
             return None
         evaluation = Evaluation(
             step=snapshot.step,
-            exposures=self.data.exposures(source.order.num_texts_before(snapshot.step)),
+            exposures=self.exposures(source, snapshot.step),
             tokens=self.state.tokens,
             learning_rate=snapshot.learning_rate,
             train_loss_bits=self.state.loss_sum_units * LOSS_UNIT_BITS / self.state.num_texts,
@@ -136,6 +126,10 @@ class Replica:
         self.state.evaluations[-1:] = [*previous, evaluation]  # only the last evaluation keeps histograms
         self.state.loss_sum_units, self.state.num_texts = 0, 0
         return evaluation
+
+    def exposures(self, source: RowSource, step: int) -> float:
+        """Return the mean exposures of a fact before a step of a stream of rows."""
+        return self.data.exposures(source.order.num_texts_before(step))
 
     @property
     def _stop_reason(self) -> StopReason:
@@ -156,7 +150,14 @@ class Replica:
             stop_reason=self._stop_reason,
             num_workers=context.world_size,
             evaluations=tuple(self.state.evaluations),
-            provenance=_provenance(source_commit, context.device, self.state),
+            provenance=provenance(source_commit, context.device).model_copy(
+                update={
+                    "stack": tuple(self.state.stack),
+                    "earlier_stacks": tuple(
+                        EarlierStack(until_step=step, trial_ids=tuple(ids)) for step, ids in self.state.earlier_stacks
+                    ),
+                }
+            ),
         )
 
 
@@ -167,25 +168,3 @@ def _sum_over_workers(table: LossTable, world_size: int) -> LossTable:
     dist.all_gather_object(parts, table)
     total: LossTable = sum(parts[1:], start=parts[0])
     return total
-
-
-def _provenance(source_commit: str, device: torch.device, state: ReplicaState) -> Provenance:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return Provenance(
-        git_commit=source_commit,
-        versions=_versions(),
-        host=platform.node(),
-        device=f"{device.type}: {name}",
-        stack=tuple(state.stack),
-        earlier_stacks=tuple(EarlierStack(until_step=step, trial_ids=tuple(ids)) for step, ids in state.earlier_stacks),
-    )
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages in STORED_VERSIONS that are installed."""
-    versions = {"python": platform.python_version()}
-    for package in STORED_VERSIONS:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

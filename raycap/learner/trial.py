@@ -9,8 +9,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from raycap.learner import model as llama
 from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
+from raycap.learner.kept_models import ModelKeeper, save_model
 from raycap.learner.pauses import PauseSchedule
 from raycap.learner.replica import SINGLE_WORKER, Replica, WorkerContext
 from raycap.learner.signals import PausedError, Signal
@@ -29,10 +28,10 @@ from raycap.learner.training import Loss, Snapshot, TrainingStep, train
 from raycap.results import Evaluation, TrialResult
 from raycap.spec import ModelByWidth, Precision, TrialSpec
 from raycap.storage import Storage
-from raycap.storage.saved_model import DIGEST_FILE, digests, parent_model
+from raycap.storage.saved_model import parent_model
 from raycap.tokens.composer import Rows
 from raycap.tokens.rows import RowSource, rows_of
-from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
+from raycap.tokens.tokenizers import load_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
@@ -48,11 +47,7 @@ class TrainedTrial:
 
     def save_model(self, storage: Storage, folder: str) -> None:
         """Write the model and its tokenizer in the format of transformers, then their digests."""
-        with TemporaryDirectory(prefix="raycap-") as local:
-            pretrained.save_pretrained(self.model, Path(local))
-            save_tokenizer(self.tokenizer, Path(local))
-            storage.write_folder(folder, Path(local))
-            storage.write(f"{folder}/{DIGEST_FILE}", digests(Path(local)))
+        save_model(self.model, self.tokenizer, storage, folder)
 
 
 OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
@@ -82,6 +77,7 @@ def run_trials(
     finished: frozenset[str] = frozenset(),
     checkpoints: Checkpoints | None = None,
     checkpoint_every_s: float = 60.0,
+    keeper: ModelKeeper | None = None,
     poll_signal: Callable[[], Signal] = lambda: Signal.CONTINUE,
     on_step: Callable[[int], None] = lambda step: None,
     context: WorkerContext = SINGLE_WORKER,
@@ -106,6 +102,7 @@ def run_trials(
             them. They are not reported, and training ends once only they are left.
         checkpoints: Where to save and resume; None trains without checkpoints.
         checkpoint_every_s: Seconds between checkpoints; evaluations are saved as well.
+        keeper: Stores models in training; None stores none.
         poll_signal: Called about once per second on rank 0. On PAUSE the trials are saved and PausedError is raised; on
             STOP they are evaluated and finish.
         on_step: Called with the number of completed steps when training starts or resumes, and at each pause.
@@ -132,7 +129,7 @@ def run_trials(
         else:
             generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
             model = llama.build_model(spec.model, vocab_size, generators=generators, device=context.device)
-    run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, graphed=graphed)
+    run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, keeper, graphed=graphed)
     run.resume()
     on_step(run.step)
     if compiled:
@@ -192,12 +189,13 @@ class _Run:
         ends_early: EndsEarly,
         finished: frozenset[str],
         checkpoints: Checkpoints | None,
+        keeper: ModelKeeper | None,
         *,
         graphed: bool,
     ) -> None:
         self.replicas, self.model, self.context = replicas, model, context
         self.report, self.ends_early, self.finished = report, ends_early, finished
-        self.checkpoints, self.graphed = checkpoints, graphed
+        self.checkpoints, self.keeper, self.graphed = checkpoints, keeper, graphed
         self.training = replicas[0].spec.training
         (self.num_steps,) = {replica.data.num_steps for replica in replicas}
         self.optimizer = optim.build_optimizer(
@@ -206,6 +204,8 @@ class _Run:
         fp16 = self.training.precision is Precision.FP16
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=fp16)
         self.step = 0
+        self.kept_steps: list[frozenset[int]] = [frozenset()] * len(replicas)
+        """Steps after which the model of each replica is stored, beside those of evaluations."""
         self.evaluation_steps = self.training.evaluation_steps(self.num_steps)
 
     @property
@@ -234,7 +234,12 @@ class _Run:
                 for replica, order in zip(self.replicas, orders, strict=True)
             )
             watched = first.curriculum.watched_steps(self.num_steps)
-            pauses.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}
+            if self.keeper:
+                self.kept_steps = [
+                    self.keeper.steps(replica, source, self.step, self.num_steps)
+                    for replica, source in zip(self.replicas, sources, strict=True)
+                ]
+            pauses.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}.union(*self.kept_steps)
             step = TrainingStep(
                 self.model,
                 self.optimizer,
@@ -276,6 +281,7 @@ class _Run:
         if evaluates:
             self._evaluate(snapshots, sources)
         self._check_unfinished()
+        self._keep_models(sources, evaluates=evaluates)
         if evaluates or actions.save or signal is Signal.PAUSE:
             self._checkpoint()
             pauses.saved()
@@ -298,6 +304,25 @@ class _Run:
                 if trial_id not in self.finished:
                     self.report(trial_id, evaluation)
                 state.ended = state.ended or self.ends_early(trial_id, state.evaluations)
+
+    def _keep_models(self, sources: tuple[RowSource, ...], *, evaluates: bool) -> None:
+        """Store the models that are due after this step. Those of the last step are stored with the results.
+
+        They are written before the checkpoint, so a run that resumes after this step does not lack them.
+        """
+        keeper = self.keeper
+        if keeper is None or self.context.rank > 0 or self.stopped or self.step == self.num_steps:
+            return
+        due = [
+            (index, replica)
+            for index, replica in self._finite_replicas
+            if (evaluates and keeper.at_evaluations) or self.step in self.kept_steps[index]
+            if replica.spec.trial_id not in self.finished
+        ]
+        if due:
+            with self.optimizer.averaged():
+                for index, replica in due:
+                    keeper.keep(replica, sources[index], self.model.replica(index))
 
     def _check_unfinished(self) -> None:
         """Raise the error of a diverged replica if only finished trials are left to train."""

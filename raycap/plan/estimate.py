@@ -12,6 +12,7 @@ from raycap.results import PlannedTrial
 from raycap.spec import (
     Biographies,
     ExecutionSpec,
+    KeptModels,
     ModelByWidth,
     Muon,
     NamesOnly,
@@ -202,6 +203,28 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     activations = size * tokens * (per_layer * model.depth + LOGIT_COPIES * loss_share * vocab_size)
     data = BYTES_PER_TEXT * sum(texts for _, texts in _texts(trial))
     return PROCESS_BYTES + members * (state + activations + data)
+
+
+def max_stored_models(trial: PlannedTrial, execution: ExecutionSpec) -> int:
+    """Return the largest number of models that a trial stores, the final one included.
+
+    It stores fewer if training stops early, or if it is shorter than some of the exposures asked for.
+    """
+    match execution.keep_models:
+        case KeptModels.FINAL:
+            return 1
+        case KeptModels.EVALUATIONS:
+            return len(trial.spec.training.evaluation_steps(trial.steps))
+        case exposures:
+            return 1 + len(exposures)
+
+
+def model_bytes(trials: Iterable[PlannedTrial], execution: ExecutionSpec) -> int:
+    """Return the largest disk space of the stored models of some trials, in bytes.
+
+    Weights are stored in fp32. Those that the passes of a loop share are stored for each pass.
+    """
+    return sum(FLOAT_BYTES * computed_parameters(trial) * max_stored_models(trial, execution) for trial in trials)
 
 
 # --- trials with the same step time -----------------------------------------------------------------------------------

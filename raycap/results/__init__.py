@@ -1,5 +1,6 @@
 """Public names of the stored records: specs, results, failures and tables of losses."""
 
+from raycap.results.inspections import INSPECTION_SCHEMA_VERSION, BodyT, InspectionRecord, ModelLosses, Moment
 from raycap.results.losses import (
     HISTOGRAM_EDGES_BITS,
     Amount,
@@ -38,16 +39,21 @@ from raycap.results.records import (
 
 __all__ = [
     "HISTOGRAM_EDGES_BITS",
+    "INSPECTION_SCHEMA_VERSION",
     "SCHEMA_VERSION",
     "Amount",
+    "BodyT",
     "Count",
     "EarlierStack",
     "EarlierTrials",
     "Evaluation",
     "Failure",
+    "InspectionRecord",
     "LossKey",
     "LossRow",
     "LossTable",
+    "ModelLosses",
+    "Moment",
     "ObservedFacts",
     "ParameterCounts",
     "Part",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycap.spec.base import (
     Accounting,
@@ -115,6 +115,28 @@ class EarlyStop(StrEnum):
     done."""
 
 
+class KeptModels(StrEnum):
+    """Models of a trial that are stored beside the final one."""
+
+    FINAL = "final"
+    """None."""
+    EVALUATIONS = "evaluations"
+    """The model of every evaluation."""
+
+
+def _form_of_kept_models(value: Any) -> str:
+    return "<exposures>" if isinstance(value, list | tuple) else "<when>"
+
+
+KeepModels = Annotated[
+    Annotated[KeptModels, Tag("<when>")]
+    | Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1e9)], ...], Field(min_length=1, max_length=1000), Tag("<exposures>")
+    ],
+    Discriminator(_form_of_kept_models),
+]
+
+
 class ExecutionSpec(Spec):
     """Resources and execution of trials. These settings are not part of a trial's identity."""
 
@@ -144,6 +166,10 @@ class ExecutionSpec(Spec):
     has decayed completely, and counts as finished. A stack ends when all of its trials meet one of the reasons."""
     checkpoint_every_s: float = Field(default=60.0, gt=0, le=1e6)
     """Seconds between checkpoints. A checkpoint is also saved at every evaluation."""
+    keep_models: KeepModels = KeptModels.FINAL
+    """Models that are stored for later analysis: final, evaluations (also the model of every evaluation) or a list of
+    exposures (also the models at the first steps with as many exposures). The final model is always stored. Models of
+    steps that have been trained already are not stored later."""
 
     def workers_on(self, cpus: float, gpus: float) -> float:
         """Return the number of workers that fit on a machine with the given numbers of CPUs and GPUs.

@@ -3,18 +3,23 @@
 storage/trials/<trial_id>/result.json    exists if and only if the trial is finished; with a checksum (checksum.py)
 storage/trials/<trial_id>/failure.json   cause of failure, if the last run of the trial failed
 storage/trials/<trial_id>/model/         trained model and tokenizer
+storage/trials/<trial_id>/models/<step>/ models of earlier steps, see execution.keep_models (kept_models.py)
+storage/trials/<trial_id>/inspections/   results of analyses of the stored models (inspections.py)
 storage/trials/<trial_id>/checkpoint-*   the last two checkpoints; deleted when all trials of its stack have finished
 storage/trials/<trial_id>/stack.json     trial ids of the stack in which the trial trains; deleted with the checkpoints
 storage/trials/<trial_id>/result.json.damaged    result whose checksum did not match; kept, but never read
 storage/<sweep>/                         plan, records and report of a sweep (sweep_folder.py)
 """
 
+import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pyarrow import fs
 
@@ -25,6 +30,8 @@ from raycap.storage.retries import COMMAND_RETRIES, RetryLimit, with_retries
 TRIALS_FOLDER = "trials"
 CHECKPOINT_PREFIX = "checkpoint-"
 RESULT_FILE, FAILURE_FILE, STACK_FILE = "result.json", "failure.json", "stack.json"
+COPY_BYTES = 2**22
+"""Bytes of a file that are copied at once."""
 UNFINISHED = ".tmp"
 """Suffix of files that are being written. A killed process leaves such a file behind; all readers ignore it."""
 
@@ -127,19 +134,23 @@ class Storage:
 
         Raises OSError with the path of the file if it cannot be written; a partially written file is deleted.
         """
-        data = content.encode("utf-8") if isinstance(content, str) else content
+        self._write(relative, content.encode("utf-8") if isinstance(content, str) else content)
+
+    def write_folder(self, relative: str, local_folder: Path) -> None:
+        """Copy every file directly inside a local folder into a folder of the storage, each atomically."""
+        for file in sorted(local_folder.iterdir()):
+            self._write(f"{relative}/{file.name}", file)
+
+    def _write(self, relative: str, content: bytes | Path) -> None:
+        """Write bytes, or the content of a local file, in blocks."""
         write = _write_local if self.is_local else self._write_object
 
         def attempt() -> None:
             self.guard()
-            write(self.path(relative), data)
+            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as source:
+                write(self.path(relative), source)
 
         with_retries(attempt, self.retry_limit)
-
-    def write_folder(self, relative: str, local_folder: Path) -> None:
-        """Copy every file directly inside a local folder into a folder of the storage."""
-        for file in sorted(local_folder.iterdir()):
-            self.write(f"{relative}/{file.name}", file.read_bytes())
 
     def delete(self, relative: str) -> None:
         """Delete a file if it exists."""
@@ -191,20 +202,20 @@ class Storage:
         if bucket and self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
             raise OSError(f"bucket {bucket} does not exist")
 
-    def _write_object(self, target: str, data: bytes) -> None:
+    def _write_object(self, target: str, source: BinaryIO) -> None:
         # Object stores need no folders, and an object appears only when its upload is complete.
         with self.filesystem.open_output_stream(target) as stream:
-            stream.write(data)
+            shutil.copyfileobj(source, stream, COPY_BYTES)
 
 
-def _write_local(target: str, data: bytes) -> None:
+def _write_local(target: str, source: BinaryIO) -> None:
     # Write a temporary file in the same folder and rename it: rename is atomic within one file system. The PID in its name
     # keeps concurrent writers of one target apart.
     unfinished = Path(f"{target}.{os.getpid()}{UNFINISHED}")
     try:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
-            file.write(data)
+            shutil.copyfileobj(source, file, COPY_BYTES)
             file.flush()
             # Without fsync, a power failure after the rename could leave an empty file under the final name.
             os.fsync(file.fileno())
@@ -254,6 +265,16 @@ def result_path(trial_id: str) -> str:
 def model_folder(trial_id: str) -> str:
     """Return the folder of a trial's trained model and tokenizer."""
     return f"{trial_folder(trial_id)}/model"
+
+
+def kept_models_folder(trial_id: str) -> str:
+    """Return the folder of a trial's models of earlier steps."""
+    return f"{trial_folder(trial_id)}/models"
+
+
+def inspections_folder(trial_id: str) -> str:
+    """Return the folder with the results of analyses of a trial's stored models."""
+    return f"{trial_folder(trial_id)}/inspections"
 
 
 def failure_path(trial_id: str) -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycap.analysis.axes import axes_of, describe_axes, format_value
-from raycap.plan.estimate import SWEEP_SECONDS, Estimate
+from raycap.plan.estimate import SWEEP_SECONDS, Estimate, model_bytes
 from raycap.plan.inventory import Inventory, InventoryEntry
 from raycap.plan.sizes import MAX_EMBEDDING_SHARE, embedding_share, parameter_counts, suggested_names
 from raycap.plan.stacks import resume_step, stacks_to_train
@@ -25,6 +25,7 @@ from raycap.spec.points import products
 from raycap.spec.uris import join_uri
 from raycap.terminal.code_lengths import format_prices, prices_field
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
+from raycap.terminal.stored_models import describe_stored_models
 
 if TYPE_CHECKING:
     from raycap.analysis.power import Power
@@ -57,6 +58,7 @@ def print_plan(
         *describe_solved(trials),
         *describe_embeddings(trials),
         *format_prices(trials),
+        *describe_stored_models(sweep, trials),
         *format_locations(sweep),
     )
     for line in lines:
@@ -295,6 +297,7 @@ def plan_json(
         "folder": join_uri(sweep.storage, sweep.spec.name),
         "tracking_uri": sweep.tracking_uri,
         "experiment": sweep.spec.tracking.experiment,
+        "model_bytes": model_bytes(trials, sweep.spec.execution),
         "axes": [{"path": axis.path, "values": axis.values, "role": axis.role} for axis in axes_of(sweep)],
         "stale": stale,
     }
