@@ -130,9 +130,7 @@ def _form_of_kept_models(value: Any) -> str:
 
 KeepModels = Annotated[
     Annotated[KeptModels, Tag("<when>")]
-    | Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1e9)], ...], Field(min_length=1, max_length=1000), Tag("<exposures>")
-    ],
+    | Annotated[tuple[Annotated[float, Field(gt=0, le=1e9)], ...], Field(max_length=1000), Tag("<exposures>")],
     Discriminator(_form_of_kept_models),
 ]
 
