@@ -59,12 +59,13 @@ class Axis:
         return next(index for index, value in enumerate(self.values) if _key(value) == key)
 
     def describe(self, index: int) -> str:
-        """Return a value with the label of the axis, such as "lr 0.01"; of a section, only its values."""
+        """Return a value with the label of the axis, such as "lr 0.01"; of a section with a kind, only its values."""
         value = self.values[index]
         if isinstance(value, dict):
-            return ", ".join(
+            fields = ", ".join(
                 str(inner) if name == "kind" else f"{name} {format_value(inner)}" for name, inner in value.items()
             )
+            return fields if "kind" in value else f"{self.label} {fields or 'default'}"
         return f"{self.label} {format_value(value)}"
 
 

@@ -25,6 +25,8 @@ SPLIT_TEXTS = {
 SWITCHES = {
     "questions.chain_of_thought": ("without a chain of thought", "with a chain of thought"),
     "model.tie_embeddings": ("with untied embeddings", "with tied embeddings"),
+    "model.parallel": ("with sequential blocks", "with parallel blocks"),
+    "model.mlp.gated": ("without gates", "with gates"),
 }
 """Texts of false and true."""
 

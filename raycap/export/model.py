@@ -64,10 +64,16 @@ class Exported(NamedTuple):
 def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exported:
     """Write a trial's model and tokenizer into an empty folder, load them with transformers, and compare the logits.
 
-    Raises ValueError if the stored model is missing or damaged, if its population cannot be generated or loaded again,
-    if its settings are not those that raycap writes, if transformers tokenizes texts differently, or if logits differ by
-    more than TOLERANCE.
+    Raises ValueError if transformers has no such architecture, if the stored model is missing or damaged, if its population
+    cannot be generated or loaded again, if its settings are not those that raycap writes, if transformers tokenizes texts
+    differently, or if logits differ by more than TOLERANCE.
     """
+    if result.spec.model.parallel:
+        raise ValueError(
+            "model.parallel: transformers has no Llama whose attention and MLP read the output of one norm, so the model "
+            "cannot be exported; train it with parallel: false, or load it in Python with "
+            f"raycap.learner.pretrained.load_pretrained from {storage.location(model_folder(result.trial_id))}"
+        )
     copy_model(storage, model_folder(result.trial_id), folder)
     data = training_data_of(result, folder)
     model = model_in(folder, result, data)

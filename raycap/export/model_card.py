@@ -200,12 +200,23 @@ def _parameters(result: TrialResult) -> str:
     counts = result.parameters
     groups = {**counts.model_dump(), "all": counts.total, "non-embedding": counts.non_embedding}
     table = _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
-    if (loop := result.spec.model.loop) is None:
-        return table
-    return (
-        f"{table}\n\nThe blocks of this model were repeated {loop.times} times with shared weights ({loop.shared}), "
-        "which are counted once above. The files hold a copy for each block, so that a plain Llama computes the same."
-    )
+    notes, model = [table], result.spec.model
+    if loop := model.loop:
+        notes.append(
+            f"The blocks of this model were repeated {loop.times} times with shared weights ({loop.shared}), which are "
+            "counted once above. The files hold a copy for each block, so that a model without a loop computes the same."
+        )
+    if model.mlp is None:
+        notes.append(
+            "The blocks of this model have no MLP. The files hold MLPs of width 1 whose weights are 0, which a Llama of "
+            "transformers requires; they change no logit and are not counted above."
+        )
+    elif not model.mlp.gated:
+        notes.append(
+            "The MLPs of this model have no gate. Its architecture in transformers is Arcee, which differs from Llama in "
+            "this only."
+        )
+    return "\n\n".join(notes)
 
 
 def _training(result: TrialResult) -> str:
@@ -235,10 +246,10 @@ def _agreement(exported: Exported) -> str:
     ]
     table = _table(["kind", "texts", "largest difference of a logit", "all tokens correct (greedy)"], rows)
     return (
-        "The weights are those of a standard Llama; the multipliers of raycap's parametrisation are folded into them. On "
-        f"random training texts the logits of transformers {exported.transformers_version} differ from raycap's own by at "
-        f"most **{exported.max_difference:.1e}**, measured at export. raycap does not export models for which the "
-        f"difference exceeds {TOLERANCE:g}.\n\n{table}"
+        "transformers needs no code of raycap for this model: the multipliers of raycap's parametrisation are folded into "
+        f"its weights. On random training texts the logits of transformers {exported.transformers_version} differ from "
+        f"raycap's own by at most **{exported.max_difference:.1e}**, measured at export. raycap does not export models for "
+        f"which the difference exceeds {TOLERANCE:g}.\n\n{table}"
     )
 
 

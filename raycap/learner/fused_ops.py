@@ -5,6 +5,7 @@ d_x the gradient with respect to its input x. Tests compare values and gradients
 torch.compile the plain formulas are used: the compiler fuses them better and cannot trace hand-written gradients.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,10 +50,15 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return output
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """Return silu(gate) * up, where gate is the first half of the last axis and up the second."""
+def relu2(x: Tensor) -> Tensor:
+    """Return max(x, 0)^2."""
+    return F.relu(x).square()
+
+
+def gated(gate_up: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return activation(gate) * up, where gate is the first half of the last axis and up the second."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return activation(gate) * up
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The small Llama: RMSNorm, SwiGLU, rotary positions, tied or untied embeddings (docs/science.md#model).
+"""The small Llama: RMSNorm, gated MLPs, rotary positions, tied or untied embeddings (docs/science.md#model).
 
 A Llama is a stack of replicas: R independent models of one shape that are computed together. Every weight and every
 activation has a leading axis R; a single model is a stack of one.
@@ -9,6 +9,7 @@ matrix, so that one large product replaces several small ones; `pretrained.py` s
 """
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from enum import StrEnum
 from functools import cache
@@ -19,18 +20,22 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raycap.learner.batches import Batch
-from raycap.learner.fused_ops import attend, rms_norm, rotate, swiglu
+from raycap.learner.fused_ops import attend, gated, relu2, rms_norm, rotate
 from raycap.learner.hardware import use_private_compile_cache
 from raycap.results import ParameterCounts
-from raycap.spec import LoopSharing, ModelByWidth, MuP
+from raycap.spec import Activation, LoopSharing, Mlp, ModelByWidth, MuP
 
 ROPE_BASE = 10_000.0
 INIT_SCALE = 0.4
 """Initial standard deviation of weights in units of 1 / sqrt(H); under muP, embeddings use the base width as H. At
 H = 16 this is 0.1: after 64 exposures the model stored 1.5 times the bits of one with 0.02, and 0.25 was no better."""
-MLP_RATIO = 4
 FUSED_PROJECTIONS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Parameters that hold several projections of equal size, concatenated along the output axis in this order."""
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.SILU: F.silu,
+    Activation.GELU: F.gelu,
+    Activation.RELU2: relu2,
+}
 CPU = torch.device("cpu")
 
 
@@ -106,39 +111,54 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), SwiGLU of inner width 4 H (arXiv 2002.05202)."""
+    """down(act(gate(x)) * up(x)), a gated linear unit (arXiv 2002.05202), or down(act(up(x))) without a gate."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, width: int, spec: Mlp) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(2 * MLP_RATIO * hidden_size, hidden_size)
-        self.down_proj = Linear(hidden_size, MLP_RATIO * hidden_size)
+        self.activation, self.is_gated = ACTIVATIONS[spec.activation], spec.gated
+        if self.is_gated:
+            self.gate_up_proj = Linear(2 * width, hidden_size)
+        else:
+            self.up_proj = Linear(width, hidden_size)
+        self.down_proj = Linear(hidden_size, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (R, N, H) to (R, N, H)."""
-        output: Tensor = self.down_proj(swiglu(self.gate_up_proj(x)))
+        inner = gated(self.gate_up_proj(x), self.activation) if self.is_gated else self.activation(self.up_proj(x))
+        output: Tensor = self.down_proj(inner)
         return output
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a norm at its input and added to the residual stream."""
+    """Attention and MLP, added to the residual stream.
+
+    Each has a norm at its input. In a parallel block both read the output of one norm. A block may have no MLP.
+    """
 
     def __init__(self, spec: ModelByWidth) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(spec.hidden_size)
         self.self_attn = Attention(spec)
-        self.post_attention_layernorm = RMSNorm(spec.hidden_size)
-        self.mlp = MLP(spec.hidden_size)
+        self.post_attention_layernorm = RMSNorm(spec.hidden_size) if spec.mlp and not spec.parallel else None
+        self.mlp = MLP(spec.hidden_size, spec.mlp_width, spec.mlp) if spec.mlp else None
 
     def forward(self, x: Tensor, rope: Tensor, batch: Batch, mask: Tensor | None, *, answers_only: bool) -> Tensor:
         """Map (R, N, H) to (R, N, H), or to (R, A, H) with `answers_only`.
 
         The last block computes only the nodes of answers; its other outputs are unused.
         """
-        mixed = self.self_attn(self.input_layernorm(x), rope, batch, mask)
+        normed = self.input_layernorm(x)
+        mixed = self.self_attn(normed, rope, batch, mask)
         if answers_only:
             x = gather_rows(x, batch.answer_nodes)
         x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of_node))
-        output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        if self.mlp is None:
+            return x
+        if self.post_attention_layernorm is not None:
+            normed = self.post_attention_layernorm(x)
+        elif answers_only:
+            normed = gather_rows(normed, batch.answer_nodes)
+        output: Tensor = x + self.mlp(normed)
         return output
 
 

@@ -1,4 +1,8 @@
-"""Conversion of models to and from the files of transformers' LlamaForCausalLM, with muP folded into the weights."""
+"""Conversion of models to and from the files of transformers, with muP folded into the weights.
+
+The files are those of LlamaForCausalLM, or of ArceeForCausalLM, which is a Llama whose MLPs have no gate. transformers has
+no Llama with parallel blocks; their files have the same form under a model type that transformers does not know.
+"""
 
 import json
 import math
@@ -11,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycap.learner.fused_ops import NORM_EPS
-from raycap.learner.model import FUSED_PROJECTIONS, MLP_RATIO, ROPE_BASE, Llama
-from raycap.spec import ModelByWidth
+from raycap.learner.model import FUSED_PROJECTIONS, ROPE_BASE, Llama
+from raycap.spec import Mlp, ModelByWidth
 from raycap.storage.saved_model import CONFIG, WEIGHTS, read_settings
 
 META = torch.device("meta")
@@ -22,7 +26,8 @@ def transformers_weights(model: Llama) -> dict[str, Tensor]:
     """Return the weights of a single model under the names of transformers' LlamaForCausalLM, on the CPU.
 
     Fused projections are split. The multipliers of muP are folded into the weights, and weights that the passes of a loop
-    share are copied for each block, so a plain Llama has the same logits.
+    share are copied for each block, so a plain Llama has the same logits. Blocks without an MLP get one of width 1
+    whose weights are 0.
     """
     factors = _folded_factors(model.spec)
     weights: dict[str, Tensor] = {}
@@ -31,6 +36,12 @@ def transformers_weights(model: Llama) -> dict[str, Tensor]:
         for projection, weight in zip(names, tensor.chunk(len(names)), strict=True):
             weight = _to_half_split(weight, model.spec) if _is_rotated(projection) else weight
             weights[projection] = (weight * factors.get(_module_name(projection), 1.0)).cpu()
+    if model.spec.mlp is None:
+        h = model.spec.hidden_size
+        for block in (f"model.layers.{index}" for index in range(model.spec.depth)):
+            weights[f"{block}.post_attention_layernorm.weight"] = torch.ones(h)
+            weights |= {f"{block}.mlp.{name}.weight": torch.zeros(1, h) for name in ("gate_proj", "up_proj")}
+            weights[f"{block}.mlp.down_proj.weight"] = torch.zeros(h, 1)
     return weights
 
 
@@ -76,19 +87,28 @@ def _folded_factors(spec: ModelByWidth) -> dict[str, float]:
     }
 
 
+def _architecture(spec: ModelByWidth) -> tuple[str, list[str]]:
+    """Return the model type and the class of transformers that computes a model; no class for parallel blocks."""
+    if spec.parallel:
+        return "raycap", []
+    if spec.mlp and not spec.mlp.gated:
+        return "arcee", ["ArceeForCausalLM"]
+    return "llama", ["LlamaForCausalLM"]
+
+
 def _shape_config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
     """Return the entries of transformers' config.json that determine the shape of a model."""
     num_heads = spec.hidden_size // spec.head_size
     return {
-        "model_type": "llama",
+        "model_type": _architecture(spec)[0],
         "vocab_size": vocab_size,
         "hidden_size": spec.hidden_size,
-        "intermediate_size": MLP_RATIO * spec.hidden_size,
+        "intermediate_size": spec.mlp_width or 1,  # transformers has no blocks without an MLP
         "num_hidden_layers": spec.depth,
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_heads,
         "head_dim": spec.head_size,
-        "hidden_act": "silu",
+        "hidden_act": str((spec.mlp or Mlp()).activation),
         "rms_norm_eps": NORM_EPS,
         "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
         "tie_word_embeddings": spec.tie_embeddings,
@@ -100,7 +120,7 @@ def _shape_config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
 def config(spec: ModelByWidth, vocab_size: int) -> dict[str, Any]:
     """Return the content of the config.json that `save_pretrained` writes."""
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": _architecture(spec)[1],
         **_shape_config(spec, vocab_size),
         "rope_theta": ROPE_BASE,
         "max_position_embeddings": 4096,
@@ -125,8 +145,8 @@ def load_pretrained(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1
     plain Llama, and the factors of the spec's parametrization are divided out.
 
     Raises ValueError if config.json has another shape than the spec, if the weights have other shapes than config.json
-    says, if blocks that share weights have different ones, or if the vocabulary is smaller than `min_vocab_size`, the size
-    of that of the tokenizer.
+    says, if blocks that share weights have different ones, if there are MLPs and the spec has none, or if the vocabulary is
+    smaller than `min_vocab_size`, the size of that of the tokenizer.
     """
     stored_config = read_settings(folder / CONFIG)
     vocab_size = stored_config.get("vocab_size")
@@ -143,6 +163,8 @@ def load_pretrained(spec: ModelByWidth, folder: Path, *, min_vocab_size: int = 1
             f"the model in {folder} has {got}, but the spec requires {required}; change trial.model, or use another model"
         )
     stored, factors = _stored_weights(spec, vocab_size, folder / WEIGHTS), _folded_factors(spec)
+    if spec.mlp is None and any(weight.any() for name, weight in stored.items() if ".mlp." in name):
+        raise ValueError(f"the model in {folder} has MLPs, but model.mlp of the spec is null; remove it")
     model = Llama(spec, vocab_size)
     filled: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from raycap.plan.sizes import computed_parameters
+from raycap.plan.sizes import block_activations, computed_parameters
 from raycap.plan.stacks import StackGroup
 from raycap.results import PlannedTrial
 from raycap.spec import (
@@ -32,8 +32,6 @@ PROCESS_BYTES = 0.6e9
 """Memory of a worker process with torch and Ray loaded, and of the process that prepares its rows."""
 FLOAT_BYTES = 4
 """Size of a number in fp32."""
-ACTIVATIONS_PER_LAYER = 24
-"""Numbers that a layer stores per token for the backward pass, in units of the hidden size: norms, q, k, v, MLP (4h)."""
 LOGIT_COPIES = 3
 """Arrays of the size of the logits: logits, softmax and gradient."""
 ANSWER_SHARE = 1 / 3
@@ -195,12 +193,12 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     tokens = trial.tokens / trial.steps / execution.num_workers
     texts = training.batch_size / execution.num_workers
     heads = model.heads.num_heads if isinstance(model.heads, NumHeads) else model.hidden_size // model.head_size
-    # Attention scores and their softmax: heads times (tokens of a text) numbers per token each.
-    per_layer = ACTIVATIONS_PER_LAYER * model.hidden_size + 2 * heads * tokens / texts
+    # Attention scores and their softmax: heads times (tokens of a text) numbers per token and block each.
+    in_blocks = block_activations(model) + model.depth * 2 * heads * tokens / texts
     vocab_size = parameters.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
     loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies | UserTexts) else ANSWER_SHARE
-    activations = size * tokens * (per_layer * model.depth + LOGIT_COPIES * loss_share * vocab_size)
+    activations = size * tokens * (in_blocks + LOGIT_COPIES * loss_share * vocab_size)
     data = BYTES_PER_TEXT * sum(texts for _, texts in _texts(trial))
     return PROCESS_BYTES + members * (state + activations + data)
 

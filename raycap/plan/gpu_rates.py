@@ -9,7 +9,7 @@ better one.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from raycap.plan.sizes import computed_parameters
+from raycap.plan.sizes import block_activations, computed_parameters
 from raycap.plan.stacks import StackGroup
 from raycap.spec import ExecutionSpec, ModelByWidth, Precision
 
@@ -47,8 +47,8 @@ REACHED_BANDWIDTH = 0.78
 """Share of the memory bandwidth that kernels reach."""
 REACHED_FLOPS = 0.5
 """Share of the rate of products that large models reach."""
-BYTES_PER_CELL = 900.0
-"""Bytes in bf16 that a step moves per token, layer and unit of the hidden size."""
+BYTES_PER_ACTIVATION = 37.5
+"""Bytes in bf16 that a step moves per token and stored activation of the blocks."""
 HOST_SECONDS, HOST_SECONDS_PER_LAYER = 2.5e-3, 4.4e-3
 """Time in which the host launches the kernels of a step, for the model and for each layer."""
 HOST_SECONDS_PER_ROW = 4e-6
@@ -68,7 +68,7 @@ def seconds_per_step(group: StackGroup, execution: ExecutionSpec, gpu: Gpu) -> f
     tokens = len(group) * trial.tokens / trial.steps / execution.num_workers
     share = COMPILED_SHARE if execution.compile else 1.0
     size = 2.0 if training.precision is Precision.FP32 else 1.0
-    moved = BYTES_PER_CELL * size * share * tokens * model.depth * model.hidden_size
+    moved = BYTES_PER_ACTIVATION * size * share * tokens * block_activations(model)
     products = 6.0 * size * tokens * computed_parameters(trial)
     device = max(moved / (REACHED_BANDWIDTH * rates.bytes_per_s), products / (REACHED_FLOPS * rates.flops_per_s))
     if execution.cuda_graph:

@@ -22,19 +22,22 @@ MAX_RELATIVE_ERROR = 0.15
 
 
 def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
-    """Return the parameter counts of a Llama with an MLP of width 4h.
+    """Return the parameter counts of a Llama. Weights that the passes of a loop share count once.
 
-    The total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; weights that the passes of a loop share count once.
-    See docs/science.md#model.
+    With the default MLP the total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
     """
     h = model.hidden_size
     return ParameterCounts(
         embedding=vocab_size * h,
-        attention=4 * model.num_copies(LoopSharing.ATTENTION) * h * h,
-        mlp=12 * model.num_copies(LoopSharing.MLP) * h * h,
-        norms=(2 * model.num_norms + 1) * h,
+        attention=model.num_copies(LoopSharing.ATTENTION) * 4 * h * h,
+        mlp=model.num_copies(LoopSharing.MLP) * _num_mlp_matrices(model) * h * model.mlp_width,
+        norms=(model.num_norms + 1) * h,
         unembedding=0 if model.tie_embeddings else vocab_size * h,
     )
+
+
+def _num_mlp_matrices(model: ModelByWidth) -> int:
+    return 0 if model.mlp is None else 3 if model.mlp.gated else 2
 
 
 def embedding_share(counts: ParameterCounts) -> float:
@@ -52,6 +55,21 @@ def suggested_names(num_profiles: int) -> NamePools:
     )
 
 
+def block_weights(model: ModelByWidth) -> int:
+    """Return the number of weights of matrices that a token meets in the blocks; those of a loop count at each pass."""
+    h = model.hidden_size
+    return model.depth * (4 * h * h + _num_mlp_matrices(model) * h * model.mlp_width)
+
+
+def block_activations(model: ModelByWidth) -> float:
+    """Return how many numbers the blocks store per token for the backward pass: norms, q, k, v and the MLP.
+
+    Attention scores are not included.
+    """
+    per_width = 0 if model.mlp is None else 4 if model.mlp.gated else 2
+    return model.depth * (8.0 * model.hidden_size + per_width * model.mlp_width)
+
+
 def computed_parameters(trial: PlannedTrial) -> int:
     """Return the number of parameters that a token meets: those that a loop uses several times count each time.
 
@@ -59,7 +77,16 @@ def computed_parameters(trial: PlannedTrial) -> int:
     """
     model, counts = trial.spec.model, trial.parameters
     assert isinstance(model, ModelByWidth), "trials are resolved"
-    return counts.total - counts.attention - counts.mlp + 16 * model.depth * model.hidden_size**2
+    return counts.total - counts.attention - counts.mlp + block_weights(model)
+
+
+def training_flops(trial: PlannedTrial) -> float:
+    """Return the FLOPs of a training: 6 per token and weight of the blocks, 2 of them forward and 4 backward.
+
+    Embeddings, output layer, attention scores and evaluations are not included.
+    """
+    assert isinstance(trial.spec.model, ModelByWidth), "trials are resolved"
+    return 6.0 * block_weights(trial.spec.model) * trial.tokens
 
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:

@@ -21,10 +21,12 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.learner import (
+    Activation,
     BpeTokenizer,
     HeadSize,
     Loop,
     LoopSharing,
+    Mlp,
     ModelByParams,
     ModelByWidth,
     ModelSpec,
@@ -96,6 +98,7 @@ __all__ = [
     "NUM_CENSUS_LAST_NAMES",
     "NUM_RELATIONS_KNOWN",
     "Accounting",
+    "Activation",
     "AdamW",
     "AnalysisSpec",
     "Biographies",
@@ -120,6 +123,7 @@ __all__ = [
     "Loop",
     "LoopSharing",
     "LossBelow",
+    "Mlp",
     "ModelByParams",
     "ModelByWidth",
     "ModelSpec",

@@ -114,6 +114,30 @@ ParametrizationSpec = Annotated[
 ]
 
 
+class Activation(StrEnum):
+    """Nonlinearities of an MLP."""
+
+    SILU = "silu"
+    """x sigmoid(x)."""
+    GELU = "gelu"
+    """x Phi(x), where Phi is the distribution function of the standard normal distribution (arXiv 1606.08415)."""
+    RELU2 = "relu2"
+    """max(x, 0)^2 (arXiv 2109.08668)."""
+
+
+class Mlp(Spec):
+    """The MLP of a block. The default is SwiGLU, 4 times as wide as hidden_size."""
+
+    activation: Activation = Activation.SILU
+    """Nonlinearity: silu, gelu or relu2."""
+    gated: bool = True
+    """Whether the activation is multiplied by a second projection of the input (gated linear unit, arXiv 2002.05202). A
+    gated MLP has three matrices, an MLP without a gate two, so both have the same number of parameters if the second
+    is 1.5 times as wide."""
+    ratio: float = Field(default=4.0, gt=0, le=64)
+    """Inner width in units of hidden_size. The width is rounded to the nearest integer, and is at least 1."""
+
+
 class LoopSharing(StrEnum):
     """Weights that the passes of a looped model share."""
 
@@ -138,7 +162,12 @@ class Loop(Spec):
 
 class _Llama(Spec):
     num_layers: int = Field(default=4, ge=1, le=1000)
-    """L, the number of transformer blocks. The MLP of a block is 4 times as wide as hidden_size."""
+    """L, the number of transformer blocks. A block consists of attention and an MLP."""
+    mlp: Mlp | None = Mlp()
+    """The MLP of a block; null for blocks of attention only."""
+    parallel: bool = False
+    """Whether attention and MLP of a block both read its normed input, and their outputs are added at once; the block then
+    has one norm instead of two. transformers has no such Llama, so these models cannot be exported."""
     loop: Loop | None = None
     """Repetition of the blocks with shared weights; null for none. A model with `loop: {times: 3}` computes 3 L blocks."""
     tie_embeddings: bool = False
@@ -148,6 +177,22 @@ class _Llama(Spec):
     parametrization: ParametrizationSpec = Standard()
     """Dependence of initial scales and learning rates on the width. Use mup when a grid varies hidden_size with one
     learning rate."""
+
+    @field_validator("parallel")
+    @classmethod
+    def _parallel_to_an_mlp(cls, parallel: bool, info: Any) -> bool:
+        if parallel and info.data.get("mlp", True) is None:
+            raise broken_rule("blocks without an MLP have nothing parallel to attention; remove parallel, or set mlp")
+        return parallel
+
+    @field_validator("loop")
+    @classmethod
+    def _shares_what_exists(cls, loop: Loop | None, info: Any) -> Loop | None:
+        if loop and loop.shared is not LoopSharing.BLOCK and info.data.get("mlp", True) is None:
+            raise broken_rule(
+                "shared must be block for blocks without an MLP, got {got}; remove shared, or set mlp", got=loop.shared
+            )
+        return loop
 
     @property
     def depth(self) -> int:
@@ -161,8 +206,9 @@ class _Llama(Spec):
 
     @property
     def num_norms(self) -> int:
-        """Number of blocks that have their own norms."""
-        return self.depth if self.loop is not None and self.loop.own_norms else self.num_layers
+        """Number of norms with their own gains, without the one before the output layer."""
+        blocks = self.depth if self.loop is not None and self.loop.own_norms else self.num_layers
+        return blocks * (1 if self.mlp is None or self.parallel else 2)
 
     def head_size_at(self, hidden_size: int) -> int:
         """Return the size of an attention head at a width. Raises PydanticCustomError if heads do not divide it."""
@@ -202,6 +248,11 @@ class ModelByWidth(_Llama):
     def head_size(self) -> int:
         """Size of an attention head."""
         return self.head_size_at(self.hidden_size)
+
+    @property
+    def mlp_width(self) -> int:
+        """Inner width of an MLP; 0 without MLPs."""
+        return max(1, round(self.mlp.ratio * self.hidden_size)) if self.mlp else 0
 
     @property
     def width_multiplier(self) -> float:

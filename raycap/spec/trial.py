@@ -195,8 +195,9 @@ class TrialSpec(Spec):
         assert not isinstance(self.training.length, TokensPerParam), "unresolved length; use plan.expand"
         tree = self.model_dump(mode="json")
         # Fields that were added later; without them, older trials keep their ids.
-        if self.model.loop is None:
-            del tree["model"]["loop"]
+        for name in ("loop", "mlp", "parallel"):
+            if getattr(self.model, name) == ModelByWidth.model_fields[name].default:
+                del tree["model"][name]
         if self.training.evaluate_at is EvaluationPlaces.DOUBLINGS:
             del tree["training"]["evaluate_at"]
         loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"]), (self.tokenizer, tree["tokenizer"])]

@@ -15,7 +15,7 @@ from rich.text import Text
 from raycap.analysis.axes import axes_of, describe_axes, format_value
 from raycap.plan.estimate import SWEEP_SECONDS, Estimate, model_bytes
 from raycap.plan.inventory import Inventory, InventoryEntry
-from raycap.plan.sizes import MAX_EMBEDDING_SHARE, embedding_share, parameter_counts, suggested_names
+from raycap.plan.sizes import MAX_EMBEDDING_SHARE, embedding_share, parameter_counts, suggested_names, training_flops
 from raycap.plan.stacks import resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import BpeTokenizer, ModelByWidth, ProfilesByCount
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from raycap.analysis.power import Power
 
 PLAN_ROWS_SHOWN = 60
-DROPPABLE = ["non-emb.", "tokens", "steps", "memory", "data bits", "parameters", "time", "demanded bits/param"]
+DROPPABLE = ["non-emb.", "FLOPs", "tokens", "steps", "memory", "data bits", "parameters", "time", "demanded bits/param"]
 """Columns that are left out in narrow terminals, the least important first. The label, the id and the state remain."""
 VALUES_SHOWN = 12
 """Largest number of values of a field, or of entries of points, that are listed below the table."""
@@ -204,7 +204,7 @@ def plan_table(
         return table
 
     _, selection = sweep.spec.analysis.headline
-    estimates = ["time", "memory"] if expected else []
+    estimates = ["FLOPs", "time", "memory"] if expected else []
     all_columns = [
         "trial",
         "id",
@@ -242,6 +242,7 @@ def _plan_cells(
         "data bits": f"{trial.dataset_bits[selection]:,.0f}",
         "demanded bits/param": f"{trial.demanded_bits_per_param(selection):.2f}",
         "tokens": f"{approximately}{trial.tokens:,}",
+        "FLOPs": f"{training_flops(trial):.2g}",
         "steps": f"{trial.steps:,}",
         "time": duration(estimate.seconds) if estimate else "-",
         "memory": size(estimate.worker_bytes) if estimate else "-",
@@ -275,6 +276,7 @@ def plan_entries(
             "demanded_bits_per_param": {name: trial.demanded_bits_per_param(name) for name in selections},
             "tokens": trial.tokens,
             "tokens_exact": trial.tokens_exact,
+            "training_flops": training_flops(trial),
             "steps": trial.steps,
             "stack": stack_of.get(trial.trial_id, []),
             "warnings": list(trial.warnings),

@@ -119,3 +119,10 @@ def test_the_place_of_a_refused_role_is_that_in_the_file(tmp_path: Path) -> None
     with pytest.raises(SpecError) as refused:
         load_sweep(str(path))
     assert f"{path}:4:14" in refused.value.problems[0]
+
+
+def test_every_value_of_a_section_is_described() -> None:
+    axis = axes_in("grid", "grid.model.mlp=[{},null,{gated: false}]")["model.mlp"]
+    texts = {axis.describe(index) for index in range(3)}
+    assert len(texts) == 3
+    assert all("mlp" in text for text in texts)

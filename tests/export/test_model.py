@@ -61,9 +61,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "tokenizer": {"kind": "bpe", "vocab_size": 400},
         "model": {"hidden_size": 16, "num_layers": 1, "heads": {"num_heads": 2}},
     },
-    "biographies": {"questions": {"kind": "biographies", "per_person": 2}},
+    "biographies, looped, without gates": {
+        "questions": {"kind": "biographies", "per_person": 2},
+        "model": {
+            "hidden_size": 16,
+            "num_layers": 1,
+            "loop": {"times": 2},
+            "mlp": {"gated": False, "activation": "gelu"},
+        },
+    },
     "strings": {"profiles": {"source": "strings", "num_strings": 20}, "questions": {"kind": "names"}},
-    "pairs": {"profiles": {"source": "pairs", "num_keys": 20}},
+    "pairs, attention only": {
+        "profiles": {"source": "pairs", "num_keys": 20},
+        "model": {"hidden_size": 16, "num_layers": 1, "mlp": None},
+    },
 }
 
 
@@ -172,6 +183,14 @@ def test_a_model_is_refused_if_damaged_or_if_logits_differ(tmp_path: Path) -> No
     (model / DIGEST_FILE).write_text(digests(model))
     with pytest.raises(ValueError, match=r"0\.001"):
         export_model(result, storage, tmp_path / "out")
+
+
+def test_parallel_blocks_are_refused_with_the_field(tmp_path: Path) -> None:
+    result = memorized().result
+    model = result.spec.model.model_copy(update={"parallel": True})
+    changed = result.model_copy(update={"spec": result.spec.model_copy(update={"model": model})})
+    with pytest.raises(ValueError, match=r"model\.parallel"):
+        export_model(changed, Storage.at(str(tmp_path)), tmp_path / "out")
 
 
 def edit(name: str, **values: Any) -> Callable[[Path], None]:

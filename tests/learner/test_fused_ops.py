@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycap.learner.fused_ops import NORM_EPS, attend, cross_entropy, rms_norm, rotate, swiglu
+from raycap.learner.fused_ops import NORM_EPS, attend, cross_entropy, gated, relu2, rms_norm, rotate
 
 ANGLES = torch.arange(40.0).view(2, 5, 4)
 ROPE = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=-1).flatten(-2)
@@ -24,8 +24,8 @@ def plain_rotation(x: Tensor) -> Tensor:
     return torch.stack([left * cos - right * sin, left * sin + right * cos], dim=-1).flatten(-2)
 
 
-def plain_swiglu(x: Tensor) -> Tensor:
-    return F.silu(x[..., :4]) * x[..., 4:]
+def plain_gated_relu2(x: Tensor) -> Tensor:
+    return x[..., :4].clamp(min=0) ** 2 * x[..., 4:]
 
 
 def plain_attention(heads: Tensor) -> Tensor:
@@ -44,12 +44,12 @@ def plain_cross_entropy(hidden: Tensor, unembedding: Tensor) -> Tensor:
     ("fused", "plain", "shapes"),
     [
         (rms_norm, plain_norm, [(2, 5, 8), (2, 8)]),
-        (swiglu, plain_swiglu, [(2, 5, 8)]),
+        (lambda x: gated(x, relu2), plain_gated_relu2, [(2, 5, 8)]),
         (lambda x: rotate(x, ROPE), plain_rotation, [(2, 5, 8)]),
         (lambda heads: attend(heads, None, 0.3), plain_attention, [(2, 3, 5, 3, 2, 4)]),
         (lambda h, w: cross_entropy(h, w, TARGETS), plain_cross_entropy, [(2, 5, 8), (2, 7, 8)]),
     ],
-    ids=["rms_norm", "swiglu", "rotate", "attend", "cross_entropy"],
+    ids=["rms_norm", "gated", "rotate", "attend", "cross_entropy"],
 )
 def test_values_and_gradients_equal_those_of_the_plain_formula(
     fused: Callable[..., Tensor], plain: Callable[..., Tensor], shapes: list[tuple[int, ...]]

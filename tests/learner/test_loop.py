@@ -1,4 +1,4 @@
-"""Looped models: shared weights are counted, trained, saved and exported once."""
+"""Looped models: shared weights are counted, trained, saved and exported once. Stacks of other arms of the block."""
 
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import TrainedTrial, run_trials
 from raycap.plan.sizes import parameter_counts
 from raycap.spec import (
+    Activation,
     AdamW,
     Exposures,
     HeadSize,
     Loop,
     LoopSharing,
+    Mlp,
     ModelByWidth,
     Muon,
     MuP,
@@ -87,11 +89,11 @@ def test_a_model_whose_blocks_differ_is_no_loop(tmp_path: Path) -> None:
         pretrained.load_pretrained(shape(Loop(times=3)), tmp_path)
 
 
-def trial(seed: int, optimizer: OptimizerSpec, loop: Loop | None) -> TrialSpec:
+def trial(seed: int, optimizer: OptimizerSpec, model: ModelByWidth) -> TrialSpec:
     return TrialSpec(
         profiles=ProfilesByCount(num_profiles=30, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
         questions=QuestionsByShare(hops=(1, 2), one_hop_share=0.5),
-        model=shape(loop),
+        model=model,
         training=TrainingSpec(
             length=Exposures(exposures=12), batch_size=32, num_evaluations=2, optimizer=optimizer, seed=seed
         ),
@@ -104,13 +106,21 @@ def losses(outcomes: list[object]) -> list[float]:
     return [sum(row.sum_bits for row in result.final.losses.rows) for result in results]
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [OPTIMIZERS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIMIZERS[1:])],
-    ids=lambda optimizer: optimizer.kind,
-)
-def test_looped_replicas_train_as_each_alone_and_resume_bit_equal(optimizer: OptimizerSpec, tmp_path: Path) -> None:
-    specs = tuple(trial(seed, optimizer, Loop(times=2)) for seed in range(2))
+RELU2 = Mlp(activation=Activation.RELU2, gated=False, ratio=3.0)
+TRAINED = {
+    "looped, AdamW": (OPTIMIZERS[0], shape(Loop(times=2))),
+    "looped, schedule-free": (OPTIMIZERS[1], shape(Loop(times=2))),
+    "looped, Muon": (OPTIMIZERS[2], shape(Loop(times=2))),
+    "without gates, Muon": (OPTIMIZERS[2], shape(None).model_copy(update={"mlp": RELU2})),
+    "parallel, AdamW": (OPTIMIZERS[0], shape(None).model_copy(update={"parallel": True})),
+}
+FIRST, *OTHERS = TRAINED
+
+
+@pytest.mark.parametrize("case", [FIRST, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)])
+def test_replicas_train_as_each_alone_and_resume_bit_equal(case: str, tmp_path: Path) -> None:
+    optimizer, model = TRAINED[case]
+    specs = tuple(trial(seed, optimizer, model) for seed in range(2))
     stacked = losses(run_trials(specs, source_commit="test"))
     alone = [losses(run_trials((spec,), source_commit="test"))[0] for spec in specs]
     assert stacked == pytest.approx(alone, rel=1e-3)
@@ -123,6 +133,6 @@ def test_looped_replicas_train_as_each_alone_and_resume_bit_equal(optimizer: Opt
 
 
 def test_a_loop_is_part_of_the_identity_of_a_trial_and_its_absence_is_not() -> None:
-    plain = trial(0, OPTIMIZERS[0], None)
+    plain = trial(0, OPTIMIZERS[0], shape(None))
     assert plain.trial_id == "cd4bc1aa52db"  # as before loops existed
-    assert len({plain.trial_id, *(trial(0, OPTIMIZERS[0], loop).trial_id for loop in LOOPS)}) == 1 + len(LOOPS)
+    assert len({plain.trial_id, *(trial(0, OPTIMIZERS[0], shape(loop)).trial_id for loop in LOOPS)}) == 1 + len(LOOPS)

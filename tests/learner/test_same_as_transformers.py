@@ -15,11 +15,13 @@ from raycap.learner import optim, pretrained
 from raycap.learner.batches import Batch
 from raycap.learner.evaluation import token_losses
 from raycap.spec import (
+    Activation,
     AdamW,
     BpeTokenizer,
     HeadSize,
     Loop,
     LoopSharing,
+    Mlp,
     ModelByWidth,
     NamePools,
     NumHeads,
@@ -75,10 +77,11 @@ def share_modules(reference: PreTrainedModel, shape: ModelByWidth) -> None:
                 num_layers=1,
                 heads=HeadSize(head_size=8),
                 loop=Loop(times=3, shared=LoopSharing.ATTENTION, own_norms=True),
+                mlp=Mlp(activation=Activation.RELU2, gated=False, ratio=3.0),
             ),
         ),
     ],
-    ids=["one hop, words, tied", "two hops, BPE, untied", "looped blocks", "looped attention"],
+    ids=["one hop, words, tied", "two hops, BPE, untied", "looped blocks", "looped attention, no gates"],
 )
 def test_training_losses_equal_those_of_transformers(hops: int, bpe: bool, shape: ModelByWidth, tmp_path: Path) -> None:
     vocab_size, steps = rows_of_steps(hops, bpe)
