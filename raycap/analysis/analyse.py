@@ -1,7 +1,7 @@
 """Analysis of a sweep as a pure function of its stored records: capacities, laws, verdicts and comparison."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from raycap.analysis.intervals import NOTHING, Interval
 from raycap.analysis.laws import FitStatus, Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
 from raycap.analysis.pooling import BestSetting, arms_of, best_settings
+from raycap.analysis.probes import Readings
 from raycap.analysis.readings import Reading, headline, readings
 from raycap.analysis.selection import Comparison, Evidence, compare_readings
 from raycap.analysis.tables import Tables, joined_blocks, tables
@@ -76,6 +77,8 @@ class Analysis:
     comparison: Comparison
     contrasts: tuple[Contrast, ...]
     """Values of each axis of the grid, compared at equal everything else."""
+    probes: Mapping[str, Readings] = field(default_factory=dict)
+    """What probes read from stored models, by trial_id; trials whose models have not been probed are left out."""
 
     @property
     def headline(self) -> Reading:
@@ -92,6 +95,12 @@ class Analysis:
         """Last kind of text that any trial was evaluated on; `ONE_HOP` if no trial was."""
         kinds = [measured.losses.kinds[-1] for measured in self.measured.values()]
         return max(kinds, key=list(Kind).index, default=Kind.ONE_HOP)
+
+    @property
+    def probes_by_index(self) -> dict[int, Readings]:
+        """What probes read, by index of the trial in the plan."""
+        indices = {trial.trial_id: index for index, trial in enumerate(self.sweep.trials)}
+        return {indices[trial_id]: readings for trial_id, readings in self.probes.items()}
 
     def totals(self, reading: Reading | None = None, *, final: bool = False) -> pd.DataFrame:
         """Return the headline totals of the capacity table under a reading, at every evaluation or at the last one.

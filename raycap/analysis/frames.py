@@ -120,6 +120,25 @@ class Results:
         """
         return tidy.contrast_frame(self.analysis)
 
+    @cached_property
+    def probes(self) -> pd.DataFrame:
+        """Data frame with one row per model that `raycap probe` has read, kind, split, target, layer and site.
+
+        Columns: trial_id, label, the axes of the grid, step, exposures, family and seed of the probes, kind, split, target,
+        site, layer, num_texts, and per question entropy_bits, usable_bits, control_bits and untrained_bits with standard
+        errors, code_length_bits and selectivity_bits. See docs/probes.md#numbers.
+        """
+        return tidy.probe_frame(self.analysis)
+
+    @cached_property
+    def interchanges(self) -> pd.DataFrame:
+        """Data frame with one row per model that `raycap probe` has read, kind, site, layer and space.
+
+        Columns: trial_id, label, the axes of the grid, step, exposures, family, seed, kind, site, layer, space,
+        num_dimensions, num_pairs, and gained_bits and moved_share with standard errors. See docs/probes.md#interchange.
+        """
+        return tidy.interchange_frame(self.analysis)
+
     def figure(self, name: str = "capacity", style: Literal["report", "paper"] = "report") -> "Figure":
         """Draw a figure of the report.
 

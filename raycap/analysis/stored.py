@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.checks import UnreadableResult, check_matches_plan, check_own
 from raycap.analysis.measurements import Measured
+from raycap.analysis.probes import read_probes
 from raycap.results import (
     SCHEMA_VERSION,
     Failure,
@@ -69,7 +70,9 @@ def analyse_stored(sweep: SweepRecord, storage: Storage) -> Analysis:
     except InvalidRecordError:  # it holds only the duration of the run, which the report then lacks
         run = None
     stored = read_stored(sweep.trials, storage)
-    return analyse(sweep, run, stored.measured, stored.failures, stored.unreadable)
+    analysis = analyse(sweep, run, stored.measured, stored.failures, stored.unreadable)
+    probed = read_probes((trial for trial in sweep.trials if trial.trial_id in stored.measured), storage)
+    return replace(analysis, probes=probed)
 
 
 def read_result(text: str | bytes) -> TrialResult:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.probes import interchange_rows, probe_rows
 from raycap.analysis.readings import Reading
 from raycap.analysis.summary import contrast_entry, law_entry, state
 from raycap.analysis.tables import grid_columns, joined_blocks
@@ -99,6 +100,16 @@ def law_frame(analysis: Analysis) -> pd.DataFrame:
 def contrast_frame(analysis: Analysis) -> pd.DataFrame:
     """Return one row per axis, outcome and value; see `raycap.analysis.frames.Results.contrasts`."""
     return pd.DataFrame(map(contrast_entry, analysis.contrasts))
+
+
+def probe_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per probed model and reading; see `raycap.analysis.frames.Results.probes`."""
+    return _ordered([_named(analysis, probe_rows(analysis.probes_by_index))], ["trial", "step"])
+
+
+def interchange_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per probed model and interchange; see `raycap.analysis.frames.Results.interchanges`."""
+    return _ordered([_named(analysis, interchange_rows(analysis.probes_by_index))], ["trial", "step"])
 
 
 def capacity_rows(analysis: Analysis) -> pd.DataFrame:

@@ -61,6 +61,14 @@ class Attribute:
         """Whether all values have the form of a date, 1950-01-02."""
         return all(re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value) for value in self.values)
 
+    def words(self, value: str) -> tuple[str, ...]:
+        """Return the words of a value for the word tokenizer: the value, or year, month and day if all are dates.
+
+        One word per possible date would add 67,200 tokens to the vocabulary. One word per date that occurs would add
+        fewer, but then the vocabulary would contain information about the population.
+        """
+        return (value[:4], value[4:7], value[7:]) if self.are_dates else (value,)
+
     def sample(self, num: int, *, rng: np.random.Generator) -> IntArray:
         """Draw `num` independent values and return their indices, shape (num,)."""
         cumulative = np.cumsum(self.weights)

@@ -37,6 +37,9 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU2: relu2,
 }
 CPU = torch.device("cpu")
+Tap = Callable[[Tensor], Tensor]
+"""Called with every residual (R, N, H) in the order in which they are computed: the embeddings, and after the attention
+and after the MLP of every block. The forward pass continues with the tensor that it returns."""
 
 
 class ParameterGroup(StrEnum):
@@ -142,7 +145,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(spec.hidden_size) if spec.mlp and not spec.parallel else None
         self.mlp = MLP(spec.hidden_size, spec.mlp_width, spec.mlp) if spec.mlp else None
 
-    def forward(self, x: Tensor, rope: Tensor, batch: Batch, mask: Tensor | None, *, answers_only: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Tensor, batch: Batch, mask: Tensor | None, *, answers_only: bool, tap: Tap | None
+    ) -> Tensor:
         """Map (R, N, H) to (R, N, H), or to (R, A, H) with `answers_only`.
 
         The last block computes only the nodes of answers; its other outputs are unused.
@@ -152,14 +157,15 @@ class Block(nn.Module):
         if answers_only:
             x = gather_rows(x, batch.answer_nodes)
         x = x + self.self_attn.o_proj(gather_rows(mixed, batch.answer_cells if answers_only else batch.cell_of_node))
-        if self.mlp is None:
-            return x
-        if self.post_attention_layernorm is not None:
-            normed = self.post_attention_layernorm(x)
-        elif answers_only:
-            normed = gather_rows(normed, batch.answer_nodes)
-        output: Tensor = x + self.mlp(normed)
-        return output
+        if tap:
+            x = tap(x)
+        if self.mlp is not None:
+            if self.post_attention_layernorm is not None:
+                normed = self.post_attention_layernorm(x)
+            elif answers_only:
+                normed = gather_rows(normed, batch.answer_nodes)
+            x = x + self.mlp(normed)
+        return tap(x) if tap else x
 
 
 def _blocks(spec: ModelByWidth) -> list[Block]:
@@ -252,7 +258,7 @@ class Llama(nn.Module):
         """Weights of the output layer, (R, V, H)."""
         return self.embed_tokens.weight if self.spec.tie_embeddings else self.lm_head.weight
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, tap: Tap | None = None) -> Tensor:
         """Return the inputs of the output layer at the answer positions, (R, A, H).
 
         If the batch has segments, a cell attends only to earlier cells of its segment, as if each segment were a row of
@@ -263,18 +269,20 @@ class Llama(nn.Module):
         # builds a plan for each new length (0.17 s) and fails on 65,536 rows and more.
         short = self.device.type == "cuda" and batch.segments is None
         with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if short else nullcontext():
-            return self._final_hidden(batch, table)
+            return self._final_hidden(batch, table, tap)
 
-    def _final_hidden(self, batch: Batch, table: Tensor) -> Tensor:
+    def _final_hidden(self, batch: Batch, table: Tensor, tap: Tap | None) -> Tensor:
         x = gather_rows(self.embed_tokens.weight, batch.tokens)  # (R, N, H)
+        if tap:
+            x = tap(x)
         rope = F.embedding(batch.position_ids, table)  # (R, N, 3H)
         mask = None
         if batch.segments is not None:  # cells of equal segments, up to the diagonal
             mask = (batch.segments[..., :, None] == batch.segments[..., None, :]).tril().flatten(0, 1)[:, None]
         *blocks, last = self.layers
         for block in blocks:
-            x = block(x, rope, batch, mask, answers_only=False)
-        x = self.norm(last(x, rope, batch, mask, answers_only=True))
+            x = block(x, rope, batch, mask, answers_only=False, tap=tap)
+        x = self.norm(last(x, rope, batch, mask, answers_only=True, tap=tap))
         hidden: Tensor = x / self.spec.width_multiplier  # divides logits by m; H numbers instead of V
         return hidden
 

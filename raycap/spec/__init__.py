@@ -37,6 +37,7 @@ from raycap.spec.learner import (
     TokenizerSpec,
     WordTokenizer,
 )
+from raycap.spec.probes import ProbeFamily, ProbeLayers, ProbeSite, ProbesSpec, ProbeTarget
 from raycap.spec.questions import (
     Biographies,
     HeldOut,
@@ -141,6 +142,11 @@ __all__ = [
     "Plateau",
     "Precision",
     "PretrainedTokenizer",
+    "ProbeFamily",
+    "ProbeLayers",
+    "ProbeSite",
+    "ProbeTarget",
+    "ProbesSpec",
     "ProfilesByBits",
     "ProfilesByBitsPerParam",
     "ProfilesByCount",

@@ -19,6 +19,7 @@ from raycap.spec.base import (
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
+from raycap.spec.probes import ProbesSpec
 from raycap.spec.tables import ProfilesFromTable
 from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
 from raycap.spec.trial import TrialSpec
@@ -245,6 +246,8 @@ class SweepSpec(Spec):
     """Resources and execution of trials. Changing it does not retrain any trial."""
     tracking: TrackingSpec = TrackingSpec()
     """Tracking of trials with MLflow."""
+    probes: ProbesSpec = ProbesSpec()
+    """What `raycap probe` reads from the trained models. Changing it does not retrain any trial."""
     storage: Text = "runs"
     """Folder or URI (such as s3:// or gs://) that stores trials and sweeps. On a cluster all machines must reach it."""
 

@@ -6,8 +6,6 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from raycap.analysis.capacity import headline_bits
-from raycap.analysis.measurements import Losses
 from raycap.plan.estimate import max_stored_models, model_bytes
 from raycap.results import ModelLosses, PlannedTrial, SweepRecord
 from raycap.spec import KeptModels
@@ -26,6 +24,9 @@ def describe_stored_models(sweep: SweepRecord, trials: Sequence[PlannedTrial]) -
 
 def evaluation_rows(sweep: SweepRecord, trials: Iterable[PlannedTrial], storage: Storage) -> list[dict[str, Any]]:
     """Return a row for each stored evaluation of the stored models of some trials, under the headline's reading."""
+    from raycap.analysis.capacity import headline_bits
+    from raycap.analysis.measurements import Losses
+
     rows = []
     for trial in trials:
         for record in read_inspections(storage, trial.trial_id, "evaluate", ModelLosses):

@@ -34,7 +34,6 @@ from raycap.tokens.pieces import (
     padded,
     write,
 )
-from raycap.tokens.tokenizers import value_words
 
 MAX_TEXTS_COUNTED = 200_000
 """Largest number of texts whose tokens are counted. Larger corpora are counted over as many evenly spaced texts."""
@@ -131,7 +130,7 @@ class Composer(WithoutCaches):
             subjects = [profiles.schema.wording(subject).possessive for subject in profiles.schema.subjects]
             pieces[Table.SUBJECT] = encode([(subject,) for subject in subjects], subjects)
             pieces[Table.ANSWER] = names + encode(
-                [value_words(attributes[a], value) for a, value in values], [f" {value}" for _, value in values]
+                [attributes[a].words(value) for a, value in values], [f" {value}" for _, value in values]
             )
         return cls(corpus, corpus_index, {table: PieceTable.of(tokens, dtype) for table, tokens in pieces.items()})
 
@@ -183,6 +182,12 @@ class Composer(WithoutCaches):
     def lengths(self, ids: Ids) -> tuple[IntArray, IntArray]:
         """Return the number of tokens and of measured tokens of some texts, each of shape (n,)."""
         return lengths_of(self.tables, self.corpus.slots(ids), len(ids))
+
+    def last_columns(self, ids: Ids) -> IntArray:
+        """Return the column of the last token of every piece in the rows of some texts, shape (n, pieces)."""
+        slots = self.corpus.slots(ids)
+        lengths = [lengths_of(self.tables, [slot], len(ids))[0] for slot in slots]
+        return np.cumsum(np.stack(lengths, axis=1), axis=1, dtype=np.int32) - 1
 
     @cached_property
     def token_counts(self) -> "TokenCounts":

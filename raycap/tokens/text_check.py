@@ -19,7 +19,6 @@ from raycap.facts.questions import Questions
 from raycap.facts.relations import NO_PERSON
 from raycap.spec import Kind, NamePools
 from raycap.tokens.composer import Composer
-from raycap.tokens.tokenizers import value_words
 
 MAX_TEXTS = 5_000
 """Number of training texts of each corpus that are checked, beside one for every part of a name and every value."""
@@ -104,7 +103,7 @@ def _altered_fact(profiles: Profiles, fact: _Fact, altered: _Altered, tokenizer:
             survives = words >= {*candidate.value.split(" ")}
         else:
             attribute = profiles.schema.attributes[candidate.subject]
-            survives = words >= {*value_words(attribute, candidate.value)}
+            survives = words >= {*attribute.words(candidate.value)}
             survives &= altered.encoding is None or f" {candidate.value}" in altered.decoded
         if not survives:
             return candidate

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from raycap.facts.corpus import END, Corpus, TrainedIds, render_texts
-from raycap.facts.profiles import Attribute
 from raycap.facts.questions import CHAIN_LINK, Questions
 from raycap.facts.wordings import ANSWER, PROMPT_END, QUESTION
 from raycap.spec import BpeTokenizer, Kind, PretrainedTokenizer, TokenizerSpec, WordTokenizer
@@ -38,15 +38,6 @@ def num_embeddings(spec: TokenizerSpec, tokenizer: Tokenizer) -> int:
     return spec.vocab_size if isinstance(spec, BpeTokenizer) else tokenizer.get_vocab_size()
 
 
-def value_words(attribute: Attribute, value: str) -> tuple[str, ...]:
-    """Return the words of an attribute's value: the value as a single word, or year, month and day if all are dates.
-
-    One word per possible date would add 67,200 tokens to the vocabulary. One word per date that occurs would add fewer,
-    but then the vocabulary would contain information about the population.
-    """
-    return (value[:4], value[4:7], value[7:]) if attribute.are_dates else (value,)
-
-
 def fixed_texts(corpora: tuple[Corpus, ...]) -> tuple[str, ...]:
     """Return the distinct fixed texts of some corpora. The first is the end token."""
     return tuple(dict.fromkeys(text for corpus in corpora for text in corpus.texts))
@@ -59,7 +50,7 @@ def _word_tokenizer(corpora: tuple[Corpus, ...]) -> Tokenizer:
     has_facts = {corpus.kind for corpus in corpora} != {Kind.NAME}  # names alone need no words for subjects and values
     attributes = schema.attributes if has_facts else ()
     subjects = [schema.wording(subject).possessive for subject in schema.subjects] if has_facts else []
-    values = {word for attribute in attributes for value in attribute.values for word in value_words(attribute, value)}
+    values = {word for attribute in attributes for value in attribute.values for word in attribute.words(value)}
     names = {part for pool in set(schema.name_pools) for part in pool if part}
     texts = [text.strip() for text in fixed_texts(corpora)]
     vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*texts, *subjects, *sorted(values | names)]))}
@@ -139,6 +130,15 @@ def _bpe_tokenizer(corpora: tuple[Corpus, ...], vocab_size: int) -> Tokenizer:
         ),
     )
     return tokenizer
+
+
+def first_tokens(tokenizer: Tokenizer, words: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the first token of each word as it occurs inside texts, after a space unless it is attached."""
+    vocabulary = tokenizer.get_vocab()
+    if isinstance(tokenizer.model, models.WordLevel):
+        return np.array([vocabulary[word] for word in words])
+    texts = [word if word[0] in "'-" else f" {word}" for word in words]
+    return np.array([each.ids[0] for each in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 
 
 TOKENIZER_SETTINGS = {
