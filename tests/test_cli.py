@@ -49,6 +49,7 @@ def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
         "sync",
         "ui",
         "evaluate",
+        "losses",
         "probe",
         "trial",
         "texts",

@@ -124,7 +124,8 @@ def _run_tasks(
             num_gpus=execution.gpus_per_worker,
             max_retries=execution.max_failures,
         )
-        waiting, running = list(trials), dict[ray.ObjectRef, PlannedTrial]()
+        waiting = list(trials)
+        running: dict[ray.ObjectRef[str | None], PlannedTrial] = {}
         while waiting or running:
             while waiting and len(running) < slots:
                 trial = waiting.pop(0)

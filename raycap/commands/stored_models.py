@@ -1,7 +1,8 @@
-"""Commands that analyse the stored models of finished trials: `evaluate` and `probe`."""
+"""Commands that analyse the stored models of finished trials: `evaluate`, `losses` and `probe`."""
 
 import json
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,8 +11,22 @@ from raycap import pipeline
 from raycap.commands.arguments import DEFAULT_STORAGE, AsJson, StorageOption, SweepArgument, Trials
 from raycap.commands.named import find_sweep
 from raycap.errors import TrackingError
+from raycap.results import TextLosses
+from raycap.spec.document import SpecError
+from raycap.storage.inspections import inspection_folder, read_inspections
 from raycap.terminal.format import wide_console
-from raycap.terminal.stored_models import evaluation_rows, evaluation_table
+from raycap.terminal.stored_models import composition_table, evaluation_rows, evaluation_table
+
+
+class WeightFormat(StrEnum):
+    """Formats to which weights are rounded."""
+
+    INT8 = "int8"
+    INT6 = "int6"
+    INT4 = "int4"
+    INT3 = "int3"
+    INT2 = "int2"
+
 
 AllModels = Annotated[
     bool, typer.Option("--all-models", help="Also analyse the models that execution.keep_models has stored.")
@@ -22,10 +37,18 @@ def evaluate(
     argument: SweepArgument,
     trials: Trials = None,
     all_models: AllModels = False,
+    quantise: Annotated[
+        list[WeightFormat] | None,
+        typer.Option(help="Also with weights rounded to integers of so many bits per output channel; may be repeated."),
+    ] = None,
+    prune: Annotated[
+        list[float] | None,
+        typer.Option(help="Also with this share of the weights, the smallest, set to 0; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
     storage: StorageOption = DEFAULT_STORAGE,
 ) -> None:
-    """Evaluate stored models of finished trials again, on the same texts as in training, without training.
+    """Evaluate stored models of finished trials again, also compressed, on the same texts as in training.
 
     Results are stored with the trials. Models that have been evaluated already are not evaluated again.
 
@@ -33,14 +56,21 @@ def evaluate(
 
       raycap evaluate runs/grid --all-models
 
-      raycap evaluate runs/grid --trials d10-L2-N1000-s0
+      raycap evaluate runs/grid --trials d10-L2-N1000-s0 --quantise int8 --quantise int4 --prune 0.5
     """
+    if wrong := [share for share in prune or () if not 0 < share < 1]:
+        raise SpecError([f"--prune: must lie between 0 and 1, got {wrong[0]:g}"])
     from raycap.cluster.inspections import Inspections
     from raycap.learner.inspections import Inspection
     from raycap.learner.inspections import evaluate as evaluate_model
 
     sweep, root = find_sweep(argument, storage=storage)
-    inspections = Inspections((Inspection("evaluate", evaluate_model),), all_models)
+    variants: list[dict[str, Any]] = [
+        {},
+        *({"quantise": str(weights)} for weights in quantise or ()),
+        *({"prune": share} for share in prune or ()),
+    ]
+    inspections = Inspections(tuple(Inspection("evaluate", evaluate_model, each) for each in variants), all_models)
     console = Console(stderr=True) if as_json else wide_console()
     done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
     rows = evaluation_rows(sweep, done, root)
@@ -48,6 +78,57 @@ def evaluate(
         print(json.dumps(rows, indent=1))
     else:
         console.print(evaluation_table(rows))
+    raise typer.Exit(code)
+
+
+def losses(
+    argument: SweepArgument,
+    trials: Trials = None,
+    all_models: AllModels = False,
+    per_question: Annotated[
+        bool,
+        typer.Option("--per-question", help="Also analyse whether two-hop answers are composed or memorised."),
+    ] = False,
+    as_json: AsJson = False,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Write the loss of every text under stored models of finished trials to texts.parquet, without training.
+
+    Examples:
+
+      raycap losses runs/two_hop
+
+      raycap losses runs/two_hop --trials d10-L2-N1000-s0 --all-models
+
+      raycap losses runs/two_hop --per-question
+    """
+    from raycap.analysis.composition import read_composition
+    from raycap.cluster.inspections import Inspections
+    from raycap.learner.inspections import Inspection
+    from raycap.learner.text_losses import TEXTS_FILE, write_text_losses
+
+    sweep, root = find_sweep(argument, storage=storage)
+    inspections = Inspections((Inspection("losses", write_text_losses),), all_models)
+    console = Console(stderr=True) if as_json else wide_console()
+    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
+    rows = []
+    for trial in done:
+        for record in read_inspections(root, trial.trial_id, "losses", TextLosses):
+            file = f"{inspection_folder(trial.trial_id, 'losses', {}, record.moment.step)}/{TEXTS_FILE}"
+            row = {"trial_id": trial.trial_id, "label": trial.label} | record.moment.model_dump()
+            row |= {"num_rows": sum(record.body.num_rows.values()), "file": root.location(file)}
+            if per_question:
+                with root.filesystem.open_input_file(root.path(file)) as source:
+                    found = read_composition(source)
+                row["composition"] = found and found.as_dict()
+            rows.append(row)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            console.print(f"{row['label']}: {row['num_rows']:,} rows: {row['file']}", soft_wrap=True)
+        if per_question:
+            console.print(composition_table(rows))
     raise typer.Exit(code)
 
 

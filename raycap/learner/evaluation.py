@@ -7,7 +7,7 @@ nats; they are converted to bits before they are summed or stored (docs/science.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -131,7 +131,7 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
     shape = sample.num_texts.shape
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     histograms = np.zeros((*shape, 1 + len(HISTOGRAM_EDGES_BITS)), np.int64)
-    for part, bits, contains in _text_losses(model, sample.composer, ids, precision):
+    for part, bits, contains, _ in text_losses(model, sample.composer, ids, precision):
         if not np.isfinite(bits).all():
             bad = (~np.isfinite(bits)).any(axis=1).sum()
             raise DivergedError(f"the losses of {bad} {corpus.kind} texts are not finite")
@@ -163,10 +163,24 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
     return LossTable(rows=tuple(rows))
 
 
-def _text_losses(
-    model: Llama, composer: Composer, ids: Ids, precision: Precision
-) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.bool_]]]:
-    """Yield for each batch a slice of `ids`, losses (texts, measures) in bits, and which measures each text contains."""
+class TextBatch(NamedTuple):
+    """Losses of some texts of a corpus."""
+
+    part: slice
+    """The texts, as a slice of the ids that were given."""
+    bits: NDArray[np.float64]
+    """Loss of each measure, (texts, measures)."""
+    contains: NDArray[np.bool_]
+    """Which measures each text contains, (texts, measures)."""
+    ranks: NDArray[np.int64] | None
+    """Largest rank of a token of each measure among all tokens, (texts, measures): 1 if each is the most probable one."""
+
+
+@torch.no_grad()
+def text_losses(
+    model: Llama, composer: Composer, ids: Ids, precision: Precision, *, ranked: bool = False
+) -> Iterator[TextBatch]:
+    """Yield the losses of a single model on texts in batches; with `ranked` also the ranks of their tokens."""
     num_measures = len(composer.corpus.measures)
     num_rows = min(
         MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured))
@@ -175,11 +189,25 @@ def _text_losses(
         part = slice(begin, begin + num_rows)
         batch = Batch.of([composer.compose(ids[part], composer.row_length)], model.vocab_size, model.device)
         with autocast(precision, model.device):
-            (nats,) = token_losses(model, batch)
+            hidden = model(batch)
+            (nats,) = cross_entropy(hidden, model.unembedding, batch.targets)
+            ranks_of_tokens = token_ranks(hidden, model.unembedding, batch.targets)[0] if ranked else None
         (num_texts,) = batch.num_texts
         # Entry (text, measure) of a flattened table; row 0 of `sums` holds losses, row 1 numbers of tokens.
         entry = batch.text_of[0] * num_measures + batch.labels[0] - 1
         sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=model.device)
         sums.index_add_(1, entry, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
         bits, tokens = sums.view(2, num_texts, num_measures).cpu().numpy()
-        yield part, bits * BITS_PER_NAT, tokens > 0
+        ranks = None
+        if ranks_of_tokens is not None:
+            largest = torch.zeros(num_texts * num_measures, dtype=torch.int64, device=model.device)
+            largest.scatter_reduce_(0, entry, ranks_of_tokens, "amax")
+            ranks = largest.view(num_texts, num_measures).cpu().numpy()
+        yield TextBatch(part, bits * BITS_PER_NAT, tokens > 0, ranks)
+
+
+def token_ranks(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+    """Return the rank of every measured token among all tokens, (R, A): 1 + the number of tokens with larger logits."""
+    logits = torch.bmm(hidden, unembedding.mT)
+    ranks: Tensor = 1 + (logits > logits.gather(2, targets[..., None])).sum(dim=2)
+    return ranks

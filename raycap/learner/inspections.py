@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from raycap.learner.compression import compressed
 from raycap.learner.evaluation import losses, samples_of
 from raycap.learner.hardware import num_threads_of_torch
 from raycap.learner.kept_models import LoadedModel, load_model
@@ -86,8 +87,9 @@ def _inspect(loaded: LoadedModel, inspection: Inspection, storage: Storage, sour
 
 
 def evaluate(loaded: LoadedModel, options: dict[str, Any], folder: Path) -> ModelLosses:
-    """Return the losses of a model on the texts that the evaluations in training use."""
+    """Return the losses of a model, compressed by the options, on the texts that the evaluations in training use."""
+    model = compressed(loaded.model, options)
     table = LossTable(rows=())
     for sample in samples_of(loaded.data):
-        table += losses(loaded.model, sample, precision=loaded.spec.training.precision)
+        table += losses(model, sample, precision=loaded.spec.training.precision)
     return ModelLosses(losses=table)

@@ -1,6 +1,13 @@
 """Public names of the stored records: specs, results, failures and tables of losses."""
 
-from raycap.results.inspections import INSPECTION_SCHEMA_VERSION, BodyT, InspectionRecord, ModelLosses, Moment
+from raycap.results.inspections import (
+    INSPECTION_SCHEMA_VERSION,
+    BodyT,
+    InspectionRecord,
+    ModelLosses,
+    Moment,
+    TextLosses,
+)
 from raycap.results.losses import (
     HISTOGRAM_EDGES_BITS,
     Amount,
@@ -66,6 +73,7 @@ __all__ = [
     "StopReason",
     "SubjectPrice",
     "SweepRecord",
+    "TextLosses",
     "TrialResult",
     "describe_invalid",
     "is_trained",

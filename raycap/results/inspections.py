@@ -6,6 +6,7 @@ from pydantic import JsonValue, SerializeAsAny
 
 from raycap.results.losses import Amount, Count, LossTable, Record
 from raycap.results.records import Provenance, TrialId
+from raycap.spec import Kind
 
 INSPECTION_SCHEMA_VERSION = 1
 BodyT = TypeVar("BodyT", bound=Record)
@@ -40,3 +41,9 @@ class ModelLosses(Record):
     """Losses of a stored model, by the analysis `evaluate`."""
 
     losses: LossTable
+
+
+class TextLosses(Record):
+    """Numbers of rows of texts.parquet, by the analysis `losses`."""
+
+    num_rows: dict[Kind, Count]

@@ -23,24 +23,32 @@ def describe_stored_models(sweep: SweepRecord, trials: Sequence[PlannedTrial]) -
 
 
 def evaluation_rows(sweep: SweepRecord, trials: Iterable[PlannedTrial], storage: Storage) -> list[dict[str, Any]]:
-    """Return a row for each stored evaluation of the stored models of some trials, under the headline's reading."""
+    """Return a row for each stored evaluation of the stored models of some trials, under the headline's reading.
+
+    `kept` is the share of the learned bits of the stored model that the compressed one has.
+    """
     from raycap.analysis.capacity import headline_bits
     from raycap.analysis.measurements import Losses
 
     rows = []
     for trial in trials:
-        for record in read_inspections(storage, trial.trial_id, "evaluate", ModelLosses):
+        records = read_inspections(storage, trial.trial_id, "evaluate", ModelLosses)
+        whole_bits: dict[int, float] = {}  # of the models as they are stored, by step
+        for record in sorted(records, key=lambda each: (each.moment.step, sorted(each.options.items()))):
             losses = Losses.of(trial.spec, trial.populations, [record.body])
             (learned_bits,) = headline_bits(losses, sweep.spec.analysis).tolist()
+            whole_bits.setdefault(record.moment.step, learned_bits)  # the record without options is the first
             rows.append(
                 {
                     "trial_id": trial.trial_id,
                     "label": trial.label,
                     "step": record.moment.step,
                     "exposures": record.moment.exposures,
+                    "options": record.options,
                     "losses_bits": {str(kind): record.body.losses.select(kind).mean_bits for kind in losses.kinds},
                     "learned_bits": learned_bits,
                     "bits_per_param": learned_bits / trial.parameters.total,
+                    "kept": learned_bits / whole_bits[record.moment.step],
                 }
             )
     return rows
@@ -50,10 +58,46 @@ def evaluation_table(rows: list[dict[str, Any]]) -> Table:
     """Return a table of the rows of `evaluation_rows`."""
     table = Table(box=SIMPLE)
     table.add_column("trial")
-    for header in ("exposures", "loss (bits)", "learned bits", "bits/param"):
+    table.add_column("weights")
+    for header in ("exposures", "loss (bits)", "learned bits", "bits/param", "kept"):
         table.add_column(header, justify="right")
     for row in rows:
         losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in row["losses_bits"].items())
-        numbers = (f"{row['exposures']:,.1f}", losses, f"{row['learned_bits']:,.0f}", f"{row['bits_per_param']:.3f}")
-        table.add_row(row["label"], *numbers)
+        weights = ", ".join(f"{name} {value}" for name, value in row["options"].items()) or "as stored"
+        table.add_row(
+            row["label"],
+            weights,
+            f"{row['exposures']:,.1f}",
+            losses,
+            f"{row['learned_bits']:,.0f}",
+            f"{row['bits_per_param']:.3f}",
+            f"{100 * row['kept']:.1f} %",
+        )
     return table
+
+
+def composition_table(rows: list[dict[str, Any]]) -> Table:
+    """Return a table of the compositions of stored models, with 95 % intervals clustered by bridge."""
+    table = Table(box=SIMPLE)
+    for header in (
+        "trial",
+        "exposures",
+        "answers",
+        "memorised share",
+        "gap, trained (bits)",
+        "gap, held out (bits)",
+    ):
+        table.add_column(header)
+    for row in rows:
+        found = row["composition"]
+        if found is None:
+            table.add_row(row["label"], f"{row['exposures']:,.1f}", "no two-hop questions beside one-hop questions")
+            continue
+        gaps = [found[split]["gap_bits"] if found[split] else None for split in ("trained", "held_out")]
+        numbers = map(_with_interval, (found["memorised_share"], *gaps))
+        table.add_row(row["label"], f"{row['exposures']:,.1f}", found["mechanism"], *numbers)
+    return table
+
+
+def _with_interval(estimate: dict[str, float] | None) -> str:
+    return "-" if estimate is None else f"{estimate['value']:.2f} ± {1.96 * estimate['standard_error']:.2f}"

@@ -1,0 +1,133 @@
+"""Composed, memorised and mixed answers are told apart question by question, and planted causes of variance are found."""
+
+import io
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycap.analysis.composition import Composition, Mechanism, Questions, composition, read_composition
+
+NUM_PEOPLE, NUM_RELATIONS, NUM_SUBJECTS, UNIFORM_BITS = 200, 4, 6, 8.0
+
+
+def questions(seed: int = 0) -> Questions:
+    """Return all two-hop questions about random people, with losses of hops that differ from fact to fact."""
+    rng = np.random.default_rng(seed)
+    bridges = rng.integers(NUM_PEOPLE, size=(NUM_PEOPLE, NUM_RELATIONS))
+    person, relation, subject = (index.ravel() for index in np.indices((NUM_PEOPLE, NUM_RELATIONS, NUM_SUBJECTS)))
+    bridge = bridges[person, relation]
+    first = rng.exponential(1.0, (NUM_PEOPLE, NUM_RELATIONS))[person, relation]
+    second = rng.exponential(1.0, (NUM_PEOPLE, NUM_SUBJECTS))[bridge, subject]
+    uniform = np.full(len(person), UNIFORM_BITS)
+    return Questions(person, relation, bridge, subject, uniform, uniform, first, second)
+
+
+def with_losses(asked: Questions, losses: np.ndarray) -> Questions:
+    noise = np.random.default_rng(1).normal(0, 0.1, len(losses))
+    return Questions(**(vars(asked) | {"loss_bits": losses + noise}))
+
+
+def planted(memorised: float) -> tuple[Questions, Questions]:
+    """Return trained and held-out questions of a model that memorises a share of the trained answers.
+
+    It composes the other answers, also where it was not trained.
+    """
+    asked = questions()
+    rng = np.random.default_rng(2)
+    is_held_out = rng.random(len(asked)) < 0.2
+    by_heart = rng.random(len(asked)) < memorised
+    composes = rng.random(len(asked)) >= memorised
+    learned = np.where(by_heart, 0.2, np.where(composes, asked.composed_bits, UNIFORM_BITS))
+    shown = np.where(composes, asked.composed_bits, UNIFORM_BITS)
+    losses = with_losses(asked, np.where(is_held_out, shown, learned))
+    return losses[~is_held_out], losses[is_held_out]
+
+
+@pytest.mark.parametrize(
+    ("memorised", "mechanism"), [(0.0, Mechanism.COMPOSED), (0.6, Mechanism.MIXED), (1.0, Mechanism.MEMORISED)]
+)
+def test_a_composer_a_memoriser_and_a_mixture_are_told_apart(memorised: float, mechanism: Mechanism) -> None:
+    found = composition(*planted(memorised))
+    assert found.mechanism is mechanism
+    assert found.held_out is not None
+    if memorised == 0:
+        for split in (found.trained, found.held_out):
+            assert abs(split.gap_bits.value) < 0.02
+            assert split.known_gap_bits is not None
+            assert abs(split.known_gap_bits.value) < 0.02
+    if memorised == 1:
+        assert found.trained.gap_bits.interval[1] < 0 < found.held_out.gap_bits.interval[0]
+
+
+def test_without_held_out_questions_only_what_composition_cannot_explain_counts_as_memorised() -> None:
+    assert composition(planted(0.0)[0], None).mechanism is Mechanism.COMPOSED
+    unknown = questions()
+    unknown = Questions(**(vars(unknown) | {"first_bits": unknown.uniform_bits, "second_bits": unknown.uniform_bits}))
+    by_heart = composition(with_losses(unknown, np.full(len(unknown), 0.5)), None)
+    assert by_heart.mechanism is Mechanism.MEMORISED
+    ignorant = with_losses(unknown, unknown.uniform_bits)
+    assert composition(ignorant, None).mechanism is Mechanism.UNDECIDED
+
+
+def test_the_inversion_of_a_mean_differs_from_what_hops_lose_and_its_error_is_reported() -> None:
+    (trained, _) = planted(0.0)
+    found = composition(trained, None).trained
+    assert found.measured_hop_bits == pytest.approx(1.0, rel=0.1)
+    assert abs(found.hop_bits - found.measured_hop_bits) < abs(found.hop_bits_of_mean - found.measured_hop_bits) + 0.05
+
+
+@pytest.mark.parametrize("cause", ["person", "bridge", "subject"])
+def test_variance_is_attributed_to_its_planted_cause(cause: Literal["person", "bridge", "subject"]) -> None:
+    asked = questions()
+    effect = np.random.default_rng(3).normal(4, 1, NUM_PEOPLE)[getattr(asked, cause)]
+    shares = composition(with_losses(asked, effect), None).trained.variance_shares
+    assert shares[cause] == pytest.approx(1, abs=0.05)
+    # The few people who lead to a bridge ask about it in several questions each, so bridges and people overlap.
+    assert all(shares[name] < 0.5 for name in {"person", "bridge", "subject"} - {cause})
+    assert cause == "subject" or abs(shares["subject"]) < 0.05
+
+
+def test_intervals_count_questions_of_one_bridge_as_one_observation() -> None:
+    """The losses of 200 bridges, each asked about in 24 questions on average, are 200 observations, not 4,800."""
+    asked, means, errors = questions(), [], []
+    for seed in range(20):
+        effect = np.random.default_rng(seed).normal(4, 1, NUM_PEOPLE)[asked.bridge]
+        estimate = composition(with_losses(asked, effect), None).trained.loss_bits
+        means.append(estimate.value)
+        errors.append(estimate.standard_error)
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.4)
+
+
+def test_the_table_of_all_texts_is_read_by_row_group() -> None:
+    trained, held_out = planted(1.0)
+    columns = (
+        "person",
+        "relation_1",
+        "bridge_1",
+        "subject",
+        "loss_bits",
+        "uniform_bits",
+        "alone_1_bits",
+        "alone_2_bits",
+    )
+    file = io.BytesIO()
+    writer = None
+    for split, part in (("train", trained), ("tuples", held_out), ("train", trained[trained.person < 0])):
+        data = dict(zip(columns, vars(part).values(), strict=True))
+        data = {key: value.astype(str) if key in ("relation_1", "subject") else value for key, value in data.items()}
+        constant = {"kind": "two_hop", "split": split, "part": "answer"}
+        table = pa.table(
+            {name: [word] * len(part) for name, word in constant.items()} | data, schema=writer and writer.schema
+        )
+        writer = writer or pq.ParquetWriter(file, table.schema)
+        writer.write_table(table, row_group_size=1000)
+    assert writer is not None
+    writer.close()
+    found = read_composition(io.BytesIO(file.getvalue()))
+    assert isinstance(found, Composition)
+    expected = composition(trained, held_out)
+    assert found.memorised_share == expected.memorised_share
+    assert found.trained.variance_shares == pytest.approx(expected.trained.variance_shares)
