@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from raycap.facts.build import facts_of
 from raycap.facts.corpus import NAME_SUBJECT
+from raycap.facts.splits import share_without
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
@@ -254,7 +255,9 @@ def expected_rows(
             num_questions = population.num_profiles * len(population.relations) ** (kind.hops - 1)
             for split in (Split.TRAIN, *fractions):
                 # A lower bound: it counts only questions all of whose two-hop parts are in this split and in no other.
-                rest = math.prod(1 - share for other, share in fractions.items() if other is not split)
+                rest = math.prod(
+                    share_without(other, share) for other, share in fractions.items() if other is not split
+                )
                 num_texts = num_questions * (fractions.get(split, 1.0) * rest) ** (kind.hops - 1)
                 for part in (Part.CHAIN, Part.ANSWER) if spec.questions.chain_of_thought else (Part.ANSWER,):
                     expected |= {(kind, subject, part, split, number): num_texts for subject in subjects}

@@ -14,6 +14,7 @@ KIND_TEXTS = {
 SPLIT_TEXTS = {
     Split.TRAIN: "trained",
     Split.FIRST_PEOPLE: "held-out first people",
+    Split.PEOPLE: "people held out of both roles",
     Split.RELATIONS: "held-out relations",
     Split.FIRST_PAIRS: "held-out pairs of first person and relation",
     Split.SECOND_PEOPLE: "held-out second people",

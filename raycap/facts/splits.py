@@ -1,12 +1,13 @@
 """Held-out splits of questions of two or more hops. Splits are disjoint, exhaustive and seeded.
 
 A two-hop question (person p, relation r, subject s) about the second person q = r(p) has seven components: p, r, (p,
-r), q, s, (q, s) and (p, r, s). A component is *new* if it was drawn to be held out. Each question is in exactly one
-split: that of its only new component, SEVERAL if it has more than one, or TRAIN if it has none. A pair counts as new
-only if neither of its halves is, and a tuple only if nothing else is. See docs/science.md#splits.
+r), q, s, (q, s) and (p, r, s). A component is *new* if it was drawn to be held out. People are drawn for each role, and
+for both roles together (Split.PEOPLE): then p or q is new. Each question is in exactly one split: that of its only kind of
+new component, SEVERAL if it has more than one, or TRAIN if it has none. A pair counts as new only if neither of its halves
+is, and a tuple only if nothing else is. See docs/science.md#splits.
 
-The new components of a question are represented as a set of 7 bits, one per component kind. The bits of all N R S
-questions are computed at once by broadcasting, and CODE_OF_FLAGS maps each of the 128 sets to a split code.
+The new components of a question are represented as a set of 8 bits, one per component kind. The bits of all N R S
+questions are computed at once by broadcasting, and CODE_OF_FLAGS maps each of the 256 sets to a split code.
 """
 
 import math
@@ -30,7 +31,7 @@ BIT: dict[Split, np.uint8] = {split: np.uint8(1 << index) for index, split in en
 
 
 def _code_of_flags() -> Codes:
-    """Return the split code for each of the 128 sets of new components, indexed by the combined flags."""
+    """Return the split code for each of the 256 sets of new components, indexed by the combined flags."""
     table = np.zeros(1 << len(KINDS), np.uint8)
     for flags in range(len(table)):
         new = {split for split in KINDS if flags & BIT[split]}
@@ -87,6 +88,7 @@ def num_held_out(schema: Schema, num_profiles: int, held_out: HeldOut) -> dict[S
     num_relations, num_subjects = len(schema.relations), len(schema.subjects)
     sizes = {
         Split.FIRST_PEOPLE: num_profiles,
+        Split.PEOPLE: num_profiles,
         Split.RELATIONS: num_relations,
         Split.FIRST_PAIRS: num_profiles * num_relations,
         Split.SECOND_PEOPLE: num_profiles,
@@ -106,7 +108,15 @@ def num_held_out(schema: Schema, num_profiles: int, held_out: HeldOut) -> dict[S
 
 def expected_trained_share(held_out: HeldOut, hops: int) -> float:
     """Return the expected fraction of k-hop questions that are trained: no two-hop part may have a new component."""
-    return math.prod(1 - share for share in held_out.fractions.values()) ** (hops - 1)
+    return math.prod(share_without(split, share) for split, share in held_out.fractions.items()) ** (hops - 1)
+
+
+def share_without(split: Split, fraction: float) -> float:
+    """Return the expected fraction of two-hop questions without a held-out component of one kind.
+
+    Held-out people may be in neither of two roles; the people in both roles are taken as different.
+    """
+    return (1 - fraction) ** (2 if split is Split.PEOPLE else 1)
 
 
 def followed_share(held_out: HeldOut, num_relations: int) -> float:
@@ -147,7 +157,12 @@ def _sides(profiles: Profiles, new: Components) -> tuple[Codes, Codes]:
     first_kinds = (Split.FIRST_PEOPLE, Split.RELATIONS, Split.FIRST_PAIRS)
     second_kinds = (Split.SECOND_PEOPLE, Split.SECOND_SUBJECTS, Split.SECOND_PAIRS)
     first = _flags((people, len(schema.relations)), new, *first_kinds)
-    return first, _flags((people, len(schema.subjects)), new, *second_kinds)
+    second = _flags((people, len(schema.subjects)), new, *second_kinds)
+    if Split.PEOPLE in new:
+        chosen = new[Split.PEOPLE]
+        first[chosen] = first[chosen] & ~BIT[Split.FIRST_PAIRS] | BIT[Split.PEOPLE]
+        second[chosen] = second[chosen] & ~BIT[Split.SECOND_PAIRS] | BIT[Split.PEOPLE]
+    return first, second
 
 
 def _one_hop(profiles: Profiles, new: Components) -> Codes:

@@ -128,6 +128,8 @@ class Split(StrEnum):
     """No component: the question is a training question."""
     FIRST_PEOPLE = "first_people"
     """The person that the question names, A."""
+    PEOPLE = "people"
+    """The person that the question names or the second person, who take part in no training question of two or more hops."""
     RELATIONS = "relations"
     """The relation that the question follows."""
     FIRST_PAIRS = "first_pairs"

@@ -21,6 +21,9 @@ class HeldOut(Spec):
 
     first_people: Fraction = 0.0
     """Fraction of the people who never occur as first person."""
+    people: Fraction = 0.0
+    """Fraction of the people whose facts are never composed: they occur neither as first nor as second person. They may be
+    the answer, which is a fact about another person."""
     relations: Fraction = 0.0
     """Fraction of the relations that are never followed."""
     first_pairs: Fraction = 0.0

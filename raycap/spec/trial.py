@@ -200,6 +200,8 @@ class TrialSpec(Spec):
                 del tree["model"][name]
         if self.training.evaluate_at is EvaluationPlaces.DOUBLINGS:
             del tree["training"]["evaluate_at"]
+        if not self.questions.held_out.people and "held_out" in tree["questions"]:
+            del tree["questions"]["held_out"]["people"]
         loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"]), (self.tokenizer, tree["tokenizer"])]
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]

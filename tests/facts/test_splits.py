@@ -17,12 +17,13 @@ SMALL = NamePools(first=9, middle=9, last=9)
 UNIFORM = generate(census_schema(SMALL, 4), 40, seed=0)
 PAIRED = generate(census_schema(SMALL, 4, RelationStructure.BIPARTITE), 40, seed=0)
 ALL_KINDS = HeldOut(
-    first_people=0.1, relations=0.25, first_pairs=0.1, second_people=0.1, second_subjects=0.125, second_pairs=0.1,
-    tuples=0.1,
+    first_people=0.1, people=0.1, relations=0.25, first_pairs=0.1, second_people=0.1, second_subjects=0.125,
+    second_pairs=0.1, tuples=0.1,
 )  # fmt: skip
 held_outs = st.builds(
     HeldOut,
     first_people=st.sampled_from([0.0, 0.05, 0.3]),
+    people=st.sampled_from([0.0, 0.1]),
     relations=st.sampled_from([0.0, 0.25]),
     first_pairs=st.sampled_from([0.0, 0.1]),
     second_people=st.sampled_from([0.0, 0.1]),
@@ -34,17 +35,18 @@ held_outs = st.builds(
 populations = st.sampled_from([UNIFORM, PAIRED])
 
 
-def components(profiles: Profiles, person: int, relation: int, subject: int) -> dict[Split, tuple[int, ...]]:
-    """Return the components of a two-hop question."""
+def components(profiles: Profiles, person: int, relation: int, subject: int) -> dict[Split, set[tuple[int, ...]]]:
+    """Return the components of a two-hop question; a person in either role is one of PEOPLE."""
     second = int(profiles.relations[person, relation])
     return {
-        Split.FIRST_PEOPLE: (person,),
-        Split.RELATIONS: (relation,),
-        Split.FIRST_PAIRS: (person, relation),
-        Split.SECOND_PEOPLE: (second,),
-        Split.SECOND_SUBJECTS: (subject,),
-        Split.SECOND_PAIRS: (second, subject),
-        Split.TUPLES: (person, relation, subject),
+        Split.FIRST_PEOPLE: {(person,)},
+        Split.PEOPLE: {(person,), (second,)},
+        Split.RELATIONS: {(relation,)},
+        Split.FIRST_PAIRS: {(person, relation)},
+        Split.SECOND_PEOPLE: {(second,)},
+        Split.SECOND_SUBJECTS: {(subject,)},
+        Split.SECOND_PAIRS: {(second, subject)},
+        Split.TUPLES: {(person, relation, subject)},
     }
 
 
@@ -76,8 +78,8 @@ def test_no_held_out_question_is_trained(
 ) -> None:
     """Checks the texts that a worker receives over several epochs against the drawn components."""
     sizes = {
-        Split.FIRST_PEOPLE: (40,), Split.RELATIONS: (4,), Split.FIRST_PAIRS: (40, 4), Split.SECOND_PEOPLE: (40,),
-        Split.SECOND_SUBJECTS: (8,), Split.SECOND_PAIRS: (40, 8), Split.TUPLES: (40, 4, 8),
+        Split.FIRST_PEOPLE: (40,), Split.PEOPLE: (40,), Split.RELATIONS: (4,), Split.FIRST_PAIRS: (40, 4),
+        Split.SECOND_PEOPLE: (40,), Split.SECOND_SUBJECTS: (8,), Split.SECOND_PAIRS: (40, 8), Split.TUPLES: (40, 4, 8),
     }  # fmt: skip
     drawn = splits._draw(profiles, held_out)
     assert set(drawn) == set(held_out.fractions)
@@ -97,8 +99,8 @@ def test_no_held_out_question_is_trained(
         person = p
         for i, relation in enumerate(chain):  # every two-hop part of the question
             following = num_attributes + chain[i + 1] if i + 1 < len(chain) else s
-            for split, component in components(profiles, person, relation, following).items():
-                assert component not in new.get(split, ())
+            for split, of_kind in components(profiles, person, relation, following).items():
+                assert not of_kind & new.get(split, set())
             person = int(profiles.relations[person, relation])
 
 
@@ -129,7 +131,9 @@ def test_each_kind_holds_out_the_declared_fraction_of_its_components() -> None:
         for code, p, (r,), s in zip(found, indices.person, indices.relations, indices.subject, strict=True):
             assert SPLITS[code] in (split, Split.TRAIN)
             key = "trained" if code == TRAIN else "held_out"
-            components_of[key].add(components(UNIFORM, int(p), int(r), int(s))[split])
+            components_of[key] |= components(UNIFORM, int(p), int(r), int(s))[split]
+        if split is Split.PEOPLE:  # a question is held out with only one new person, so the other is not new
+            components_of["held_out"] -= components_of["trained"]
         assert not components_of["held_out"] & components_of["trained"]
         num, size = num_held_out(UNIFORM.schema, 40, held_out)[split]
         assert num == round(getattr(ALL_KINDS, split) * size)
@@ -148,9 +152,28 @@ def test_a_question_with_two_new_components_belongs_to_several() -> None:
     assert (found[several] == SPLITS.index(Split.SEVERAL)).all()
     pair_of_new_person = new[Split.FIRST_PAIRS] & new[Split.FIRST_PEOPLE] & ~new[Split.RELATIONS]
     others = new[Split.SECOND_PEOPLE] | new[Split.SECOND_SUBJECTS] | new[Split.SECOND_PAIRS]
+    others |= new[Split.PEOPLE]
     assert (found[pair_of_new_person & ~others] == SPLITS.index(Split.FIRST_PEOPLE)).all()
     pure_tuples = found == SPLITS.index(Split.TUPLES)
     assert not any((pure_tuples & new[split]).any() for split in KINDS if split is not Split.TUPLES)
+
+
+def test_people_that_are_held_out_take_part_in_no_role() -> None:
+    held_out = HeldOut(people=0.2, first_pairs=0.2)
+    found = codes(UNIFORM, held_out, 2).reshape(40, 4, 8)
+    held = np.zeros(40, bool)
+    held[splits._draw(UNIFORM, held_out)[Split.PEOPLE]] = True
+    assert held.sum() == 8
+    composed = held[:, None] | held[UNIFORM.relations]
+    assert (found[composed] != TRAIN).all()
+    # A pair of a held-out person is not new in itself; a new pair that leads to a held-out person is one of several.
+    assert (found[held] == SPLITS.index(Split.PEOPLE)).all()
+    new_pair = codes(UNIFORM, HeldOut(first_pairs=0.2), 2).reshape(40, 4, 8) != TRAIN
+    leads_to_held = new_pair & (~held[:, None] & held[UNIFORM.relations])[:, :, None]
+    assert leads_to_held.any()
+    assert (found[leads_to_held] == SPLITS.index(Split.SEVERAL)).all()
+    one_hop = Questions(UNIFORM, 1, held_out=held_out).split_codes.reshape(40, 8)
+    assert (one_hop[held] == SPLITS.index(Split.PEOPLE)).all()
 
 
 def test_one_hop_questions_have_splits_and_are_all_trained() -> None:

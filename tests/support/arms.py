@@ -1,8 +1,8 @@
 """Specs of question trials, one per training variant, and the held-out fractions that tests add to them."""
 
 EVERY_KIND = {
-    "first_people": 0.1, "relations": 0.25, "first_pairs": 0.1, "second_people": 0.1, "second_subjects": 0.125,
-    "second_pairs": 0.1, "tuples": 0.1,
+    "first_people": 0.1, "people": 0.1, "relations": 0.25, "first_pairs": 0.1, "second_people": 0.1,
+    "second_subjects": 0.125, "second_pairs": 0.1, "tuples": 0.1,
 }  # fmt: skip
 
 PEOPLE = {"num_profiles": 40, "num_relations": 4, "names": {"first": 8, "middle": 8, "last": 8}}

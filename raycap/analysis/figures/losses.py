@@ -44,6 +44,7 @@ COMPARABLE_AXES = {
 SPLIT_TEXTS = {
     Split.TRAIN: "none (trained)",
     Split.FIRST_PEOPLE: "first person",
+    Split.PEOPLE: "first or second person",
     Split.RELATIONS: "relation",
     Split.FIRST_PAIRS: "first person and relation",
     Split.SECOND_PEOPLE: "second person",
