@@ -25,6 +25,7 @@ OTHERS = {
     "biographies": {"questions": {"kind": "biographies", "per_person": 2, "permute": True}},
     "bipartite_biographies": {"questions": {"kind": "biographies"}, "profiles": {"structure": "bipartite"}},
     "names": {"questions": {"kind": "names"}},
+    "zipf": {"questions": {"hops": [1, 2]}, "profiles": {"frequencies": {"kind": "zipf"}}},
     "one_relation": {"questions": {"hops": [1, 2]}, "profiles": {"structure": "bipartite", "num_relations": 1}},
     "others_only": {"questions": {"hops": [1, 2]}, "profiles": {"self_relations": False}},
     "windows": {"training": {"packing": {"kind": "windows", "length": 64}}},

@@ -9,6 +9,7 @@ import pandas as pd
 
 from raycap.analysis.axes import Role, axes_of, format_value, with_role
 from raycap.analysis.capacity import TOTAL, capacities
+from raycap.analysis.class_laws import ClassLaw, class_laws
 from raycap.analysis.contrasts import Contrast, contrasts
 from raycap.analysis.curves import (
     IGNORANT_ABOVE,
@@ -77,6 +78,8 @@ class Analysis:
     comparison: Comparison
     contrasts: tuple[Contrast, ...]
     """Values of each axis of the grid, compared at equal everything else."""
+    class_laws: tuple[ClassLaw, ...] = ()
+    """Laws of each frequency class and arm under the headline reading; none if all people are equally frequent."""
     probes: Mapping[str, Readings] = field(default_factory=dict)
     """What probes read from stored models, by trial_id; trials whose models have not been probed are left out."""
 
@@ -204,18 +207,24 @@ def analyse(
             fits[reading] = fit_law(of_members, reasons, rng=rng, choice_bias=bias)
         return fits
 
+    arms = arms_of(axes, sweep.trials)
     return replace(
         draft,
         laws=laws(every := range(len(sweep.trials))),
         asymptote=asymptote_of(every),
-        arms=tuple(
-            ArmLaws(arm.label, arm.trials, laws(arm.trials), asymptote_of(arm.trials))
-            for arm in arms_of(axes, sweep.trials)
-        ),
+        arms=tuple(ArmLaws(arm.label, arm.trials, laws(arm.trials), asymptote_of(arm.trials)) for arm in arms),
         best_settings=settings,
         other_settings=left_out,
         comparison=_comparison(draft, joined_blocks(found), states, lost, left_out),
         contrasts=contrasts(axes, sweep.trials, frames, draft.unexhausted_totals(), left_out),
+        class_laws=class_laws(
+            frames.trials,
+            left_out | {index for index, state in states.items() if state is Convergence.DIVERGED},
+            frames.classes,
+            draft.headline.selection,
+            {arm.label: arm.trials for arm in arms} or {"": every},
+            BOOTSTRAP_SEED,
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from raycap.facts.entropy import (
     chain_bits,
     code_length_bits,
     fact_bits,
+    name_loss_floor,
     name_set_bits,
     relation_copies,
 )
@@ -211,7 +212,7 @@ class _SubjectAccounting:
         # Each question is asked in every phrasing, and its answer is stored once.
         num_texts = {s: losses.num_texts(columns[s]) if s in self._asked else 0 for s in self._facts}
         self._num_trained = {s: number / population.num_phrasings for s, number in num_texts.items()}
-        self._mean_losses = _mean_losses(losses, columns, self._uniform, per_subject=per_subject)
+        self._mean_losses = mean_losses(losses, columns, self._uniform, per_subject=per_subject)
 
     def parts(self) -> list[_PartBits]:
         """Return the bits of each subject. Their dataset bits add up to the code length without the names."""
@@ -301,7 +302,7 @@ class _SubjectAccounting:
         return means
 
 
-def _mean_losses(
+def mean_losses(
     losses: Losses, columns: dict[str, list[int]], entropies: dict[str, float], *, per_subject: bool
 ) -> dict[str, Floats]:
     """Return the mean loss of an answer by subject, each (E,).
@@ -332,9 +333,8 @@ def _names(losses: Losses, index: int, kind: Kind, selection: SelectionScheme) -
     if not kind.names_are_measured or selection is SelectionScheme.INDEPENDENT:
         return _PartBits(index, NAMES, names, names, np.full(losses.num_evaluations, names))
     measured = losses.columns(kind, population=index, subject=NAME_SUBJECT)
-    # `names` is N log2 M for a list, so nothing has to be subtracted from the loss.
-    min_loss_bits = 0.0 if selection is SelectionScheme.ENUMERATE else math.log2(population.num_profiles)
-    learned = names - population.num_profiles * (losses.mean_bits(measured) - min_loss_bits)
+    floor = name_loss_floor(population, selection)
+    learned = names - population.num_profiles * (losses.mean_bits(measured) - floor)
     return _PartBits(index, NAMES, names, names, learned)
 
 

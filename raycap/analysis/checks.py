@@ -108,13 +108,18 @@ def _check_spec(result: TrialResult) -> None:
 
 
 def _check_population(found: PopulationFacts, expected: PopulationFacts, field: str, source: str) -> None:
-    """Check the numbers of a population, except `observed`; entropies may differ by rounding."""
+    """Check the numbers of a population, except `observed`; entropies and frequencies may differ by rounding."""
     for name, value in expected:
         got = getattr(found, name)
         if name == "observed":
             continue
         if name in ("attribute_entropies_bits", "relation_entropies_bits"):
             same = list(got) == list(value) and all(math.isclose(got[s], value[s], rel_tol=TOLERANCE) for s in value)
+        elif name == "frequencies":
+            same = [(each.name, each.num_people) for each in got] == [(each.name, each.num_people) for each in value]
+            same &= all(
+                math.isclose(a.frequency, b.frequency, rel_tol=TOLERANCE) for a, b in zip(got, value, strict=False)
+            )
         else:
             same = got == value
         if not same:
@@ -152,7 +157,11 @@ def _check_training(result: TrialResult) -> None:
 
 def _check_complete(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
     """Check that no losses are missing that the spec requires."""
-    measured = {*rows, *((kind, subject, part, None, number) for kind, subject, part, _, number in rows)}
+    measured = {
+        (kind, subject, part, split_or_any, number)
+        for kind, subject, part, split, number, _ in rows
+        for split_or_any in (split, None)
+    }
     for (kind, subject, part, split, number), num_texts in expected_rows(result.spec, result.populations).items():
         if num_texts >= MIN_CERTAIN_TEXTS and (kind, subject, part, split, number) not in measured:
             name = f"{kind} losses ({part}{f', {split}' if split else ''}) about {subject} of population {number}"
@@ -167,12 +176,18 @@ def _check_counts(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
     """Check which texts are counted: of kinds and populations of the spec, and no more than the population has."""
     questions = result.spec.questions
     totals: dict[tuple[Kind, str, Part, int], int] = {}
-    for kind, subject, part, split, number in rows:
+    for key, row in rows.items():
+        kind, subject, part, _, number, frequency_class = key
         known = number < len(result.populations) and kind in questions.kinds
+        if known and frequency_class >= max(1, len(result.populations[number].frequencies)):
+            raise UnreadableResult(
+                f"{kind} losses about {subject} of population {number}: frequency_class: there is none with the number "
+                f"{frequency_class}"
+            )
         if not known or subject not in _subjects(kind, result.populations[number]):
             raise UnreadableResult(f"{kind} losses about {subject} of population {number}: the spec has no such texts")
         group = kind, subject, part, number
-        totals[group] = totals.get(group, 0) + rows[kind, subject, part, split, number].num_texts
+        totals[group] = totals.get(group, 0) + row.num_texts
     per_person = questions.per_person if isinstance(questions, Biographies | UserTexts) else 1
     specs = [result.spec.profiles, *([result.spec.fill.profiles] if result.spec.fill else [])]
     for (kind, subject, _, number), total in totals.items():

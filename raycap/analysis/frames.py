@@ -81,12 +81,13 @@ class Results:
 
     @cached_property
     def losses(self) -> pd.DataFrame:
-        """Data frame with one row per evaluation, kind of text, subject, part, split and population.
+        """Data frame with one row per evaluation, kind of text, subject, part, split, population and frequency class.
 
         Columns: trial_id, label, the axes of the grid, step, exposures, final (whether it is the last evaluation), kind,
         subject, part ("answer" or "chain"), split ("train" or the component that is held out of questions of two or more
-        hops), population, loss_bits (the mean of a text), standard_error_bits (from sampling, 0 where every text was
-        evaluated), num_evaluated and num_texts. To average over rows, weight them by num_texts.
+        hops), population, frequency_class (0 if people are equally frequent), loss_bits (the mean of a text),
+        standard_error_bits (from sampling, 0 where every text was evaluated), num_evaluated and num_texts. To average over
+        rows, weight them by num_texts.
         """
         return tidy.loss_frame(self.analysis)
 
@@ -98,6 +99,17 @@ class Results:
         text. Kinds without such texts are NaN.
         """
         return tidy.generalisation_frame(self.analysis)
+
+    @cached_property
+    def frequencies(self) -> pd.DataFrame:
+        """Data frame with one row per evaluation, selection, population and frequency class; empty without frequencies.
+
+        Columns: trial_id, label, selection, the axes of the grid, step, exposures, final, kind, population, frequency_class
+        (0 is the most frequent), name, num_people, frequency (relative to the mean), class_exposures (frequency times
+        exposures), dataset_bits and learned_bits of the class with its names, and learned_share (of the bits whose loss is
+        measured).
+        """
+        return tidy.class_frame(self.analysis)
 
     @cached_property
     def laws(self) -> pd.DataFrame:

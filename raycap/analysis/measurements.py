@@ -137,9 +137,18 @@ class Losses:
         part: Part = Part.ANSWER,
         split: Split | None = None,
         subject: str | None = None,
+        frequency_class: int | None = None,
     ) -> list[int]:
         """Return the indices of the rows of one kind and part. See `select_keys`, which documents the arguments."""
-        return select_keys(self.questions.keys, kind, population=population, part=part, split=split, subject=subject)
+        return select_keys(
+            self.questions.keys,
+            kind,
+            population=population,
+            part=part,
+            split=split,
+            subject=subject,
+            frequency_class=frequency_class,
+        )
 
     def subjects(self, kind: Kind, population: int = 0) -> list[str]:
         """Return the subjects of trained texts of a kind, in order of their rows."""

@@ -6,6 +6,7 @@ reading as a function of that share. Inverting the curve of the true reading giv
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -129,10 +130,20 @@ def planted_keys(
             for split in held_out if kind.hops > 1 else held_out[:1]:
                 for part in parts:
                     for subject in subjects:
-                        if count := counts[subject][split]:
-                            keys.append((kind, subject, part, split, number))
-                            num_texts.append(count)
+                        for frequency_class, num in enumerate(_class_counts(population, counts[subject][split])):
+                            if num:
+                                keys.append((kind, subject, part, split, number, frequency_class))
+                                num_texts.append(num)
     return tuple(keys), tuple(num_texts)
+
+
+def _class_counts(population: PopulationFacts, num_texts: int) -> list[int]:
+    """Return a number of texts divided over the frequency classes in proportion to their people."""
+    people = np.cumsum([0, *(each.num_people for each in population.frequencies)])
+    if len(people) == 1:
+        return [num_texts]
+    ends = np.round(num_texts * people / people[-1]).astype(int)
+    return [int(end - begin) for begin, end in pairwise(ends)]
 
 
 def _split_counts(num_trained: float, held_out: HeldOut, hops: int) -> dict[Split, int]:
@@ -153,7 +164,7 @@ def planted_means(questions: QuestionSet, populations: tuple[PopulationFacts, ..
     The loss at share 0 is 0, except for measured names, whose loss is at least log2 N.
     """
     least, most = np.empty(len(questions.keys)), np.empty(len(questions.keys))
-    for row, (kind, subject, part, _, index) in enumerate(questions.keys):
+    for row, (kind, subject, part, _, index, _) in enumerate(questions.keys):
         population = populations[index]
         uniform = uniform_bits(population)
         if part is Part.CHAIN:
@@ -211,7 +222,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)
     shares = curve.share_lost(truth.reading, end * known)
     late = np.maximum(shares, np.minimum(1.0, shares + 0.6 * (1 - ages)))
-    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, _ in questions.keys]
+    of_rows = [shares if split is Split.TRAIN else late for _, _, _, split, *_ in questions.keys]
     means = planted_means(questions, trial.populations, np.stack(of_rows, axis=1))
     steps = np.maximum(1, np.round(trial.steps * ages)).astype(int)
     evaluations = []
@@ -248,7 +259,7 @@ def _table(questions: QuestionSet, means: Floats, populations: tuple[PopulationF
     rows = []
     most = planted_means(questions, populations, np.ones(len(questions.keys)))
     for key, count, mean, unknown in zip(questions.keys, questions.num_texts, means, most, strict=True):
-        kind, subject, part, split, population = key
+        kind, subject, part, split, population, frequency_class = key
         bins: tuple[int, ...] = ()
         if last:  # every answer is either known or guessed uniformly
             missed = round(count * min(1.0, mean / unknown)) if unknown else 0
@@ -263,6 +274,7 @@ def _table(questions: QuestionSet, means: Floats, populations: tuple[PopulationF
                 part=part,
                 split=split,
                 population=population,
+                frequency_class=frequency_class,
                 sum_bits=float(mean * count),
                 sum_squares_bits2=float(mean**2 * count),
                 num_evaluated=count,

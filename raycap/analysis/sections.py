@@ -10,6 +10,7 @@ from raycap.analysis.analyse import Analysis
 from raycap.analysis.curves import Convergence
 from raycap.analysis.exclusions import REMEDIES, RULES
 from raycap.analysis.figures.points import describe_reading
+from raycap.analysis.frequency_section import frequency_section
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import MIN_SIZE_RATIO
@@ -28,6 +29,7 @@ def report_sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
         [
             _laws(analysis),
             facts_section(analysis),
+            frequency_section(analysis),
             _comparison(analysis),
             _training(analysis),
             _trials(analysis, trials),

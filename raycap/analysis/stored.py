@@ -11,7 +11,7 @@ from raycap.analysis.checks import UnreadableResult, check_matches_plan, check_o
 from raycap.analysis.measurements import Measured
 from raycap.analysis.probes import read_probes
 from raycap.results import (
-    SCHEMA_VERSION,
+    READABLE_VERSIONS,
     Failure,
     PlannedTrial,
     SweepRecord,
@@ -86,7 +86,7 @@ def read_result(text: str | bytes) -> TrialResult:
         result = TrialResult.model_validate_json(text)
     except ValidationError as error:
         raise UnreadableResult(f"{_format_version(text)}{describe_invalid(error)}") from None
-    if result.schema_version != SCHEMA_VERSION:
+    if result.schema_version not in READABLE_VERSIONS:
         raise UnreadableResult(
             _format_version(text).removesuffix("; ") or f"schema_version: got {result.schema_version}"
         )
@@ -95,13 +95,13 @@ def read_result(text: str | bytes) -> TrialResult:
 
 
 def _format_version(text: str | bytes) -> str:
-    """Describe the schema version of a result if it is not the current one, else return "".
+    """Describe the schema version of a result if it cannot be read, else return "".
 
     It is read from the raw text because a result of another version usually fails the validation of its fields.
     """
     match = re.search(
         r'"schema_version"\s*:\s*(\d{1,9})\b', text if isinstance(text, str) else text.decode(errors="replace")
     )
-    if not match or int(match[1]) == SCHEMA_VERSION:
+    if not match or int(match[1]) in READABLE_VERSIONS:
         return ""
-    return f"schema version {match[1]}, but this raycap reads {SCHEMA_VERSION}; "
+    return f"schema version {match[1]}, but this raycap reads {' and '.join(map(str, READABLE_VERSIONS))}; "

@@ -32,6 +32,9 @@ def summary(analysis: Analysis) -> dict[str, Any]:
             {"arm": arm.label, "laws": _by_reading({reading: law_entry(law) for reading, law in arm.laws.items()})}
             for arm in analysis.arms
         ],
+        "class_laws": [
+            law._asdict() | {"status": str(law.status), "alpha": list(law.alpha)} for law in analysis.class_laws
+        ],
         "best_settings": [asdict(setting) for setting in analysis.best_settings],
         "contrasts": [contrast_entry(contrast) for contrast in analysis.contrasts],
         "comparison": _comparison_entry(analysis.comparison),

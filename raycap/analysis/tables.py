@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, uniform_bits
+from raycap.analysis.frequency import class_frame
 from raycap.analysis.measurements import Curve, Ints, Losses, Measured, QuestionSet, cells
 from raycap.results import Part, PlannedTrial
 from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split
@@ -32,6 +33,8 @@ class Tables:
     """Mean losses by trial, step, population, part, split and kind, with exposures and final."""
     capacities: pd.DataFrame
     """Totals at every evaluation, subjects and names at the last one. See `capacity_frame`."""
+    classes: pd.DataFrame
+    """Bits by trial, step, selection, population and frequency class; see `raycap.analysis.frequency.class_frame`."""
     histograms: dict[Kind, Ints]
     """Number of trained texts of each kind by loss at the last evaluation, (trials, bins)."""
 
@@ -57,6 +60,7 @@ def tables(trials: Sequence[PlannedTrial], found: Mapping[int, Measured], analys
         _in_order(pd.concat([_subjects(*block) for block in blocks]) if blocks else _empty("trial kind")),
         _in_order(pd.concat([_splits(*block) for block in blocks]) if blocks else _empty("trial step kind final")),
         capacity_frame(blocks, frame, analysis),
+        class_frame(blocks, analysis),
         _histograms(found, len(trials)),
     )
 

@@ -17,7 +17,7 @@ FIRST = ["trial_id", "label", "state", "scheme", "selection"]
 BITS = ["dataset_bits", "learned_bits", "standard_error_bits", "bits_per_param", "bits_per_non_embedding_param"]
 LAW_COLUMNS = ["alpha", "low", "high", "gamma", "gamma_low", "gamma_high", "noise", "num_trials", "num_cells", "status"]
 """Columns of `law_frame`, named as in a law's entry in summary.json."""
-LOSS_COLUMNS = ["kind", "subject", "part", "split", "population"]
+LOSS_COLUMNS = ["kind", "subject", "part", "split", "population", "frequency_class"]
 """Fields of a row of losses in a trial's result, in the order of its key."""
 LOSS_NUMBERS = ["loss_bits", "standard_error_bits", "num_evaluated", "num_texts"]
 
@@ -83,6 +83,11 @@ def generalisation_frame(analysis: Analysis) -> pd.DataFrame:
         order = table.drop_duplicates(index)[index]  # splits in the order of their definition, not of the alphabet
         rows = order.merge(rows, left_on=index, right_index=True)
     return _ordered([_named(analysis, rows)], ["trial"])
+
+
+def class_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per evaluation, selection and frequency class; see `raycap.analysis.frames.Results.frequencies`."""
+    return _ordered([_named(analysis, analysis.tables.classes)], ["trial", "step"])
 
 
 def law_frame(analysis: Analysis) -> pd.DataFrame:

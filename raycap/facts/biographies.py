@@ -53,7 +53,9 @@ class BiographyCorpus(SpanCorpus):
     @property
     def uses(self) -> float:
         """Mean number of facts about a person. A biography uses each of them once."""
-        return float((self.profiles.answers != NO_PERSON).sum() / self.profiles.num_profiles)
+        frequencies = self.profiles.frequencies
+        num_facts = (self.profiles.answers != NO_PERSON).sum(axis=1)
+        return float(np.average(num_facts, weights=frequencies.values if frequencies else None))
 
     @cached_property
     def _templates(self) -> NDArray[np.uint8]:

@@ -1,9 +1,13 @@
 """Construction of populations and corpora from specs."""
 
+from dataclasses import replace
 from functools import lru_cache
+
+import numpy as np
 
 from raycap.facts.biographies import BiographyCorpus
 from raycap.facts.corpus import END, NAME_SUBJECT, Corpus
+from raycap.facts.frequencies import draw_frequencies
 from raycap.facts.hosted import load_profiles
 from raycap.facts.names_corpus import NamesCorpus
 from raycap.facts.profiles import Profiles, census_schema, generate
@@ -13,6 +17,7 @@ from raycap.facts.random_data import pairs, pairs_schema, strings, strings_schem
 from raycap.results import PopulationFacts
 from raycap.spec import (
     Biographies,
+    FrequencyColumn,
     Kind,
     LoadedProfiles,
     NamesOnly,
@@ -32,6 +37,17 @@ def profiles_of(spec: ProfilesSpec) -> Profiles:
 
     Raises ValueError if loaded data do not fit the schema or the spec, and FileNotFoundError if a path does not exist.
     """
+    return _with_frequencies(_profiles_of(spec), spec)
+
+
+def _with_frequencies(profiles: Profiles, spec: ProfilesSpec) -> Profiles:
+    """Return a population with the frequencies that its spec draws. Those of a column are part of a loaded population."""
+    if spec.frequencies is None or isinstance(spec.frequencies, FrequencyColumn):
+        return profiles
+    return replace(profiles, frequencies=draw_frequencies(spec.frequencies, profiles.num_profiles))
+
+
+def _profiles_of(spec: ProfilesSpec) -> Profiles:
     if isinstance(spec, ProfilesByCount):
         schema = census_schema(spec.names, spec.num_relations, spec.structure, spec.self_relations)
         return generate(schema, spec.num_profiles, seed=spec.seed)
@@ -50,14 +66,17 @@ def facts_of(spec: ProfilesSpec) -> PopulationFacts | None:
     None for a loaded population, whose sizes follow from its data. `observed` is None, because it needs the draw.
     """
     if isinstance(spec, ProfilesByCount):
-        return census_schema(spec.names, spec.num_relations, spec.structure, spec.self_relations).facts(
-            spec.num_profiles
-        )
-    if isinstance(spec, RandomPairs):
-        return pairs_schema(spec).facts(spec.num_keys)
-    if isinstance(spec, RandomStrings):
-        return strings_schema(spec).facts(spec.num_strings)
-    return None
+        schema = census_schema(spec.names, spec.num_relations, spec.structure, spec.self_relations)
+        facts = schema.facts(spec.num_profiles)
+    elif isinstance(spec, RandomPairs):
+        facts = pairs_schema(spec).facts(spec.num_keys)
+    elif isinstance(spec, RandomStrings):
+        facts = strings_schema(spec).facts(spec.num_strings)
+    else:
+        return None
+    if spec.frequencies is None:
+        return facts
+    return facts.model_copy(update={"frequencies": draw_frequencies(spec.frequencies, facts.num_profiles).classes})
 
 
 def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
@@ -76,7 +95,8 @@ def populations_of(spec: TrialSpec) -> tuple[Profiles, ...]:
                 f"fill.profiles.seed: must differ from the seed of the first population, got {second.seed}"
             )
         schema = census_schema(second.names, second.num_relations, second.structure, second.self_relations)
-        return first, generate(schema, second.num_profiles, seed=second.seed, exclude=first)
+        drawn = generate(schema, second.num_profiles, seed=second.seed, exclude=first)
+        return first, _with_frequencies(drawn, second)
     loaded = profiles_of(second)
     shared = {loaded.full_name(p) for p in range(loaded.num_profiles)} & {
         first.full_name(p) for p in range(first.num_profiles)
@@ -122,6 +142,7 @@ def _user_corpus(profiles: Profiles, spec: UserTexts) -> Corpus:
             f"texts must begin with {END!r}, got {corpus.texts[:1]}": corpus.texts[:1] != (END,),
             "measures must be every subject and the name": {each.subject for each in corpus.measures} != subjects,
             "split_codes must be None, as no text is held out": corpus.split_codes is not None,
+            "people must be those whom the ids are about": corpus.people(np.arange(num_ids)).shape != (num_ids,),
         }
     except AttributeError as error:
         raise ValueError(f"questions.function: {spec.function} did not return a corpus: {error}") from error

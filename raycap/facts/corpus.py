@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from raycap.facts.frequencies import TextFrequencies
 from raycap.facts.profiles import Profiles
 from raycap.facts.relations import NO_PERSON
 from raycap.results import Part
@@ -135,6 +136,9 @@ class Corpus(Protocol):
     def split_codes(self) -> NDArray[np.uint8] | None:
         """Split code of every id, shape (num_ids,). None if all are TRAIN."""
 
+    def people(self, ids: Ids) -> NDArray[np.integer]:
+        """Return the person that each text is about. Their frequency is that of the text."""
+
     def spans(self, ids: Ids) -> list[Span]:
         """Return the spans of some texts, in order. All texts of a corpus have the same sequence of stretches."""
 
@@ -143,7 +147,18 @@ class Corpus(Protocol):
 
 
 class SpanCorpus(WithoutCaches, ABC):
-    """Base class of corpora that derives `slots` from `spans`."""
+    """Base class of corpora that derives `slots` from `spans`. The ids about a person follow each other."""
+
+    profiles: Profiles
+
+    @property
+    @abstractmethod
+    def num_ids(self) -> int:
+        """See Corpus."""
+
+    def people(self, ids: Ids) -> NDArray[np.integer]:
+        """Return the person that each text is about."""
+        return ids // (self.num_ids // self.profiles.num_profiles)
 
     @abstractmethod
     def spans(self, ids: Ids) -> list[Span]:
@@ -183,6 +198,14 @@ class TrainedIds(WithoutCaches):
     def __getitem__(self, indices: Ids) -> Ids:
         """Return the ids at some indices of the sequence."""
         return (indices if self._ids is None else self._ids[indices]).astype(np.int64)
+
+    @cached_property
+    def frequencies(self) -> TextFrequencies | None:
+        """Frequencies of the texts; None if all are equal."""
+        if (of_people := self.corpus.profiles.frequencies) is None or not len(self):
+            return None
+        values = of_people.values[self.corpus.people(self[np.arange(len(self))])]
+        return TextFrequencies(values / values.mean())
 
 
 def trained_mask(kind: Kind, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -36,6 +36,14 @@ def name_set_bits(population: PopulationFacts, selection: SelectionScheme) -> fl
             return 0.0
 
 
+def name_loss_floor(population: PopulationFacts, selection: SelectionScheme) -> float:
+    """Return the loss of a measured name at which all bits of the names are learned: log2 N for a set, 0 for a list.
+
+    The bits of a list are N log2 M, so nothing has to be subtracted from the loss.
+    """
+    return 0.0 if selection is SelectionScheme.ENUMERATE else math.log2(population.num_profiles)
+
+
 def unordered_bits(num: int) -> float:
     """Return log2 num!, the bits of an order of `num` items. A set takes that many bits less than a list."""
     return math.lgamma(num + 1) / math.log(2)

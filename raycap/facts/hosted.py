@@ -144,7 +144,7 @@ def hide_progress() -> None:
 
 
 def fingerprint(profiles: Profiles) -> str:
-    """Return the SHA-256 of the names, attribute values and relations of a population.
+    """Return the SHA-256 of the names, attribute values, relations and frequencies in the data of a population.
 
     It does not depend on how the population is stored. The name pools, the assumed distributions and the column `bio`
     do not enter it.
@@ -157,4 +157,6 @@ def fingerprint(profiles: Profiles) -> str:
         digest.update(json.dumps([attribute.name, texts]).encode())
     for relation, targets in zip(schema.relations, profiles.relations.T, strict=True):
         digest.update(json.dumps([relation, targets.tolist()]).encode())
+    if profiles.frequencies and profiles.frequencies.in_data:
+        digest.update(json.dumps(["frequencies", profiles.frequencies.values.tolist()]).encode())
     return digest.hexdigest()

@@ -1,10 +1,14 @@
 """The order of training texts, a pure function of seed and step for any number of workers and after any restart.
 
 Each training text of a corpus occurs exactly once per epoch of that corpus, in a permutation that is drawn from (seed,
-corpus, epoch). If corpora are mixed with shares a_1, a_2, ..., the first n rows contain floor(n a_1) texts of the first
-corpus, the second corpus gets its share of the remaining rows, and so on. These counts never decrease in n, and they
-differ from n a_i by less than two texts (by less than one for two corpora). The phases of a curriculum start at given
-steps, and each is counted from its start. See docs/science.md#exposures.
+corpus, epoch). If the texts have relative frequencies w, with a mean of 1, a text occurs floor(w) or ceil(w) times in an
+epoch, and floor(n w + u) times in the first n epochs, where the phase u in [0, 1) is drawn once for each text. An epoch has
+as many texts as the corpus on average.
+
+If corpora are mixed with shares a_1, a_2, ..., the first n rows contain floor(n a_1) texts of the first corpus, the second
+corpus gets its share of the remaining rows, and so on. These counts never decrease in n, and they differ from n a_i by less
+than two texts (by less than one for two corpora). The phases of a curriculum start at given steps, and each is counted from
+its start. See docs/science.md#exposures.
 """
 
 import math
@@ -15,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.corpus import Ids, WithoutCaches
+from raycap.facts.frequencies import TextFrequencies
 from raycap.spec import Exposures, LengthSpec, Steps, Tokens, TokensPerParam
 
 
@@ -42,6 +47,8 @@ class Order(WithoutCaches):
     batch_size: int
     """Texts per step, over all workers."""
     seed: int
+    frequencies: tuple[TextFrequencies | None, ...] = ()
+    """Frequencies of the texts of each corpus, None where all are equal; empty if they are in every corpus."""
 
     def num_texts_before(self, step: int) -> tuple[int, ...]:
         """Return the number of texts of each corpus before `step`."""
@@ -99,10 +106,47 @@ class Order(WithoutCaches):
         """Return texts begin .. end - 1 of a corpus, counted from the start of training and across epochs."""
         parts: list[NDArray[np.integer]] = [np.empty(0, np.int64)]
         while begin < end:
-            epoch, offset = divmod(begin, self.sizes[corpus])
+            epoch = self._epoch(corpus, begin)
+            offset = begin - self._epoch_start(corpus, epoch)
             parts.append(self._permutation(corpus, epoch)[offset : offset + end - begin])
             begin += len(parts[-1])
         return np.concatenate(parts)
+
+    def _epoch(self, corpus: int, text: int) -> int:
+        """Return the epoch that contains a text of a corpus, counted from the start of training."""
+        epoch = text // self.sizes[corpus]  # correct unless the texts have frequencies: then epochs differ in length
+        while self._epoch_start(corpus, epoch) > text:
+            epoch -= 1
+        while self._epoch_start(corpus, epoch + 1) <= text:
+            epoch += 1
+        return epoch
+
+    def _epoch_start(self, corpus: int, epoch: int) -> int:
+        """Return the number of texts of a corpus before an epoch."""
+        if self._frequencies(corpus) is None:
+            return epoch * self.sizes[corpus]
+        return int(self._occurrences(corpus, epoch).sum())
+
+    def _occurrences(self, corpus: int, epoch: int) -> NDArray[np.int64]:
+        """Return how often each text of a corpus with frequencies occurs before an epoch, floor(epoch w + u)."""
+        frequencies = self._frequencies(corpus)
+        assert frequencies is not None
+        return np.floor(epoch * frequencies.values + self._phases[corpus]).astype(np.int64)
+
+    def _frequencies(self, corpus: int) -> TextFrequencies | None:
+        return self.frequencies[corpus] if self.frequencies else None
+
+    @cached_property
+    def _phases(self) -> tuple[NDArray[np.float64], ...]:
+        """Phase u of each text, by corpus.
+
+        Phases are multiples of 2^-20, so that their sum with an integer is exact: with a frequency of 1, a text occurs once
+        in each epoch.
+        """
+        return tuple(
+            np.random.default_rng([self.seed, stream, *b"phases"]).integers(2**20, size=size) / 2**20
+            for size, stream in zip(self.sizes, self.streams, strict=True)
+        )
 
     @cached_property
     def _epochs(self) -> dict[int, tuple[int, NDArray[np.integer]]]:
@@ -118,6 +162,9 @@ class Order(WithoutCaches):
             self._epochs.pop(corpus, None)  # free the memory before the next permutation is allocated
             size = self.sizes[corpus]
             permutation: NDArray[np.integer] = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+            if self._frequencies(corpus) is not None:
+                counts = self._occurrences(corpus, epoch + 1) - self._occurrences(corpus, epoch)
+                permutation = np.repeat(permutation, counts)
             np.random.Generator(np.random.Philox(seed=[self.seed, self.streams[corpus], epoch])).shuffle(permutation)
             self._epochs[corpus] = epoch, permutation
         return self._epochs[corpus][1]

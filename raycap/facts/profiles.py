@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycap.facts.fit import entropy_bits
+from raycap.facts.frequencies import Frequencies
 from raycap.facts.names import BIRTH_CITIES, EMPLOYERS, RELATIONS, UNIVERSITIES, census_first_names, census_last_names
 from raycap.facts.relations import NO_PERSON, draw_relations
 from raycap.facts.wordings import Wording
@@ -149,6 +150,8 @@ class Profiles:
     """The column `bio` of a loaded dataset, kept only to be exported again."""
     unused_columns: tuple[str, ...] = ()
     """Other columns of a loaded dataset, which are neither trained on nor exported."""
+    frequencies: Frequencies | None = None
+    """How often the people occur in the training texts; None if all occur equally often."""
 
     @property
     def num_profiles(self) -> int:
@@ -159,7 +162,10 @@ class Profiles:
     def facts(self) -> PopulationFacts:
         """The sizes and entropies that code lengths are computed from, and the numbers of distinct values that
         occur."""
-        return self.schema.facts(self.num_profiles).model_copy(update={"observed": self._observed})
+        classes = self.frequencies.classes if self.frequencies else ()
+        return self.schema.facts(self.num_profiles).model_copy(
+            update={"observed": self._observed, "frequencies": classes}
+        )
 
     @cached_property
     def _observed(self) -> ObservedFacts:

@@ -110,6 +110,10 @@ class Questions(SpanCorpus):
         trained = trained_mask(self.kind, self.split_codes).reshape(-1, len(subjects))
         return dict(zip(subjects, trained.sum(axis=0).tolist(), strict=True))
 
+    def people(self, ids: Ids) -> NDArray[np.integer]:
+        """Return the first person of each question."""
+        return ids % self._num_each // (self._num_each // self.profiles.num_profiles)
+
     def unpack(self, ids: Ids) -> QuestionIndices:
         """Return the components of some questions."""
         phrasing, rest = divide(ids, self._num_each)

@@ -5,6 +5,7 @@ Values are texts, taken as they are. Numbers, truth values and dates of Parquet 
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,11 +19,19 @@ from pyarrow import csv, parquet
 
 from raycap.facts.corpus import END, NAME_SUBJECT
 from raycap.facts.fit import entropy_bits, frequencies_bits, given_bits
+from raycap.facts.frequencies import Frequencies, frequencies_of_weights
 from raycap.facts.profiles import NO_VALUE, Attribute, IntArray, Profiles, Schema
 from raycap.facts.relations import NO_PERSON
 from raycap.facts.wordings import Wording
 from raycap.results import SubjectPrice
-from raycap.spec import Distribution, GivenDistribution, ProfilesFromTable, Subject, UniformDistribution
+from raycap.spec import (
+    Distribution,
+    FrequencyColumn,
+    GivenDistribution,
+    ProfilesFromTable,
+    Subject,
+    UniformDistribution,
+)
 from raycap.spec.document import did_you_mean
 from raycap.spec.locations import local_path
 from raycap.spec.tables import NAME_PLACE
@@ -45,7 +54,8 @@ def load_table(spec: ProfilesFromTable) -> Profiles:
     path = Path(local_path(spec.path) or "")
     if not path.is_file():
         raise FileNotFoundError(f"profiles.path: no such file: {path}")
-    columns = _read(path, (spec.name, *spec.attributes, *spec.relations.values()))
+    weights = (spec.frequencies.column,) if isinstance(spec.frequencies, FrequencyColumn) else ()
+    columns = _read(path, (spec.name, *spec.attributes, *spec.relations.values(), *weights))
     names = _names(spec.name, columns[spec.name])
     words, num_names, name_price = _name_words(names, spec.num_names)
 
@@ -71,7 +81,13 @@ def load_table(spec: ProfilesFromTable) -> Profiles:
         prices=prices,
         wordings={name: _wording(name, subject) for name, subject in spec.subjects.items()},
     )
-    return Profiles(schema, _word_indices(schema, words), _stacked(values, len(names)), _stacked(targets, len(names)))
+    return Profiles(
+        schema,
+        _word_indices(schema, words),
+        _stacked(values, len(names)),
+        _stacked(targets, len(names)),
+        frequencies=_frequencies(*weights, columns[weights[0]]) if weights else None,
+    )
 
 
 def _stacked(columns: list[IntArray], num_rows: int) -> IntArray:
@@ -333,6 +349,22 @@ def _price(subject: Subject, num_values: int, counts: NDArray[np.int64], bits: f
         num_facts=int(counts.sum()),
         frequencies_bits=bits,
     )
+
+
+def _frequencies(column: str, texts: Texts) -> Frequencies:
+    """Return the frequencies of a column of positive numbers."""
+    weights = []
+    for row, text in enumerate(texts):
+        try:
+            weights.append(float(text or ""))
+        except ValueError:
+            weights.append(math.nan)
+        if not 0 < weights[-1] < math.inf:
+            raise _fault(column, row, f"must be a positive number to be a frequency, got {text!r}")
+    try:
+        return frequencies_of_weights(np.array(weights))
+    except ValueError as error:
+        raise ValueError(f"column {column}: {error}") from None
 
 
 def _wording(name: str, subject: Subject) -> Wording:

@@ -61,15 +61,21 @@ class Sample:
     composer: Composer
     population: int  # index of the population among those of the trial
     ids: Ids
-    splits: NDArray[np.uint8]  # (ids,), split code of each text
+    groups: NDArray[np.int64]
+    """Group of each text: its frequency class times the number of splits, plus its split code, (ids,)."""
     num_texts: NDArray[np.int64]
-    """Number of texts that contain each measure, evaluated or not, (splits, measures)."""
+    """Number of texts that contain each measure, evaluated or not, (groups, measures)."""
+
+    @property
+    def splits(self) -> NDArray[np.int64]:
+        """Split code of each text, (ids,)."""
+        return self.groups % len(SPLITS)
 
     @classmethod
     def of(cls, composer: Composer, population: int, *, size: int, seed: int) -> Self:
         """Return all texts of a single-hop corpus, else a sample of about `size` texts per split, stratified by subject.
 
-        The sample has equally many texts of each subject, drawn without replacement with `seed`.
+        The sample has equally many texts of each subject and frequency class, drawn without replacement with `seed`.
         """
         corpus = composer.corpus
         codes = corpus.split_codes
@@ -77,23 +83,28 @@ class Sample:
             codes = np.full(corpus.num_ids, TRAIN, np.uint8)
         if corpus.kind.hops < 2:
             ids = np.flatnonzero(codes != VOID)
-            return cls(composer, population, ids, codes[ids], _num_texts(corpus, ids, codes[ids]))
+            groups = codes[ids] + len(SPLITS) * _classes(corpus, ids)
+            return cls(composer, population, ids, groups, _num_texts(corpus, ids, groups))
         num_subjects = len(corpus.profiles.schema.subjects)  # the last digit of a question's id is its subject
         rng = np.random.default_rng([seed, corpus.kind.hops])
-        counts = np.zeros((len(SPLITS), len(corpus.measures)), np.int64)
+        num_classes = _num_classes(corpus)
+        counts = np.zeros((num_classes, len(SPLITS), len(corpus.measures)), np.int64)
         chosen = []
         for split in np.unique(codes[codes != VOID]):
             ids = np.flatnonzero(codes == split)
-            totals = np.bincount(ids % num_subjects, minlength=num_subjects)
-            counts[split] = np.tile(totals, len(corpus.measures) // num_subjects)
+            stratum = ids % num_subjects + num_subjects * _classes(corpus, ids)
+            totals = np.bincount(stratum, minlength=num_subjects * num_classes)
+            by_class = totals.reshape(num_classes, num_subjects)
+            counts[:, split] = np.tile(by_class, len(corpus.measures) // num_subjects)
             if len(ids) > size:
-                per_subject = max(2, size // int(np.count_nonzero(totals)))
-                strata = np.split(ids[np.argsort(ids % num_subjects, kind="stable")], np.cumsum(totals)[:-1])
-                drawn = [rng.choice(s, per_subject, replace=False) if len(s) > per_subject else s for s in strata]
+                per_stratum = max(2, size // int(np.count_nonzero(totals)))
+                strata = np.split(ids[np.argsort(stratum, kind="stable")], np.cumsum(totals)[:-1])
+                drawn = [rng.choice(s, per_stratum, replace=False) if len(s) > per_stratum else s for s in strata]
                 ids = np.concatenate(drawn)
             chosen.append(ids)
         ids = np.sort(np.concatenate(chosen))
-        return cls(composer, population, ids, codes[ids], counts)
+        groups = codes[ids] + len(SPLITS) * _classes(corpus, ids)
+        return cls(composer, population, ids, groups, counts.reshape(-1, len(corpus.measures)))
 
 
 def samples_of(data: TrainingData) -> list[Sample]:
@@ -105,17 +116,32 @@ def samples_of(data: TrainingData) -> list[Sample]:
     ]
 
 
-def _num_texts(corpus: Corpus, ids: Ids, codes: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the number of texts that contain each measure, (splits, measures); `codes` are the split codes of `ids`."""
-    counts = np.zeros((len(SPLITS), 1 + len(corpus.measures)), np.int64)
+def _num_classes(corpus: Corpus) -> int:
+    """Return the number of frequency classes of the people, 1 if all are equally frequent."""
+    frequencies = corpus.profiles.frequencies
+    return len(frequencies.names) if frequencies else 1
+
+
+def _classes(corpus: Corpus, ids: Ids) -> NDArray[np.int64]:
+    """Return the frequency class of the person that each text is about."""
+    frequencies = corpus.profiles.frequencies
+    if frequencies is None:
+        return np.zeros(len(ids), np.int64)
+    classes: NDArray[np.int64] = frequencies.class_of[corpus.people(ids)].astype(np.int64)
+    return classes
+
+
+def _num_texts(corpus: Corpus, ids: Ids, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of texts that contain each measure, (groups, measures); `groups` are those of `ids`."""
+    counts = np.zeros((_num_classes(corpus) * len(SPLITS), 1 + len(corpus.measures)), np.int64)
     for begin in range(0, len(ids), MAX_TEXTS_COUNTED):
         part = slice(begin, begin + MAX_TEXTS_COUNTED)
         contains = np.zeros((len(ids[part]), 1 + len(corpus.measures)), bool)
         for slot in corpus.slots(ids[part]):
             filled = np.not_equal(slot.row, NOTHING)
             contains[np.arange(len(contains)), np.where(filled, slot.label, 0)] = True  # column 0: empty slots
-        for split in np.unique(codes[part]):
-            counts[split] += contains[codes[part] == split].sum(axis=0)
+        for group in np.unique(groups[part]):
+            counts[group] += contains[groups[part] == group].sum(axis=0)
     return counts[:, 1:]
 
 
@@ -135,30 +161,31 @@ def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0,
         if not np.isfinite(bits).all():
             bad = (~np.isfinite(bits)).any(axis=1).sum()
             raise DivergedError(f"the losses of {bad} {corpus.kind} texts are not finite")
-        splits = sample.splits[rank::world_size][part]
-        for split in np.unique(splits):
-            of_split = splits == split
-            sums[split] += bits[of_split].sum(axis=0)
-            squares[split] += (bits[of_split] ** 2).sum(axis=0)
-            counts[split] += contains[of_split].sum(axis=0)
+        groups = sample.groups[rank::world_size][part]
+        for group in np.unique(groups):
+            of_group = groups == group
+            sums[group] += bits[of_group].sum(axis=0)
+            squares[group] += (bits[of_group] ** 2).sum(axis=0)
+            counts[group] += contains[of_group].sum(axis=0)
         bins = np.searchsorted(HISTOGRAM_EDGES_BITS, bits, side="right")
-        np.add.at(histograms, (splits[:, None], np.arange(shape[1]), bins), contains)
+        np.add.at(histograms, (groups[:, None], np.arange(shape[1]), bins), contains)
     rows = [
         LossRow(
             kind=corpus.kind,
             subject=measure.subject,
             part=measure.part,
-            split=SPLITS[split],
+            split=SPLITS[group % len(SPLITS)],
             population=sample.population,
-            sum_bits=float(sums[split, column]),
-            sum_squares_bits2=float(squares[split, column]),
-            num_evaluated=int(counts[split, column]),
-            num_texts=int(sample.num_texts[split, column]),
-            histogram=tuple(histograms[split, column].tolist()),
+            frequency_class=group // len(SPLITS),
+            sum_bits=float(sums[group, column]),
+            sum_squares_bits2=float(squares[group, column]),
+            num_evaluated=int(counts[group, column]),
+            num_texts=int(sample.num_texts[group, column]),
+            histogram=tuple(histograms[group, column].tolist()),
         )
-        for split in range(len(SPLITS))
+        for group in range(len(sample.num_texts))
         for column, measure in enumerate(corpus.measures)
-        if sample.num_texts[split, column]
+        if sample.num_texts[group, column]
     ]
     return LossTable(rows=tuple(rows))
 

@@ -357,7 +357,7 @@ class _Shared:
                 return TrainingData.of(spec, people, load_tokenizer(folder))
         if not _is_estimated(spec):
             return TrainingData.of(spec, people, self._tokenizer(spec, people[0]))
-        small = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES})
+        small = spec.profiles.model_copy(update={"num_profiles": ESTIMATE_PROFILES, "frequencies": None})
         questions = spec.questions
         if questions.held_out.fractions:  # in a small population, the fractions may round to nothing
             questions = questions.model_copy(update={"held_out": HeldOut()})
@@ -371,7 +371,7 @@ class _Shared:
         profiles, questions = spec.profiles, spec.questions
         # The words of a generated population are those of its schema, independent of the people that are drawn.
         from_schema = isinstance(spec.tokenizer, WordTokenizer) and isinstance(profiles, ProfilesByCount)
-        irrelevant = {"num_profiles", "seed"} if from_schema else set()
+        irrelevant = {"frequencies", *(("num_profiles", "seed") if from_schema else ())}
         corpora = corpora_of(people, questions)
         # A BPE tokenizer is trained on the first corpus only, and one-hop questions are never held out.
         one_hop = isinstance(spec.tokenizer, BpeTokenizer) and corpora[0].kind is Kind.ONE_HOP

@@ -49,7 +49,7 @@ def with_populations(trial: TrialSpec, convert: Callable[[ProfilesByBitsPerParam
 
 def smallest(profiles: ProfilesByBitsPerParam) -> ProfilesByCount:
     """Return two people with the same names as a population; their vocabulary is that of any number of people."""
-    return ProfilesByCount(num_profiles=2, **_shared(profiles, GeneratedProfiles))
+    return ProfilesByCount(num_profiles=2, **_shared(profiles, GeneratedProfiles) | {"frequencies": None})
 
 
 def profiles_for_params(profiles: ProfilesByBitsPerParam, num_params: int, questions: QuestionsSpec) -> ProfilesByCount:

@@ -24,11 +24,13 @@ from raycap.results.losses import (
     standard_error_bits,
 )
 from raycap.results.records import (
+    READABLE_VERSIONS,
     SCHEMA_VERSION,
     EarlierStack,
     EarlierTrials,
     Evaluation,
     Failure,
+    FrequencyClass,
     ObservedFacts,
     ParameterCounts,
     PlannedTrial,
@@ -47,6 +49,7 @@ from raycap.results.records import (
 __all__ = [
     "HISTOGRAM_EDGES_BITS",
     "INSPECTION_SCHEMA_VERSION",
+    "READABLE_VERSIONS",
     "SCHEMA_VERSION",
     "Amount",
     "BodyT",
@@ -55,6 +58,7 @@ __all__ = [
     "EarlierTrials",
     "Evaluation",
     "Failure",
+    "FrequencyClass",
     "InspectionRecord",
     "LossKey",
     "LossRow",

@@ -39,8 +39,8 @@ class Part(StrEnum):
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-LossKey = tuple[Kind, str, Part, Split, int]
-"""Kind, subject, part, split and index of the population of a row of losses."""
+LossKey = tuple[Kind, str, Part, Split, int, int]
+"""Kind, subject, part, split, index of the population and frequency class of a row of losses."""
 
 
 def is_trained(kind: Kind, split: Split) -> bool:
@@ -56,6 +56,7 @@ def select_keys(
     part: Part = Part.ANSWER,
     split: Split | None = None,
     subject: str | None = None,
+    frequency_class: int | None = None,
 ) -> list[int]:
     """Return the indices of the keys of one kind and part.
 
@@ -66,14 +67,16 @@ def select_keys(
         part: part of the text.
         split: split of the questions, or None for all texts that are trained on.
         subject: subject, or None for all subjects.
+        frequency_class: frequency class, or None for all classes.
     """
     return [
         index
-        for index, (key_kind, key_subject, key_part, key_split, key_population) in enumerate(keys)
+        for index, (key_kind, key_subject, key_part, key_split, key_population, key_class) in enumerate(keys)
         if (key_kind, key_part) == (kind, part)
         and (is_trained(key_kind, key_split) if split is None else key_split is split)
         and population in (None, key_population)
         and subject in (None, key_subject)
+        and frequency_class in (None, key_class)
     ]
 
 
@@ -115,6 +118,8 @@ class LossRow(Record):
     """Component that is held out of questions of two or more hops. Single hops are classified by it but always trained."""
     population: Count = 0
     """Index of the population: 0, and under fill 1 for the second population."""
+    frequency_class: Count = 0
+    """Index of the frequency class of the texts among those of the population; 0 if people are equally frequent."""
     sum_bits: float
     """Sum of losses over the evaluated texts."""
     sum_squares_bits2: float
@@ -128,7 +133,7 @@ class LossRow(Record):
     @property
     def key(self) -> LossKey:
         """Identity of a row within its table."""
-        return self.kind, self.subject, self.part, self.split, self.population
+        return self.kind, self.subject, self.part, self.split, self.population, self.frequency_class
 
     @property
     def trained(self) -> bool:

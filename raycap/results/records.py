@@ -16,7 +16,9 @@ from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Recor
 from raycap.spec import Distribution, ModelByWidth, RelationStructure, SweepSpec, TrialSpec
 from raycap.spec.locations import DEFAULT_TRACKING_URI, absolute_location, absolute_tracking_uri
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (3, 4)
+"""Schema versions of results that can be read. Version 4 added frequency classes, which results of version 3 lack."""
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 """See `TrialSpec.trial_id`. Ids are names of folders, so records with other ids are refused."""
 NumNames = Annotated[int, Field(ge=1)]
@@ -82,6 +84,15 @@ class SubjectPrice(Record):
     """Bits that state the frequencies of an empirical distribution. The code length does not contain them."""
 
 
+class FrequencyClass(Record):
+    """People who occur about equally often in the training texts (docs/science.md#frequencies)."""
+
+    name: str
+    num_people: PositiveCount
+    frequency: Annotated[float, Field(gt=0)]
+    """Mean number of occurrences of a text about them, relative to the mean over all people."""
+
+
 class PopulationFacts(Record):
     """Numbers of a population that the analysis needs; see docs/science.md#symbols."""
 
@@ -104,6 +115,8 @@ class PopulationFacts(Record):
     """Prices of the facts of a table by subject, and of its names; empty for other populations."""
     num_phrasings: PositiveCount = 1
     """Number of phrasings in which each question is asked."""
+    frequencies: tuple[FrequencyClass, ...] = ()
+    """Frequency classes of the people, from the most frequent; empty if all are equally frequent."""
     observed: ObservedFacts | None = None
     """None if no population was drawn, as in a plan. Code lengths do not need it."""
 
@@ -165,7 +178,7 @@ class Provenance(Record):
     """Ids of the trials that trained together at the end, in order, with this one; the numbers of a replica depend
     slightly on the others (docs/clusters.md). Empty if nothing was trained."""
     earlier_stacks: tuple[EarlierStack, ...] = ()
-    """Stacks in which the trial trained before, in order. Empty unless a run with other trials continued it."""
+    """Stacks in which the trial trained before, in order, and those of a shorter trial that it continued. Usually empty."""
 
 
 def source_commit() -> str:

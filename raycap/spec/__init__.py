@@ -20,6 +20,7 @@ from raycap.spec.facts import (
     RandomPairs,
     RandomStrings,
 )
+from raycap.spec.frequencies import FrequenciesSpec, FrequencyClasses, FrequencyColumn, ZipfFrequencies
 from raycap.spec.learner import (
     Activation,
     BpeTokenizer,
@@ -113,6 +114,9 @@ __all__ = [
     "ExecutionSpec",
     "Exposures",
     "Fill",
+    "FrequenciesSpec",
+    "FrequencyClasses",
+    "FrequencyColumn",
     "GivenDistribution",
     "HeadSize",
     "HeldOut",
@@ -183,5 +187,6 @@ __all__ = [
     "WeightDecay",
     "Windows",
     "WordTokenizer",
+    "ZipfFrequencies",
     "find_conflicts",
 ]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from raycap.spec.base import EncodingScheme, RelationStructure, Seed, SelectionScheme, Spec, Text, broken_rule
+from raycap.spec.frequencies import Population
 from raycap.spec.locations import HubName, LocalLocation
 from raycap.spec.tables import LoadedProfiles, ProfilesFromTable
 
@@ -41,7 +42,7 @@ class NamePools(Spec):
         return self.first * self.middle * self.last
 
 
-class GeneratedProfiles(Spec):
+class GeneratedProfiles(Population):
     """Fields of all generated populations."""
 
     source: Literal["generate"] = "generate"
@@ -117,7 +118,7 @@ class ProfilesByBitsPerParam(SolvedProfiles):
     largest number of people as with target_bits. Larger models get more people to learn."""
 
 
-class HostedProfiles(LoadedProfiles):
+class HostedProfiles(Population, LoadedProfiles):
     """Fields of populations in the schema of hosted datasets."""
 
     names: NamePools | None = None
@@ -154,7 +155,7 @@ class ProfilesFromHub(HostedProfiles):
     """Commit, tag or branch of the dataset. Set a commit to make the data reproducible."""
 
 
-class RandomPairs(Spec):
+class RandomPairs(Population):
     """Random key-value pairs: N R log2(num_values) bits that every encoding scheme counts equally.
 
     Keys take the role of names. All possible keys occur, so storing them costs no bits. Use pairs to measure a model's
@@ -186,7 +187,7 @@ class RandomPairs(Spec):
         return num_relations
 
 
-class RandomStrings(Spec):
+class RandomStrings(Population):
     """Random strings of tokens that are drawn independently and uniformly: N S log2 V bits (arXiv 2505.24832, section
     3)."""
 

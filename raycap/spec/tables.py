@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, Tag, model_validator
 
 from raycap.spec.base import Spec, Text, broken_rule, by_kind
 from raycap.spec.document import did_you_mean
+from raycap.spec.frequencies import TableFrequenciesSpec
 from raycap.spec.locations import LocalLocation
 
 TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
@@ -170,6 +171,9 @@ class ProfilesFromTable(LoadedProfiles):
     """Columns of the relations, by subject. A value is the name of another row, or of the same."""
     subjects: dict[str, Subject] = {}
     """Settings of attributes and relations: the distribution that prices them, missing values and wording."""
+    frequencies: TableFrequenciesSpec | None = None
+    """How often the people occur in the training texts, relative to each other: zipf, classes, or a column of the table. By
+    default all occur equally often. See docs/science.md#frequencies."""
     num_names: int | None = Field(default=None, ge=1, le=MAX_NAMES)
     """M, the number of possible names. By default it is computed from the frequencies of the words of the names
     (docs/science.md#tables)."""

@@ -185,7 +185,13 @@ class TrialSpec(Spec):
 
     @property
     def trial_id(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of this spec.
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of `identity`."""
+        canonical = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Fields that identify the trial, as JSON values.
 
         The spec must be resolved (see plan.expand). Loaded data enter by their digests and not by their paths.
         """
@@ -206,8 +212,9 @@ class TrialSpec(Spec):
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]
         for part, fields in loaded:
+            if fields.get("frequencies") is None:
+                fields.pop("frequencies", None)
             if isinstance(part, (LoadedProfiles, ParentModel, PretrainedTokenizer)):
                 for name in ("source", "path", "hub", "split", "revision"):
                     fields.pop(name, None)
-        canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return tree

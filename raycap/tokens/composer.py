@@ -195,7 +195,9 @@ class Composer(WithoutCaches):
         num = len(self.trained)
         sample = np.linspace(0, num - 1, min(num, MAX_TEXTS_COUNTED)).astype(np.int64)
         total, measured = self.lengths(self.trained[sample])
-        return TokenCounts(float(total.mean()), float(measured.mean()), int(total.max()), len(sample) == num)
+        weights = self.trained.frequencies.values[sample] if self.trained.frequencies else None
+        mean, mean_measured = (float(np.average(lengths, weights=weights)) for lengths in (total, measured))
+        return TokenCounts(mean, mean_measured, int(total.max()), len(sample) == num)
 
 
 class TokenCounts(NamedTuple):

@@ -148,4 +148,7 @@ class TrainingData:
         )
         sizes = tuple(len(composer.trained) for composer in self.composers)
         training = self.spec.training
-        return Order(sizes, streams, mixes, training.batch_size, training.order_seed)
+        frequencies = tuple(composer.trained.frequencies for composer in self.composers)
+        return Order(
+            sizes, streams, mixes, training.batch_size, training.order_seed, frequencies if any(frequencies) else ()
+        )

@@ -12,6 +12,7 @@ from raycap.analysis.figures.capacities import (
     hops,
 )
 from raycap.analysis.figures.contrasts import contrasts
+from raycap.analysis.figures.frequencies import frequencies
 from raycap.analysis.figures.generalising import gap_vs_size, held_out_vs_learned, loss_by_kind, steps_to_minimum
 from raycap.analysis.figures.laws import law, phase_map
 from raycap.analysis.figures.losses import generalisation, histograms, learning_rates, loss_vs_content, subjects
@@ -31,6 +32,7 @@ FIGURES: dict[str, Callable[[Analysis], CaptionedFigure | None]] = {
     "phase_map": phase_map,
     "hops": hops,
     "exposures": exposures,
+    "frequencies": frequencies,
     "loss_by_kind": loss_by_kind,
     "loss_derivatives": loss_derivatives,
     "generalisation": generalisation,
