@@ -61,6 +61,12 @@ class Checkpoints:
             if later > step:
                 self.storage.delete(checkpoint_path(trial_id, later))
 
+    def forget_before(self, trial_id: str, step: int) -> None:
+        """Delete the checkpoints of a trial that are earlier than `step`."""
+        for earlier in self.steps(trial_id):
+            if earlier < step:
+                self.storage.delete(checkpoint_path(trial_id, earlier))
+
     def load(self, trial_id: str, step: int, device: torch.device) -> dict[str, Any]:
         """Return the state of a trial after `step`, on `device`.
 

@@ -42,9 +42,12 @@ class ReplicaState:
     train_seconds: float = 0.0
     tokens: int = 0
     loss_sum_units: int = 0
-    """Sum of training losses since the last evaluation, in LOSS_UNIT_BITS."""
+    """Sum of all training losses in LOSS_UNIT_BITS."""
     num_texts: int = 0
-    """Number of training texts since the last evaluation."""
+    """Number of all training texts."""
+    evaluated: list[tuple[int, int]] = field(default_factory=list)
+    """loss_sum_units and num_texts at each evaluation. In a trial that an older version has begun, all three count from the
+    last evaluation before it was resumed."""
     course: CurriculumState = field(default_factory=CurriculumState)
     ended: bool = False
     """Whether the trial has met a reason to end early; it ends once all trials of its stack have."""
@@ -116,7 +119,7 @@ class Replica:
             exposures=self.exposures(source, snapshot.step),
             tokens=self.state.tokens,
             learning_rate=snapshot.learning_rate,
-            train_loss_bits=self.state.loss_sum_units * LOSS_UNIT_BITS / self.state.num_texts,
+            train_loss_bits=self._train_loss_bits,
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
             parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
@@ -124,12 +127,18 @@ class Replica:
         )
         previous = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
         self.state.evaluations[-1:] = [*previous, evaluation]  # only the last evaluation keeps histograms
-        self.state.loss_sum_units, self.state.num_texts = 0, 0
+        self.state.evaluated.append((self.state.loss_sum_units, self.state.num_texts))
         return evaluation
 
     def exposures(self, source: RowSource, step: int) -> float:
         """Return the mean exposures of a fact before a step of a stream of rows."""
         return self.data.exposures(source.order.num_texts_before(step))
+
+    @property
+    def _train_loss_bits(self) -> float:
+        """Mean training loss of a text since the last evaluation."""
+        units, num_texts = self.state.evaluated[-1] if self.state.evaluated else (0, 0)
+        return (self.state.loss_sum_units - units) * LOSS_UNIT_BITS / (self.state.num_texts - num_texts)
 
     @property
     def _stop_reason(self) -> StopReason:

@@ -6,7 +6,7 @@ each has its own population, order, weights, rates, losses, checkpoints and resu
 
 import ctypes
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from raycap.learner import optim, pretrained
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.kept_models import ModelKeeper, save_model
+from raycap.learner.longer import EndsEarly, StableCheckpoints
 from raycap.learner.pauses import PauseSchedule
 from raycap.learner.replica import SINGLE_WORKER, Replica, WorkerContext
 from raycap.learner.signals import PausedError, Signal
@@ -54,8 +55,6 @@ OpenRows = Callable[[tuple[RowSource, ...], int], Iterator[list[Rows]]]
 """Takes the row source of each replica and a step; yields the rows of each replica for every step from there on."""
 Report = Callable[[str, Evaluation], None]
 """Called on every worker with a trial id and an evaluation, after each evaluation of a trial."""
-EndsEarly = Callable[[str, Sequence[Evaluation]], bool]
-"""Called after each evaluation with a trial id and all evaluations of the trial; returns whether it may end here."""
 
 
 def run_trial(spec: TrialSpec, **options: Any) -> TrainedTrial:
@@ -207,6 +206,7 @@ class _Run:
         self.kept_steps: list[frozenset[int]] = [frozenset()] * len(replicas)
         """Steps after which the model of each replica is stored, beside those of evaluations."""
         self.evaluation_steps = self.training.evaluation_steps(self.num_steps)
+        self.stable = StableCheckpoints.of(checkpoints, replicas, self.num_steps) if checkpoints else None
 
     @property
     def stopped(self) -> bool:
@@ -240,6 +240,8 @@ class _Run:
                     for replica, source in zip(self.replicas, sources, strict=True)
                 ]
             pauses.expected = {*self.evaluation_steps, *watched, *first.state.course.starts}.union(*self.kept_steps)
+            if self.stable:
+                pauses.expected.add(self.stable.num_steps)
             step = TrainingStep(
                 self.model,
                 self.optimizer,
@@ -285,6 +287,8 @@ class _Run:
         if evaluates or actions.save or signal is Signal.PAUSE:
             self._checkpoint()
             pauses.saved()
+        if self.stable and self.context.rank == 0 and not self.stopped:
+            self.stable.save_if_due(self.replicas, self._saved_state)
         if signal is Signal.PAUSE:
             raise PausedError(self.step)
 
@@ -335,25 +339,27 @@ class _Run:
             return
         # Diverged replicas are saved too, since the stack resumes as a whole.
         for index, replica in enumerate(self.replicas):
-            state = replica.state
-            self.checkpoints.save(
-                replica.spec.trial_id,
-                state.step,
-                {
-                    "weights": {str(group): weights[index].clone() for group, weights in self.model.storage.items()},
-                    "optimizer": self.optimizer.state_of(index),
-                    "scaler": self.scaler.state_dict(),
-                    "counters": {key: value for key, value in asdict(state).items() if key != "evaluations"},
-                    "evaluations": json.dumps([evaluation.model_dump(mode="json") for evaluation in state.evaluations]),
-                },
-            )
+            self.checkpoints.save(replica.spec.trial_id, replica.state.step, self._saved_state(index))
         self.checkpoints.prune([replica.spec.trial_id for replica in self.replicas])
 
+    def _saved_state(self, index: int) -> dict[str, Any]:
+        """Return the state of a replica as `_restore` takes it."""
+        state = self.replicas[index].state
+        return {
+            "weights": {str(group): weights[index].clone() for group, weights in self.model.storage.items()},
+            "optimizer": self.optimizer.state_of(index),
+            "scaler": self.scaler.state_dict(),
+            "counters": {key: value for key, value in asdict(state).items() if key != "evaluations"},
+            "evaluations": json.dumps([evaluation.model_dump(mode="json") for evaluation in state.evaluations]),
+        }
+
     def resume(self) -> None:
-        """Resume from the last step with an undamaged checkpoint of every trial, if there is one."""
+        """Resume from the last step with an undamaged checkpoint of every trial, else continue shorter trials."""
         trial_ids = [replica.spec.trial_id for replica in self.replicas]
         if self.checkpoints is not None:
             self._load(self.checkpoints, trial_ids)
+        if self.stable is not None and self.step == 0 and self.keeper is None:  # earlier models would be missing
+            self._continue_shorter(self.stable)
         if self.step == self.num_steps or self.stopped:
             return  # only the results are missing
         for replica in self.replicas:
@@ -368,8 +374,22 @@ class _Run:
             for trial_id in trial_ids:
                 checkpoints.forget_after(trial_id, self.step)
         for index, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
-            for group, weights in self.model.storage.items():
-                weights[index].copy_(saved["weights"][str(group)])
-            self.optimizer.load_state_of(index, saved["optimizer"])
-            self.scaler.load_state_dict(saved["scaler"])
+            self._restore(index, saved)
             replica.resume(saved["counters"], saved["evaluations"])
+
+    def _restore(self, index: int, saved: dict[str, Any]) -> None:
+        """Restore the weights and the optimizer of a replica."""
+        for group, weights in self.model.storage.items():
+            weights[index].copy_(saved["weights"][str(group)])
+        self.optimizer.load_state_of(index, saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+    def _continue_shorter(self, stable: StableCheckpoints) -> None:
+        """Continue a stack that differs from this one only in length, if there is one."""
+        self.step, states = stable.continue_replicas(
+            self.replicas, self.evaluation_steps, self.ends_early, self.context
+        )
+        for index, (replica, saved) in enumerate(zip(self.replicas, states, strict=False)):
+            self._restore(index, saved)
+            for evaluation in replica.state.evaluations if replica.spec.trial_id not in self.finished else []:
+                self.report(replica.spec.trial_id, evaluation)

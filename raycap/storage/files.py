@@ -7,6 +7,7 @@ storage/trials/<trial_id>/models/<step>/ models of earlier steps, see execution.
 storage/trials/<trial_id>/inspections/   results of analyses of the stored models (inspections.py)
 storage/trials/<trial_id>/checkpoint-*   the last two checkpoints; deleted when all trials of its stack have finished
 storage/trials/<trial_id>/stack.json     trial ids of the stack in which the trial trains; deleted with the checkpoints
+storage/trials/stable/<key>-<index>/     states of stacks that longer trials continue (learner/longer.py)
 storage/trials/<trial_id>/result.json.damaged    result whose checksum did not match; kept, but never read
 storage/<sweep>/                         plan, records and report of a sweep (sweep_folder.py)
 """
