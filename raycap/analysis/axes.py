@@ -11,8 +11,15 @@ from raycap.results import PlannedTrial, SweepRecord
 from raycap.spec import AnalysisSpec
 from raycap.spec.scaling import last_part
 
-SIZES = ("model", "model.hidden_size", "model.num_params")
-LAYERS = "model.num_layers"
+SIZES = (
+    "model",
+    "model.hidden_size",
+    "model.num_params",
+    "model.config.hidden_size",
+    "model.config.n_embd",
+    "model.config.d_model",
+)
+LAYERS = ("model.num_layers", "model.config.num_hidden_layers", "model.config.n_layer")
 """The number of layers counts as a size where the grid varies no other size."""
 NUISANCES = (
     "training.optimizer",
@@ -134,7 +141,7 @@ def _role(path: str, varied: dict[str, tuple[Any, ...]], analysis: AnalysisSpec)
         return Role.TREATMENT
     if path.endswith("seed"):
         return Role.SEED
-    if path in SIZES or (path == LAYERS and not any(size in varied for size in SIZES)):
+    if path in SIZES or (path in LAYERS and not any(size in varied for size in SIZES)):
         return Role.SIZE
     if any(path == field or path.startswith(f"{field}.") for field in NUISANCES):
         return Role.NUISANCE

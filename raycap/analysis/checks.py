@@ -20,7 +20,17 @@ from raycap.results import (
     PopulationFacts,
     TrialResult,
 )
-from raycap.spec import Biographies, Kind, LoadedProfiles, ModelByWidth, RelationStructure, Split, TrialSpec, UserTexts
+from raycap.spec import (
+    Biographies,
+    Kind,
+    LoadedProfiles,
+    ModelByWidth,
+    RelationStructure,
+    ResolvedModel,
+    Split,
+    TrialSpec,
+    UserTexts,
+)
 
 MIN_CERTAIN_TEXTS = 100
 """Rows with at least this many expected texts cannot be empty by chance."""
@@ -78,7 +88,7 @@ def check_own(result: TrialResult) -> None:
 def _check_spec(result: TrialResult) -> None:
     """Check that id, populations and parameters follow from the spec."""
     spec = result.spec
-    if not isinstance(spec.model, ModelByWidth) or spec.trial_id != result.trial_id:
+    if not isinstance(spec.model, ResolvedModel) or spec.trial_id != result.trial_id:
         raise UnreadableResult(f"spec: is not that of trial {result.trial_id}")
     demanded = [spec.profiles, *([spec.fill.profiles] if spec.fill else [])]
     if len(result.populations) != len(demanded):
@@ -100,7 +110,8 @@ def _check_spec(result: TrialResult) -> None:
     parameters = result.parameters
     if min(parameters.total, parameters.non_embedding) <= 0:
         raise UnreadableResult(f"parameters: must be positive, got {parameters.model_dump()}")
-    if parameters.embedding != result.vocab_size * spec.model.hidden_size:
+    # Embeddings of models of transformers may have another width, and those of positions are counted with them.
+    if isinstance(spec.model, ModelByWidth) and parameters.embedding != result.vocab_size * spec.model.hidden_size:
         raise UnreadableResult(
             f"parameters.embedding: expected vocab_size {result.vocab_size:,} x width {spec.model.hidden_size:,}, "
             f"got {parameters.embedding:,}"

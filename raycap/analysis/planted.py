@@ -31,7 +31,7 @@ from raycap.results import (
     StopReason,
     TrialResult,
 )
-from raycap.spec import AnalysisSpec, HeldOut, Kind, ModelByWidth, SelectionScheme, Split, TrialSpec
+from raycap.spec import AnalysisSpec, HeldOut, Kind, ResolvedModel, SelectionScheme, Split, TrialSpec
 
 SHARES = np.concatenate([np.linspace(0, 0.9, 901), 1 - np.geomspace(0.1, 1e-8, 1200)[1:], np.linspace(1, 4, 301)])
 """Grid of lost shares of the answers' entropy; shares above 1 are worse than chance. The grid is dense just below 1,
@@ -216,7 +216,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
 
     Learned bits approach their end exponentially. Losses of held-out questions decrease later than those of trained ones.
     """
-    assert isinstance(trial.spec.model, ModelByWidth)
+    assert isinstance(trial.spec.model, ResolvedModel)
     questions = curve.losses.questions
     ages = 0.5 ** np.arange(num_evaluations)[::-1]
     known = np.expm1(-ages / truth.time_constant) / np.expm1(-1 / truth.time_constant)

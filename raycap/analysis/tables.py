@@ -12,7 +12,7 @@ from raycap.analysis.capacity import TOTAL, Capacity, capacities, lost_share, un
 from raycap.analysis.frequency import class_frame
 from raycap.analysis.measurements import Curve, Ints, Losses, Measured, QuestionSet, cells
 from raycap.results import Part, PlannedTrial
-from raycap.spec import AnalysisSpec, Kind, ModelByWidth, Split
+from raycap.spec import AnalysisSpec, Kind, ModelByWidth, ResolvedModel, Split
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _trials(trials: Sequence[PlannedTrial], found: Mapping[int, Measured]) -> pd
             "cell": cell_of[trial.trial_id],
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,
+            "num_active_params": trial.parameters.active,
             **factors(trial),
         }
         measured = found.get(index)
@@ -121,14 +122,15 @@ def factors(trial: PlannedTrial) -> dict[str, Any]:
     """Return the numbers that sweeps usually vary."""
     questions = trial.spec.questions
     shares = dict(zip(questions.kinds, questions.shares, strict=True))
-    assert isinstance(trial.spec.model, ModelByWidth)
+    model = trial.spec.model
+    assert isinstance(model, ResolvedModel)
     return {
         "num_profiles": sum(population.num_profiles for population in trial.populations),
         "num_relations": len(trial.populations[0].relations),
-        "hidden_size": trial.spec.model.hidden_size,
+        "hidden_size": model.hidden_size,
         "learning_rate": trial.spec.training.optimizer.lr,
         "one_hop_share": shares.get(Kind.ONE_HOP, 0.0),
-        "parametrization": trial.spec.model.parametrization.kind,
+        "parametrization": model.parametrization.kind if isinstance(model, ModelByWidth) else "standard",
         "seed": trial.spec.training.seed,
     }
 

@@ -10,14 +10,15 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raycap.facts.corpus import render_texts
-from raycap.learner import pretrained
+from raycap.learner import architectures
 from raycap.learner.batches import Batch
 from raycap.learner.kept_models import model_in, training_data_of
-from raycap.learner.model import CPU, Llama
+from raycap.learner.language_model import CPU, LanguageModel
+from raycap.learner.transformers_model import NO_CODE
 from raycap.results import TrialResult
-from raycap.spec import Kind
+from raycap.spec import Kind, ModelByWidth
 from raycap.storage import Storage, model_folder
-from raycap.storage.saved_model import CONFIG, RETRAIN, TOKENIZER_CONFIG, copy_model, read_settings
+from raycap.storage.saved_model import CONFIG, RETRAIN, TOKENIZER_CONFIG, copy_model, differing_settings, read_settings
 from raycap.tokens.composer import Composer
 from raycap.tokens.tokenizers import END_ID, TOKENIZER_SETTINGS
 
@@ -25,10 +26,7 @@ TOLERANCE = 1e-3
 """Largest accepted difference of a logit. The loss of one token then differs by at most 2 TOLERANCE / ln 2 = 0.003 bits."""
 NUM_TEXTS = 256
 """Number of randomly drawn training texts of each corpus on which logits are compared."""
-NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Options with which transformers neither downloads anything nor runs code that comes with a model."""
 OTHER_VERSION = f"install another version of transformers than {transformers.__version__}, or retrain the trial"
-MISSING = object()
 BATCH_SIZE = 16
 """Texts per forward pass. transformers computes the logits of all tokens: 16 x 30 tokens x 262,144 words take 0.5 GB."""
 
@@ -68,7 +66,7 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     cannot be generated or loaded again, if its settings are not those that raycap writes, if transformers tokenizes texts
     differently, or if logits differ by more than TOLERANCE.
     """
-    if result.spec.model.parallel:
+    if isinstance(result.spec.model, ModelByWidth) and result.spec.model.parallel:
         raise ValueError(
             "model.parallel: transformers has no Llama whose attention and MLP read the output of one norm, so the model "
             "cannot be exported; train it with parallel: false, or load it in Python with "
@@ -99,16 +97,19 @@ def export_model(result: TrialResult, storage: Storage, folder: Path) -> Exporte
     return exported
 
 
-def _check_unchanged(model: Llama, folder: Path) -> None:
+def _check_unchanged(model: LanguageModel, folder: Path) -> None:
     """Raise ValueError unless the settings of the model are those that raycap writes.
 
     transformers reads many more settings than raycap writes, and some of them import code. So all others are refused,
     whatever they are called.
     """
-    config = pretrained.config(model.spec, model.vocab_size)
-    for name, written in {CONFIG: config, TOKENIZER_CONFIG: TOKENIZER_SETTINGS}.items():
-        stored = read_settings(folder / name)
-        if wrong := [key for key in written | stored if stored.get(key, MISSING) != written.get(key, MISSING)]:
+    tokenizer = read_settings(folder / TOKENIZER_CONFIG)
+    changed = {
+        CONFIG: architectures.changed_settings(model, folder / CONFIG),
+        TOKENIZER_CONFIG: differing_settings(tokenizer, TOKENIZER_SETTINGS),
+    }
+    for name, wrong in changed.items():
+        if wrong:
             raise ValueError(
                 f"{name} of the stored model is not as raycap writes it: {', '.join(wrong)} was changed; {RETRAIN}"
             )
@@ -128,7 +129,7 @@ def _write_settings(folder: Path, max_new_tokens: int) -> None:
 
 
 @torch.no_grad()
-def _compare(model: Llama, hf_model: Any, tokenizer: Any, composer: Composer, population: int) -> Agreement:
+def _compare(model: LanguageModel, hf_model: Any, tokenizer: Any, composer: Composer, population: int) -> Agreement:
     """Compare tokens and logits on at most NUM_TEXTS training texts of a corpus.
 
     Raises ValueError if the tokens differ.
@@ -148,7 +149,7 @@ def _compare(model: Llama, hf_model: Any, tokenizer: Any, composer: Composer, po
         # raycap computes logits only at the A positions after which a measured token is predicted. `text` and `position`
         # are the indices of these positions in the (texts, T, V) logits of transformers.
         text, position = batch.text_of[0], batch.position_ids[0][batch.answer_nodes[0]]
-        logits = (model(batch) @ model.unembedding.mT)[0]  # (A, V)
+        logits = model.answer_logits(batch)[0]  # (A, V)
         hf_logits = hf_model(torch.from_numpy(rows.input_ids.astype(np.int64))).logits[text, position]
         differences.append(float((logits - hf_logits).abs().max()))
         wrong = torch.zeros(len(ids), dtype=torch.bool)

@@ -14,7 +14,16 @@ from raycap.analysis.readings import headline
 from raycap.export.model import TOLERANCE, Exported
 from raycap.results import Part, StopReason, TrialResult
 from raycap.results.texts import bits_per_param_text
-from raycap.spec import AnalysisSpec, EncodingScheme, ProfilesFromHub, ProfilesFromTable, SelectionScheme, WordTokenizer
+from raycap.spec import (
+    AnalysisSpec,
+    EncodingScheme,
+    ModelByWidth,
+    ProfilesFromHub,
+    ProfilesFromTable,
+    ResolvedModel,
+    SelectionScheme,
+    WordTokenizer,
+)
 
 EVERY_READING = AnalysisSpec(schemes=tuple(EncodingScheme), selections=tuple(SelectionScheme))
 ENDED = {
@@ -92,7 +101,7 @@ guess among the possible answers.
 
 ## Agreement with raycap
 
-{_agreement(exported)}
+{_agreement(result, exported)}
 
 ## Provenance
 
@@ -198,9 +207,16 @@ def _losses(result: TrialResult) -> str:
 
 def _parameters(result: TrialResult) -> str:
     counts = result.parameters
-    groups = {**counts.model_dump(), "all": counts.total, "non-embedding": counts.non_embedding}
+    groups = {
+        **counts.model_dump(exclude_defaults=True),
+        "all": counts.total,
+        "non-embedding": counts.non_embedding,
+        **({"active for a token": counts.active} if counts.inactive else {}),
+    }
     table = _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
     notes, model = [table], result.spec.model
+    if not isinstance(model, ModelByWidth):
+        return table
     if loop := model.loop:
         notes.append(
             f"The blocks of this model were repeated {loop.times} times with shared weights ({loop.shared}), which are "
@@ -234,7 +250,7 @@ def _training(result: TrialResult) -> str:
     )
 
 
-def _agreement(exported: Exported) -> str:
+def _agreement(result: TrialResult, exported: Exported) -> str:
     rows = [
         [
             f"{agreement.kind}" + (f", population {agreement.population + 1}" if agreement.population else ""),
@@ -245,9 +261,15 @@ def _agreement(exported: Exported) -> str:
         for agreement in exported.agreements
     ]
     table = _table(["kind", "texts", "largest difference of a logit", "all tokens correct (greedy)"], rows)
+    model = result.spec.model
+    assert isinstance(model, ResolvedModel)
+    weights = (
+        "The weights are those of a standard Llama; the multipliers of raycap's parametrisation are folded into them."
+        if isinstance(model, ModelByWidth)
+        else f"The model has the architecture {model.model_type} of transformers."
+    )
     return (
-        "transformers needs no code of raycap for this model: the multipliers of raycap's parametrisation are folded into "
-        f"its weights. On random training texts the logits of transformers {exported.transformers_version} differ from "
+        f"{weights} On random training texts the logits of transformers {exported.transformers_version} differ from "
         f"raycap's own by at most **{exported.max_difference:.1e}**, measured at export. raycap does not export models for "
         f"which the difference exceeds {TOLERANCE:g}.\n\n{table}"
     )

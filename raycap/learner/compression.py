@@ -6,19 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycap.learner.model import Llama, ParameterGroup
+from raycap.learner.language_model import LanguageModel, ParameterGroup
+from raycap.learner.model import Llama
 
 
-def compressed(model: Llama, options: Mapping[str, Any]) -> Llama:
+def compressed(model: LanguageModel, options: Mapping[str, Any]) -> LanguageModel:
     """Return a model with changed weights; the model itself if there are no options.
 
     Args:
         model: A single model.
         options: {"quantise": "int8"} rounds all matrices and embeddings to integers of 8 bits. {"prune": 0.5} sets half of
             the weights of each of them to 0. Gains of norms are unchanged.
+
+    Raises ValueError if there are options and the model is one of transformers, whose output channels are not known.
     """
     if not options:
         return model
+    if not isinstance(model, Llama):
+        raise ValueError("model.kind: only models of kind llama can be quantised or pruned")
     changed = model.copy()
     for name, parameter in changed.named_parameters():
         if ParameterGroup.of(name) is ParameterGroup.GAIN:

@@ -17,8 +17,7 @@ from torch import Tensor
 from raycap.facts.corpus import NOTHING, SPLITS, TRAIN, VOID, Corpus, Ids
 from raycap.learner.batches import Batch
 from raycap.learner.curriculum import LOSS_UNIT_BITS
-from raycap.learner.fused_ops import cross_entropy
-from raycap.learner.model import Llama
+from raycap.learner.language_model import LanguageModel
 from raycap.results import HISTOGRAM_EDGES_BITS, LossRow, LossTable
 from raycap.spec import Precision
 from raycap.tokens.composer import Composer
@@ -42,11 +41,6 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(
         device.type, AUTOCAST_DTYPES.get(precision, torch.bfloat16), enabled=precision in AUTOCAST_DTYPES
     )
-
-
-def token_losses(model: Llama, batch: Batch) -> Tensor:
-    """Return the loss of every measured token, (R, A), in nats."""
-    return cross_entropy(model(batch), model.unembedding, batch.targets)
 
 
 def in_loss_units(nats: Tensor) -> Tensor:
@@ -146,7 +140,9 @@ def _num_texts(corpus: Corpus, ids: Ids, groups: NDArray[np.int64]) -> NDArray[n
 
 
 @torch.no_grad()
-def losses(model: Llama, sample: Sample, *, precision: Precision, rank: int = 0, world_size: int = 1) -> LossTable:
+def losses(
+    model: LanguageModel, sample: Sample, *, precision: Precision, rank: int = 0, world_size: int = 1
+) -> LossTable:
     """Return the losses of a single model on the texts of a sample.
 
     With several ranks, each evaluates every `world_size`-th text, and the sum of their tables covers the sample.
@@ -205,7 +201,7 @@ class TextBatch(NamedTuple):
 
 @torch.no_grad()
 def text_losses(
-    model: Llama, composer: Composer, ids: Ids, precision: Precision, *, ranked: bool = False
+    model: LanguageModel, composer: Composer, ids: Ids, precision: Precision, *, ranked: bool = False
 ) -> Iterator[TextBatch]:
     """Yield the losses of a single model on texts in batches; with `ranked` also the ranks of their tokens."""
     num_measures = len(composer.corpus.measures)
@@ -216,9 +212,8 @@ def text_losses(
         part = slice(begin, begin + num_rows)
         batch = Batch.of([composer.compose(ids[part], composer.row_length)], model.vocab_size, model.device)
         with autocast(precision, model.device):
-            hidden = model(batch)
-            (nats,) = cross_entropy(hidden, model.unembedding, batch.targets)
-            ranks_of_tokens = token_ranks(hidden, model.unembedding, batch.targets)[0] if ranked else None
+            (nats,) = model.token_losses(batch)
+            ranks_of_tokens = token_ranks(model.answer_logits(batch), batch.targets)[0] if ranked else None
         (num_texts,) = batch.num_texts
         # Entry (text, measure) of a flattened table; row 0 of `sums` holds losses, row 1 numbers of tokens.
         entry = batch.text_of[0] * num_measures + batch.labels[0] - 1
@@ -233,8 +228,7 @@ def text_losses(
         yield TextBatch(part, bits * BITS_PER_NAT, tokens > 0, ranks)
 
 
-def token_ranks(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+def token_ranks(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the rank of every measured token among all tokens, (R, A): 1 + the number of tokens with larger logits."""
-    logits = torch.bmm(hidden, unembedding.mT)
     ranks: Tensor = 1 + (logits > logits.gather(2, targets[..., None])).sum(dim=2)
     return ranks

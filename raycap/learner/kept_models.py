@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer
 
 from raycap.facts.build import populations_of
-from raycap.learner import pretrained
-from raycap.learner.model import CPU, Llama
+from raycap.learner import architectures
+from raycap.learner.language_model import CPU, LanguageModel
 from raycap.learner.replica import Replica
 from raycap.results import Moment, TrialResult
-from raycap.spec import KeepModels, KeptModels, ModelByWidth, TrialSpec
+from raycap.spec import KeepModels, KeptModels, ResolvedModel, TrialSpec
 from raycap.storage import Storage
 from raycap.storage.kept_models import MOMENT_FILE, folder_of_model, kept_model_folder
 from raycap.storage.saved_model import DIGEST_FILE, PARENT_FILES, copy_model, digests
@@ -22,11 +22,13 @@ from raycap.tokens.tokenizers import load_tokenizer, save_tokenizer
 from raycap.tokens.training_data import TrainingData
 
 
-def save_model(model: Llama, tokenizer: Tokenizer, storage: Storage, folder: str, moment: Moment | None = None) -> None:
+def save_model(
+    model: LanguageModel, tokenizer: Tokenizer, storage: Storage, folder: str, moment: Moment | None = None
+) -> None:
     """Write a single model and its tokenizer in the format of transformers, its moment if given, then their digests."""
     with TemporaryDirectory(prefix="raycap-") as name:
         local = Path(name)
-        pretrained.save_pretrained(model, local)
+        architectures.save_model(model, local)
         save_tokenizer(tokenizer, local)
         if moment:
             (local / MOMENT_FILE).write_text(moment.model_dump_json())
@@ -62,7 +64,7 @@ class ModelKeeper:
         indices = [bisect_left(ahead, each, key=lambda step: replica.exposures(source, step)) for each in asked]
         return frozenset(ahead[index] for index in indices if index < len(ahead))
 
-    def keep(self, replica: Replica, source: RowSource, model: Llama) -> None:
+    def keep(self, replica: Replica, source: RowSource, model: LanguageModel) -> None:
         """Store the model of a trial."""
         step, trial_id = replica.state.step, replica.spec.trial_id
         moment = Moment(step=step, exposures=replica.exposures(source, step))
@@ -75,7 +77,7 @@ class LoadedModel:
 
     result: TrialResult
     moment: Moment
-    model: Llama
+    model: LanguageModel
     data: TrainingData
 
     @property
@@ -131,7 +133,7 @@ def training_data_of(result: TrialResult, folder: Path) -> TrainingData:
     return TrainingData.of(result.spec, populations, load_tokenizer(folder))
 
 
-def model_in(folder: Path, result: TrialResult, data: TrainingData) -> Llama:
+def model_in(folder: Path, result: TrialResult, data: TrainingData) -> LanguageModel:
     """Return the model of a finished trial in a local folder. Raises ValueError if it does not fit the trial's spec."""
-    assert isinstance(result.spec.model, ModelByWidth)
-    return pretrained.load_pretrained(result.spec.model, folder, min_vocab_size=data.vocab_size)
+    assert isinstance(result.spec.model, ResolvedModel)
+    return architectures.load_model(result.spec.model, folder, min_vocab_size=data.vocab_size)

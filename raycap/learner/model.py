@@ -11,7 +11,6 @@ matrix, so that one large product replaces several small ones; `pretrained.py` s
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from enum import StrEnum
 from functools import cache
 
 import torch
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raycap.learner.batches import Batch
-from raycap.learner.fused_ops import attend, gated, relu2, rms_norm, rotate
+from raycap.learner.fused_ops import attend, cross_entropy, gated, relu2, rms_norm, rotate
 from raycap.learner.hardware import use_private_compile_cache
+from raycap.learner.language_model import CPU, LanguageModel, ParameterGroup
 from raycap.results import ParameterCounts
 from raycap.spec import Activation, LoopSharing, Mlp, ModelByWidth, MuP
 
@@ -36,32 +36,9 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU: F.gelu,
     Activation.RELU2: relu2,
 }
-CPU = torch.device("cpu")
 Tap = Callable[[Tensor], Tensor]
 """Called with every residual (R, N, H) in the order in which they are computed: the embeddings, and after the attention
 and after the MLP of every block. The forward pass continues with the tensor that it returns."""
-
-
-class ParameterGroup(StrEnum):
-    """Kinds of parameters: those of one group share weight decay, scaling with the width, and memory."""
-
-    EMBEDDING = "embedding"
-    """Token embeddings, (V, H); with tied embeddings also the output layer."""
-    UNEMBEDDING = "unembedding"
-    """Output layer, (V, H), if embeddings are not tied."""
-    MATRIX = "matrix"
-    """Projections of attention and MLP: both dimensions grow with the width."""
-    GAIN = "gain"
-    """Gains of the norms, (H,)."""
-
-    @classmethod
-    def of(cls, name: str) -> "ParameterGroup":
-        """Return the group of the Llama parameter with this name in `named_parameters`."""
-        if name.startswith("embed_tokens"):
-            return cls.EMBEDDING
-        if name.startswith("lm_head"):
-            return cls.UNEMBEDDING
-        return cls.GAIN if name.endswith("norm.weight") else cls.MATRIX
 
 
 class Weight(nn.Module):
@@ -190,8 +167,10 @@ def _blocks(spec: ModelByWidth) -> list[Block]:
     return blocks
 
 
-class Llama(nn.Module):
+class Llama(LanguageModel):
     """A stack of decoder-only transformers that are evaluated at the answer positions of a batch."""
+
+    spec: ModelByWidth
 
     def __init__(
         self,
@@ -215,7 +194,6 @@ class Llama(nn.Module):
         self.storage = storage or {
             group: torch.empty(num_replicas, size, device=device) for group, size in sizes.items()
         }
-        """Weights of each group as one tensor (R, P). Parameters are views of it; optimizers update it."""
         self._place_in_storage()
 
     def _place_in_storage(self) -> None:
@@ -233,15 +211,9 @@ class Llama(nn.Module):
             views[name] = storage[group][:, begin : filled[group]].unflatten(1, shape)
         return views
 
-    @property
-    def num_replicas(self) -> int:
-        """Number of replicas in the stack."""
-        return len(self.embed_tokens.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.embed_tokens.weight.device
+    def grouped_parameters(self) -> list[tuple[ParameterGroup, nn.Parameter]]:
+        """Return the parameters with their groups."""
+        return [(ParameterGroup.of(name), parameter) for name, parameter in self.named_parameters()]
 
     def replica(self, index: int) -> "Llama":
         """Return one replica as a stack of one that shares memory with this stack."""
@@ -257,6 +229,15 @@ class Llama(nn.Module):
     def unembedding(self) -> Tensor:
         """Weights of the output layer, (R, V, H)."""
         return self.embed_tokens.weight if self.spec.tie_embeddings else self.lm_head.weight
+
+    def answer_logits(self, batch: Batch) -> Tensor:
+        """Return the logits at the answer positions of a batch, (R, A, V)."""
+        logits: Tensor = self(batch) @ self.unembedding.mT
+        return logits
+
+    def token_losses(self, batch: Batch) -> Tensor:
+        """Return the loss of every measured token of a batch, (R, A), in nats."""
+        return cross_entropy(self(batch), self.unembedding, batch.targets)
 
     def forward(self, batch: Batch, tap: Tap | None = None) -> Tensor:
         """Return the inputs of the output layer at the answer positions, (R, A, H).
@@ -285,6 +266,20 @@ class Llama(nn.Module):
         x = self.norm(last(x, rope, batch, mask, answers_only=True, tap=tap))
         hidden: Tensor = x / self.spec.width_multiplier  # divides logits by m; H numbers instead of V
         return hidden
+
+    def count_parameters(self) -> ParameterCounts:
+        """Return the numbers of parameters of one replica; `plan.sizes.parameter_counts` computes them without a model."""
+        counts = dict.fromkeys(("embedding", "attention", "mlp", "norms", "unembedding"), 0)
+        for name, parameter in self.named_parameters():
+            size = parameter[0].numel()
+            match ParameterGroup.of(name):
+                case ParameterGroup.MATRIX:
+                    counts["attention" if "self_attn" in name else "mlp"] += size
+                case ParameterGroup.GAIN:
+                    counts["norms"] += size
+                case embedding_or_unembedding:
+                    counts[embedding_or_unembedding.value] += size
+        return ParameterCounts(**counts)
 
     def compile_blocks(self) -> None:
         """Compile the forward and backward pass with torch.compile, for batches of any size."""
@@ -336,18 +331,3 @@ def build_model(
                 std /= math.sqrt(2 * spec.depth)
             weight.copy_(torch.empty(weight.shape).normal_(0.0, std, generator=generator))  # drawn on the CPU
     return model
-
-
-def count_parameters(model: Llama) -> ParameterCounts:
-    """Return the numbers of parameters of one replica; `plan.sizes.parameter_counts` computes them without a model."""
-    counts = dict.fromkeys(ParameterCounts.model_fields, 0)
-    for name, parameter in model.named_parameters():
-        size = parameter[0].numel()
-        match ParameterGroup.of(name):
-            case ParameterGroup.MATRIX:
-                counts["attention" if "self_attn" in name else "mlp"] += size
-            case ParameterGroup.GAIN:
-                counts["norms"] += size
-            case embedding_or_unembedding:
-                counts[embedding_or_unembedding.value] += size
-    return ParameterCounts(**counts)

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycap.learner.model import FUSED_PROJECTIONS, Llama, ParameterGroup
+from raycap.learner.language_model import LanguageModel, ParameterGroup
+from raycap.learner.model import FUSED_PROJECTIONS
 from raycap.spec import AdamW, Muon, OptimizerSpec, Schedule, ScheduleFree, UserOptimizer, UserSchedule
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -41,7 +42,7 @@ class Optimizer:
     """
 
     def __init__(
-        self, specs: tuple[OptimizerSpec, ...], model: Llama, members: tuple[torch.optim.Optimizer, ...]
+        self, specs: tuple[OptimizerSpec, ...], model: LanguageModel, members: tuple[torch.optim.Optimizer, ...]
     ) -> None:
         """Take one spec per replica, which may differ in rates only, and the torch optimizers, `members`.
 
@@ -82,10 +83,12 @@ class Optimizer:
 
     def take_gradients(self, objective: Tensor) -> None:
         """Overwrite the gradients with those of the scalar `objective`."""
-        names, parameters = zip(*self._model.named_parameters(), strict=True)
+        groups, parameters = zip(*self._model.grouped_parameters(), strict=True)
+        # Experts that no token was routed to have no gradient; it counts as 0.
+        computed = torch.autograd.grad(objective, parameters, materialize_grads=True)
         by_group = defaultdict(list)
-        for name, gradient in zip(names, torch.autograd.grad(objective, parameters), strict=True):
-            by_group[ParameterGroup.of(name)].append(gradient.flatten(1))
+        for group, gradient in zip(groups, computed, strict=True):
+            by_group[group].append(gradient.reshape(self._model.num_replicas, -1))
         for group, gradients in by_group.items():
             torch.cat(gradients, dim=1, out=self._gradients[group])
 
@@ -150,7 +153,7 @@ class Optimizer:
                         yield member, group, row
 
 
-def build_optimizer(specs: tuple[OptimizerSpec, ...], model: Llama, *, graphed: bool = False) -> Optimizer:
+def build_optimizer(specs: tuple[OptimizerSpec, ...], model: LanguageModel, *, graphed: bool = False) -> Optimizer:
     """Return the optimizer of a stack, with one spec per replica. The model must already be on its device.
 
     With `graphed`, learning rates are tensors, so that a CUDA graph of a step reads the rate of each step.

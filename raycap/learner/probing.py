@@ -27,7 +27,12 @@ MAX_HOPS = 2
 
 
 def probe(loaded: LoadedModel, options: dict[str, Any], folder: Path) -> ProbeReadings:
-    """Return the readings of a stored model; `options` are the fields of a ProbesSpec. Writes nothing into the folder."""
+    """Return the readings of a stored model; `options` are the fields of a ProbesSpec. Writes nothing into the folder.
+
+    Raises ValueError for a model of transformers, whose residuals are not read.
+    """
+    if not isinstance(loaded.model, Llama):
+        raise ValueError(f"model.kind: only models of kind llama can be probed, got {loaded.spec.model.kind}")
     return probe_model(loaded.model, loaded.data, ProbesSpec.model_validate(options, strict=False))
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from raycap.learner.curriculum import LOSS_UNIT_BITS, Curriculum, CurriculumState
 from raycap.learner.evaluation import DivergedError, losses, samples_of
-from raycap.learner.model import CPU, Llama, count_parameters
+from raycap.learner.language_model import CPU, LanguageModel
 from raycap.learner.provenance import provenance
 from raycap.learner.training import Snapshot, diverged_error
 from raycap.results import EarlierStack, Evaluation, LossTable, PopulationFacts, StopReason, TrialResult
@@ -104,7 +104,7 @@ class Replica:
         self.curriculum.add(snapshot.step, snapshot.loss_sum_units, snapshot.num_texts)
 
     def evaluate(
-        self, model: Llama, snapshot: Snapshot, source: RowSource, context: WorkerContext
+        self, model: LanguageModel, snapshot: Snapshot, source: RowSource, context: WorkerContext
     ) -> Evaluation | None:
         """Evaluate the model and append the evaluation; return None and record an error if losses are not finite."""
         table, precision = LossTable(rows=()), self.spec.training.precision
@@ -147,13 +147,13 @@ class Replica:
         early = self.state.ended and self.state.step < self.data.num_steps
         return StopReason.EARLY if early else StopReason.LENGTH
 
-    def result(self, model: Llama, context: WorkerContext, source_commit: str) -> TrialResult:
+    def result(self, model: LanguageModel, context: WorkerContext, source_commit: str) -> TrialResult:
         """Return the result of the trial with its evaluations and provenance."""
         return TrialResult(
             trial_id=self.spec.trial_id,
             spec=self.spec,
             populations=self.populations,
-            parameters=count_parameters(model),
+            parameters=model.count_parameters(),
             vocab_size=self.data.vocab_size,
             num_steps=self.state.step,
             stop_reason=self._stop_reason,

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raycap.learner.batches import Batch
-from raycap.learner.evaluation import DivergedError, autocast, in_loss_units, token_losses
+from raycap.learner.evaluation import DivergedError, autocast, in_loss_units
 from raycap.learner.graph import Counts, GraphedStep
-from raycap.learner.model import Llama
+from raycap.learner.language_model import LanguageModel
 from raycap.learner.optim import Optimizer
 from raycap.spec import Precision, TrainingSpec
 from raycap.tokens.composer import Rows
@@ -74,7 +74,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: Llama,
+        model: LanguageModel,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler,
         spec: TrainingSpec,
@@ -96,7 +96,7 @@ class TrainingStep:
     def __call__(self, batch: Batch) -> None:
         """Train on a batch."""
         with autocast(self.spec.precision, self.model.device):
-            token_nats = token_losses(self.model, batch)
+            token_nats = self.model.token_losses(batch)
         self.optimizer.take_gradients(self.scaler.scale(self._loss(token_nats, batch)))
         totals = (token_nats.detach() * batch.loss_mask).double().sum(dim=1)
         if self._world_size > 1:

@@ -16,18 +16,19 @@ from tokenizers import Tokenizer
 
 from raycap.facts.build import populations_of
 from raycap.facts.profiles import Profiles
-from raycap.learner import model as llama
-from raycap.learner import optim, pretrained
+from raycap.learner import architectures, optim
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.evaluation import DivergedError
 from raycap.learner.kept_models import ModelKeeper, save_model
+from raycap.learner.language_model import LanguageModel
 from raycap.learner.longer import EndsEarly, StableCheckpoints
+from raycap.learner.model import Llama
 from raycap.learner.pauses import PauseSchedule
 from raycap.learner.replica import SINGLE_WORKER, Replica, WorkerContext
 from raycap.learner.signals import PausedError, Signal
 from raycap.learner.training import Loss, Snapshot, TrainingStep, train
 from raycap.results import Evaluation, TrialResult
-from raycap.spec import ModelByWidth, Precision, TrialSpec
+from raycap.spec import Precision, ResolvedModel, TrialSpec
 from raycap.storage import Storage
 from raycap.storage.saved_model import parent_model
 from raycap.tokens.composer import Rows
@@ -43,7 +44,7 @@ class TrainedTrial:
     """A finished trial: its result, model and tokenizer."""
 
     result: TrialResult
-    model: llama.Llama
+    model: LanguageModel
     tokenizer: Tokenizer
 
     def save_model(self, storage: Storage, folder: str) -> None:
@@ -116,7 +117,7 @@ def run_trials(
     """
     _keep_freed_memory()
     spec = specs[0]
-    assert isinstance(spec.model, ModelByWidth), "run_trials takes resolved specs; use plan.expand"
+    assert isinstance(spec.model, ResolvedModel), "run_trials takes resolved specs; use plan.expand"
     assert storage is not None or spec.fill is None, "a fill trial needs the storage of its parent"
     assert len(specs) == 1 or spec.fill is None, "a fill trial trains alone"
     with parent_model(spec.fill, storage) if spec.fill and storage else nullcontext() as parent:
@@ -124,14 +125,15 @@ def run_trials(
         replicas = _replicas(specs, tokenizer)
         (vocab_size,) = {replica.data.vocab_size for replica in replicas}
         if parent:
-            model = pretrained.load_pretrained(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
+            model = architectures.load_model(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
         else:
-            generators = tuple(torch.Generator().manual_seed(each.training.seed) for each in specs)
-            model = llama.build_model(spec.model, vocab_size, generators=generators, device=context.device)
+            seeds = tuple(each.training.seed for each in specs)
+            model = architectures.build_model(spec.model, vocab_size, seeds=seeds, device=context.device)
     run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, keeper, graphed=graphed)
     run.resume()
     on_step(run.step)
     if compiled:
+        assert isinstance(model, Llama), "only the Llama of raycap is compiled"
         model.compile_blocks()
     run.train(open_rows, PauseSchedule(checkpoint_every_s, poll_signal, context, run.step), on_step)
     with run.optimizer.averaged():
@@ -182,7 +184,7 @@ class _Run:
     def __init__(
         self,
         replicas: list[Replica],
-        model: llama.Llama,
+        model: LanguageModel,
         context: WorkerContext,
         report: Report,
         ends_early: EndsEarly,

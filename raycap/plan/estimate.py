@@ -13,11 +13,10 @@ from raycap.spec import (
     Biographies,
     ExecutionSpec,
     KeptModels,
-    ModelByWidth,
     Muon,
     NamesOnly,
-    NumHeads,
     Precision,
+    ResolvedModel,
     TrialSpec,
     UserTexts,
 )
@@ -186,15 +185,14 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     trial, members = group[0], len(group)
     spec, parameters = trial.spec, trial.parameters
     model, training = spec.model, spec.training
-    assert isinstance(model, ModelByWidth), "trials are resolved"
+    assert isinstance(model, ResolvedModel), "trials are resolved"
     # AdamW stores four numbers per parameter: weight, gradient and two moments. Muon needs one moment for matrices.
     with_one_moment = parameters.attention + parameters.mlp if isinstance(training.optimizer, Muon) else 0
     state = FLOAT_BYTES * (4 * parameters.total - with_one_moment)
     tokens = trial.tokens / trial.steps / execution.num_workers
     texts = training.batch_size / execution.num_workers
-    heads = model.heads.num_heads if isinstance(model.heads, NumHeads) else model.hidden_size // model.head_size
     # Attention scores and their softmax: heads times (tokens of a text) numbers per token and block each.
-    in_blocks = block_activations(model) + model.depth * 2 * heads * tokens / texts
+    in_blocks = block_activations(model) + model.depth * 2 * model.num_attention_heads * tokens / texts
     vocab_size = parameters.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
     loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies | UserTexts) else ANSWER_SHARE

@@ -20,7 +20,7 @@ from raycap.facts.profiles import Profiles
 from raycap.facts.solve_population import expected_bits, profiles_for_bits
 from raycap.facts.splits import num_held_out
 from raycap.plan.labels import label, with_unique_labels
-from raycap.plan.sizes import embedding_share, parameter_counts, width_for_params
+from raycap.plan.sizes import embedding_share, max_length, parameter_counts, resolve_model
 from raycap.plan.solve import (
     follow_sizes,
     has_bits_per_param,
@@ -38,7 +38,6 @@ from raycap.spec import (
     HeldOut,
     Kind,
     LoadedProfiles,
-    ModelByParams,
     ModelByWidth,
     PretrainedTokenizer,
     ProfilesByBits,
@@ -46,6 +45,7 @@ from raycap.spec import (
     ProfilesByCount,
     ProfilesSpec,
     QuestionsSpec,
+    ResolvedModel,
     SelectionScheme,
     TokensPerParam,
     TrialSpec,
@@ -119,7 +119,7 @@ def dataset_bits(
 
 
 def _plan(spec: TrialSpec, point: GridPoint, shared: "_Shared") -> PlannedTrial:
-    assert isinstance(spec.model, ModelByWidth)
+    assert isinstance(spec.model, ResolvedModel)
     dataset = shared.dataset(spec)
     # The dataset is shared with trials that differ in model and training; the number of steps depends on this spec.
     data = replace(dataset.data, spec=spec)
@@ -147,8 +147,18 @@ def _plan(spec: TrialSpec, point: GridPoint, shared: "_Shared") -> PlannedTrial:
 
 
 def _check_training(spec: TrialSpec, data: TrainingData) -> None:
-    """Raise ValueError if packing windows are shorter than a text, or training is too short to detect a plateau."""
+    """Raise ValueError if windows are too short for a text, rows too long for the model, or training too short for a
+    plateau."""
     training = spec.training
+    assert isinstance(spec.model, ResolvedModel)
+    lengths = [counts.longest for counts in data.token_counts]
+    longest_row = max([*lengths, training.packing.length] if isinstance(training.packing, Windows) else lengths)
+    limit = max_length(spec.model, data.vocab_size)
+    if limit is not None and longest_row > limit:
+        raise ValueError(
+            f"model.config.max_position_embeddings: must be at least {longest_row}, the number of tokens of the longest "
+            f"row, got {limit}; increase it"
+        )
     if isinstance(training.packing, Windows):
         longest = max(counts.longest for counts in data.token_counts)
         # An estimate from part of the population may miss the longest text, so it gets a margin.
@@ -250,7 +260,7 @@ class _Shared:
             trial = self._with_people_per_param(trial)
         trial = self._with_sizes(trial)
         if scalings or isinstance(trial.training.length, TokensPerParam):
-            assert isinstance(trial.model, ModelByWidth)
+            assert isinstance(trial.model, ResolvedModel)
             sizes = {
                 Size.HIDDEN_SIZE: trial.model.hidden_size,
                 Size.NUM_PARAMS: self._num_params(trial),
@@ -284,15 +294,15 @@ class _Shared:
             changes["tokenizer"] = tokenizer.model_copy(update={"sha256": digest})
         trial = trial.model_copy(update=changes)
         model = trial.model
-        if isinstance(model, ModelByParams):
-            vocab_size = self._vocab_size(trial)
-            key = ("width", model.model_dump_json(), vocab_size)
-            trial = trial.model_copy(update={"model": self._cached(key, lambda: width_for_params(model, vocab_size))})
-        return trial
+        if isinstance(model, ModelByWidth):
+            return trial
+        vocab_size = self._vocab_size(trial)
+        key = ("model", model.model_dump_json(), vocab_size)
+        return trial.model_copy(update={"model": self._cached(key, lambda: resolve_model(model, vocab_size))})
 
     def _num_params(self, trial: TrialSpec) -> int:
         """Return the number of parameters of a trial whose width is solved."""
-        assert isinstance(trial.model, ModelByWidth)
+        assert isinstance(trial.model, ResolvedModel)
         return parameter_counts(trial.model, self._vocab_size(trial)).total
 
     def _vocab_size(self, trial: TrialSpec) -> int:

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from raycap.plan.sizes import block_activations, computed_parameters
 from raycap.plan.stacks import StackGroup
-from raycap.spec import ExecutionSpec, ModelByWidth, Precision
+from raycap.spec import ExecutionSpec, Precision, ResolvedModel
 
 
 class Gpu(StrEnum):
@@ -63,7 +63,7 @@ def seconds_per_step(group: StackGroup, execution: ExecutionSpec, gpu: Gpu) -> f
     """Return the time of a training step of a stack, with as many workers on the card as `gpus_per_worker` allows."""
     trial, rates = group[0], RATES[gpu]
     model, training = trial.spec.model, trial.spec.training
-    assert isinstance(model, ModelByWidth), "trials are resolved"
+    assert isinstance(model, ResolvedModel), "trials are resolved"
     rows = len(group) * training.batch_size / execution.num_workers
     tokens = len(group) * trial.tokens / trial.steps / execution.num_workers
     share = COMPILED_SHARE if execution.compile else 1.0

@@ -5,11 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from raycap.results import PlannedTrial
-from raycap.spec import ModelByWidth, TrialSpec
+from raycap.spec import ResolvedModel, TransformersByConfig, TrialSpec
 from raycap.spec.document import truncated
 from raycap.spec.scaling import last_part
 
-COVERED = {"model.hidden_size", "model.num_params", "model.num_layers", "profiles.num_profiles", "training.seed"}
+COVERED = {
+    "model.hidden_size",
+    "model.num_params",
+    "model.num_layers",
+    "model.config.model_type",
+    "model.config.hidden_size",
+    "model.config.num_hidden_layers",
+    "profiles.num_profiles",
+    "training.seed",
+}
 """Axes whose values the beginning of a label contains."""
 MAX_LENGTH = 40
 """Largest number of characters of the value of an axis."""
@@ -22,8 +31,9 @@ of a label."""
 
 def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> str:
     """Return the label of a trial: its sizes, its seed, and the values of the other axes."""
-    assert isinstance(spec.model, ModelByWidth)
-    sizes = f"d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
+    assert isinstance(spec.model, ResolvedModel)
+    architecture = f"{spec.model.model_type}-" if isinstance(spec.model, TransformersByConfig) else ""
+    sizes = f"{architecture}d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
     axes = [path for path in coordinates if path not in COVERED]
     leaf_of = {path: last_part(path) for path in axes}
     count = Counter(leaf_of.values())

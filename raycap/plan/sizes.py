@@ -1,4 +1,8 @@
-"""Parameter counts of models by formula, without torch, and the width of a model with a given size."""
+"""Parameter counts of models, and models with a given number of parameters.
+
+Those of the Llama of raycap follow formulas. Models of transformers are built without memory for their weights, which
+loads torch and transformers; no other plan does.
+"""
 
 import math
 
@@ -10,7 +14,11 @@ from raycap.spec import (
     LoopSharing,
     ModelByParams,
     ModelByWidth,
+    ModelSpec,
     NamePools,
+    ResolvedModel,
+    TransformersByConfig,
+    TransformersByParams,
 )
 
 MAX_EMBEDDING_SHARE = 0.9
@@ -21,11 +29,41 @@ MAX_RELATIVE_ERROR = 0.15
 """Largest relative difference between the size of a solved model and `num_params`."""
 
 
-def parameter_counts(model: ModelByWidth, vocab_size: int) -> ParameterCounts:
-    """Return the parameter counts of a Llama. Weights that the passes of a loop share count once.
+def resolve_model(model: ModelSpec, vocab_size: int) -> ResolvedModel:
+    """Return a model whose width is solved from `num_params`, after the checks of a model of transformers.
 
-    With the default MLP the total is 2Vh (Vh if embeddings are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
+    Raises ValueError if no width gives about that number, or if transformers cannot build the model.
     """
+    if isinstance(model, ModelByWidth):
+        return model
+    if isinstance(model, ModelByParams):
+        return width_for_params(model, vocab_size)
+    from raycap.learner import transformers_sizes
+
+    if isinstance(model, TransformersByParams):
+        model = transformers_sizes.with_num_params(model, vocab_size, MAX_RELATIVE_ERROR)
+    return transformers_sizes.resolve(model, vocab_size)
+
+
+def max_length(model: ResolvedModel, vocab_size: int) -> int | None:
+    """Return the largest number of tokens that a row may have, None if the model has no limit."""
+    if isinstance(model, ModelByWidth):
+        return None
+    from raycap.learner import transformers_sizes
+
+    return transformers_sizes.max_length(model, vocab_size)
+
+
+def parameter_counts(model: ResolvedModel, vocab_size: int) -> ParameterCounts:
+    """Return the parameter counts of a model.
+
+    Weights that the passes of a loop share count once. With the default MLP the total of a Llama is 2Vh (Vh if embeddings
+    are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
+    """
+    if isinstance(model, TransformersByConfig):
+        from raycap.learner import transformers_sizes
+
+        return transformers_sizes.parameter_counts(model, vocab_size)
     h = model.hidden_size
     return ParameterCounts(
         embedding=vocab_size * h,
@@ -61,22 +99,27 @@ def block_weights(model: ModelByWidth) -> int:
     return model.depth * (4 * h * h + _num_mlp_matrices(model) * h * model.mlp_width)
 
 
-def block_activations(model: ModelByWidth) -> float:
+def block_activations(model: ResolvedModel) -> float:
     """Return how many numbers the blocks store per token for the backward pass: norms, q, k, v and the MLP.
 
-    Attention scores are not included.
+    Attention scores are not included. Models of transformers count as Llamas of their width with the default MLP.
     """
+    if isinstance(model, TransformersByConfig):
+        return 24.0 * model.depth * model.hidden_size
     per_width = 0 if model.mlp is None else 4 if model.mlp.gated else 2
     return model.depth * (8.0 * model.hidden_size + per_width * model.mlp_width)
 
 
 def computed_parameters(trial: PlannedTrial) -> int:
-    """Return the number of parameters that a token meets: those that a loop uses several times count each time.
+    """Return the number of parameters that a token meets: those that a loop uses several times count each time, and those of
+    experts that it is not routed to do not count.
 
     The computation for a token is about proportional to it.
     """
     model, counts = trial.spec.model, trial.parameters
-    assert isinstance(model, ModelByWidth), "trials are resolved"
+    assert isinstance(model, ResolvedModel), "trials are resolved"
+    if isinstance(model, TransformersByConfig):
+        return counts.active
     return counts.total - counts.attention - counts.mlp + block_weights(model)
 
 
@@ -85,8 +128,12 @@ def training_flops(trial: PlannedTrial) -> float:
 
     Embeddings, output layer, attention scores and evaluations are not included.
     """
-    assert isinstance(trial.spec.model, ModelByWidth), "trials are resolved"
-    return 6.0 * block_weights(trial.spec.model) * trial.tokens
+    model, counts = trial.spec.model, trial.parameters
+    assert isinstance(model, ResolvedModel), "trials are resolved"
+    in_blocks = (
+        counts.non_embedding - counts.inactive if isinstance(model, TransformersByConfig) else block_weights(model)
+    )
+    return 6.0 * in_blocks * trial.tokens
 
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:

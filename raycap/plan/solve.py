@@ -19,6 +19,8 @@ from raycap.spec import (
     QuestionsSpec,
     Tokens,
     TokensPerParam,
+    TransformersByConfig,
+    TransformersByParams,
     TrialSpec,
 )
 from raycap.spec.facts import GeneratedProfiles, SolvedProfiles
@@ -102,6 +104,8 @@ def solved_fields(before: TrialSpec, after: TrialSpec, scalings: Mapping[str, Sc
     paths = list(scalings)
     if isinstance(before.model, ModelByParams):
         paths.append("model.hidden_size")
+    if isinstance(before.model, TransformersByParams) and isinstance(after.model, TransformersByConfig):
+        paths += [f"model.config.{name}" for name in after.model.config.keys() - before.model.config.keys()]
     if isinstance(before.training.length, TokensPerParam):
         paths.append("training.length.tokens")
     for name, profiles in zip(("profiles", "fill.profiles"), trial_populations(before), strict=False):

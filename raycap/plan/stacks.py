@@ -12,7 +12,7 @@ from typing import Any
 
 from raycap.plan.inventory import InventoryEntry, TrialState
 from raycap.results import PlannedTrial
-from raycap.spec import OnePerRow, Precision, Tokens
+from raycap.spec import ModelByWidth, OnePerRow, Precision, Tokens
 
 REPLICA_FIELDS: dict[str, Any] = {
     "profiles": {"seed"},
@@ -135,9 +135,10 @@ def _kind(trial: PlannedTrial) -> str:
     """Return a key that is equal for trials that can train together; the trial_id for those that train alone."""
     spec, training = trial.spec, trial.spec.training
     # These train alone: curricula with phases that end by loss, and plateaus, happen at different steps in each trial;
-    # fp16 has one loss scale for the whole stack; a fill parent has one set of weights; windows differ in their texts.
+    # fp16 has one loss scale for the whole stack; a fill parent has one set of weights; windows differ in their texts;
+    # models of transformers have no axis of replicas.
     alone = training.curriculum or training.stop or spec.fill or training.precision is Precision.FP16
-    if alone or not isinstance(training.packing, OnePerRow):
+    if alone or not isinstance(training.packing, OnePerRow) or not isinstance(spec.model, ModelByWidth):
         return trial.trial_id
     varying = dict(REPLICA_FIELDS)
     if isinstance(training.length, Tokens):  # tokens depend on the names, so other people need another number of steps

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Record
-from raycap.spec import Distribution, ModelByWidth, RelationStructure, SweepSpec, TrialSpec
+from raycap.spec import Distribution, RelationStructure, ResolvedModel, SweepSpec, TrialSpec
 from raycap.spec.locations import DEFAULT_TRACKING_URI, absolute_location, absolute_tracking_uri
 
 SCHEMA_VERSION = 4
@@ -49,16 +49,25 @@ class ParameterCounts(Record):
     norms: Count
     unembedding: Count
     """0 if the embeddings are tied."""
+    other: Count = 0
+    """Parameters of a model of transformers that belong to no other group, such as state-space mixers."""
+    inactive: Count = 0
+    """Parameters, also counted in the groups, of the experts that a token is not routed to."""
 
     @property
     def total(self) -> int:
         """Number of all parameters."""
-        return self.embedding + self.attention + self.mlp + self.norms + self.unembedding
+        return self.embedding + self.non_embedding + self.unembedding
 
     @property
     def non_embedding(self) -> int:
         """Number of parameters without input and output embeddings."""
-        return self.attention + self.mlp + self.norms
+        return self.attention + self.mlp + self.norms + self.other
+
+    @property
+    def active(self) -> int:
+        """Number of parameters that take part in the computation for one token: all, except in a mixture of experts."""
+        return self.total - self.inactive
 
 
 class ObservedFacts(Record):
@@ -246,8 +255,8 @@ class PlannedTrial(Record):
 
     @model_validator(mode="after")
     def _is_resolved(self) -> Self:
-        if not isinstance(self.spec.model, ModelByWidth):
-            raise ValueError("spec.model: must have a hidden_size in a plan")
+        if not isinstance(self.spec.model, ResolvedModel):
+            raise ValueError("spec.model: must have a width in a plan")
         if len(self.populations) != (2 if self.spec.fill else 1):
             raise ValueError(f"populations: must be {2 if self.spec.fill else 1}, got {len(self.populations)}")
         if not self.parameters.non_embedding:

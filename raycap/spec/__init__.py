@@ -34,6 +34,7 @@ from raycap.spec.learner import (
     MuP,
     NumHeads,
     PretrainedTokenizer,
+    ResolvedModel,
     Standard,
     TokenizerSpec,
     WordTokenizer,
@@ -92,6 +93,7 @@ from raycap.spec.training import (
     WeightDecay,
     Windows,
 )
+from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
 from raycap.spec.trial import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.spec.user_code import UserCode
 
@@ -164,6 +166,7 @@ __all__ = [
     "RandomPairs",
     "RandomStrings",
     "RelationStructure",
+    "ResolvedModel",
     "Schedule",
     "ScheduleFree",
     "SelectionScheme",
@@ -178,6 +181,8 @@ __all__ = [
     "TokensPerParam",
     "TrackingSpec",
     "TrainingSpec",
+    "TransformersByConfig",
+    "TransformersByParams",
     "TrialSpec",
     "UniformDistribution",
     "UserCode",

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycap.spec.base import Spec, Text, broken_rule, by_kind
 from raycap.spec.locations import HubName, LocalLocation
+from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
 
 
 class WordTokenizer(Spec):
@@ -161,6 +162,8 @@ class Loop(Spec):
 
 
 class _Llama(Spec):
+    kind: Literal["llama"] = "llama"
+    """The Llama of raycap."""
     num_layers: int = Field(default=4, ge=1, le=1000)
     """L, the number of transformer blocks. A block consists of attention and an MLP."""
     mlp: Mlp | None = Mlp()
@@ -255,6 +258,11 @@ class ModelByWidth(_Llama):
         return max(1, round(self.mlp.ratio * self.hidden_size)) if self.mlp else 0
 
     @property
+    def num_attention_heads(self) -> int:
+        """Number of attention heads."""
+        return self.hidden_size // self.head_size
+
+    @property
     def width_multiplier(self) -> float:
         """m = hidden_size / base width under muP, 1 under the standard parametrization."""
         return self.hidden_size / self.parametrization.base_width if isinstance(self.parametrization, MuP) else 1.0
@@ -281,11 +289,22 @@ class ModelByParams(_Llama):
     error if that count differs from the target by more than 15 %."""
 
 
+ResolvedModel = ModelByWidth | TransformersByConfig
+"""The models of resolved trials."""
+
+
+def _model_tag(value: Any) -> str:
+    if isinstance(value, dict):
+        kind, by_params = value.get("kind", "llama"), "num_params" in value
+    else:
+        kind, by_params = getattr(value, "kind", "llama"), hasattr(value, "num_params")
+    return f"<{kind}/params>" if by_params else f"<{kind}>"
+
+
 ModelSpec = Annotated[
-    Annotated[ModelByWidth, Tag("<width>")] | Annotated[ModelByParams, Tag("<params>")],
-    Discriminator(
-        lambda v: (
-            "<params>" if isinstance(v, ModelByParams) or (isinstance(v, dict) and "num_params" in v) else "<width>"
-        )
-    ),
+    Annotated[ModelByWidth, Tag("<llama>")]
+    | Annotated[ModelByParams, Tag("<llama/params>")]
+    | Annotated[TransformersByConfig, Tag("<transformers>")]
+    | Annotated[TransformersByParams, Tag("<transformers/params>")],
+    Discriminator(_model_tag),
 ]

@@ -21,7 +21,8 @@ from raycap.spec.facts import RandomPairs, RandomStrings
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
 from raycap.spec.probes import ProbesSpec
 from raycap.spec.tables import ProfilesFromTable
-from raycap.spec.training import Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
+from raycap.spec.training import Muon, Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
+from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
@@ -302,6 +303,26 @@ def find_conflicts(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
         yield f"{obstacle}; set execution.cuda_graph: false"
     if training.precision is Precision.FP16 and not execution.gpus_per_worker:
         yield "training.precision: fp16 requires CUDA; set execution.gpus_per_worker or use bf16"
+    if isinstance(trial.model, TransformersByConfig | TransformersByParams):
+        yield from _unsupported_by_transformers(training, execution)
+
+
+def _unsupported_by_transformers(training: TrainingSpec, execution: ExecutionSpec) -> Iterator[str]:
+    """Yield the settings that models of transformers do not support, each as "field: rule"."""
+    kind = "models of kind transformers"
+    if execution.replicas > 1:
+        yield f"execution.replicas: {kind} cannot be stacked, got {execution.replicas}; set execution.replicas: 1"
+    if execution.compile:
+        yield f"execution.compile: {kind} are not compiled; set execution.compile: false"
+    if execution.cuda_graph:
+        yield f"execution.cuda_graph: steps of {kind} are not recorded; set execution.cuda_graph: false"
+    if isinstance(training.optimizer, Muon):
+        yield f"training.optimizer.kind: muon needs separate projections, which {kind} may not have; use adamw"
+    if isinstance(training.packing, Windows) and not training.packing.attend_across:
+        yield (
+            f"training.packing.attend_across: {kind} attend to the whole window; set packing: {{kind: rows}}, which has the "
+            "result of attend_across: false"
+        )
 
 
 def _not_recordable(training: TrainingSpec, execution: ExecutionSpec) -> str | None:

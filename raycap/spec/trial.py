@@ -17,7 +17,14 @@ from raycap.spec.facts import (
     RandomStrings,
     SolvedProfiles,
 )
-from raycap.spec.learner import ModelByWidth, ModelSpec, PretrainedTokenizer, TokenizerSpec, WordTokenizer
+from raycap.spec.learner import (
+    ModelByWidth,
+    ModelSpec,
+    PretrainedTokenizer,
+    ResolvedModel,
+    TokenizerSpec,
+    WordTokenizer,
+)
 from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
 from raycap.spec.tables import LoadedProfiles, ProfilesFromTable
@@ -148,7 +155,7 @@ class TrialSpec(Spec):
     tokenizer: TokenizerSpec = WordTokenizer()
     """The tokenizer of the texts."""
     model: ModelSpec = ModelByWidth()
-    """The architecture: a Llama model, by width or by number of parameters."""
+    """The architecture: the Llama of raycap or a model of transformers, by width or by number of parameters."""
     training: TrainingSpec = TrainingSpec()
     """Training of the model and its evaluation."""
     fill: Fill | None = None
@@ -195,15 +202,16 @@ class TrialSpec(Spec):
 
         The spec must be resolved (see plan.expand). Loaded data enter by their digests and not by their paths.
         """
-        assert isinstance(self.model, ModelByWidth), "trial_id of an unresolved model; use plan.expand"
+        assert isinstance(self.model, ResolvedModel), "trial_id of an unresolved model; use plan.expand"
         populations = (self.profiles, *([self.fill.profiles] if self.fill else []))
         assert not any(isinstance(p, SolvedProfiles) for p in populations), "unresolved population; use plan.expand"
         assert not isinstance(self.training.length, TokensPerParam), "unresolved length; use plan.expand"
         tree = self.model_dump(mode="json")
         # Fields that were added later; without them, older trials keep their ids.
-        for name in ("loop", "mlp", "parallel"):
-            if getattr(self.model, name) == ModelByWidth.model_fields[name].default:
-                del tree["model"][name]
+        if isinstance(self.model, ModelByWidth):
+            for name in ("kind", "loop", "mlp", "parallel"):
+                if getattr(self.model, name) == ModelByWidth.model_fields[name].default:
+                    del tree["model"][name]
         if self.training.evaluate_at is EvaluationPlaces.DOUBLINGS:
             del tree["training"]["evaluate_at"]
         if not self.questions.held_out.people and "held_out" in tree["questions"]:

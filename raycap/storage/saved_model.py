@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,6 +112,12 @@ def read_settings(file: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{file.name} of the model must be a JSON object, got {str(settings)[:40]}")
     return settings
+
+
+def differing_settings(stored: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that only one of two files has, or that have other values there."""
+    missing = object()
+    return [name for name in {**written, **stored} if stored.get(name, missing) != written.get(name, missing)]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from raycap.plan.inventory import Inventory, InventoryEntry
 from raycap.plan.sizes import MAX_EMBEDDING_SHARE, embedding_share, parameter_counts, suggested_names, training_flops
 from raycap.plan.stacks import resume_step, stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec import BpeTokenizer, ModelByWidth, ProfilesByCount
+from raycap.spec import BpeTokenizer, ProfilesByCount, ResolvedModel
 from raycap.spec.document import SpecError
 from raycap.spec.locations import TRACKING_VARIABLE, without_credentials
 from raycap.spec.points import products
@@ -106,7 +106,7 @@ def describe_embeddings(trials: Sequence[PlannedTrial]) -> list[str]:
     if not found:
         return []
     largest = max(found, key=lambda trial: embedding_share(trial.parameters))
-    assert isinstance(largest.spec.model, ModelByWidth)
+    assert isinstance(largest.spec.model, ResolvedModel)
     share, model, num = embedding_share(largest.parameters), largest.spec.model, len(found)
     remedies = []
     if isinstance(largest.spec.tokenizer, BpeTokenizer):
@@ -272,6 +272,7 @@ def plan_entries(
             "reason": found.states[trial.trial_id].reason,
             "num_params": trial.parameters.total,
             "num_non_embedding_params": trial.parameters.non_embedding,
+            "num_active_params": trial.parameters.active,
             "dataset_bits": trial.dataset_bits,
             "demanded_bits_per_param": {name: trial.demanded_bits_per_param(name) for name in selections},
             "tokens": trial.tokens,

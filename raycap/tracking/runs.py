@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, Metric, Param, Run
 
 from raycap.errors import TrackingError
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec import ModelByWidth
+from raycap.spec import ResolvedModel
 from raycap.spec.locations import canonical_location, database_path, local_path
 from raycap.spec.uris import join_uri
 from raycap.tracking.client import connect
@@ -206,5 +206,5 @@ def _search(client: MlflowClient, experiment_id: str, filter_string: str) -> lis
 
 
 def _width(planned: PlannedTrial) -> int:
-    assert isinstance(planned.spec.model, ModelByWidth)
+    assert isinstance(planned.spec.model, ResolvedModel)
     return planned.spec.model.hidden_size

@@ -457,7 +457,7 @@ def speed(
     peak = product_rate(device, max(64, round(PRODUCT * options.scale**0.5)))
     per_s = questions * num_steps / of_steps
     row = {
-        "parameters": llama.count_parameters(setup.model).total,
+        "parameters": setup.model.count_parameters().total,
         "hidden_size": model.hidden_size,  # type: ignore[union-attr]
         "head_size": model.head_size,  # type: ignore[union-attr]
         "batch_size": setup.batch_size,
@@ -544,7 +544,7 @@ def profile(
     busy_us = sum(us for _, us, _ in kernels)
     copies = sum(count for name, _, count in kernels if "Mem" in name)
     return host | {
-        "parameters": llama.count_parameters(setup.model).total,
+        "parameters": setup.model.count_parameters().total,
         "batch_size": setup.batch_size,
         "replicas": num_replicas,
         "profiled_step_ms": 1e3 * wall / len(rows),

@@ -75,6 +75,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "profiles": {"source": "pairs", "num_keys": 20},
         "model": {"hidden_size": 16, "num_layers": 1, "mlp": None},
     },
+    "transformers": {
+        "model": {
+            "kind": "transformers",
+            "config": {"model_type": "gpt2", "hidden_size": 16, "num_hidden_layers": 1, "n_head": 2, "n_positions": 32},
+        }
+    },
 }
 
 

@@ -10,7 +10,6 @@ from raycap.facts.profiles import census_schema, generate
 from raycap.facts.questions import Questions
 from raycap.learner import model as llama
 from raycap.learner.batches import Batch, window_positions
-from raycap.learner.evaluation import token_losses
 from raycap.spec import BpeTokenizer, ModelByWidth, NamePools, NumHeads, OnePerRow, PackingSpec, Windows
 from raycap.tokens.composer import Composer
 from raycap.tokens.tokenizers import build_tokenizer
@@ -30,7 +29,7 @@ CPU = torch.device("cpu")
 def text_losses(packing: PackingSpec) -> torch.Tensor:
     batch = Batch.of([ROWS], 400, CPU, packing)
     with torch.no_grad():
-        return torch.zeros(len(ROWS)).index_add(0, batch.text_of[0], token_losses(MODEL, batch)[0])
+        return torch.zeros(len(ROWS)).index_add(0, batch.text_of[0], MODEL.token_losses(batch)[0])
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
@@ -77,12 +76,12 @@ def test_padding_over_replicas_changes_no_loss(packing: PackingSpec) -> None:
     shape = ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2))
     stack = llama.build_model(shape, 400, generators=tuple(torch.Generator().manual_seed(i) for i in range(2)))
     batch = Batch.of(rows_of_replicas, 400, CPU, packing)
-    stacked = token_losses(stack, batch)
+    stacked = stack.token_losses(batch)
     for number, rows in enumerate(rows_of_replicas):
         single = Batch.of([rows], 400, CPU, packing)
         measured = batch.loss_mask[number] > 0
         assert torch.equal(batch.targets[number][measured], single.targets[0])
-        expected = token_losses(stack.replica(number), single)[0]
+        expected = stack.replica(number).token_losses(single)[0]
         assert torch.allclose(stacked[number][measured], expected, atol=1e-5)
 
 

@@ -17,7 +17,6 @@ from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
 from raycap.learner.device_batches import SIGNIFICANT_BITS, SortedRows, build_batch, rounded_up
-from raycap.learner.evaluation import token_losses
 from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import TrainedTrial, run_trials
 from raycap.spec import (
@@ -70,7 +69,7 @@ def on_device(rows: list[Rows]) -> Batch:
 
 def gradients(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of the measured tokens and the gradients of their sum."""
-    nats = token_losses(STACK, batch)
+    nats = STACK.token_losses(batch)
     grads = torch.autograd.grad((nats * batch.loss_mask).sum(), list(STACK.parameters()))
     return nats.detach(), torch.cat([grad.flatten() for grad in grads])
 

@@ -55,7 +55,7 @@ def build(spec: ModelByWidth, seed: int = 0) -> llama.Llama:
 
 @pytest.mark.parametrize("loop", LOOPS, ids=str)
 def test_shared_weights_are_counted_once(loop: Loop) -> None:
-    counts, unlooped = llama.count_parameters(build(shape(loop))), parameter_counts(shape(None), 50)
+    counts, unlooped = build(shape(loop)).count_parameters(), parameter_counts(shape(None), 50)
     assert counts == parameter_counts(shape(loop), 50)
     assert (counts.attention == unlooped.attention) == (loop.shared is not LoopSharing.MLP)
     assert (counts.mlp == unlooped.mlp) == (loop.shared is not LoopSharing.ATTENTION)

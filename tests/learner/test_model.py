@@ -99,7 +99,7 @@ def test_segments_of_a_row_have_the_logits_of_separate_rows(spec: ModelByWidth) 
 def test_the_formula_counts_the_parameters_of_a_model(spec: ModelByWidth) -> None:
     model = built(spec)
     counts = parameter_counts(spec, 97)
-    assert counts == llama.count_parameters(model)
+    assert counts == model.count_parameters()
     assert counts.total == sum(p.numel() for p in model.parameters())
 
 

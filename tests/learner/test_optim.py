@@ -11,7 +11,6 @@ import torch
 
 from raycap.learner import model as llama
 from raycap.learner import optim
-from raycap.learner.evaluation import token_losses
 from raycap.learner.model import ParameterGroup
 from raycap.learner.pretrained import transformers_weights
 from raycap.spec import (
@@ -56,7 +55,7 @@ def group_of(kind: ParameterGroup, model: llama.Llama, optimizer: optim.Optimize
 
 def loss_of(model: llama.Llama) -> torch.Tensor:
     rows = torch.randint(VOCAB_SIZE, (8, 7), generator=torch.Generator().manual_seed(2))
-    return token_losses(model, whole_rows(rows, VOCAB_SIZE)).mean()
+    return model.token_losses(whole_rows(rows, VOCAB_SIZE)).mean()
 
 
 def train(model: llama.Llama, optimizer: optim.Optimizer, steps: range, num_steps: int = 40) -> None:

@@ -18,7 +18,7 @@ from raycap.facts.questions import Questions
 from raycap.learner import model as llama
 from raycap.learner.batches import Batch
 from raycap.learner.checkpoints import Checkpoints
-from raycap.learner.evaluation import DivergedError, Sample, losses, token_losses
+from raycap.learner.evaluation import DivergedError, Sample, losses
 from raycap.learner.trial import TrainedTrial, run_trials
 from raycap.results import HISTOGRAM_EDGES_BITS, LossTable, Part, StopReason
 from raycap.spec import (
@@ -300,7 +300,7 @@ def test_the_gradient_of_a_batch_is_the_sum_of_those_of_its_parts() -> None:
     def gradient(part: slice) -> torch.Tensor:
         batch = Batch.of([rows[part]], trial.result.vocab_size, llama.CPU)
         return torch.autograd.grad(
-            token_losses(trial.model, batch).sum(), trial.model.layers[0].mlp.gate_up_proj.weight
+            trial.model.token_losses(batch).sum(), trial.model.layers[0].mlp.gate_up_proj.weight
         )[0]
 
     whole = gradient(slice(0, 50))
