@@ -168,7 +168,8 @@ def probe(
     from raycap.tracking.readings import log_probes
 
     try:
-        log_probes(sweep, readings)
+        if readings:
+            log_probes(sweep, readings)
     except TrackingError as error:
         console.print(f"The results are stored but not logged to MLflow: {error}", soft_wrap=True)
     if as_json:

@@ -53,16 +53,20 @@ def probes(analysis: Analysis) -> CaptionedFigure | None:
         if not gained.empty:
             top = float(moved["gained_bits"].max()) if len(moved) else 0.0
             _grid(row[-1], moved, "gained_bits", top, "gained by interchange")
-        label = trials.loc[members[0], "label"]
-        row[0].set_ylabel(
-            f"{KIND_TEXTS[Kind(kind)]}\n{label}\nlayer" if len(cells) > 1 else f"{KIND_TEXTS[Kind(kind)]}\nlayer"
-        )
+        first = next(panel for panel in row if panel.axison)
+        kind_text = KIND_TEXTS[Kind(kind)]
+        label = f"{kind_text}\n{trials.loc[members[0], 'label']}" if len(cells) > 1 else kind_text
+        first.set_ylabel(f"{label}\nlayer")
     caption = (
         "Usable bits of each part of a question in the residual stream, on questions that the probe was not trained on, "
         "and bits that the answer of another question gains if its residual replaces that of the question. Columns are "
         "tokens: the last of the person's name, of the relation and of the subject, and 'Answer:'. Layer 0 is the "
         "embeddings. Numbers are means over seeds, at the end of training."
     )
+    if (usable["site"] == str(ProbeSite.CHAIN)).any():
+        caption += (
+            " In chains of thought, 'chain' is the last token of the bridge's name, and 'chain end' the token after it."
+        )
     return finish(figure, "What probes read, and what the model uses (bits)", caption)
 
 
