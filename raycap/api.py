@@ -125,7 +125,7 @@ class Sweep:
         Args:
             trials: Run only these trials: ids, labels, or unique prefixes of them.
             only_failed: Run only trials whose last run failed.
-            budget: Stop after this time or these GPU hours, such as "30m" or "20gpuh".
+            budget: Stop at this time, these GPU hours or this cost, such as "30m", "20gpuh" or "50usd".
             quiet: Print nothing.
 
         Raises:

@@ -122,7 +122,7 @@ def run_planned(
         began: Time at which the command started, by time.monotonic().
         only_failed: Run only trials whose last run failed.
         only: Run only the trials that this comma-separated list of ids and labels names.
-        budget: Limit of time or GPU hours.
+        budget: Limit of time, GPU hours or money.
         cpu_only: Train on the CPU even where the spec reserves GPUs, to check the placement of trials without GPUs.
 
     Returns:
@@ -136,6 +136,8 @@ def run_planned(
     selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     if math.isfinite(budget.gpu_seconds) and not execution.gpus_per_worker:
         raise SpecError(["--budget: trials of this sweep use no GPU; give a time instead, as in --budget 2h"])
+    if math.isfinite(budget.usd) and not execution.prices:
+        raise SpecError(["--budget: a sum of money needs execution.prices, dollars per hour by type of machine"])
     with ExitStack() as stack:
         with _storage_errors(source, storage.location(name)):
             lease = stack.enter_context(locked(storage, name, console.print))

@@ -1,8 +1,9 @@
-"""Budget of a run, in wall time or GPU hours, and the accounting of what the run has spent of it."""
+"""Budget of a run, in wall time, GPU hours or money, and the accounting of what the run has spent of it."""
 
 import re
 from dataclasses import dataclass
 
+from raycap.cluster.money import Meter
 from raycap.spec.document import truncated
 
 MAX_SECONDS = 1e9
@@ -10,28 +11,42 @@ MAX_SECONDS = 1e9
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+MAX_USD = 1e9
+
+
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds on the wall time and the GPU time of one run. By default there are none."""
+    """Upper bounds on the wall time and the GPU time of one run, and on the cost of all runs of a sweep.
+
+    By default there are none.
+    """
 
     seconds: float = float("inf")
     gpu_seconds: float = float("inf")
+    usd: float = float("inf")
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Parse a time, such as 90s, 30m, 2h or 1d, or GPU hours, such as 20gpuh. Raises ValueError for other texts."""
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|gpuh)", text)
-        if not match:
-            raise ValueError(
-                f"a budget is a time such as 30m, 2h or 1d, or GPU hours such as 20gpuh; got {truncated(text)!r}"
-            )
-        is_gpu_time = match[2] == "gpuh"
-        seconds = float(match[1]) * UNIT_SECONDS["h" if is_gpu_time else match[2]]
-        if not 0 < seconds <= MAX_SECONDS:
-            raise ValueError(
-                f"a budget must be positive and at most {MAX_SECONDS / 3600:,.0f} hours, got {truncated(text)!r}"
-            )
-        return cls(gpu_seconds=seconds) if is_gpu_time else cls(seconds=seconds)
+        """Parse a time, such as 90s, 30m, 2h or 1d, GPU hours, such as 20gpuh, dollars, such as 50usd, or several of
+        these with commas between them. Raises ValueError for other texts."""
+        bounds: dict[str, float] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|gpuh|usd)", part)
+            if not match:
+                raise ValueError(
+                    "a budget is a time (30m, 2h, 1d), GPU hours (20gpuh), dollars (50usd), or several (2h,50usd); "
+                    f"got {truncated(text)!r}"
+                )
+            unit = match[2]
+            name = {"gpuh": "gpu_seconds", "usd": "usd"}.get(unit, "seconds")
+            amount = float(match[1]) * (1.0 if unit == "usd" else UNIT_SECONDS["h" if unit == "gpuh" else unit])
+            if not 0 < amount <= (MAX_USD if unit == "usd" else MAX_SECONDS):
+                limit = f"{MAX_USD:,.0f} dollars" if unit == "usd" else f"{MAX_SECONDS / 3600:,.0f} hours"
+                raise ValueError(f"a budget must be positive and at most {limit}, got {truncated(text)!r}")
+            if name in bounds:
+                raise ValueError(f"a budget has at most one bound of each kind, got {truncated(text)!r}")
+            bounds[name] = amount
+        return cls(**bounds)
 
 
 UNBOUNDED = Budget()
@@ -44,8 +59,9 @@ class Spending:
     a group takes is proportional to its work: the seconds per unit are estimated from the groups that have finished.
     """
 
-    def __init__(self, budget: Budget, gpus_per_group: float, began: float) -> None:
+    def __init__(self, budget: Budget, gpus_per_group: float, began: float, meter: Meter | None = None) -> None:
         self._budget, self._gpus, self._began = budget, gpus_per_group, began
+        self._meter = meter or Meter({}, began)
         self._running: dict[str, tuple[float, float]] = {}  # start time and work, by group
         self._waiting: dict[str, float] = {}  # work, by group
         self._gpu_seconds = 0.0  # of groups that have ended
@@ -71,7 +87,12 @@ class Spending:
 
     def is_spent(self, now: float) -> bool:
         """Whether a bound of the budget is reached."""
-        return now - self._began >= self._budget.seconds or self._spent_gpu_seconds(now) >= self._budget.gpu_seconds
+        self._meter.poll(now)
+        return (
+            now - self._began >= self._budget.seconds
+            or self._spent_gpu_seconds(now) >= self._budget.gpu_seconds
+            or self._meter.spent_usd(now) >= self._budget.usd
+        )
 
     def allows(self, work: float, now: float) -> bool:
         """Whether one more group with this much work is expected to end within the budget.
@@ -88,7 +109,13 @@ class Spending:
         remaining = [max(0.0, since + seconds_per_work * its_work - now) for since, its_work in self._running.values()]
         remaining += [seconds_per_work * its_work for its_work in self._waiting.values()]
         gpu_seconds = self._spent_gpu_seconds(now) + self._gpus * (sum(remaining) + needed)
-        return now - self._began + needed <= self._budget.seconds and gpu_seconds <= self._budget.gpu_seconds
+        # All machines are paid for until the group ends.
+        usd = self._meter.spent_usd(now) + self._meter.usd_per_hour * needed / 3600
+        return (
+            now - self._began + needed <= self._budget.seconds
+            and gpu_seconds <= self._budget.gpu_seconds
+            and usd <= self._budget.usd
+        )
 
     def _spent_gpu_seconds(self, now: float) -> float:
         return self._gpu_seconds + self._gpus * sum(now - since for since, _ in self._running.values())

@@ -1,8 +1,10 @@
 """One run of a sweep on Ray: connect to a cluster or start one, run the missing trials, and close the sweep."""
 
+import math
 import threading
 import time
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,14 @@ from rich.console import Console
 from raycap.cluster.budget import UNBOUNDED, Budget, Spending
 from raycap.cluster.connection import RayConnection, ray_session
 from raycap.cluster.errors import TrialError, root_cause
+from raycap.cluster.money import Meter, machine_types, refuse_without_price
 from raycap.cluster.processes import RayDiedError, kill_children
 from raycap.errors import TrackingError
 from raycap.host.user_code import folder_of
 from raycap.plan.stacks import StackGroup
-from raycap.results import PlannedTrial, RunRecord, SweepRecord, source_commit
+from raycap.results import CostRecord, PlannedTrial, RunRecord, SweepRecord, source_commit
 from raycap.storage import FAILURE_FILE, RESULT_FILE, TRIALS_FOLDER, Storage
-from raycap.storage.lock import Lease
+from raycap.storage.lock import Lease, guarded
 from raycap.storage.retries import advice
 from raycap.storage.sweep_folder import SweepFolder
 
@@ -185,6 +188,27 @@ def _close_without_ray(job: Job, run: RunRecord, ending: Ending, *problems: str)
     return replace(outcome, problems=(*problems, *outcome.problems))
 
 
+def _meter(job: Job) -> Meter:
+    """Return a meter of what the machines of the connected cluster cost, which continues at the sum of earlier runs.
+
+    Raises:
+        CannotRunError: A machine has no price.
+    """
+    prices, bound = job.sweep.spec.execution.prices, job.budget.usd
+    if not prices:
+        return Meter({}, job.began)
+    refuse_without_price(machine_types(), prices)
+    folder = SweepFolder(guarded(Storage.at(job.sweep.storage), job.lease.id), job.sweep.spec.name)
+
+    def save(spent_usd: float) -> None:
+        record = CostRecord(spent_usd=spent_usd, budget_usd=bound if math.isfinite(bound) else None)
+        with suppress(OSError):  # the next call stores the sum again
+            folder.write(SweepFolder.COST, record.model_dump_json())
+
+    before = folder.read_cost()
+    return Meter(prices, job.began, machine_types, save, before.spent_usd if before else 0.0)
+
+
 def _run_on_ray(run: _RayRun) -> Outcome:
     import ray
 
@@ -202,6 +226,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     from raycap.cluster.worker import WorkerConfig
 
     storage, execution = Storage.at(storage_uri), sweep.spec.execution
+    meter = _meter(job)
     run.slots = slots = concurrent_slots(execution, {("storage", storage_uri)} | input_paths(job.missing))
     run.has_opened = True
     opened: ray.ObjectRef[None] = analyst.open.remote(slots)
@@ -216,7 +241,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
         user_folders=tuple({folder_of(code.function) for trial in job.missing for code in trial.spec.user_code}),
     )
     _get(opened)
-    spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began)
+    spending = Spending(job.budget, execution.num_workers * execution.gpus_per_worker, job.began, meter)
     # Longest stacks first, so that fewer slots are idle while the last one runs.
     stacks = sorted(job.stacks, key=work_of, reverse=True)
     queue = TrialQueue(stacks, spending, is_held=lambda: not job.lease.is_reachable)
@@ -233,6 +258,7 @@ def _run_on_ray(run: _RayRun) -> Outcome:
     try:
         causes = run_queue(queue, config, run.connection.folder / "tune", slots=slots)
     finally:
+        meter.save(time.monotonic())
         progress.stop()
         clear_signals()
     if run.connection.processes:

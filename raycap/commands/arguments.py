@@ -40,7 +40,11 @@ SetName = Annotated[
     str | None, typer.Option("--set-name", metavar="NAME", help="Another name for the sweep and its folder.")
 ]
 BudgetOption = Annotated[
-    str | None, typer.Option("--budget", help="Stop after this time or these GPU hours, such as 30m, 2h, 1d or 20gpuh.")
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Stop at this time, these GPU hours or this cost: 30m, 2h, 1d, 20gpuh, 50usd, or several: 2h,50usd.",
+    ),
 ]
 NotifyCommand = Annotated[
     str | None,

@@ -26,6 +26,7 @@ from raycap.results.losses import (
 from raycap.results.records import (
     READABLE_VERSIONS,
     SCHEMA_VERSION,
+    CostRecord,
     EarlierStack,
     EarlierTrials,
     Evaluation,
@@ -53,6 +54,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Amount",
     "BodyT",
+    "CostRecord",
     "Count",
     "EarlierStack",
     "EarlierTrials",

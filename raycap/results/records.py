@@ -314,6 +314,19 @@ class RunRecord(Record):
     """Number of trials that could run at the same time."""
 
 
+class CostRecord(Record):
+    """Cost of all runs of a sweep so far. Stored as cost.json if the sweep has prices of machines."""
+
+    spent_usd: Amount
+    budget_usd: Amount | None = None
+    """Bound that the last run was given; None without one."""
+
+    @property
+    def left_usd(self) -> float | None:
+        """What is left of the bound; None without one."""
+        return None if self.budget_usd is None else max(0.0, self.budget_usd - self.spent_usd)
+
+
 class Failure(Record):
     """Failure of the last run of a trial. Stored as failure.json next to its checkpoints."""
 

@@ -170,6 +170,10 @@ class ExecutionSpec(Spec):
     """Models that are stored for later analysis: final, evaluations (also the model of every evaluation) or a list of
     exposures (also the models at the first steps with as many exposures). The final model is always stored. Models of
     steps that have been trained already are not stored later."""
+    prices: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = {}
+    """Price of a machine in US dollars per hour, by its type: the label machine-type of the node in Ray. The type default
+    stands for all others. With prices, `raycap status` shows what the runs of a sweep have cost, and `--budget 50usd` stops
+    a run at this sum. See docs/clusters.md#money."""
 
     def workers_on(self, cpus: float, gpus: float) -> float:
         """Return the number of workers that fit on a machine with the given numbers of CPUs and GPUs.

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from raycap.results import Record, RunRecord, SweepRecord, describe_invalid
+from raycap.results import CostRecord, Record, RunRecord, SweepRecord, describe_invalid
 from raycap.spec.locations import is_uri, local_path
 from raycap.storage.files import Storage, split_folder
 
@@ -33,6 +33,8 @@ class SweepFolder:
     """Spec, question and planned trials, a `SweepRecord`."""
     RUN: ClassVar[str] = "run.json"
     """Outcome of the last run that trained something, a `RunRecord`."""
+    COST: ClassVar[str] = "cost.json"
+    """Cost of all runs, a `CostRecord`; exists only if the sweep has prices of machines."""
     EARLIER: ClassVar[str] = "earlier.json"
     """Trials of earlier runs that the last one did not plan, an `EarlierTrials` record."""
     SUMMARY: ClassVar[str] = "summary.json"
@@ -106,6 +108,10 @@ class SweepFolder:
     def read_run(self) -> RunRecord:
         """Return the record of the last run that trained something. Raises NotASweepError or InvalidRecordError."""
         return self._read_record(self.RUN, RunRecord)
+
+    def read_cost(self) -> CostRecord | None:
+        """Return the cost of all runs, or None if it was not recorded. Raises InvalidRecordError."""
+        return self._read_record(self.COST, CostRecord) if self.exists(self.COST) else None
 
     def _read_record(self, file: str, model: type[RecordT]) -> RecordT:
         self.require(file)

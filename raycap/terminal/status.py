@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raycap.plan.inventory import InventoryEntry, TrialState, inventory
-from raycap.results import SweepRecord
+from raycap.results import CostRecord, SweepRecord
 from raycap.storage import Storage
 from raycap.storage.claims import Holder, holder_of
 from raycap.storage.progress import Event, TrialProgress, read_progress
@@ -53,6 +53,16 @@ class Status:
     """Whether the last run ended without closing the sweep."""
     answer: str
     """The answer of the last report; "" without one."""
+    cost: CostRecord | None = None
+    """Cost of all runs; None if the sweep has no prices of machines."""
+
+    @property
+    def cost_line(self) -> str:
+        """What the runs have cost and what is left, in one line; "" without prices."""
+        if self.cost is None:
+            return ""
+        left, spent = self.cost.left_usd, f"spent {self.cost.spent_usd:,.2f} USD"
+        return spent if left is None else f"{spent} of {self.cost.budget_usd:,.2f}; {left:,.2f} USD left"
 
     @property
     def runner(self) -> str:
@@ -70,6 +80,8 @@ class Status:
         """Print the status, the answer of the last report unless the sweep is running, and reasons of failed trials."""
         console.print(self.runner, soft_wrap=True)
         console.print(render_progress(self.rows, self.at, console))
+        if self.cost:
+            console.print(self.cost_line, soft_wrap=True)
         if self.answer and not self.holder:
             console.print(self.answer, soft_wrap=True, markup=False)
         for row in self.rows:
@@ -103,6 +115,7 @@ class Status:
             "share_done": share_done(self.rows, self.at),
             "seconds_left": seconds_left(self.rows, self.at),
             "answer": self.answer,
+            "cost": self.cost and self.cost.model_dump() | {"left_usd": self.cost.left_usd},
             "trials": trials,
         }
         return json.dumps(status, indent=1)
@@ -130,7 +143,8 @@ def read_status(sweep: SweepRecord, storage: Storage) -> Status:
             progress = TrialProgress(began=0.0, last=evaluations[trial.trial_id])
         rows.append(TrialRow(trial, state, progress, entry.steps_done / trial.steps))
     was_killed = bool(left_behind) and not holder
-    return Status(sweep.spec.name, holder, rows, states, time.time(), was_killed, summary.answer)
+    cost = SweepFolder(storage, sweep.spec.name).read_cost()
+    return Status(sweep.spec.name, holder, rows, states, time.time(), was_killed, summary.answer, cost)
 
 
 def _read_summary(sweep: SweepRecord, storage: Storage) -> "_Summary":

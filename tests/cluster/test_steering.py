@@ -12,6 +12,7 @@ from raycap import pipeline
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.learner.trial import run_trial
 from raycap.results import StopReason
+from raycap.storage.sweep_folder import SweepFolder
 from tests.support.faults import last_step, results_in
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_instance")]
@@ -67,6 +68,23 @@ def test_no_trial_starts_that_would_exceed_the_budget(folder: Path, capsys: pyte
     assert output.count(": started") == output.count(": finished") == 1
     assert "The budget is spent: 2 of 3 trials" in output
     assert not list((folder / "runs").rglob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_a_budget_of_money_counts_the_runs_before(folder: Path) -> None:
+    prices = "execution.prices={default: 360}"  # 0.1 dollars per second
+    assert run(prices, budget=Budget(usd=3)) == pipeline.EXIT_BUDGET
+    spent, step = SweepFolder.at("runs/steered").read_cost(), last_step(folder / "runs")
+    assert spent.spent_usd >= spent.budget_usd == 3
+    assert 0 < step < 40000
+    assert run(prices, budget=Budget(usd=3)) == pipeline.EXIT_BUDGET
+    assert last_step(folder / "runs") == step  # nothing was trained
+    assert SweepFolder.at("runs/steered").read_cost().spent_usd > spent.spent_usd
+
+
+def test_money_without_prices_is_refused(folder: Path) -> None:
+    with pytest.raises(pipeline.SpecError, match="--budget"):
+        run(budget=Budget(usd=3))
 
 
 def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:

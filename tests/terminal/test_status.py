@@ -11,11 +11,12 @@ from rich.console import Console
 from raycap.analysis.analyse import analyse
 from raycap.analysis.summary import summary
 from raycap.plan.inventory import Inventory, InventoryEntry, TrialState
-from raycap.results import Failure, SweepRecord
+from raycap.results import CostRecord, Failure, SweepRecord
 from raycap.storage import Storage, checkpoint_path, failure_path, result_path
 from raycap.storage.checksum import with_checksum
 from raycap.storage.lock import locked
 from raycap.storage.progress import Event, ProgressFile, TrialProgress, read_progress
+from raycap.storage.sweep_folder import SweepFolder
 from raycap.terminal.plan_table import plan_table
 from raycap.terminal.progress_table import (
     FAILED,
@@ -214,6 +215,17 @@ def test_finished_trials_show_the_numbers_of_the_last_analysis(storage: Storage)
     for broken in ("{", '{"trials": 3}', '{"trials": [{"trial_id": "a", "state": "finished"}]}'):
         storage.write("planted/summary.json", broken)
         assert read_status(record, storage).rows[0].progress is None
+
+
+def test_the_cost_of_all_runs_and_the_rest_of_the_budget_are_shown(storage: Storage) -> None:
+    record = store_all_states(storage)
+    assert json.loads(read_status(record, storage).json())["cost"] is None
+    cost = CostRecord(spent_usd=12.345, budget_usd=50)
+    SweepFolder(storage, "planted").write(SweepFolder.COST, cost.model_dump_json())
+    status, console = read_status(record, storage), Console(file=StringIO(), width=120)
+    assert json.loads(status.json())["cost"] == {"spent_usd": 12.345, "budget_usd": 50, "left_usd": 37.655}
+    status.show(console)
+    assert {"12.35", "50.00", "37.66"} <= set(console.file.getvalue().replace(";", " ").split())
 
 
 def test_following_ends_when_the_sweep_ends(storage: Storage, monkeypatch) -> None:
