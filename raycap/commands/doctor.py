@@ -1,6 +1,7 @@
 """Checks of this machine and its environment for `raycap doctor`, each with a verdict and advice."""
 
 import importlib.metadata
+import ipaddress
 import os
 import platform
 import re
@@ -8,8 +9,12 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
+
+import psutil
 
 from raycap.errors import CannotRunError
 from raycap.host.machine import available_memory, cpu_limit, memory_limit
@@ -27,6 +32,8 @@ TRIAL_BYTES = 1.4 * GB
 """Memory of a running trial with its processes, without its data."""
 SHM_BYTES = 1 * GB
 PROBE_TIMEOUT_S = 5.0
+MLFLOW_SERVER = re.compile(r"\bmlflow\.server\b(?!\.auth)")
+"""Part of the command line of MLflow's server, unless it requires a password."""
 
 
 def examine(storage: str, tracking_uri: str) -> list[Check]:
@@ -42,6 +49,7 @@ def examine(storage: str, tracking_uri: str) -> list[Check]:
         ("environment", lambda: iter(preflight_checks())),
         ("ray", _ray),
         ("other users", _other_users),
+        ("open services", _open_services),
         ("mlflow", lambda: _mlflow(tracking_uri)),
         ("disk", lambda: _disk(storage)),
         ("packages", _packages),
@@ -159,6 +167,38 @@ def _other_users() -> Iterator[Check]:
         "them, and the connections between several workers of one trial"
     )
     yield Check("other users", CheckVerdict.OK, found)
+
+
+def _open_services() -> Iterator[Check]:
+    """Find Ray's control stores and MLflow's servers of this user that other machines reach without a token or password."""
+    from raycap.cluster.address import requires_token
+
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        is_ray = process.info["name"] == "gcs_server"
+        if not is_ray and not MLFLOW_SERVER.search(" ".join(process.info["cmdline"] or ())):
+            continue
+        with suppress(psutil.Error, CannotRunError):  # the process has ended, or belongs to another user
+            addresses = [one.laddr for one in process.net_connections("tcp") if _is_open(one)]
+            found += [
+                f"{'Ray' if is_ray else 'MLflow'} at port {address.port}"
+                for address in addresses
+                if not (is_ray and requires_token(f"localhost:{address.port}"))
+            ]
+    if found:
+        advice = "bind it to 127.0.0.1, or require a token or password; see docs/security.md"
+        yield Check(
+            "open services", CheckVerdict.WARN, f"other machines can reach {', '.join(sorted(set(found)))}", advice
+        )
+    else:
+        yield Check(
+            "open services", CheckVerdict.OK, "none: no Ray or MLflow of yours that other machines reach freely"
+        )
+
+
+def _is_open(connection: Any) -> bool:
+    """Whether a socket listens for connections from other machines."""
+    return connection.status == psutil.CONN_LISTEN and not ipaddress.ip_address(connection.laddr.ip).is_loopback
 
 
 def _mlflow(uri: str) -> Iterator[Check]:

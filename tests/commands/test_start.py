@@ -3,6 +3,8 @@
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -130,6 +132,24 @@ def test_doctor_fails_if_ray_has_no_place_for_its_files(tmp_path: Path, monkeypa
     refused = verdicts(tmp_path)["where trials run"]
     assert refused.verdict is CheckVerdict.FAIL
     assert "RAY_TMPDIR" in refused.to_do
+
+
+@pytest.mark.parametrize(
+    ("address", "module", "is_open"),
+    [("0.0.0.0", "mlflow.server:app", True), ("127.0.0.1", "mlflow.server:app", False),
+     ("0.0.0.0", "mlflow.server.auth:create_app", False)],
+)  # fmt: skip
+def test_doctor_lists_servers_that_other_machines_reach(address: str, module: str, is_open: bool) -> None:
+    program = (
+        f"import socket; s = socket.create_server(('{address}', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", program, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        port = server.stdout.readline().strip()
+        (check,) = doctor._open_services()
+        assert (f"MLflow at port {port}" in check.found) == is_open
+        server.communicate("\n")
 
 
 def test_doctor_reports_the_state_of_mlflow(tmp_path: Path) -> None:
