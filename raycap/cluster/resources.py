@@ -2,19 +2,23 @@
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 from ruamel.yaml import YAML
 
-from raycap.cluster.address import cluster_configuration
-from raycap.errors import ResourceError
+from raycap.cluster.address import LOCAL, cluster_address, cluster_configuration, requires_token
+from raycap.cluster.connection import ray_session
+from raycap.errors import CannotRunError, ResourceError
 from raycap.results import PlannedTrial
 from raycap.spec import ExecutionSpec, ParentModel, PretrainedTokenizer, ProfilesFromDisk, ProfilesFromTable
 
 KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
 """Environment variable that is set in every container that KubeRay starts."""
+POLL_INTERVAL_S = 1.0
+"""Interval at which `wait_for_machines` counts the machines."""
 UNKNOWN_SLOTS = 32
 """Number of concurrent trials if the maximum size of the cluster is unknown. It is bounded because each trial, even while it
 waits for resources, has a driver process on the head node."""
@@ -79,6 +83,34 @@ def input_paths(trials: Sequence[PlannedTrial]) -> set[tuple[str, str]]:
         if fill and isinstance(fill.parent, ParentModel):
             paths.add(("fill.parent.path", fill.parent.path))
     return paths
+
+
+def wait_for_machines(count: int, timeout_s: float) -> None:
+    """Wait until the cluster at RAY_ADDRESS has a number of machines.
+
+    Raises:
+        CannotRunError: The cluster does not answer, or has fewer machines, when the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    address = cluster_address(os.environ)
+    if address == LOCAL:
+        raise CannotRunError("RAY_ADDRESS is not set", "set it to the address of a cluster, HOST:PORT")
+    while True:
+        try:
+            requires_token(address)
+            break
+        except CannotRunError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_INTERVAL_S)
+    with ray_session():
+        while (alive := len(_machines_alive())) < count:
+            if time.monotonic() > deadline:
+                raise CannotRunError(
+                    f"the Ray cluster at {address} has {alive} of {count} machines after {timeout_s:g} s",
+                    "read the output of `ray start` on the other machines, or wait longer with --timeout",
+                )
+            time.sleep(POLL_INTERVAL_S)
 
 
 def _machines_alive() -> list[Machines]:

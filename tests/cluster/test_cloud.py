@@ -116,6 +116,7 @@ def test_the_dockerfile_has_the_same_ray_and_is_part_of_the_manifest() -> None:
         "RayJob",
         "Deployment",
         "Service",
+        "NetworkPolicy",
     ]
 
 
@@ -339,7 +340,7 @@ def test_an_unknown_template_is_an_error(monkeypatch: pytest.MonkeyPatch, capfd:
         main()
     assert ended.value.code == 2
     message = capfd.readouterr().err
-    assert all(value in message for value in ("aws, gcp, kuberay, dockerfile", "azure"))
+    assert all(value in message for value in (", ".join(Template), "azure"))
 
 
 @pytest.mark.parametrize("template", LAUNCHED)

@@ -7,6 +7,8 @@ DECISIONS = {
     "my-project": "physics-12",
     "my-bucket": "physics",
     "my-registry": "registry.example/physics",
+    "my-shared-folder": "physics",
+    "MACHINE-": "192.0.2.",
     "images/IMAGE": "images/common-ubuntu-2204",
 }
 

@@ -1,13 +1,21 @@
 """Check of a cluster file, which finds all faults at once and offline, for `raycap cluster check`."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycap.cluster.cloud import ec2, gce, kuberay, launcher
+from raycap.cluster.cloud import ec2, gce, kuberay, launcher, slurm
 from raycap.cluster.cloud.document import Fault, read_documents, undecided
+from raycap.cluster.cloud.exposure import TOKEN, exposed_services
 from raycap.cluster.cloud.groups import Cluster
 from raycap.cluster.cloud.kubernetes import workload_faults
-from raycap.cluster.cloud.needs import fit_faults, machines_of, max_concurrent_trials, reach_faults
+from raycap.cluster.cloud.needs import (
+    fit_faults,
+    has_known_sizes,
+    machines_of,
+    max_concurrent_trials,
+    reach_faults,
+)
 from raycap.cluster.cloud.versions import Versions
 from raycap.cluster.resources import format_machines
 from raycap.spec import SweepSpec
@@ -27,9 +35,11 @@ class Report:
     notes: list[str]
     """Parts of the file that were not checked, each with the reason."""
     machines: str
-    """Description of the largest set of worker machines."""
+    """Description of the largest set of machines on which trials run."""
     trials_at_once: int | None
-    """Number of trials of the sweep that can run at once; None if no sweep was given."""
+    """Number of trials of the sweep that can run at once; None if no sweep was given, or sizes of machines are unknown."""
+    open: list[Fault]
+    """Services that others can reach without a token or password."""
 
 
 def check_cluster_file(path: str, spec: str | None = None, overrides: tuple[str, ...] = ()) -> Report:
@@ -46,45 +56,65 @@ def check_cluster_file(path: str, spec: str | None = None, overrides: tuple[str,
         raise SpecError(
             [f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; give a text file in UTF-8"]
         ) from None
-    documents, faults = read_documents(path, text)
+    is_script = slurm.is_batch_script(text)
+    if is_script:
+        document, faults = slurm.read_script(path, text)
+        documents = [document]
+    else:
+        documents, faults = read_documents(path, text)
     faults += undecided(text, documents)
     versions, notes = Versions.of_environment(), []
     manifest = next((document for document in documents if kuberay.is_kuberay(document)), None)
     document = manifest or documents[0]
-    if manifest:
+    if is_script:
+        faults += slurm.faults_of(document)
+        cluster = slurm.cluster_of(document)
+        notes.append("partitions, accounts and limits, which only the site knows; to check them: sbatch --test-only")
+    elif manifest:
         for each in documents:
             faults += kuberay.faults_of(each, versions) if kuberay.is_kuberay(each) else workload_faults(each)
         cluster = kuberay.cluster_of(document)
     else:
         faults += launcher.faults_of(document, versions)
         cluster = launcher.cluster_of(document)
-        provider = document.value_at("provider", "type")
-        if provider == "aws" and not ec2.can_check():
-            notes.append("node_config, because botocore is not installed; to check it: pip install botocore")
-        elif provider == "gcp" and not gce.can_check():
-            package = "google-api-python-client"
-            notes.append(
-                f"types in node_config, because {package} is not installed; to check them: pip install {package}"
-            )
-        elif provider not in ("aws", "gcp"):
-            notes.append(f"node_config, because only those of aws and gcp can be checked offline, got {provider}")
+        notes += _unchecked_nodes(document.value_at("provider", "type"))
     faults += cluster.faults()
     sweep, sweep_faults = _sweep_faults(cluster, spec, overrides)
     faults += sweep_faults
     if sweep and sweep.spec.storage.startswith("file://"):
         notes.append(f"whether all machines share {sweep.spec.storage}")
+    exposed = list(exposed_services(documents, sets_token=is_script and TOKEN in text))
+    if not has_known_sizes(cluster):
+        notes.append("whether a trial fits on a machine, because Ray detects the CPUs and GPUs when it starts")
+        return Report(sorted(faults, key=_order), notes, f"{cluster.num_machines} machines", None, exposed)
     trials_at_once = max_concurrent_trials(cluster, sweep.spec.execution) if sweep else None
-    return Report(sorted(faults, key=_order), notes, format_machines(machines_of(cluster)), trials_at_once)
+    machines = format_machines(machines_of(cluster))
+    if any(group.is_head for group in cluster.groups):
+        machines += " in addition to the head"
+    return Report(sorted(faults, key=_order), notes, machines, trials_at_once, exposed)
+
+
+def _unchecked_nodes(provider: object) -> list[str]:
+    """Return the parts of a file for `ray up` that cannot be checked here."""
+    if provider == "aws" and not ec2.can_check():
+        return ["node_config, because botocore is not installed; to check it: pip install botocore"]
+    if provider == "gcp" and not gce.can_check():
+        package = "google-api-python-client"
+        return [f"types in node_config, because {package} is not installed; to check them: pip install {package}"]
+    if provider not in ("aws", "gcp", "local"):
+        return [f"node_config, because only those of aws and gcp can be checked offline, got {provider}"]
+    return []
 
 
 def _sweep_faults(
     cluster: Cluster, spec: str | None, overrides: tuple[str, ...]
 ) -> tuple[LoadedSweep | None, list[Fault]]:
     """Load the sweep, if one is given, and find the faults that keep it from running on the cluster."""
-    job_overrides = kuberay.overrides_of(cluster.document)
+    run_path = cluster.run_path
+    job_overrides = None if run_path is None else _overrides_in(cluster.document.value_at(*run_path))
 
     def job_fault(field: str, rule: str) -> Fault:
-        return cluster.document.fault(("spec", "entrypoint"), f"{field} {rule}")
+        return cluster.document.fault(run_path or (), f"{field} {rule}")
 
     if spec is None:
         if job_overrides is None and overrides:
@@ -95,7 +125,7 @@ def _sweep_faults(
             raise SpecError(
                 [f"override {wrong[0]!r}: must have the form key=value, such as storage=s3://BUCKET/raycap"]
             )
-        # The file of the job's sweep is inside its image, so only storage and tracking.uri can be checked.
+        # The file of the job's sweep may exist only on the cluster, so only storage and tracking.uri can be checked.
         settings = dict(override.split("=", 1) for override in (*job_overrides, *overrides))
         storage = settings.get("storage", DEFAULTS.storage)
         tracking_uri = settings.get("tracking.uri", DEFAULT_TRACKING_URI)
@@ -114,6 +144,17 @@ def _sweep_faults(
     make_fault = spec_fault if job_overrides is None else job_fault
     unreachable = reach_faults(cluster, make_fault, sweep.spec.storage, sweep.spec.tracking.uri or DEFAULT_TRACKING_URI)
     return sweep, [*fit_faults(cluster, sweep.spec), *unreachable]
+
+
+def _overrides_in(command: object) -> tuple[str, ...] | None:
+    """Return the key=value overrides in a command, or None if it does not run raycap."""
+    if not isinstance(command, str) or "raycap" not in command:
+        return None
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:
+        return None
+    return tuple(word for word in words if "=" in word and not word.startswith("-"))
 
 
 def _order(fault: Fault) -> tuple[str, int]:

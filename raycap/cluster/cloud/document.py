@@ -17,8 +17,10 @@ MAX_VALUES = 50_000
 """Largest number of values in a document."""
 MAX_DEPTH = 100
 MERGE_KEY = "<<"
-PLACEHOLDERS = re.compile(r"ami-0{17}|\bmy-(?:project|bucket|registry)\b|images/IMAGE$")
+PLACEHOLDERS = re.compile(r"ami-0{17}|\bmy-(?:project|bucket|registry|shared-folder)\b|images/IMAGE$|^MACHINE-\d$")
 """Values of templates that cannot work unchanged."""
+COMMENT = re.compile(r"\s*#(?!SBATCH\b)")
+"""Beginning of a line that is a comment. Slurm reads its directives from lines that are comments in the shell."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def undecided(text: str, documents: list[ClusterDocument]) -> Iterator[Fault]:
     """Yield a fault for each line that is marked FILL, and for each other placeholder of a template that is left."""
     reported: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
-        if not re.search(rf"\b{MARK}\b", line) or line.lstrip().startswith("#"):
+        if not re.search(rf"\b{MARK}\b", line) or COMMENT.match(line):
             continue
         document = next(d for d in reversed(documents) if d.lines[()] <= number or d is documents[0])
         paths = [path for path in document.lines if path and document.lines[path] == number]

@@ -36,6 +36,8 @@ class NodeGroup:
     """The setting that requests spot machines from this provider, for messages."""
     reaches: frozenset[str] = frozenset()
     """URI schemes of the buckets that its service account gives access to."""
+    detects_size: bool = False
+    """Whether Ray detects the CPUs and GPUs of each machine, so that the document does not state them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,11 +54,23 @@ class Cluster:
     groups: tuple[NodeGroup, ...]
     max_machines: int
     """Largest number of worker machines in all groups together."""
+    run_path: KeyPath | None = None
+    """Path of the command that runs the sweep; None if the document has none."""
+    shares_folders: bool = False
+    """Whether all machines share folders, so that a file in one of them outlives its machine."""
+    storage_example: str = "storage=s3://BUCKET/raycap or gs://BUCKET/raycap"
+    """Overrides of a sweep with which it can run on this cluster, for messages."""
+    tracking_example: str = "tracking.uri=http://127.0.0.1:5000 for the server that the template starts on the head"
 
     @property
     def workers(self) -> tuple[NodeGroup, ...]:
         """All groups except the head."""
         return tuple(group for group in self.groups if not group.is_head)
+
+    @property
+    def num_machines(self) -> int:
+        """Largest number of machines, with the head if it is a machine of its own."""
+        return self.max_machines + any(group.is_head for group in self.groups)
 
     def faults(self) -> Iterator[Fault]:
         """Find faults of the groups that do not depend on a sweep."""

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,8 @@ from raycap.cluster.cloud.schema import choice_rule, schema_faults, shown
 from raycap.cluster.cloud.versions import Versions
 from raycap.spec.yaml_reader import KeyPath
 
+RUN_PATH: KeyPath = ("spec", "entrypoint")
+"""Path of the command that runs the sweep in a RayJob."""
 KINDS = {"RayJob": ("spec", "rayClusterSpec"), "RayCluster": ("spec",)}
 """Path of the cluster's description in each kind of document."""
 API_VERSION = "ray.io/v1"
@@ -68,7 +69,13 @@ def cluster_of(document: ClusterDocument) -> Cluster:
     """Return the groups of pods in a manifest. Invalid parts count as missing; `faults_of` reports them."""
     head, *workers = _group_paths(document)
     groups = (_group(document, head, is_head=True), *(_group(document, path, is_head=False) for path in workers))
-    return Cluster(document, groups, sum(group.max_count for group in groups))
+    return Cluster(
+        document,
+        groups,
+        sum(group.max_count for group in groups),
+        run_path=RUN_PATH if document.value_at("kind") == "RayJob" else None,
+        tracking_example="tracking.uri=http://mlflow:5000 for the server that the template starts",
+    )
 
 
 def _base(document: ClusterDocument) -> tuple[str, ...]:
@@ -309,15 +316,3 @@ def _at_least(document: ClusterDocument, path: KeyPath, least: int) -> Iterator[
     value = document.value_at(*path)
     if isinstance(value, int) and value < least:
         yield document.fault(path, f"must be at least {least}, got {value}; write {least} or more")
-
-
-def overrides_of(document: ClusterDocument) -> tuple[str, ...] | None:
-    """Return the key=value overrides in the entrypoint of a RayJob, or None if the entrypoint does not run raycap."""
-    entrypoint = document.value_at("spec", "entrypoint")
-    if not isinstance(entrypoint, str) or "raycap" not in entrypoint:
-        return None
-    try:
-        words = shlex.split(entrypoint)
-    except ValueError:
-        return None
-    return tuple(word for word in words if "=" in word and not word.startswith("-"))

@@ -16,8 +16,8 @@ from raycap.cluster.cloud.versions import Versions
 from raycap.spec.document import did_you_mean
 from raycap.spec.yaml_reader import KeyPath
 
-REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", "setup_commands", "head_start_ray_commands",
-            "worker_start_ray_commands")  # fmt: skip
+REQUIRED_COMMANDS = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+REQUIRED_KEYS = ("max_workers", "available_node_types", "head_node_type", *REQUIRED_COMMANDS)
 """Keys that must be given, because Ray's defaults for them are unsuitable: few machines, an image of 2018, a nightly Ray."""
 SETUP_KEYS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 START_OPTIONS = {
@@ -38,6 +38,8 @@ IMAGE_PATHS = {"aws": ("ImageId",), "gcp": ("disks", 0, "initializeParams", "sou
 
 def cluster_of(document: ClusterDocument) -> Cluster:
     """Return the groups of machines in a file. Invalid parts count as missing; `faults_of` reports them."""
+    if _is_local(document):
+        return _local_cluster(document)
     provider, head = _text(document.value_at("provider", "type")), document.value_at("head_node_type")
     max_machines = _integer(document.value_at("max_workers")) or 0
     groups = []
@@ -60,6 +62,38 @@ def cluster_of(document: ClusterDocument) -> Cluster:
             )
         )
     return Cluster(document, tuple(groups), max_machines)
+
+
+def _is_local(document: ClusterDocument) -> bool:
+    """Whether the machines exist and are reached by SSH."""
+    return bool(document.value_at("provider", "type") == "local")
+
+
+def _local_cluster(document: ClusterDocument) -> Cluster:
+    """Return the machines of a file for the provider local. All of them train, the head as well."""
+    workers = document.value_at("provider", "worker_ips")
+    number = 1 + (len(workers) if isinstance(workers, list) else 0)
+    path: KeyPath = ("provider", "worker_ips")
+    group = NodeGroup(
+        name="machines",
+        path=path,
+        cpus_path=path,
+        gpus_path=path,
+        market_path=path,
+        is_head=False,
+        cpus=None,
+        gpus=None,
+        max_count=number,
+        # Credentials of buckets are in the users' home folders, which the check cannot see.
+        reaches=frozenset({"s3", "gs", "gcs"}),
+        detects_size=True,
+    )
+    return Cluster(
+        document,
+        (group,),
+        number,
+        storage_example="storage=file:///FOLDER/runs for a folder that all machines share, or s3://BUCKET/raycap",
+    )
 
 
 def _node_types(document: ClusterDocument) -> dict[str, Any]:
@@ -184,7 +218,7 @@ def _validation_faults(document: ClusterDocument) -> Iterator[Fault]:
 
 
 def _missing_keys(document: ClusterDocument) -> Iterator[Fault]:
-    for name in REQUIRED_KEYS:
+    for name in REQUIRED_COMMANDS if _is_local(document) else REQUIRED_KEYS:
         if document.value_at(name) is None:
             yield document.fault(
                 (name,), "is missing, so that Ray would use its own default; copy that of the template"

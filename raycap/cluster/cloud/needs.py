@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 
 from raycap.cluster.cloud.document import Fault
 from raycap.cluster.cloud.groups import Cluster
-from raycap.cluster.cloud.kuberay import is_kuberay
 from raycap.cluster.resources import Machines, describe_requirements, format_machines, workers_on
 from raycap.spec import ExecutionSpec, SweepSpec
 
 BUCKETS = ("s3", "gs", "gcs")
 """URI schemes of storage that machines need permissions for."""
+ABSOLUTE_DATABASE = "sqlite:////"
+"""Beginning of the URI of a database file with an absolute path."""
 
 
 def machines_of(cluster: Cluster) -> list[Machines]:
@@ -37,12 +38,20 @@ def max_concurrent_trials(cluster: Cluster, execution: ExecutionSpec) -> int:
     )
 
 
+def has_known_sizes(cluster: Cluster) -> bool:
+    """Whether the CPUs and GPUs of all machines are known before the cluster starts."""
+    return not any(group.detects_size for group in cluster.workers)
+
+
 def fit_faults(cluster: Cluster, spec: SweepSpec) -> Iterator[Fault]:
-    """Yield a fault if the cluster at its largest cannot hold one trial."""
+    """Yield a fault if the cluster at its largest cannot hold one trial. None if its sizes are unknown."""
+    if not has_known_sizes(cluster):
+        return
     workers = max_concurrent_workers(cluster, spec.execution)
     if workers >= spec.execution.num_workers:
         return
-    path = cluster.workers[0].path[:-1] if cluster.workers else ()
+    path = cluster.workers[0].path if cluster.workers else ()
+    path = path[:-1] or path  # all groups, unless there is only one place for them
     yield cluster.document.fault(
         path,
         f"must have room for a trial of {spec.name}: {describe_requirements(spec.execution)}, "
@@ -61,17 +70,17 @@ def reach_faults(
     """
     if cluster.max_machines < 1:
         return
-    number = cluster.max_machines + 1
+    number = cluster.num_machines
     scheme, is_uri, _ = storage.partition("://")
-    if not is_uri:
+    if not is_uri and number > 1:
         rule = f"must be shared by up to {number} machines, got {storage}, a folder that each machine has for itself"
-        yield make_fault("storage", f"{rule}; set storage=s3://BUCKET/raycap or gs://BUCKET/raycap")
-    if "://" not in tracking_uri or tracking_uri.startswith(("sqlite:", "file:")):
+        yield make_fault("storage", f"{rule}; set {cluster.storage_example}")
+    is_file = "://" not in tracking_uri or tracking_uri.startswith(("sqlite:", "file:"))
+    if is_file and not (cluster.shares_folders and tracking_uri.startswith(ABSOLUTE_DATABASE)):
         rule = f"must be a server, got {tracking_uri}, a file that is lost with its machine"
-        remedy = "set tracking.uri=http://127.0.0.1:5000 for the server that the template starts on the head"
-        if is_kuberay(cluster.document):
-            remedy = "set tracking.uri=http://mlflow:5000 for the server that the template starts"
-        yield make_fault("tracking.uri", f"{rule}; {remedy}")
+        if cluster.shares_folders:
+            rule = f"must be a server, or a database in a folder that all machines share, got {tracking_uri}"
+        yield make_fault("tracking.uri", f"{rule}; set {cluster.tracking_example}")
     for group in cluster.workers:
         if scheme in BUCKETS and scheme not in group.reaches:
             access = (

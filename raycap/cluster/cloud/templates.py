@@ -7,10 +7,12 @@ from raycap.cluster.cloud.versions import Versions
 
 
 class Template(StrEnum):
-    """Kinds of files: one for each provider of machines, and the Dockerfile of the image for Kubernetes."""
+    """Kinds of files: one for each way to get machines, and the Dockerfile of the image for Kubernetes."""
 
     AWS = "aws"
     GCP = "gcp"
+    ONPREM = "onprem"
+    SLURM = "slurm"
     KUBERAY = "kuberay"
     DOCKERFILE = "dockerfile"
 
@@ -18,6 +20,8 @@ class Template(StrEnum):
 FILES = {
     Template.AWS: "aws.yaml",
     Template.GCP: "gcp.yaml",
+    Template.ONPREM: "onprem.yaml",
+    Template.SLURM: "slurm.sh",
     Template.KUBERAY: "kuberay.yaml",
     Template.DOCKERFILE: "Dockerfile",
 }
@@ -26,7 +30,12 @@ FILES = {
 def render_template(template: Template, versions: Versions) -> str:
     """Return the text of a file. The KubeRay manifest ends with the Dockerfile of its image in comments."""
     text = (files("raycap.cluster.cloud") / "templates" / FILES[template]).read_text(encoding="utf-8")
-    text = text.replace("{{ray}}", versions.ray).replace("{{python}}", versions.python.replace(".", ""))
+    for name, value in {
+        "ray": versions.ray,
+        "python": versions.python.replace(".", ""),
+        "dotted_python": versions.python,
+    }.items():
+        text = text.replace(f"{{{{{name}}}}}", value)
     if template is Template.KUBERAY:
         dockerfile = render_template(Template.DOCKERFILE, versions).splitlines()
         text += "\n".join(["---", "# The Dockerfile:", *(f"# {line}" for line in dockerfile), ""])
