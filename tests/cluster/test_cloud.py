@@ -133,11 +133,12 @@ BROKEN: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "no image of Ray": (f"docker:\n  image: rayproject/ray:{HERE.tag}-gpu\n  container_name: raycap\n", "",
                         "setup_commands", ("Ray", HERE.ray)),
     "a nightly Ray": ('pip install --quiet "$HOME', 'pip install -U ray-wheels/latest/ray.whl "$HOME',
-                      "setup_commands[0]", ("nightly", "ray-wheels/latest/ray.whl")),
+                      "setup_commands[1]", ("nightly", "ray-wheels/latest/ray.whl")),
     "a Ray without a version": ('pip install --quiet "$HOME', "pip install -U 'ray[default]' \"$HOME",
-                                "setup_commands[0]", (HERE.ray, "ray[default]")),
-    "no setup commands": ('setup_commands:\n  - pip install --quiet "$HOME/raycap[aws]"\n', "",
-                          "setup_commands", ("missing",)),
+                                "setup_commands[1]", (HERE.ray, "ray[default]")),
+    "no setup commands": (
+        'setup_commands:\n  - chmod 600 ~/.ray/auth_token\n  - pip install --quiet "$HOME/raycap[aws]"\n', "",
+        "setup_commands", ("missing",)),
     "no image of a machine": ("      ImageId: *image\n", "", "gpu_spot.node_config.ImageId", ("missing",)),
     "on-demand machines named spot": ("      InstanceMarketOptions: { MarketType: spot }\n", "",
                                       "gpu_spot.node_config.InstanceMarketOptions", ("gpu_spot", "MarketType: spot")),
@@ -258,7 +259,7 @@ def test_commands_that_pin_ray_and_python_replace_an_image(file: Path) -> None:
     install = f"uv venv --python {HERE.python} && uv pip install 'ray[default,train,tune]=={HERE.ray}'"
     assert faults_of(file, bare.replace("pip install --quiet", f"{install} &&")) == []
     (fault,) = faults_of(file, bare.replace("pip install --quiet", f"{install.replace(HERE.python, '3.8')} &&"))
-    assert is_fault(fault, "setup_commands[0]", HERE.python, "--python 3.8")
+    assert is_fault(fault, "setup_commands[1]", HERE.python, "--python 3.8")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from raycap.cluster.cloud.templates import Template, render_template
 from raycap.cluster.cloud.versions import Versions
+from raycap.storage.sweep_folder import SweepFolder
 from tests.support.decided import decided
 from tests.support.faults import results_in, wait_until
 from tests.support.hosts import can_create_hosts, exposures_of, processes_on
@@ -30,7 +31,7 @@ trial:
   training: {length: {steps: 1500}, batch_size: 64, num_evaluations: 20, optimizer: {lr: 0.01}}
 grid:
   training.seed: [0, 1, 2, 3, 4, 5]
-execution: {checkpoint_every_s: 2}
+execution: {checkpoint_every_s: 2, prices: {default: 3.6}}
 """
 
 
@@ -82,6 +83,8 @@ def test_a_job_that_is_preempted_and_reaches_its_time_limit_trains_nothing_twice
         slurm.wait_for(urgent, "COMPLETED")
         preempted_at, stamps = num_finished(), {path: path.stat().st_mtime_ns for path in results.glob("*/result.json")}
         assert log.read_text().count("Interrupted: ") == 1
+        spent_usd = SweepFolder.at(str(slurm.shared / "runs" / "queued")).read_cost().spent_usd
+        assert spent_usd > 0
         slurm.wait_for(job, "PENDING")
         slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
         wait_until(lambda: trains_after(preempted_at), 400)
@@ -99,6 +102,8 @@ def test_a_job_that_is_preempted_and_reaches_its_time_limit_trains_nothing_twice
     assert re.search(r"resumable at \d+ %", text)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert not list(tmp_path.glob("node*/tmp/raycap-*"))  # no files of Ray are left
+    cost = SweepFolder.at(str(slurm.shared / "runs" / "queued")).read_cost()
+    assert cost.spent_usd > spent_usd  # of all attempts
     found = results_in(slurm.shared / "runs")
     assert len(found) == 6
     assert {result.provenance.host for result in found.values()} == {"node1", "node2"}

@@ -37,7 +37,7 @@ grid:
   training.seed: [0, 1, 2, 3, 4, 5]
 execution: {cpus_per_worker: 2, checkpoint_every_s: 2}
 """
-RAY = f"export PATH={ENVIRONMENT}/bin:$PATH; cd /srv/project && ray"
+RAY = f"export PATH={ENVIRONMENT}/bin:$PATH RAY_AUTH_MODE=token; umask 077; cd /srv/project && ray"
 
 
 def cluster_file(head: Host, worker: Host) -> str:

@@ -158,8 +158,8 @@ AWS: Cases = {
     "a name of a container with a space": (
         "container_name: raycap", "container_name: ray cap", "container_name", ("ray cap",)),
     "commands that are one text": (
-        'setup_commands:\n  - pip install --quiet "$HOME/raycap[aws]"', "setup_commands: pip install x",
-                                   "setup_commands", ("array",)),
+        'setup_commands:\n  - chmod 600 ~/.ray/auth_token\n  - pip install --quiet "$HOME/raycap[aws]"',
+        "setup_commands: pip install x", "setup_commands", ("array",)),
     "an unknown value of a tag": ("cluster_name: raycap", "cluster_name: 5", "cluster_name", ("string", '"5"')),
 }  # fmt: skip
 
