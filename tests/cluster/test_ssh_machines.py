@@ -106,8 +106,7 @@ def test_a_sweep_on_machines_reached_by_ssh_survives_the_loss_of_one(tmp_path: P
                     f"-- '{command}'"
                 )
                 assert token not in submitted
-                on_bridge = "from raycap.cluster.address import requires_token as r; print(r('head:6379'))"
-                assert laptop.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", on_bridge).strip() == "True"
+                assert laptop.sees_token_required("head:6379")
                 results = runs / "trials"
                 wait_until(lambda: len(list(results.glob("*/result.json"))) >= 2, 400)
                 assert exposures_of(token, runs, head, worker) == []

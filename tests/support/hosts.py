@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +54,14 @@ class Host:
         """Run a command on the host and return its output. Raises CalledProcessError if it fails."""
         done = subprocess.run(self.command(*words), env=environment, capture_output=True, text=True, check=True)
         return done.stdout
+
+    def sees_token_required(self, address: str) -> bool:
+        """Whether Ray's control store at an address answers this host, but only with a token."""
+        program = (
+            f"from raycap.cluster import address as a; a.CONNECT_TIMEOUT_S = 60; print(a.requires_token('{address}'))"
+        )
+        root = Path(__file__).parents[2]
+        return self.run("env", f"PYTHONPATH={root}", sys.executable, "-c", program).strip() == "True"
 
     def set_link(self, state: str) -> None:
         """Connect the host to the network ("up"), or cut it off ("down")."""

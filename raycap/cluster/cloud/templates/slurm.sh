@@ -29,7 +29,7 @@ trap 'kill $run 2> /dev/null' TERM
 # Ray listens on the network of the nodes and requires this token. It is only in the environment of the job's processes.
 RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n')
 address=$(getent ahostsv4 "$SLURMD_NODENAME" | awk '{ print $1; exit }')
-port=$((20000 + SLURM_JOB_ID % 10000)) # several jobs can share a node
+port=$((20000 + 3 * (SLURM_JOB_ID % 3000))) # and the two after it; several jobs can share a node
 export RAY_AUTH_TOKEN RAY_ADDRESS=$address:$port RAY_TMPDIR=/tmp/raycap-$SLURM_JOB_ID OMP_NUM_THREADS=1
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
@@ -37,9 +37,11 @@ export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 start_ray='
   export RAY_AUTH_MODE=token
   rm -rf "$RAY_TMPDIR" && mkdir -m 700 "$RAY_TMPDIR" || exit 1
-  join="--address=$RAY_ADDRESS"
-  if [ "$SLURM_PROCID" = 0 ]; then join="--head --node-ip-address=${RAY_ADDRESS%:*} --port=${RAY_ADDRESS#*:}"; fi
-  exec ray start $join --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block'
+  port=${RAY_ADDRESS##*:} join="--address=$RAY_ADDRESS"
+  if [ "$SLURM_PROCID" = 0 ]; then
+    join="--head --node-ip-address=${RAY_ADDRESS%:*} --port=$port --ray-client-server-port=$((port + 1))"
+  fi
+  exec ray start $join --dashboard-agent-listen-port=$((port + 2)) --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block'
 srun --quiet --ntasks="$SLURM_NNODES" --output="raycap-$SLURM_JOB_ID-ray.log" bash -c "$start_ray" &
 ray=$!
 raycap cluster wait "$SLURM_NNODES" || exit # Slurm stops what still runs when the script ends
