@@ -52,7 +52,7 @@ def read_script(file: str, text: str) -> tuple[ClusterDocument, list[Fault]]:
         elif line.strip() and not line.lstrip().startswith("#"):
             first_command = first_command or number
             for name in COMMANDS:
-                if line.lstrip().removeprefix("exec ").startswith(f"{name} "):
+                if line.lstrip().removeprefix("until ").startswith(f"{name} "):
                     tree[name], lines[(name,)] = line.strip(), number
     rule = f"must be above line {first_command}, the first command: Slurm ignores it there; move it"
     faults = [Fault(f"{file}:{number}", "#SBATCH", rule) for number in ignored]

@@ -41,7 +41,10 @@ start_ray='
   if [ "$SLURM_PROCID" = 0 ]; then
     join="--head --node-ip-address=${RAY_ADDRESS%:*} --port=$port --ray-client-server-port=$((port + 1))"
   fi
-  exec ray start $join --dashboard-agent-listen-port=$((port + 2)) --num-cpus="$SLURM_CPUS_ON_NODE" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block'
+  until ray start $join --dashboard-agent-listen-port=$((port + 2)) --num-cpus="$SLURM_CPUS_ON_NODE" \
+      --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --block || [ "$SLURM_PROCID" = 0 ]; do
+    sleep 5 # the head does not accept other nodes yet
+  done'
 srun --quiet --ntasks="$SLURM_NNODES" --output="raycap-$SLURM_JOB_ID-ray.log" bash -c "$start_ray" &
 ray=$!
 raycap cluster wait "$SLURM_NNODES" || exit # Slurm stops what still runs when the script ends
