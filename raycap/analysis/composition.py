@@ -144,16 +144,23 @@ def composition(trained: Questions, held_out: Questions | None) -> Composition:
     """
     compared = held_out if held_out is not None and held_out.num_bridges >= MIN_BRIDGES else None
     learned = _mean(trained, trained.uniform_bits - trained.loss_bits)
-    if compared is None:
-        unexplained = _mean(trained, trained.composed_bits - trained.loss_bits)
-    else:
-        shown = _mean(compared, compared.uniform_bits - compared.loss_bits)
-        unexplained = Estimate(learned.value - shown.value, math.hypot(learned.standard_error, shown.standard_error))
     share, mechanism = None, Mechanism.UNDECIDED
     if learned.interval[0] > 0:
-        share = Estimate(unexplained.value / learned.value, unexplained.standard_error / learned.value)
+        share = _memorised_share(trained, compared, learned)
         mechanism = _mechanism(*share.interval)
     return Composition(_split(trained), None if compared is None else _split(compared), share, mechanism)
+
+
+def _memorised_share(trained: Questions, compared: Questions | None, learned: Estimate) -> Estimate:
+    """Return the memorised share with its standard error to first order (the delta method)."""
+    if compared is not None:
+        shown = _mean(compared, compared.uniform_bits - compared.loss_bits)
+        ratio = shown.value / learned.value
+        error = math.hypot(shown.standard_error, ratio * learned.standard_error) / learned.value
+        return Estimate(1 - ratio, error)
+    unexplained, bits = trained.composed_bits - trained.loss_bits, trained.uniform_bits - trained.loss_bits
+    value = float(unexplained.sum() / bits.sum())
+    return Estimate(value, _mean(trained, unexplained - value * bits).standard_error / learned.value)
 
 
 def _mechanism(low: float, high: float) -> Mechanism:
@@ -222,28 +229,35 @@ COLUMNS = ("person", "relation_1", "bridge_1", "subject", "loss_bits", "uniform_
 
 
 def read_composition(source: BinaryIO) -> Composition | None:
-    """Return the composition of a model from its texts.parquet; None without trained two-hop and one-hop questions."""
-    parts = list(_two_hop_rows(source))
-    table = pa.concat_tables(parts)
+    """Return the composition of a model from its texts.parquet.
+
+    Returns None without trained two-hop and one-hop questions, and for chains of thought, which measure every hop.
+    """
+    table = pa.concat_tables(list(_two_hop_rows(source)))
+    if pc.any(pc.equal(table["part"], str(Part.CHAIN))).as_py():
+        return None
     trained, held_out = (_questions(table.filter(pc.equal(table["split"], str(split)))) for split in SPLITS)
     return composition(trained, held_out) if trained.num_bridges >= MIN_BRIDGES else None
 
 
 def _two_hop_rows(source: BinaryIO) -> Iterator[pa.Table]:
-    """Yield the answers to two-hop questions of SPLITS of which both hops were asked alone, by row group."""
+    """Yield the rows of two-hop questions of SPLITS of which both hops were asked alone, by row group."""
     file = pq.ParquetFile(source)
     for index in range(file.num_row_groups):
         table = file.read_row_group(index, columns=["kind", "split", "part", *COLUMNS])
         text = {name: table[name].cast(pa.string()) for name in ("kind", "split", "part")}
         conditions = (
             pc.equal(text["kind"], str(Kind.TWO_HOP)),
-            pc.equal(text["part"], str(Part.ANSWER)),
             pc.is_in(text["split"], pa.array(list(map(str, SPLITS)))),
             pc.is_valid(table["alone_1_bits"]),
             pc.is_valid(table["alone_2_bits"]),
         )
         words = {name: table[name].cast(pa.string()) for name in ("relation_1", "subject")}
-        columns = {"split": text["split"], **{name: words.get(name, table[name]) for name in COLUMNS}}
+        columns = {
+            "split": text["split"],
+            "part": text["part"],
+            **{name: words.get(name, table[name]) for name in COLUMNS},
+        }
         yield pa.table(columns).filter(reduce(pc.and_, conditions))
 
 

@@ -91,7 +91,7 @@ def composition_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         found = row["composition"]
         if found is None:
-            table.add_row(row["label"], f"{row['exposures']:,.1f}", "no two-hop questions beside one-hop questions")
+            table.add_row(row["label"], f"{row['exposures']:,.1f}", "no one-hop and two-hop questions without chains")
             continue
         gaps = [found[split]["gap_bits"] if found[split] else None for split in ("trained", "held_out")]
         numbers = map(_with_interval, (found["memorised_share"], *gaps))

@@ -101,33 +101,25 @@ def test_intervals_count_questions_of_one_bridge_as_one_observation() -> None:
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.4)
 
 
+def written(*texts: tuple[str, str, Questions]) -> io.BytesIO:
+    """Return a file as texts.parquet, in row groups, with answers or chains of some splits."""
+    names = ("person", "relation_1", "bridge_1", "subject", "loss_bits", "uniform_bits", "alone_1_bits", "alone_2_bits")
+    tables = []
+    for split, part, asked in texts:
+        constant = {"kind": "two_hop", "split": split, "part": part}
+        columns = dict(zip(names, vars(asked).values(), strict=True))
+        columns |= {name: columns[name].astype(str) for name in ("relation_1", "subject")}
+        tables.append(pa.table({name: [word] * len(asked) for name, word in constant.items()} | columns))
+    file = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), file, row_group_size=1000)
+    return io.BytesIO(file.getvalue())
+
+
 def test_the_table_of_all_texts_is_read_by_row_group() -> None:
     trained, held_out = planted(1.0)
-    columns = (
-        "person",
-        "relation_1",
-        "bridge_1",
-        "subject",
-        "loss_bits",
-        "uniform_bits",
-        "alone_1_bits",
-        "alone_2_bits",
-    )
-    file = io.BytesIO()
-    writer = None
-    for split, part in (("train", trained), ("tuples", held_out), ("train", trained[trained.person < 0])):
-        data = dict(zip(columns, vars(part).values(), strict=True))
-        data = {key: value.astype(str) if key in ("relation_1", "subject") else value for key, value in data.items()}
-        constant = {"kind": "two_hop", "split": split, "part": "answer"}
-        table = pa.table(
-            {name: [word] * len(part) for name, word in constant.items()} | data, schema=writer and writer.schema
-        )
-        writer = writer or pq.ParquetWriter(file, table.schema)
-        writer.write_table(table, row_group_size=1000)
-    assert writer is not None
-    writer.close()
-    found = read_composition(io.BytesIO(file.getvalue()))
+    answers = ("train", "answer", trained), ("tuples", "answer", held_out)
+    found, expected = read_composition(written(*answers)), composition(trained, held_out)
     assert isinstance(found, Composition)
-    expected = composition(trained, held_out)
     assert found.memorised_share == expected.memorised_share
     assert found.trained.variance_shares == pytest.approx(expected.trained.variance_shares)
+    assert read_composition(written(*answers, ("train", "chain", trained))) is None
