@@ -7,10 +7,21 @@ import pytest
 import torch
 
 from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.kept_models import ModelKeeper
 from raycap.learner.longer import num_stable_steps
 from raycap.learner.optim import schedule_factor
 from raycap.learner.trial import TrainedTrial, run_trials
-from raycap.spec import AdamW, EvaluationPlaces, NamePools, NumHeads, Schedule, ScheduleFree, Steps, TrialSpec
+from raycap.spec import (
+    AdamW,
+    EvaluationPlaces,
+    KeptModels,
+    NamePools,
+    NumHeads,
+    Schedule,
+    ScheduleFree,
+    Steps,
+    TrialSpec,
+)
 from raycap.storage import Storage
 from tests.support.tiny import TINY, weights
 
@@ -112,6 +123,13 @@ def test_trials_that_differ_in_more_than_length_begin_at_the_start(change: str, 
     start, trained = run([spec(24, **UNEQUAL[change])], tmp_path)
     assert start == 0
     assert not trained[0].result.provenance.earlier_stacks
+
+
+def test_a_trial_whose_models_are_stored_is_not_continued(tmp_path: Path) -> None:
+    """The models of the first steps would be missing."""
+    run([spec(12)], tmp_path)
+    keeper = ModelKeeper(Storage.at(str(tmp_path)), KeptModels.EVALUATIONS)
+    assert run([spec(24)], tmp_path, keeper=keeper)[0] == 0
 
 
 def test_a_trial_that_would_have_ended_early_is_not_continued(tmp_path: Path) -> None:
