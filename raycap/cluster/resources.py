@@ -98,18 +98,19 @@ def wait_for_machines(count: int, timeout_s: float) -> None:
     while True:
         try:
             requires_token(address)
-            break
+            # The control store answers before the head accepts connections.
+            with ray_session():
+                while (alive := len(_machines_alive())) < count:
+                    if time.monotonic() > deadline:
+                        raise CannotRunError(
+                            f"the Ray cluster at {address} has {alive} of {count} machines after {timeout_s:g} s",
+                            "read the output of `ray start` on the other machines, or wait longer with --timeout",
+                        )
+                    time.sleep(POLL_INTERVAL_S)
+                return
         except CannotRunError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(POLL_INTERVAL_S)
-    with ray_session():
-        while (alive := len(_machines_alive())) < count:
-            if time.monotonic() > deadline:
-                raise CannotRunError(
-                    f"the Ray cluster at {address} has {alive} of {count} machines after {timeout_s:g} s",
-                    "read the output of `ray start` on the other machines, or wait longer with --timeout",
-                )
             time.sleep(POLL_INTERVAL_S)
 
 
