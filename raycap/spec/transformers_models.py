@@ -36,6 +36,11 @@ class TransformersByConfig(_Transformers):
     """
 
     @property
+    def is_resolved(self) -> bool:
+        """Whether the width and the number of layers are set."""
+        return all(isinstance(self.config.get(name), int) for name in ("hidden_size", "num_hidden_layers"))
+
+    @property
     def hidden_size(self) -> int:
         """Width of the residual stream of a resolved model."""
         return self._number("hidden_size")

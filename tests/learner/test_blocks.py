@@ -101,7 +101,7 @@ def test_logits_equal_those_of_transformers_before_and_after_loading(arm: str, t
 def test_parameters_are_counted_as_the_tensors_are(arm: str) -> None:
     spec = (SEQUENTIAL | PARALLEL)[arm]
     model, counts = built(spec), parameter_counts(spec, VOCAB_SIZE)
-    assert llama.count_parameters(model) == counts
+    assert model.count_parameters() == counts
     assert counts.total == sum(weights[0].numel() for weights in model.storage.values())
     # Without a loop, every weight of a matrix is used once. A loop uses the weights of all of its copies.
     unlooped = spec.model_copy(update={"loop": None, "num_layers": spec.depth})

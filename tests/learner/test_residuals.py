@@ -14,7 +14,7 @@ from raycap.facts.profiles import census_schema, generate
 from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.learner.batches import Batch
-from raycap.learner.evaluation import BITS_PER_NAT, token_losses
+from raycap.learner.evaluation import BITS_PER_NAT
 from raycap.learner.residuals import Patch, num_residuals, read_residuals, text_losses
 from raycap.spec import BpeTokenizer, HeadSize, Loop, ModelByWidth, MuP, NamePools, QuestionsByShare, WordTokenizer
 from raycap.spec.probes import ProbeSite
@@ -89,9 +89,7 @@ def test_a_patch_of_every_residual_moves_the_losses_of_the_source() -> None:
     rows = composer.compose(IDS, composer.row_length)
     batch = Batch.of([rows], model.vocab_size, llama.CPU)
     expected = np.zeros(len(IDS))
-    np.add.at(
-        expected, batch.text_of[0].numpy(), token_losses(model, batch)[0].detach().double().numpy() * BITS_PER_NAT
-    )
+    np.add.at(expected, batch.text_of[0].numpy(), model.token_losses(batch)[0].detach().double().numpy() * BITS_PER_NAT)
     assert text_losses(model, rows) == pytest.approx(expected, rel=1e-5)
     # The answers of question (p, r, s) are the same tokens in all of its texts, so the residual of "Answer:" at the last
     # block determines the loss of the first token of the answer: after the patch it is that of the source.
