@@ -103,7 +103,7 @@ def test_a_sweep_on_machines_reached_by_ssh_survives_the_loss_of_one(tmp_path: P
                 )
                 submitted = ray(
                     "job submit --no-wait --submission-id sweep --address http://127.0.0.1:8265 --working-dir sweeps "
-                    f"-- '{command}'"
+                    f"-- bash -c '{command}'"
                 )
                 assert token not in submitted
                 assert laptop.sees_token_required("head:6379")
