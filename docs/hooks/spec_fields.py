@@ -80,7 +80,8 @@ def _models_section(
         parts.append(_documentation(model))
         rows, below = _field_rows(path, model, enums)
         parts.append("| field | type and constraints | default | description |\n|---|---|---|---|\n" + "\n".join(rows))
-        children |= below
+        for below_path, nested in below.items():  # a field may have more forms in one model than in another
+            children[below_path] = tuple(dict.fromkeys((*children.get(below_path, ()), *nested)))
     return "\n\n".join(part for part in parts if part), list(children.items())
 
 

@@ -35,7 +35,7 @@ trial:
   training: {length: {steps: 1500}, batch_size: 64, num_evaluations: 20, optimizer: {lr: 0.01}}
 grid:
   training.seed: [0, 1, 2, 3, 4, 5]
-execution: {cpus_per_worker: 2, checkpoint_every_s: 2}
+execution: {checkpoint_every_s: 2}
 """
 RAY = f"export PATH={ENVIRONMENT}/bin:$PATH RAY_AUTH_MODE=token; umask 077; cd /srv/project && ray"
 
