@@ -34,7 +34,7 @@ trial:
   model: {num_layers: 2, hidden_size: 16, tie_embeddings: true, heads: {num_heads: 1}}
   training: {length: {steps: 1500}, batch_size: 64, num_evaluations: 20, optimizer: {lr: 0.01}}
 grid:
-  training.seed: [0, 1, 2, 3, 4, 5]
+  training.seed: [0, 1, 2, 3, 4, 5, 6, 7]
 execution: {checkpoint_every_s: 2}
 """
 RAY = f"export PATH={ENVIRONMENT}/bin:$PATH RAY_AUTH_MODE=token; umask 077; cd /srv/project && ray"
@@ -113,14 +113,14 @@ def test_a_sweep_on_machines_reached_by_ssh_survives_the_loss_of_one(tmp_path: P
                 worker.set_link("down")
                 time.sleep(20)
                 worker.set_link("up")
-                wait_until(lambda: "SUCCEEDED" in ray("job status --address http://127.0.0.1:8265 sweep"), 400)
+                wait_until(lambda: "succeeded" in ray("job status --address http://127.0.0.1:8265 sweep"), 400)
                 ray("job logs --address http://127.0.0.1:8265 sweep")
                 assert ray_processes(worker)
             ray("down -y machines.yaml")
             wait_until(lambda: not ray_processes(head, worker), 60)
         found = results_in(runs)
-        assert len(found) == 6
+        assert len(found) == 8
         assert {result.provenance.host for result in found.values()} == {"head", "worker"}
         client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/head{HOME}/mlflow.db")
         logged = client.search_runs([client.get_experiment_by_name("raycap").experiment_id])
-        assert Counter(run.info.status for run in logged) == {"FINISHED": 7}
+        assert Counter(run.info.status for run in logged) == {"FINISHED": 9}
