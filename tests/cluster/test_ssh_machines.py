@@ -7,10 +7,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 
 from raycap.cluster.cloud.templates import Template, render_template
@@ -72,7 +73,10 @@ def dashboard(laptop: Host) -> Iterator[None]:
 
 def ray_processes(*hosts: Host) -> list[str]:
     """Return the names of Ray's processes on hosts."""
-    names = [process.name() for process in processes_on(*hosts)]
+    names = []
+    for process in processes_on(*hosts):
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            names.append(process.name())
     return [name for name in names if "ray" in name or name == "gcs_server"]
 
 
