@@ -81,7 +81,7 @@ class Analysis:
     class_laws: tuple[ClassLaw, ...] = ()
     """Laws of each frequency class and arm under the headline reading; none if all people are equally frequent."""
     probes: Mapping[str, Readings] = field(default_factory=dict)
-    """What probes read from stored models, by trial_id; trials whose models have not been probed are left out."""
+    """Results of probes of stored models, by trial_id; trials whose models have not been probed are left out."""
 
     @property
     def headline(self) -> Reading:
@@ -101,7 +101,7 @@ class Analysis:
 
     @property
     def probes_by_index(self) -> dict[int, Readings]:
-        """What probes read, by index of the trial in the plan."""
+        """Return the results of probes by index of the trial in the plan."""
         indices = {trial.trial_id: index for index, trial in enumerate(self.sweep.trials)}
         return {indices[trial_id]: readings for trial_id, readings in self.probes.items()}
 

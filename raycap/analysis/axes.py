@@ -36,7 +36,7 @@ NUISANCES = (
 
 
 class Role(StrEnum):
-    """What the analysis does with an axis of the grid."""
+    """Use that the analysis makes of an axis of the grid."""
 
     SIZE = "size"
     """It changes the number of parameters P, or follows such a field: laws are functions of P."""

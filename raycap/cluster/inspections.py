@@ -53,7 +53,7 @@ class Inspections:
 
 @dataclass(frozen=True)
 class _Config:
-    """What the tasks of all trials share."""
+    """Configuration that the tasks of all trials share."""
 
     inspections: Inspections
     execution: ExecutionSpec

@@ -11,7 +11,7 @@ PROBE = "probe"
 
 
 class ProbeRow(Record):
-    """What probes read about one target at one token of the questions of one kind, in bits per question.
+    """Bits that probes read about one target at one token of the questions of one kind, in bits per question.
 
     Standard errors are clustered by what determines the label; see docs/probes.md#errors.
     """

@@ -325,7 +325,7 @@ class CostRecord(Record):
 
     @property
     def left_usd(self) -> float | None:
-        """What is left of the bound; None without one."""
+        """Money that is left of the bound; None without one."""
         return None if self.budget_usd is None else max(0.0, self.budget_usd - self.spent_usd)
 
 

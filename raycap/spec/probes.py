@@ -1,4 +1,4 @@
-"""What probes read from the residual stream of trained models, and where."""
+"""Spec of the probes: the targets that they read from the residual stream of trained models, and where."""
 
 from enum import StrEnum
 

@@ -252,7 +252,7 @@ class SweepSpec(Spec):
     tracking: TrackingSpec = TrackingSpec()
     """Tracking of trials with MLflow."""
     probes: ProbesSpec = ProbesSpec()
-    """What `raycap probe` reads from the trained models. Changing it does not retrain any trial."""
+    """Targets, tokens and layers that `raycap probe` reads from trained models. Changing it does not retrain any trial."""
     storage: Text = "runs"
     """Folder or URI (such as s3:// or gs://) that stores trials and sweeps. On a cluster all machines must reach it."""
 

@@ -5,6 +5,7 @@ depth are checked before values are built, and a small hostile file cannot exhau
 of file may contain: `raycap.spec.yaml_tree` reads specs, `raycap.cluster.cloud.document` reads cluster files.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -33,11 +34,10 @@ class YamlError(ValueError):
         self.line, self.column = line, column
 
 
-class YamlReader:
+class YamlReader(ABC):
     """Builds the values of the documents of a text in a single pass.
 
-    A subclass implements the methods that raise NotImplementedError here, and calls `refuse` for what its files must not
-    contain.
+    A subclass implements the abstract methods, and calls `refuse` for what its files must not contain.
     """
 
     max_values: int
@@ -65,40 +65,41 @@ class YamlReader:
             self._next()  # the end of the document
             index += 1
 
+    @abstractmethod
     def start_document(self, event: DocumentStartEvent, index: int) -> None:
         """Prepare for the document with the given index, from 0."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_node(self, event: NodeEvent) -> None:
-        """Refuse a node for its anchor or its tag. By default both are allowed."""
+        """Refuse a node for its anchor or its tag."""
 
+    @abstractmethod
     def scalar(self, event: ScalarEvent) -> Any:
         """Return the value of a scalar."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key(self, event: ScalarEvent) -> str:
         """Return the key that a scalar stands for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def repeated_key(self, path: KeyPath) -> None:
         """Handle a key that occurs for the second time in its mapping, before its position is replaced."""
-        raise NotImplementedError
 
     def alias(self, event: AliasEvent) -> Any:
-        """Return the value that an alias stands for."""
-        raise NotImplementedError
+        """Return the value that an alias stands for. By default aliases are refused."""
+        self.refuse("aliases (*) are not supported; repeat the value")
 
     def built(self, event: NodeEvent, value: Any) -> Any:
         """Return the value to use for a list or mapping that is complete."""
         return value
 
+    @abstractmethod
     def too_many_values(self) -> NoReturn:
         """Refuse a document with more than `max_values` values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def too_deep(self) -> NoReturn:
         """Refuse a document that is nested more than `max_depth` levels deep."""
-        raise NotImplementedError
 
     def refuse(self, rule: str) -> NoReturn:
         """Raise YamlError at the current position."""

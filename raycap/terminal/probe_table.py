@@ -1,4 +1,4 @@
-"""What probes read from stored models, as a table with the token and layer at which they read most."""
+"""Table of the bits that probes read from stored models, with the token and layer at which they read most."""
 
 from collections.abc import Sequence
 

@@ -58,7 +58,7 @@ class Status:
 
     @property
     def cost_line(self) -> str:
-        """What the runs have cost and what is left, in one line; "" without prices."""
+        """Return the cost of the runs and the money that is left, in one line; "" without prices."""
         if self.cost is None:
             return ""
         left, spent = self.cost.left_usd, f"spent {self.cost.spent_usd:,.2f} USD"

@@ -91,7 +91,7 @@ def test_a_sweep_that_loses_its_lock_stops(
 def test_no_trial_fails_while_an_object_store_is_away(
     folder: Path, s3: ObjectStore, fault: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of twenty trials, some run and the others wait when the store refuses everything for a minute."""
+    """Some of twenty trials run and the others wait when the store refuses everything for a minute."""
     uri = s3.uri(f"{folder.name}/runs")
     storage = Storage.at(uri)
 

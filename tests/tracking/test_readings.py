@@ -1,4 +1,4 @@
-"""What probes read is logged once to the runs that trials have in MLflow."""
+"""Results of probes are logged once to the runs that trials have in MLflow."""
 
 import time
 from pathlib import Path

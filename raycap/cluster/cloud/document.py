@@ -121,6 +121,9 @@ class _ClusterReader(YamlReader):
         """Forget the anchors of the document before."""
         self.repeated_keys, self._anchors, self._num_aliased = [], {}, 0
 
+    def check_node(self, event: NodeEvent) -> None:
+        """Accept anchors and tags."""
+
     def scalar(self, event: ScalarEvent) -> Any:
         """Return a number, truth value, date, null or text by the rules of YAML 1.1, or as its tag says."""
         tag = event.tag or self._scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
