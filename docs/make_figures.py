@@ -24,7 +24,7 @@ from raycap.analysis.figures.all import FIGURES
 from raycap.analysis.figures.style import image
 from raycap.analysis.figures.two_sweeps import two_sweeps
 from raycap.analysis.measurements import Measured, cells
-from raycap.analysis.planted import Truth, plant
+from raycap.analysis.planted import Truth, plant, with_mean_losses
 from raycap.analysis.readings import Reading
 from raycap.plan.expand import expand
 from raycap.results import LossRow, RunRecord, SweepRecord, TrialResult
@@ -106,18 +106,10 @@ def without_learning(result: TrialResult, unlearned: Callable[[TrialSpec, LossRo
     """The result with the losses of some rows at 90 % of uniform or more in every evaluation."""
     uniform = uniform_bits(result.populations[0])
 
-    def changed(row: LossRow) -> LossRow:
-        if not unlearned(result.spec, row):
-            return row
-        mean = max(row.mean_bits, 0.9 * uniform[row.subject])
-        sums = {"sum_bits": mean * row.num_evaluated, "sum_squares_bits2": mean**2 * row.num_evaluated}
-        return row.model_copy(update=sums)
+    def mean_bits(spec: TrialSpec, row: LossRow) -> float | None:
+        return max(row.mean_bits, 0.9 * uniform[row.subject]) if unlearned(spec, row) else None
 
-    evaluations = []
-    for evaluation in result.evaluations:
-        table = evaluation.losses.model_copy(update={"rows": tuple(map(changed, evaluation.losses.rows))})
-        evaluations.append(evaluation.model_copy(update={"losses": table}))
-    return result.model_copy(update={"evaluations": tuple(evaluations)})
+    return with_mean_losses(result, mean_bits)
 
 
 def is_trapped(spec: TrialSpec, row: LossRow) -> bool:

@@ -4,7 +4,7 @@ A planted trial loses the same share of every answer's entropy. `share_curves` t
 reading as a function of that share. Inverting the curve of the true reading gives the share for the bits of a trial.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -209,6 +209,28 @@ def plant(
         _result(trial, curve, truth, float(end), num_evaluations)
         for trial, curve, end in zip(trials, curves, ends, strict=True)
     ]
+
+
+def with_mean_losses(result: TrialResult, mean_bits: Callable[[TrialSpec, LossRow], float | None]) -> TrialResult:
+    """Return a result with other losses in every evaluation, for example with questions that were not learned.
+
+    Args:
+        result: the result of a trial.
+        mean_bits: mean loss of a row of the loss tables; None keeps the loss of the row.
+    """
+
+    def changed(row: LossRow) -> LossRow:
+        mean = mean_bits(result.spec, row)
+        if mean is None:
+            return row
+        sums = {"sum_bits": mean * row.num_evaluated, "sum_squares_bits2": mean**2 * row.num_evaluated}
+        return row.model_copy(update=sums)
+
+    evaluations = []
+    for evaluation in result.evaluations:
+        table = evaluation.losses.model_copy(update={"rows": tuple(map(changed, evaluation.losses.rows))})
+        evaluations.append(evaluation.model_copy(update={"losses": table}))
+    return result.model_copy(update={"evaluations": tuple(evaluations)})
 
 
 def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, num_evaluations: int) -> TrialResult:

@@ -7,9 +7,9 @@ import numpy as np
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.measurements import Measured, cells
-from raycap.analysis.planted import Truth, plant
+from raycap.analysis.planted import Truth, plant, with_mean_losses
 from raycap.plan.expand import expand
-from raycap.results import LossRow, RunRecord, SweepRecord, TrialResult
+from raycap.results import LossRow, RunRecord, SweepRecord
 from raycap.spec import TrialSpec
 from raycap.spec.file import load_sweep
 
@@ -54,7 +54,7 @@ def results(
         members = [trial for trial in record.trials if truth(trial.spec) == each]
         of_cell = np.array([numbers[trial.trial_id] for trial in members])
         for result in plant(members, each, record.spec.analysis, of_cell, rng=rng):
-            found[result.trial_id] = Measured.of(_with_means(result, mean_bits))
+            found[result.trial_id] = Measured.of(with_mean_losses(result, mean_bits))
     return found
 
 
@@ -68,18 +68,3 @@ def analysed(
     """The analysis of `results` for the plan with overrides."""
     record = planned(overrides)
     return analyse(record, RUN, results(record, truth, mean_bits=mean_bits, seed=seed), {})
-
-
-def _with_means(result: TrialResult, mean_bits: Callable[[TrialSpec, LossRow], float | None]) -> TrialResult:
-    def changed(row: LossRow) -> LossRow:
-        mean = mean_bits(result.spec, row)
-        if mean is None:
-            return row
-        sums = {"sum_bits": mean * row.num_evaluated, "sum_squares_bits2": mean**2 * row.num_evaluated}
-        return row.model_copy(update=sums)
-
-    evaluations = []
-    for evaluation in result.evaluations:
-        table = evaluation.losses.model_copy(update={"rows": tuple(map(changed, evaluation.losses.rows))})
-        evaluations.append(evaluation.model_copy(update={"losses": table}))
-    return result.model_copy(update={"evaluations": tuple(evaluations)})
