@@ -19,7 +19,7 @@ from rich.console import Console
 
 from raycap.cluster.budget import UNBOUNDED, Budget
 from raycap.cluster.session import Ending, Job, Outcome, run_sweep
-from raycap.errors import CannotRunError
+from raycap.errors import CannotRunError, TrackingError
 from raycap.plan.estimate import Estimate
 from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_folder
 from raycap.plan.lookup import lookup_trials
@@ -39,6 +39,7 @@ from raycap.terminal.plan_table import plan_json, print_plan
 
 if TYPE_CHECKING:
     from raycap.analysis.analyse import Analysis
+    from raycap.analysis.inspected import Inspected
     from raycap.cluster.inspections import Inspections
 
 EXIT_FAILED, EXIT_BAD_SPEC, EXIT_BUDGET, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -337,6 +338,25 @@ def inspect_models(
         console.print(f"{left} of {len(selected)} trials are not finished; run the sweep to train them", soft_wrap=True)
     done = [trial for trial in finished if trial.label not in problems]
     return done, EXIT_FAILED if len(done) < len(selected) else 0
+
+
+def log_inspected(
+    sweep: SweepRecord, trials: Sequence[PlannedTrial], storage: Storage, console: Console
+) -> "Inspected":
+    """Log the stored results of analyses of the models of some trials to MLflow, and return them."""
+    from raycap.analysis.inspected import Inspected
+    from raycap.tracking.environment import configure_mlflow
+
+    inspected = Inspected.read(trials, storage)
+    configure_mlflow()
+    from raycap.tracking.readings import log_models
+
+    try:
+        if metrics := inspected.metrics(sweep):
+            log_models(sweep, metrics)
+    except TrackingError as error:
+        console.print(f"The results are stored but not logged to MLflow: {error}", soft_wrap=True)
+    return inspected
 
 
 def show_plan(

@@ -51,6 +51,7 @@ def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
         "evaluate",
         "losses",
         "probe",
+        "localise",
         "trial",
         "texts",
         "export",

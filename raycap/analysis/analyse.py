@@ -19,6 +19,7 @@ from raycap.analysis.curves import (
     gain,
 )
 from raycap.analysis.exclusions import ExclusionReason, exclusion
+from raycap.analysis.inspected import Inspected
 from raycap.analysis.intervals import NOTHING, Interval
 from raycap.analysis.laws import FitStatus, Law, Point, fit_law
 from raycap.analysis.measurements import Losses, Measured
@@ -80,8 +81,8 @@ class Analysis:
     """Values of each axis of the grid, compared at equal everything else."""
     class_laws: tuple[ClassLaw, ...] = ()
     """Laws of each frequency class and arm under the headline reading; none if all people are equally frequent."""
-    probes: Mapping[str, Readings] = field(default_factory=dict)
-    """Results of probes of stored models, by trial_id; trials whose models have not been probed are left out."""
+    inspected: Inspected = field(default_factory=Inspected)
+    """Results of analyses of stored models."""
 
     @property
     def headline(self) -> Reading:
@@ -103,7 +104,7 @@ class Analysis:
     def probes_by_index(self) -> dict[int, Readings]:
         """Return the results of probes by index of the trial in the plan."""
         indices = {trial.trial_id: index for index, trial in enumerate(self.sweep.trials)}
-        return {indices[trial_id]: readings for trial_id, readings in self.probes.items()}
+        return {indices[trial_id]: readings for trial_id, readings in self.inspected.probes.items()}
 
     def totals(self, reading: Reading | None = None, *, final: bool = False) -> pd.DataFrame:
         """Return the headline totals of the capacity table under a reading, at every evaluation or at the last one.

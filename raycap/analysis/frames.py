@@ -151,6 +151,18 @@ class Results:
         """
         return tidy.interchange_frame(self.analysis)
 
+    @cached_property
+    def localisation(self) -> pd.DataFrame:
+        """Data frame with one row per model that `raycap localise` has ablated, ablation, part and layer.
+
+        Columns: trial_id, label, the axes of the grid, step, exposures, seed of the other texts, ablation ("mean",
+        "resample", or the format to which the part's weights are rounded), part ("embedding", "attention", "mlp", "block" or
+        "model"), layer (0 for the embeddings, <NA> for all layers together), the learned_bits that are left, lost_bits,
+        lost_share (of the bits whose loss is measured), and for each kind of text its mean loss and the lost bits that are
+        counted from it alone, such as one_hop_loss_bits and one_hop_lost_bits. See docs/probes.md#localise.
+        """
+        return tidy.localisation_frame(self.analysis)
+
     def figure(self, name: str = "capacity", style: Literal["report", "paper"] = "report") -> "Figure":
         """Draw a figure of the report.
 

@@ -14,6 +14,7 @@ from raycap.analysis.frequency_section import frequency_section
 from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import MIN_SIZE_RATIO
+from raycap.analysis.localisation_section import localisation_section
 from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
 from raycap.analysis.table_section import facts_section
@@ -33,6 +34,7 @@ def report_sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
             _comparison(analysis),
             _training(analysis),
             _trials(analysis, trials),
+            localisation_section(analysis),
             _exclusions(analysis),
             _failures(analysis),
             _method(analysis),

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from raycap.analysis.analyse import Analysis, analyse
 from raycap.analysis.checks import UnreadableResult, check_matches_plan, check_own
+from raycap.analysis.inspected import Inspected
 from raycap.analysis.measurements import Measured
-from raycap.analysis.probes import read_probes
 from raycap.results import (
     READABLE_VERSIONS,
     Failure,
@@ -71,8 +71,8 @@ def analyse_stored(sweep: SweepRecord, storage: Storage) -> Analysis:
         run = None
     stored = read_stored(sweep.trials, storage)
     analysis = analyse(sweep, run, stored.measured, stored.failures, stored.unreadable)
-    probed = read_probes((trial for trial in sweep.trials if trial.trial_id in stored.measured), storage)
-    return replace(analysis, probes=probed)
+    finished = [trial for trial in sweep.trials if trial.trial_id in stored.measured]
+    return replace(analysis, inspected=Inspected.read(finished, storage))
 
 
 def read_result(text: str | bytes) -> TrialResult:

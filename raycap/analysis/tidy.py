@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.localisation import localisation_rows
 from raycap.analysis.probes import interchange_rows, probe_rows
 from raycap.analysis.readings import Reading
 from raycap.analysis.summary import contrast_entry, law_entry, state
@@ -115,6 +116,13 @@ def probe_frame(analysis: Analysis) -> pd.DataFrame:
 def interchange_frame(analysis: Analysis) -> pd.DataFrame:
     """Return one row per probed model and interchange; see `raycap.analysis.frames.Results.interchanges`."""
     return _ordered([_named(analysis, interchange_rows(analysis.probes_by_index))], ["trial", "step"])
+
+
+def localisation_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per ablated model, part and layer; see `raycap.analysis.frames.Results.localisation`."""
+    sweep = analysis.sweep
+    rows = localisation_rows(sweep.trials, analysis.inspected.localisations, sweep.spec.analysis)
+    return _ordered([_named(analysis, rows)], ["trial", "step"])
 
 
 def capacity_rows(analysis: Analysis) -> pd.DataFrame:

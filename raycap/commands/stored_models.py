@@ -1,7 +1,7 @@
-"""Commands that analyse the stored models of finished trials: `evaluate`, `losses` and `probe`."""
+"""Commands that analyse the stored models of finished trials: `evaluate`, `losses`, `probe` and
+`localise`."""
 
 import json
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -10,23 +10,12 @@ from rich.console import Console
 from raycap import pipeline
 from raycap.commands.arguments import DEFAULT_STORAGE, AsJson, StorageOption, SweepArgument, Trials
 from raycap.commands.named import find_sweep
-from raycap.errors import TrackingError
 from raycap.results import TextLosses
+from raycap.spec import WeightFormat
 from raycap.spec.document import SpecError
 from raycap.storage.inspections import inspection_folder, read_inspections
 from raycap.terminal.format import wide_console
 from raycap.terminal.stored_models import composition_table, evaluation_rows, evaluation_table
-
-
-class WeightFormat(StrEnum):
-    """Formats to which weights are rounded."""
-
-    INT8 = "int8"
-    INT6 = "int6"
-    INT4 = "int4"
-    INT3 = "int3"
-    INT2 = "int2"
-
 
 AllModels = Annotated[
     bool, typer.Option("--all-models", help="Also analyse the models that execution.keep_models has stored.")
@@ -151,31 +140,62 @@ def probe(
 
       raycap probe runs/grid --trials d10-L2-N1000-s0 --all-models --json
     """
-    from raycap.analysis.probes import read_probes
     from raycap.cluster.inspections import Inspections
     from raycap.learner.inspections import Inspection
     from raycap.learner.probing import probe as probe_model
     from raycap.results.probes import PROBE
     from raycap.terminal.probe_table import probe_table
-    from raycap.tracking.environment import configure_mlflow
 
     sweep, root = find_sweep(argument, storage=storage)
     inspections = Inspections((Inspection(PROBE, probe_model, sweep.spec.probes.model_dump(mode="json")),), all_models)
     console = Console(stderr=True) if as_json else wide_console()
     done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
-    readings = read_probes(done, root)
-    configure_mlflow()
-    from raycap.tracking.readings import log_probes
-
-    try:
-        if readings:
-            log_probes(sweep, readings)
-    except TrackingError as error:
-        console.print(f"The results are stored but not logged to MLflow: {error}", soft_wrap=True)
+    readings = pipeline.log_inspected(sweep, done, root, console).probes
     if as_json:
         records = [record.model_dump(mode="json") for of_trial in readings.values() for record in of_trial]
         print(json.dumps(records, indent=1))
     else:
         labels = {trial.trial_id: trial.label for trial in done}
         console.print(probe_table([(labels[trial_id], records) for trial_id, records in readings.items()]))
+    raise typer.Exit(code)
+
+
+def localise(
+    argument: SweepArgument,
+    trials: Trials = None,
+    all_models: AllModels = False,
+    as_json: AsJson = False,
+    storage: StorageOption = DEFAULT_STORAGE,
+) -> None:
+    """Measure how many learned bits stored models lose when one of their parts is ablated or quantised.
+
+    Parts are the embeddings, and the attention, the MLP and both of every block. The section `localise` of the spec states
+    how they are ablated. Results are stored with the trials. Models that have been ablated with the same settings already
+    are not ablated again. Lost bits are also metrics of the trials' runs in MLflow. See docs/probes.md.
+
+    Examples:
+
+      raycap localise runs/grid
+
+      raycap localise runs/grid --trials d10-L2-N1000-s0 --all-models --json
+    """
+    from raycap.analysis.localisation import localisation_rows
+    from raycap.cluster.inspections import Inspections
+    from raycap.learner.inspections import Inspection
+    from raycap.learner.localisation import localise as localise_model
+    from raycap.results.localisation import LOCALISE
+    from raycap.terminal.localisation_table import localisation_table
+
+    sweep, root = find_sweep(argument, storage=storage)
+    options = sweep.spec.localise.model_dump(mode="json")
+    inspections = Inspections((Inspection(LOCALISE, localise_model, options),), all_models)
+    console = Console(stderr=True) if as_json else wide_console()
+    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
+    found = pipeline.log_inspected(sweep, done, root, console).localisations
+    rows = localisation_rows(done, found, sweep.spec.analysis)
+    if as_json:
+        names = {name: [getattr(done[index], name) for index in rows["trial"]] for name in ("trial_id", "label")}
+        print(rows.drop(columns="trial").assign(**names).to_json(orient="records", indent=1))
+    else:
+        console.print(localisation_table([trial.label for trial in done], rows))
     raise typer.Exit(code)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from raycap.learner.language_model import LanguageModel, ParameterGroup
 from raycap.learner.model import Llama
+from raycap.spec import WeightFormat
 
 
 def compressed(model: LanguageModel, options: Mapping[str, Any]) -> LanguageModel:
@@ -30,7 +31,7 @@ def compressed(model: LanguageModel, options: Mapping[str, Any]) -> LanguageMode
             continue
         weight = parameter.detach()[0]
         if "quantise" in options:
-            weight.copy_(rounded(weight, int(options["quantise"].removeprefix("int"))))
+            weight.copy_(rounded(weight, WeightFormat(options["quantise"]).num_bits))
         if "prune" in options:
             weight.copy_(pruned(weight, options["prune"]))
     return changed

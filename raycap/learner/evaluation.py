@@ -5,7 +5,7 @@ nats; they are converted to bits before they are summed or stored (docs/science.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -149,22 +149,36 @@ def losses(
 
     Raises DivergedError if a loss is not finite.
     """
-    corpus, ids = sample.composer.corpus, sample.ids[rank::world_size]
-    shape = sample.num_texts.shape
+    ids = sample.ids[rank::world_size]
+    batches = text_losses(model, sample.composer, ids, precision)
+    return tabulate(sample, sample.groups[rank::world_size], batches)
+
+
+def tabulate(sample: Sample, groups: NDArray[np.int64], batches: Iterable["TextBatch"]) -> LossTable:
+    """Return the sums of losses of some texts of a sample.
+
+    Args:
+        sample: The sample.
+        groups: Groups of the texts.
+        batches: Losses of the texts, in the order of their groups.
+
+    Raises DivergedError if a loss is not finite.
+    """
+    corpus, shape = sample.composer.corpus, sample.num_texts.shape
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
     histograms = np.zeros((*shape, 1 + len(HISTOGRAM_EDGES_BITS)), np.int64)
-    for part, bits, contains, _ in text_losses(model, sample.composer, ids, precision):
+    for part, bits, contains, _ in batches:
         if not np.isfinite(bits).all():
             bad = (~np.isfinite(bits)).any(axis=1).sum()
             raise DivergedError(f"the losses of {bad} {corpus.kind} texts are not finite")
-        groups = sample.groups[rank::world_size][part]
-        for group in np.unique(groups):
-            of_group = groups == group
+        of_batch = groups[part]
+        for group in np.unique(of_batch):
+            of_group = of_batch == group
             sums[group] += bits[of_group].sum(axis=0)
             squares[group] += (bits[of_group] ** 2).sum(axis=0)
             counts[group] += contains[of_group].sum(axis=0)
         bins = np.searchsorted(HISTOGRAM_EDGES_BITS, bits, side="right")
-        np.add.at(histograms, (groups[:, None], np.arange(shape[1]), bins), contains)
+        np.add.at(histograms, (of_batch[:, None], np.arange(shape[1]), bins), contains)
     rows = [
         LossRow(
             kind=corpus.kind,
@@ -205,9 +219,7 @@ def text_losses(
 ) -> Iterator[TextBatch]:
     """Yield the losses of a single model on texts in batches; with `ranked` also the ranks of their tokens."""
     num_measures = len(composer.corpus.measures)
-    num_rows = min(
-        MAX_EVALUATION_ROWS, max(1, int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured))
-    )
+    num_rows = rows_per_batch(model, composer)
     for begin in range(0, len(ids), num_rows):
         part = slice(begin, begin + num_rows)
         batch = Batch.of([composer.compose(ids[part], composer.row_length)], model.vocab_size, model.device)
@@ -215,17 +227,37 @@ def text_losses(
             (nats,) = model.token_losses(batch)
             ranks_of_tokens = token_ranks(model.answer_logits(batch), batch.targets)[0] if ranked else None
         (num_texts,) = batch.num_texts
-        # Entry (text, measure) of a flattened table; row 0 of `sums` holds losses, row 1 numbers of tokens.
+        # Entry (text, measure) of a flattened table.
         entry = batch.text_of[0] * num_measures + batch.labels[0] - 1
-        sums = torch.zeros(2, num_texts * num_measures, dtype=torch.float64, device=model.device)
-        sums.index_add_(1, entry, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
-        bits, tokens = sums.view(2, num_texts, num_measures).cpu().numpy()
+        bits, contains = bits_by_measure(nats, entry, (num_texts, num_measures))
         ranks = None
         if ranks_of_tokens is not None:
             largest = torch.zeros(num_texts * num_measures, dtype=torch.int64, device=model.device)
             largest.scatter_reduce_(0, entry, ranks_of_tokens, "amax")
             ranks = largest.view(num_texts, num_measures).cpu().numpy()
-        yield TextBatch(part, bits * BITS_PER_NAT, tokens > 0, ranks)
+        yield TextBatch(part, bits, contains, ranks)
+
+
+def rows_per_batch(model: LanguageModel, composer: Composer) -> int:
+    """Return the largest number of texts in an evaluation batch."""
+    by_logits = int(MAX_LOGITS / model.vocab_size / composer.token_counts.mean_measured)
+    return min(MAX_EVALUATION_ROWS, max(1, by_logits))
+
+
+def bits_by_measure(
+    nats: Tensor, entry: Tensor, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the summed losses of each measure of each text in bits, and which measures each text contains.
+
+    Args:
+        nats: Loss of each measured token, (A,).
+        entry: Entry of each token in the flattened table of texts and measures, (A,).
+        shape: Numbers of texts and measures.
+    """
+    sums = torch.zeros(2, shape[0] * shape[1], dtype=torch.float64, device=nats.device)  # losses; numbers of tokens
+    sums.index_add_(1, entry, torch.stack([nats.double(), torch.ones_like(nats, dtype=torch.float64)]))
+    nats_of, tokens = sums.view(2, *shape).cpu().numpy()
+    return nats_of * BITS_PER_NAT, tokens > 0
 
 
 def token_ranks(logits: Tensor, targets: Tensor) -> Tensor:

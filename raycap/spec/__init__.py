@@ -21,6 +21,7 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.frequencies import FrequenciesSpec, FrequencyClasses, FrequencyColumn, ZipfFrequencies
+from raycap.spec.inspections import Ablation, LocaliseSpec, WeightFormat
 from raycap.spec.learner import (
     Activation,
     BpeTokenizer,
@@ -101,6 +102,7 @@ __all__ = [
     "NUM_CENSUS_FIRST_NAMES",
     "NUM_CENSUS_LAST_NAMES",
     "NUM_RELATIONS_KNOWN",
+    "Ablation",
     "Accounting",
     "Activation",
     "AdamW",
@@ -127,6 +129,7 @@ __all__ = [
     "Kind",
     "LengthSpec",
     "LoadedProfiles",
+    "LocaliseSpec",
     "Loop",
     "LoopSharing",
     "LossBelow",
@@ -190,6 +193,7 @@ __all__ = [
     "UserSchedule",
     "UserTexts",
     "WeightDecay",
+    "WeightFormat",
     "Windows",
     "WordTokenizer",
     "ZipfFrequencies",

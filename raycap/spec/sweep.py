@@ -18,6 +18,7 @@ from raycap.spec.base import (
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
+from raycap.spec.inspections import LocaliseSpec
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
 from raycap.spec.probes import ProbesSpec
 from raycap.spec.tables import ProfilesFromTable
@@ -253,6 +254,8 @@ class SweepSpec(Spec):
     """Tracking of trials with MLflow."""
     probes: ProbesSpec = ProbesSpec()
     """Targets, tokens and layers that `raycap probe` reads from trained models. Changing it does not retrain any trial."""
+    localise: LocaliseSpec = LocaliseSpec()
+    """Ablations of the parts of trained models, for `raycap localise`. Changing it does not retrain any trial."""
     storage: Text = "runs"
     """Folder or URI (such as s3:// or gs://) that stores trials and sweeps. On a cluster all machines must reach it."""
 

@@ -1,10 +1,8 @@
-"""Logging of the readings of stored models as metrics of the runs of their trials."""
-
-from collections.abc import Mapping
+"""Logging of the results of analyses of stored models as metrics of the runs of their trials."""
 
 from mlflow.entities import Metric
 
-from raycap.analysis.probes import Readings, probe_metrics
+from raycap.analysis.inspected import ModelMetrics
 from raycap.results import SweepRecord
 from raycap.tracking.client import connect
 from raycap.tracking.experiment import find_or_create_experiment
@@ -13,8 +11,8 @@ from raycap.tracking.runs import SweepRuns, find_pages
 from raycap.tracking.tracker import METRICS_PER_CALL
 
 
-def log_probes(sweep: SweepRecord, readings: Mapping[str, Readings]) -> int:
-    """Log what probes have read to the runs that the trials have in MLflow, and return the number of points.
+def log_models(sweep: SweepRecord, metrics: ModelMetrics) -> int:
+    """Log the metrics of stored models to the runs that the trials have in MLflow, and return the number of points.
 
     Each point has the step of its model and the time at which the run ended, so a repeated call changes nothing.
 
@@ -26,12 +24,12 @@ def log_probes(sweep: SweepRecord, readings: Mapping[str, Readings]) -> int:
         client = connect(uri)
         experiment = find_or_create_experiment(client, uri, sweep.spec.tracking.experiment)
         runs = SweepRuns(client, experiment, sweep).trial_runs()
-        for trial_id in runs.keys() & readings.keys():
+        for trial_id in runs.keys() & metrics.keys():
             run = runs[trial_id]
             points = [
-                Metric(name, value, run.ended_ms, record.moment.step)
-                for record in readings[trial_id]
-                for name, value in probe_metrics(record.body).items()
+                Metric(name, value, run.ended_ms, step)
+                for step, of_model in metrics[trial_id]
+                for name, value in of_model.items()
             ]
             for begin in range(0, len(points), METRICS_PER_CALL):
                 client.log_batch(run.run_id, metrics=points[begin : begin + METRICS_PER_CALL])

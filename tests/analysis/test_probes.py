@@ -7,6 +7,7 @@ import pytest
 
 from raycap.analysis.figures.probes import probes
 from raycap.analysis.frames import Results
+from raycap.analysis.inspected import Inspected
 from raycap.analysis.planted import Truth
 from raycap.analysis.probes import probe_metrics, read_probes
 from raycap.analysis.readings import headline
@@ -29,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         for step in (10, 20):
             write_inspection(storage, probe_record(trial.trial_id, step, seed))
     analysis = analysed(OVERRIDES, lambda _: Truth(reading=headline(record.spec.analysis), bits_per_param=2.0))
-    return Results(replace(analysis, probes=read_probes(record.trials, storage)))
+    return Results(replace(analysis, inspected=Inspected(probes=read_probes(record.trials, storage))))
 
 
 def test_frames_have_a_row_per_model_and_place(results: Results) -> None:
@@ -51,7 +52,7 @@ def test_the_figure_shows_means_over_seeds(results: Results) -> None:
     expected = np.array([[usable(layer, site, 0) + 0.25 for site in SITES] for layer in LAYERS])
     assert np.allclose(bridge, expected)
     assert np.allclose(gained, 3 * expected)
-    assert probes(replace(results.analysis, probes={})) is None
+    assert probes(replace(results.analysis, inspected=Inspected())) is None
 
 
 def test_metrics_are_named_by_target_token_and_layer() -> None:
@@ -62,7 +63,7 @@ def test_metrics_are_named_by_target_token_and_layer() -> None:
 
 
 def test_the_table_has_the_place_with_most_bits(results: Results) -> None:
-    table = probe_table([("label", records) for records in results.analysis.probes.values()])
+    table = probe_table([("label", records) for records in results.analysis.inspected.probes.values()])
     assert table.row_count == 4
     (place,) = {*table.columns[3].cells}
     assert place.startswith("answer")

@@ -15,6 +15,7 @@ from raycap.analysis.figures.contrasts import contrasts
 from raycap.analysis.figures.frequencies import frequencies
 from raycap.analysis.figures.generalising import gap_vs_size, held_out_vs_learned, loss_by_kind, steps_to_minimum
 from raycap.analysis.figures.laws import law, phase_map
+from raycap.analysis.figures.localisation import localisation
 from raycap.analysis.figures.losses import generalisation, histograms, learning_rates, loss_vs_content, subjects
 from raycap.analysis.figures.probes import probes
 from raycap.analysis.figures.schemes import schemes
@@ -46,6 +47,7 @@ FIGURES: dict[str, Callable[[Analysis], CaptionedFigure | None]] = {
     "learning_rates": learning_rates,
     "capacity_vs_norm": capacity_vs_norm,
     "probes": probes,
+    "localisation": localisation,
 }
 """Figure functions by file name. A function returns None if the sweep has nothing to show in that figure."""
 

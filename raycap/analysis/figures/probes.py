@@ -1,10 +1,10 @@
 """Figure of what probes read, and of what interchanged residuals change, by layer and token."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from raycap.analysis.analyse import Analysis
+from raycap.analysis.figures.grids import draw_grid, last_models
 from raycap.analysis.figures.style import PAGE_INCHES, CaptionedFigure, finish, panels, styled
 from raycap.analysis.probes import interchange_rows, probe_rows
 from raycap.analysis.wording import KIND_TEXTS
@@ -15,8 +15,6 @@ from raycap.spec.probes import ProbeSite, ProbeTarget
 MAX_CELLS = 3
 """Most cells of the grid that are drawn; those with most parameters come first."""
 PANEL_INCHES = 1.5
-DARK = 0.55
-"""Share of the maximum above which a panel has white numbers."""
 
 
 @styled
@@ -26,7 +24,7 @@ def probes(analysis: Analysis) -> CaptionedFigure | None:
     Returns None if no model has been probed.
     """
     readings = analysis.probes_by_index
-    usable, gained = _last_models(probe_rows(readings)), _last_models(interchange_rows(readings))
+    usable, gained = last_models(probe_rows(readings)), last_models(interchange_rows(readings))
     usable = usable[usable["split"] == str(Split.TRAIN)]
     gained = gained[gained["space"] == str(Space.WHOLE)]
     if usable.empty:
@@ -70,24 +68,9 @@ def probes(analysis: Analysis) -> CaptionedFigure | None:
     return finish(figure, "What probes read, and what the model uses (bits)", caption)
 
 
-def _last_models(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the last model of each trial."""
-    return rows[rows["step"] == rows.groupby("trial")["step"].transform("max")]
-
-
 def _grid(axes: Axes, rows: pd.DataFrame, column: str, top: float, title: str) -> None:
     """Draw the means of a column by layer, from below, and token."""
-    axes.grid(False)
-    if rows.empty:
-        axes.set_axis_off()
-        return
     table = rows.pivot_table(index="layer", columns="site", values=column)
     table = table[[str(site) for site in ProbeSite if str(site) in table]]
-    values = table.to_numpy()
-    axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(top, 1e-9), aspect="auto", origin="lower")
-    for (row, place), value in np.ndenumerate(values):
-        colour = "white" if value > DARK * top else "black"
-        axes.text(place, row, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    axes.set_xticks(range(len(table.columns)), [name.replace("_", " ") for name in table.columns], rotation=30)
-    axes.set_yticks(range(len(table.index)), [f"{layer:g}" for layer in table.index])
-    axes.set_title(title)
+    table.index = pd.Index([f"{layer:g}" for layer in table.index])
+    draw_grid(axes, table.rename(columns=lambda name: name.replace("_", " ")), top, title)

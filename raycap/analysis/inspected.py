@@ -1,0 +1,35 @@
+"""Results of analyses of stored models, as an `Analysis` holds them, and their metrics."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from raycap.analysis.localisation import Localisations, localisation_metrics, localisation_rows, read_localisations
+from raycap.analysis.probes import Readings, probe_metrics, read_probes
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.storage import Storage
+
+ModelMetrics = Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
+"""Metrics of the models of each trial with their steps, by trial_id."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Results of analyses of the stored models of a sweep, by trial_id; trials without any are left out."""
+
+    probes: Mapping[str, Readings] = field(default_factory=dict)
+    localisations: Mapping[str, Localisations] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, trials: Sequence[PlannedTrial], storage: Storage) -> "Inspected":
+        """Read the stored results of some trials."""
+        return cls(read_probes(trials, storage), read_localisations(trials, storage))
+
+    def metrics(self, sweep: SweepRecord) -> ModelMetrics:
+        """Return the results for the trials of a sweep as metrics."""
+        found: dict[str, list[tuple[int, Mapping[str, float]]]] = {}
+        for trial_id, readings in self.probes.items():
+            found[trial_id] = [(record.moment.step, probe_metrics(record.body)) for record in readings]
+        rows = localisation_rows(sweep.trials, self.localisations, sweep.spec.analysis)
+        for (index, step), of_model in rows.groupby(["trial", "step"]):
+            found.setdefault(sweep.trials[index].trial_id, []).append((step, localisation_metrics(of_model)))
+        return found
