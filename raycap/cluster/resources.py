@@ -13,7 +13,14 @@ from raycap.cluster.address import LOCAL, cluster_address, cluster_configuration
 from raycap.cluster.connection import ray_session
 from raycap.errors import CannotRunError, ResourceError
 from raycap.results import PlannedTrial
-from raycap.spec import ExecutionSpec, ParentModel, PretrainedTokenizer, ProfilesFromDisk, ProfilesFromTable
+from raycap.spec import (
+    ExecutionSpec,
+    ParentModel,
+    PretrainedModel,
+    PretrainedTokenizer,
+    ProfilesFromDisk,
+    ProfilesFromTable,
+)
 
 KUBERAY_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"
 """Environment variable that is set in every container that KubeRay starts."""
@@ -80,6 +87,8 @@ def input_paths(trials: Sequence[PlannedTrial]) -> set[tuple[str, str]]:
         tokenizer = trial.spec.tokenizer
         if isinstance(tokenizer, PretrainedTokenizer) and tokenizer.path is not None:
             paths.add(("tokenizer.path", tokenizer.path))
+        if isinstance(trial.spec.model, PretrainedModel):
+            paths.add(("model.path", trial.spec.model.path))
         if fill and isinstance(fill.parent, ParentModel):
             paths.add(("fill.parent.path", fill.parent.path))
     return paths

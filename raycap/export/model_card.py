@@ -18,6 +18,7 @@ from raycap.spec import (
     AnalysisSpec,
     EncodingScheme,
     ModelByWidth,
+    PretrainedModel,
     ProfilesFromHub,
     ProfilesFromTable,
     ResolvedModel,
@@ -243,8 +244,10 @@ def _training(result: TrialResult) -> str:
     kind = losses.kinds[-1]
     means = " → ".join(f"{evaluation.losses.select(kind).mean_bits:.3f}" for evaluation in result.evaluations)
     exposures = ", ".join(f"{evaluation.exposures:,.1f}" for evaluation in result.evaluations)
+    model = result.spec.model
+    start = f"From a saved model (SHA-256 {model.sha256}), " if isinstance(model, PretrainedModel) else ""
     return (
-        f"{final.step:,} steps, {final.exposures:,.1f} exposures per fact, {final.tokens:,} tokens in "
+        f"{start}{final.step:,} steps, {final.exposures:,.1f} exposures per fact, {final.tokens:,} tokens in "
         f"{final.train_seconds:,.0f} s. Mean {kind} loss: {means} bits after {exposures} exposures. Training ended "
         f"{ENDED[result.stop_reason]}. Verdict: {verdict}.{AT_LEAST.get(verdict, '')}"
     )

@@ -7,20 +7,25 @@ import torch
 from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.learner.language_model import CPU, LanguageModel
-from raycap.spec import ModelByWidth, ResolvedModel
+from raycap.spec import ModelByWidth, PretrainedModel, ResolvedModel
 from raycap.storage.saved_model import differing_settings, read_settings
 
 
 def build_model(
     spec: ResolvedModel, vocab_size: int, *, seeds: tuple[int, ...], device: torch.device = CPU
 ) -> LanguageModel:
-    """Return a stack with one freshly initialised replica per seed. Models of transformers have one."""
+    """Return a stack with one freshly initialised replica per seed.
+
+    Models of transformers have one replica. A pretrained model has the weights of its path.
+    """
     if isinstance(spec, ModelByWidth):
         generators = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
         return llama.build_model(spec, vocab_size, generators=generators, device=device)
-    from raycap.learner import transformers_model  # imports transformers, which takes seconds
+    from raycap.learner import transformers_model, transformers_pretrained  # import transformers, which takes seconds
 
     (seed,) = seeds
+    if isinstance(spec, PretrainedModel):
+        return transformers_pretrained.load_model(spec, vocab_size, device=device)
     return transformers_model.build_model(spec, vocab_size, seed=seed, device=device)
 
 

@@ -62,6 +62,34 @@ def build_config(given: Mapping[str, Any], vocab_size: int) -> PreTrainedConfig:
     return config
 
 
+def architecture_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a saved configuration that determine the architecture, as `build_config` takes them.
+
+    They have common names (see `common_names`). Fields with their default values and dropout, which raycap does not use, are
+    left out.
+
+    Args:
+        settings: Content of a config.json.
+
+    Raises:
+        ValueError: transformers has no such architecture, or it has no causal language model.
+    """
+    config_class = _config_class(str(settings.get("model_type")))
+    try:
+        config = config_class.from_dict(dict(settings))
+    except Exception as error:  # transformers raises errors of many types
+        raise ValueError(f"transformers refuses its configuration: {' '.join(str(error).split())}") from error
+    stored, defaults = (json.loads(each.to_json_string(use_diff=False)) for each in (config, config_class()))
+    known = {field.name for field in dataclasses.fields(config_class)} - RESERVED
+    own = {
+        name: value
+        for name, value in stored.items()
+        if name in known and "drop" not in name and value != defaults.get(name)
+    }
+    fields = {"model_type": config.model_type, **own}
+    return common_names(fields, build_config(fields, config.vocab_size))
+
+
 def common_names(given: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
     """Return the given fields under the names that all architectures share, with hidden_size and num_hidden_layers.
 

@@ -20,7 +20,7 @@ from raycap.learner.language_model import CPU, LanguageModel, ParameterGroup
 from raycap.learner.model import gather_rows
 from raycap.learner.transformers_config import as_json, build_config, differing_fields
 from raycap.results import ParameterCounts
-from raycap.spec import TransformersByConfig
+from raycap.spec import PretrainedModel, TransformersByConfig
 from raycap.storage.saved_model import CONFIG, read_settings
 
 NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -40,9 +40,11 @@ class TransformersModel(LanguageModel):
     It is always in evaluation mode, that is, without dropout, so that training has no randomness of its own.
     """
 
-    spec: TransformersByConfig
+    spec: TransformersByConfig | PretrainedModel
 
-    def __init__(self, spec: TransformersByConfig, network: PreTrainedModel, device: torch.device = CPU) -> None:
+    def __init__(
+        self, spec: TransformersByConfig | PretrainedModel, network: PreTrainedModel, device: torch.device = CPU
+    ) -> None:
         """Move the weights of a model of transformers to a device and into one tensor per group."""
         super().__init__()
         self.spec, self.network = spec, network
@@ -155,7 +157,9 @@ def build_model(
     return model
 
 
-def load_model(spec: TransformersByConfig, folder: Path, *, min_vocab_size: int = 1) -> TransformersModel:
+def load_model(
+    spec: TransformersByConfig | PretrainedModel, folder: Path, *, min_vocab_size: int = 1
+) -> TransformersModel:
     """Return the model of a folder that `save_model` wrote, on the CPU.
 
     Raises ValueError if config.json differs from the spec, if weights are missing or have other shapes, or if the vocabulary
@@ -168,18 +172,30 @@ def load_model(spec: TransformersByConfig, folder: Path, *, min_vocab_size: int 
             f"{CONFIG} of the model has vocab_size {vocab_size}, but its tokenizer has {min_vocab_size:,} tokens; "
             "use the model and the tokenizer of one training run"
         )
-    if wrong := differing_fields(folder / CONFIG, build_config(spec.config, vocab_size)):
+    config = build_config(spec.config, vocab_size)
+    if wrong := differing_fields(folder / CONFIG, config):
         raise ValueError(
             f"the model in {folder} has another {', '.join(wrong)} than model.config; change trial.model, or use another "
             "model"
         )
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        folder, **NO_CODE, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    network, loaded = found
+    return TransformersModel(spec, load_network(config, folder))
+
+
+def load_network(config: PreTrainedConfig, folder: Path) -> PreTrainedModel:
+    """Return a model with a configuration and the weights of a folder. Raises ValueError if weights are missing."""
+    transformers.utils.logging.set_verbosity_error()  # warnings about faster kernels that are not installed
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, **NO_CODE, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises errors of many types
+        raise ValueError(f"transformers cannot load the weights: {' '.join(str(error).split())}") from error
+    network: PreTrainedModel = found[0]
+    loaded: dict[str, Any] = found[1]
     if wrong := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
         raise ValueError(f"the weights of the model in {folder} lack {wrong[0]}; restore the files of the model")
-    return TransformersModel(spec, network)
+    return network
 
 
 def save_model(model: TransformersModel, folder: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from raycap.learner import transformers_model
 from raycap.learner.transformers_config import build_config, common_names
 from raycap.results import ParameterCounts
-from raycap.spec import TransformersByConfig, TransformersByParams
+from raycap.spec import ModelOfTransformers, TransformersByConfig, TransformersByParams
 
 CHECKED_VOCAB_SIZE = 8
 """Size of the vocabulary of the models that are built to check an architecture."""
@@ -32,12 +32,12 @@ def resolve(spec: TransformersByConfig, vocab_size: int) -> TransformersByConfig
     return resolved
 
 
-def parameter_counts(spec: TransformersByConfig, vocab_size: int) -> ParameterCounts:
+def parameter_counts(spec: ModelOfTransformers, vocab_size: int) -> ParameterCounts:
     """Return the parameter counts of a model."""
     return _counts(json.dumps(spec.config, sort_keys=True), vocab_size)
 
 
-def max_length(spec: TransformersByConfig, vocab_size: int) -> int | None:
+def max_length(spec: ModelOfTransformers, vocab_size: int) -> int | None:
     """Return the largest number of tokens of a row, None if the model has no limit."""
     limit = getattr(build_config(spec.config, vocab_size), "max_position_embeddings", None)
     return limit if isinstance(limit, int) else None

@@ -39,6 +39,7 @@ from raycap.spec import (
     Kind,
     LoadedProfiles,
     ModelByWidth,
+    PretrainedModel,
     PretrainedTokenizer,
     ProfilesByBits,
     ProfilesByBitsPerParam,
@@ -297,8 +298,11 @@ class _Shared:
         if isinstance(model, ModelByWidth):
             return trial
         vocab_size = self._vocab_size(trial)
-        key = ("model", model.model_dump_json(), vocab_size)
-        return trial.model_copy(update={"model": self._cached(key, lambda: resolve_model(model, vocab_size))})
+        from_saved = isinstance(model, PretrainedModel)
+        tokens = self._tokenizer(trial, self._population(trial.profiles)) if from_saved else None
+        key = ("model", model.model_dump_json(), vocab_size, id(tokens))  # tokenizers stay in the cache
+        resolved = self._cached(key, lambda: resolve_model(model, vocab_size, tokens))
+        return trial.model_copy(update={"model": resolved})
 
     def _num_params(self, trial: TrialSpec) -> int:
         """Return the number of parameters of a trial whose width is solved."""

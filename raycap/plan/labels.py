@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raycap.results import PlannedTrial
-from raycap.spec import ResolvedModel, TransformersByConfig, TrialSpec
+from raycap.spec import ModelOfTransformers, ResolvedModel, TrialSpec
 from raycap.spec.document import truncated
 from raycap.spec.scaling import last_part
 
@@ -32,7 +32,7 @@ of a label."""
 def label(spec: TrialSpec, coordinates: dict[str, Any], num_profiles: int) -> str:
     """Return the label of a trial: its sizes, its seed, and the values of the other axes."""
     assert isinstance(spec.model, ResolvedModel)
-    architecture = f"{spec.model.model_type}-" if isinstance(spec.model, TransformersByConfig) else ""
+    architecture = f"{spec.model.model_type}-" if isinstance(spec.model, ModelOfTransformers) else ""
     sizes = f"{architecture}d{spec.model.hidden_size}-L{spec.model.num_layers}-N{num_profiles}-s{spec.training.seed}"
     axes = [path for path in coordinates if path not in COVERED]
     leaf_of = {path: last_part(path) for path in axes}

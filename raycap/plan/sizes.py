@@ -6,6 +6,8 @@ loads torch and transformers; no other plan does.
 
 import math
 
+from tokenizers import Tokenizer
+
 from raycap.results import ParameterCounts, PlannedTrial
 from raycap.spec import (
     NUM_CENSUS_FIRST_NAMES,
@@ -14,10 +16,11 @@ from raycap.spec import (
     LoopSharing,
     ModelByParams,
     ModelByWidth,
+    ModelOfTransformers,
     ModelSpec,
     NamePools,
+    PretrainedModel,
     ResolvedModel,
-    TransformersByConfig,
     TransformersByParams,
 )
 
@@ -29,17 +32,26 @@ MAX_RELATIVE_ERROR = 0.15
 """Largest relative difference between the size of a solved model and `num_params`."""
 
 
-def resolve_model(model: ModelSpec, vocab_size: int) -> ResolvedModel:
+def resolve_model(model: ModelSpec, vocab_size: int, tokenizer: Tokenizer | None = None) -> ResolvedModel:
     """Return a model whose width is solved from `num_params`, after the checks of a model of transformers.
 
-    Raises ValueError if no width gives about that number, or if transformers cannot build the model.
+    Args:
+        model: The model.
+        vocab_size: Number of rows of the embedding.
+        tokenizer: Tokenizer of the trial, whose tokens a pretrained model must have; other models do not need it.
+
+    Raises:
+        ValueError: No width gives about that number of parameters, or transformers cannot build or load the model.
     """
     if isinstance(model, ModelByWidth):
         return model
     if isinstance(model, ModelByParams):
         return width_for_params(model, vocab_size)
-    from raycap.learner import transformers_sizes
+    from raycap.learner import transformers_pretrained, transformers_sizes
 
+    if isinstance(model, PretrainedModel):
+        assert tokenizer, "a pretrained model is compared with the tokenizer of the trial"
+        return transformers_pretrained.resolve(model, tokenizer)
     if isinstance(model, TransformersByParams):
         model = transformers_sizes.with_num_params(model, vocab_size, MAX_RELATIVE_ERROR)
     return transformers_sizes.resolve(model, vocab_size)
@@ -60,7 +72,7 @@ def parameter_counts(model: ResolvedModel, vocab_size: int) -> ParameterCounts:
     Weights that the passes of a loop share count once. With the default MLP the total of a Llama is 2Vh (Vh if embeddings
     are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
     """
-    if isinstance(model, TransformersByConfig):
+    if isinstance(model, ModelOfTransformers):
         from raycap.learner import transformers_sizes
 
         return transformers_sizes.parameter_counts(model, vocab_size)
@@ -104,7 +116,7 @@ def block_activations(model: ResolvedModel) -> float:
 
     Attention scores are not included. Models of transformers count as Llamas of their width with the default MLP.
     """
-    if isinstance(model, TransformersByConfig):
+    if isinstance(model, ModelOfTransformers):
         return 24.0 * model.depth * model.hidden_size
     per_width = 0 if model.mlp is None else 4 if model.mlp.gated else 2
     return model.depth * (8.0 * model.hidden_size + per_width * model.mlp_width)
@@ -118,7 +130,7 @@ def computed_parameters(trial: PlannedTrial) -> int:
     """
     model, counts = trial.spec.model, trial.parameters
     assert isinstance(model, ResolvedModel), "trials are resolved"
-    if isinstance(model, TransformersByConfig):
+    if isinstance(model, ModelOfTransformers):
         return counts.active
     return counts.total - counts.attention - counts.mlp + block_weights(model)
 
@@ -131,7 +143,7 @@ def training_flops(trial: PlannedTrial) -> float:
     model, counts = trial.spec.model, trial.parameters
     assert isinstance(model, ResolvedModel), "trials are resolved"
     in_blocks = (
-        counts.non_embedding - counts.inactive if isinstance(model, TransformersByConfig) else block_weights(model)
+        counts.non_embedding - counts.inactive if isinstance(model, ModelOfTransformers) else block_weights(model)
     )
     return 6.0 * in_blocks * trial.tokens
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from raycap.results.losses import Amount, Count, LossTable, PositiveCount, Record
-from raycap.spec import Distribution, RelationStructure, ResolvedModel, SweepSpec, TransformersByConfig, TrialSpec
+from raycap.spec import Distribution, ModelOfTransformers, RelationStructure, ResolvedModel, SweepSpec, TrialSpec
 from raycap.spec.locations import DEFAULT_TRACKING_URI, absolute_location, absolute_tracking_uri
 
 SCHEMA_VERSION = 4
@@ -257,7 +257,7 @@ class PlannedTrial(Record):
     def _is_resolved(self) -> Self:
         if not isinstance(self.spec.model, ResolvedModel):
             raise ValueError("spec.model: must have a width in a plan")
-        if isinstance(self.spec.model, TransformersByConfig) and not self.spec.model.is_resolved:
+        if isinstance(self.spec.model, ModelOfTransformers) and not self.spec.model.is_resolved:
             raise ValueError("spec.model.config: must have hidden_size and num_hidden_layers in a plan")
         if len(self.populations) != (2 if self.spec.fill else 1):
             raise ValueError(f"populations: must be {2 if self.spec.fill else 1}, got {len(self.populations)}")

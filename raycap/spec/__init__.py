@@ -94,7 +94,12 @@ from raycap.spec.training import (
     WeightDecay,
     Windows,
 )
-from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
+from raycap.spec.transformers_models import (
+    ModelOfTransformers,
+    PretrainedModel,
+    TransformersByConfig,
+    TransformersByParams,
+)
 from raycap.spec.trial import Fill, ParentModel, ParentTrial, TrialSpec
 from raycap.spec.user_code import UserCode
 
@@ -136,6 +141,7 @@ __all__ = [
     "Mlp",
     "ModelByParams",
     "ModelByWidth",
+    "ModelOfTransformers",
     "ModelSpec",
     "MuP",
     "Muon",
@@ -150,6 +156,7 @@ __all__ = [
     "Phase",
     "Plateau",
     "Precision",
+    "PretrainedModel",
     "PretrainedTokenizer",
     "ProbeFamily",
     "ProbeLayers",

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raycap.spec.base import Spec, Text, broken_rule, by_kind
 from raycap.spec.locations import HubName, LocalLocation
-from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
+from raycap.spec.transformers_models import PretrainedModel, TransformersByConfig, TransformersByParams
 
 
 class WordTokenizer(Spec):
@@ -289,7 +289,7 @@ class ModelByParams(_Llama):
     error if that count differs from the target by more than 15 %."""
 
 
-ResolvedModel = ModelByWidth | TransformersByConfig
+ResolvedModel = ModelByWidth | TransformersByConfig | PretrainedModel
 """The models of resolved trials."""
 
 
@@ -305,6 +305,7 @@ ModelSpec = Annotated[
     Annotated[ModelByWidth, Tag("<llama>")]
     | Annotated[ModelByParams, Tag("<llama/params>")]
     | Annotated[TransformersByConfig, Tag("<transformers>")]
-    | Annotated[TransformersByParams, Tag("<transformers/params>")],
+    | Annotated[TransformersByParams, Tag("<transformers/params>")]
+    | Annotated[PretrainedModel, Tag("<pretrained>")],
     Discriminator(_model_tag),
 ]

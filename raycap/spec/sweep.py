@@ -23,7 +23,7 @@ from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_r
 from raycap.spec.probes import ProbesSpec
 from raycap.spec.tables import ProfilesFromTable
 from raycap.spec.training import Muon, Precision, ScheduleFree, TrainingSpec, UserOptimizer, Windows
-from raycap.spec.transformers_models import TransformersByConfig, TransformersByParams
+from raycap.spec.transformers_models import ModelOfTransformers
 from raycap.spec.trial import TrialSpec
 from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 
@@ -310,13 +310,15 @@ def find_conflicts(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
         yield f"{obstacle}; set execution.cuda_graph: false"
     if training.precision is Precision.FP16 and not execution.gpus_per_worker:
         yield "training.precision: fp16 requires CUDA; set execution.gpus_per_worker or use bf16"
-    if isinstance(trial.model, TransformersByConfig | TransformersByParams):
-        yield from _unsupported_by_transformers(training, execution)
+    if isinstance(trial.model, ModelOfTransformers):
+        yield from _unsupported_by_transformers(trial.model, training, execution)
 
 
-def _unsupported_by_transformers(training: TrainingSpec, execution: ExecutionSpec) -> Iterator[str]:
+def _unsupported_by_transformers(
+    model: ModelOfTransformers, training: TrainingSpec, execution: ExecutionSpec
+) -> Iterator[str]:
     """Yield the settings that models of transformers do not support, each as "field: rule"."""
-    kind = "models of kind transformers"
+    kind = f"models of kind {model.kind}"
     if execution.replicas > 1:
         yield f"execution.replicas: {kind} cannot be stacked, got {execution.replicas}; set execution.replicas: 1"
     if execution.compile:

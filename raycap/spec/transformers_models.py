@@ -1,39 +1,27 @@
-"""Specs of causal language models of transformers."""
+"""Specs of causal language models that transformers computes: with fresh weights, or with those of a saved model."""
 
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
 from raycap.spec.base import Spec, Text, broken_rule
+from raycap.spec.locations import Location
 
 
-class _Transformers(Spec):
-    kind: Literal["transformers"]
-    """A causal language model of the library transformers, with fresh weights."""
+class ModelOfTransformers(Spec):
+    """A causal language model that the library transformers computes.
+
+    In a resolved trial, fields that the architecture calls by a name of its own have their common name, such as hidden_size
+    for n_embd of GPT-2, and hidden_size and num_hidden_layers are set.
+    """
+
+    kind: str
     config: dict[str, JsonValue]
-    """Fields of the model's configuration, with `model_type`, such as {model_type: gpt2, n_embd: 64, n_layer: 4, n_head: 4}.
-    Other fields have their defaults in transformers. raycap sets the size of the vocabulary and the special tokens. Models
-    are trained in fp32 without dropout and without auxiliary losses."""
-
-    @field_validator("config")
-    @classmethod
-    def _names_an_architecture(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if not isinstance(config.get("model_type"), str):
-            raise broken_rule("must have the name of an architecture, such as model_type: gpt2")
-        return config
 
     @property
     def model_type(self) -> str:
         """Name of the architecture in transformers."""
         return str(self.config["model_type"])
-
-
-class TransformersByConfig(_Transformers):
-    """A causal language model of transformers with a given configuration.
-
-    `plan` checks the configuration with transformers. In a resolved trial, fields that the architecture calls by a name of
-    its own have their common name, such as hidden_size for n_embd of GPT-2, and hidden_size and num_hidden_layers are set.
-    """
 
     @property
     def is_resolved(self) -> bool:
@@ -72,7 +60,27 @@ class TransformersByConfig(_Transformers):
         return number
 
 
-class TransformersByParams(_Transformers):
+class _WithFreshWeights(ModelOfTransformers):
+    kind: Literal["transformers"]
+    """A causal language model of the library transformers, with fresh weights."""
+    config: dict[str, JsonValue]
+    """Fields of the model's configuration, with `model_type`, such as {model_type: gpt2, n_embd: 64, n_layer: 4, n_head: 4}.
+    Other fields have their defaults in transformers. raycap sets the size of the vocabulary and the special tokens. Models
+    are trained in fp32 without dropout and without auxiliary losses."""
+
+    @field_validator("config")
+    @classmethod
+    def _names_an_architecture(cls, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if not isinstance(config.get("model_type"), str):
+            raise broken_rule("must have the name of an architecture, such as model_type: gpt2")
+        return config
+
+
+class TransformersByConfig(_WithFreshWeights):
+    """A causal language model of transformers with a given configuration, which `plan` checks with transformers."""
+
+
+class TransformersByParams(_WithFreshWeights):
     """A causal language model of transformers with approximately a given number of parameters.
 
     `plan` solves for one field of the configuration and reports the exact number.
@@ -99,3 +107,22 @@ class TransformersByParams(_Transformers):
         """Return the configuration with a value of the solved field."""
         factors = {self.solve: 1, **self.proportional}
         return {**self.config, **{name: factor * value for name, factor in factors.items()}}
+
+
+class PretrainedModel(ModelOfTransformers):
+    """A causal language model that training starts from, with the weights of a saved model.
+
+    `plan` refuses a model whose tokens are not those of the trial's tokenizer. A model of raycap is computed by
+    transformers.
+    """
+
+    kind: Literal["pretrained"]
+    """A saved causal language model, whose training continues."""
+    path: Location
+    """Folder or URI that contains config.json, model.safetensors and tokenizer.json, such as the folder `model` of a
+    finished trial or one that `raycap export` wrote."""
+    sha256: str | None = None
+    """SHA-256 of the concatenation of config.json, model.safetensors and tokenizer.json. `plan` fills it in, so that a
+    trial is identified by the weights and not by their path. Set it to refuse a model with different content."""
+    config: dict[str, JsonValue] = {}
+    """Fields of the model's configuration. `plan` fills them in from config.json."""

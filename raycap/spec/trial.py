@@ -18,6 +18,7 @@ from raycap.spec.facts import (
     SolvedProfiles,
 )
 from raycap.spec.learner import (
+    BpeTokenizer,
     ModelByWidth,
     ModelSpec,
     PretrainedTokenizer,
@@ -29,6 +30,7 @@ from raycap.spec.locations import Location
 from raycap.spec.questions import Biographies, NamesOnly, QuestionsByShare, QuestionsSpec, UserTexts, check_weights
 from raycap.spec.tables import LoadedProfiles, ProfilesFromTable
 from raycap.spec.training import EvaluationPlaces, TokensPerParam, TrainingSpec
+from raycap.spec.transformers_models import PretrainedModel
 from raycap.spec.user_code import UserCode
 
 
@@ -155,7 +157,8 @@ class TrialSpec(Spec):
     tokenizer: TokenizerSpec = WordTokenizer()
     """The tokenizer of the texts."""
     model: ModelSpec = ModelByWidth()
-    """The architecture: the Llama of raycap or a model of transformers, by width or by number of parameters."""
+    """The architecture: the Llama of raycap or a model of transformers, by width or by number of parameters, or a saved
+    model to start from."""
     training: TrainingSpec = TrainingSpec()
     """Training of the model and its evaluation."""
     fill: Fill | None = None
@@ -166,6 +169,17 @@ class TrialSpec(Spec):
         kinds = self.questions.kinds
         for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
             check_population(profiles, self.questions, self.tokenizer)
+        if isinstance(self.model, PretrainedModel):
+            if self.fill:
+                raise broken_rule(
+                    "fill starts from the weights of fill.parent, so the model must not be pretrained; remove fill, or "
+                    "model.kind: pretrained"
+                )
+            if isinstance(self.tokenizer, BpeTokenizer):
+                raise broken_rule(
+                    "tokenizer.kind: bpe trains a tokenizer, whose tokens a pretrained model does not have; set tokenizer: "
+                    "{kind: pretrained, path: ...} to the tokenizer.json of the model"
+                )
         if (
             self.fill
             and isinstance(self.profiles, ProfilesFromTable)
@@ -216,13 +230,14 @@ class TrialSpec(Spec):
             del tree["training"]["evaluate_at"]
         if not self.questions.held_out.people and "held_out" in tree["questions"]:
             del tree["questions"]["held_out"]["people"]
-        loaded: list[tuple[Spec, Any]] = [(self.profiles, tree["profiles"]), (self.tokenizer, tree["tokenizer"])]
+        parts = ("profiles", "tokenizer", "model")
+        loaded: list[tuple[Spec, Any]] = [(getattr(self, name), tree[name]) for name in parts]
         if self.fill:
             loaded += [(self.fill.profiles, tree["fill"]["profiles"]), (self.fill.parent, tree["fill"]["parent"])]
         for part, fields in loaded:
             if fields.get("frequencies") is None:
                 fields.pop("frequencies", None)
-            if isinstance(part, (LoadedProfiles, ParentModel, PretrainedTokenizer)):
+            if isinstance(part, (LoadedProfiles, ParentModel, PretrainedModel, PretrainedTokenizer)):
                 for name in ("source", "path", "hub", "split", "revision"):
                     fields.pop(name, None)
         return tree

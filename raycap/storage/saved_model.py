@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from raycap.results import TrialResult, describe_invalid
-from raycap.spec import Fill, ParentModel, ParentTrial, TrialSpec
+from raycap.spec import Fill, ParentModel, ParentTrial, PretrainedModel, TrialSpec
 from raycap.storage.checksum import verify_checksum
 from raycap.storage.files import DamagedError, Storage, model_folder, result_path
 from raycap.storage.retries import with_retries
@@ -208,15 +208,21 @@ def parent_model(fill: Fill, storage: Storage) -> Iterator[Path]:
         try:
             if isinstance(parent, ParentTrial):
                 copy_model(storage, model_folder(parent.trial_id), folder, PARENT_FILES)
-            else:  # a model that raycap did not save has no digest file
-                copy_model(Storage.at(parent.path), "", folder, PARENT_FILES, needs_digest=False)
+            else:
+                copy_identified(parent.path, parent.sha256, folder)
         except (ValueError, OSError) as error:
             raise ValueError(f"fill.parent: {error}") from error
-        if isinstance(parent, ParentModel) and parent.sha256 not in (None, digest := identity(folder)):
-            raise ValueError(
-                f"fill.parent.sha256: the model at {parent.path} has another digest, {digest}; correct sha256 or path"
-            )
         yield folder
+
+
+def copy_identified(path: str, sha256: str | None, folder: Path) -> None:
+    """Copy the config, weights and tokenizer of a model at a path to an existing local folder.
+
+    Raises ValueError if a file is missing or cannot be trusted, or if the digest of the model is another one than `sha256`.
+    """
+    copy_model(Storage.at(path), "", folder, PARENT_FILES, needs_digest=False)  # other programs write no digest file
+    if sha256 not in (None, digest := identity(folder)):
+        raise ValueError(f"the model at {path} has another sha256, {digest}; correct sha256 or path")
 
 
 def identity(folder: Path) -> str:
@@ -267,4 +273,9 @@ def resolve_parent(trial: TrialSpec, storage: Storage) -> TrialSpec:
                 f"fill.parent: trial {parent.trial_id} has another {name}; remove trial.{name}, which is inherited"
             )
         inherited[name] = value
+    if isinstance(parent_spec.model, PretrainedModel):
+        raise ValueError(
+            f"fill.parent: trial {parent.trial_id} started from a saved model itself; give the path of its model as "
+            "model.path instead of fill, or another trial"
+        )
     return trial.model_copy(update=inherited)

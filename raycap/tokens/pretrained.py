@@ -23,6 +23,8 @@ def tokenizer_sha256(spec: PretrainedTokenizer) -> str:
 def load_pretrained_tokenizer(spec: PretrainedTokenizer) -> Tokenizer:
     """Load a tokenizer, add the end token as token 0, and increase all other ids by one.
 
+    A tokenizer of a model that raycap saved has the end token as token 0 already, and keeps its ids.
+
     Raises:
         FileNotFoundError: The path does not exist.
         ValueError: The file is no tokenizer, has another SHA-256 than the spec, or has a vocabulary that cannot be extended.
@@ -41,36 +43,31 @@ def load_pretrained_tokenizer(spec: PretrainedTokenizer) -> Tokenizer:
 
 
 def _with_end_token(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON of a tokenizer with the end token as token 0. Raises ValueError.
+    """Return the JSON of a tokenizer with the end token as token 0, which it may have already. Raises ValueError.
 
     Templates, truncation and padding are removed: raycap composes whole texts itself.
     """
-    model = tree["model"]
+    tree = tree | {"post_processor": None, "truncation": None, "padding": None}
+    model, added = tree["model"], tree.get("added_tokens", [])
     vocabulary = model["vocab"]
+    # Unigram has pairs of token and score, whose ids are their indices.
+    own = vocabulary if isinstance(vocabulary, dict) else {pair[0]: index for index, pair in enumerate(vocabulary)}
+    ids = own | {token["content"]: token["id"] for token in added}
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"its {len(ids):,} tokens do not have the ids from 0 to {len(ids) - 1:,}")
+    if END in ids:
+        if ids[END] != 0:
+            raise ValueError(f"its vocabulary has the end token {END} of raycap as token {ids[END]} instead of 0")
+        return tree
     if isinstance(vocabulary, dict):
-        ids = vocabulary
-        model["vocab"] = {token: index + 1 for token, index in vocabulary.items()}
-    else:  # Unigram: pairs of token and score, whose ids are their indices
-        ids = {token: index for index, (token, _) in enumerate(vocabulary)}
+        model["vocab"] = {END: 0} | {token: index + 1 for token, index in vocabulary.items()}
+    else:
         model["vocab"] = [[END, 0.0], *vocabulary]
         if model.get("unk_id") is not None:
             model["unk_id"] += 1
-    added = tree.get("added_tokens", [])
-    ids = ids | {token["content"]: token["id"] for token in added}
-    if END in ids:
-        raise ValueError(f"its vocabulary has the end token {END} of raycap already")
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise ValueError(f"its {len(ids):,} tokens do not have the ids from 0 to {len(ids) - 1:,}")
-    if isinstance(model["vocab"], dict):
-        model["vocab"][END] = 0
     end = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     moved = [token | {"id": token["id"] + 1} for token in added]
-    return tree | {
-        "added_tokens": [{"id": 0, "content": END} | end, *moved],
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
+    return tree | {"added_tokens": [{"id": 0, "content": END} | end, *moved]}
 
 
 def _read(spec: PretrainedTokenizer) -> bytes:
