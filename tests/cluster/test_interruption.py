@@ -24,9 +24,9 @@ name: killed
 trial:
   profiles: {num_profiles: 500, num_relations: 4, names: {first: 20, middle: 20, last: 40}}
   model: {num_layers: 2, hidden_size: 16, tie_embeddings: true, heads: {num_heads: 1}}
-  training: {length: {steps: 5000}, batch_size: 256, num_evaluations: 40, optimizer: {lr: 0.01}}
+  training: {length: {steps: 2000}, batch_size: 256, num_evaluations: 20, optimizer: {lr: 0.01}}
 grid:
-  training.length.steps: [50, 2000, 5000]  # the longest start first, so one ends while another runs
+  training.length.steps: [50, 1000, 2000]  # the longest start first, so one ends while another runs
 execution: {checkpoint_every_s: 2}
 """
 
@@ -74,7 +74,7 @@ def check_that_it_resumes(folder: Path) -> None:
     assert start(folder).wait(240) == 0
     log = (folder / "log").read_text()
     assert re.search(r"resumable at \d+ %", log)
-    unfinished = "".join(line for line in log.splitlines() if "steps=5000: " in line)
+    unfinished = "".join(line for line in log.splitlines() if "steps=2000: " in line)
     assert " 0.1 exposures" not in unfinished  # not from the first step
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     summary = json.loads((folder / "runs" / "killed" / "summary.json").read_text())
