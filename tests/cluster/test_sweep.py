@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import raycap
 from raycap import pipeline
 from raycap.commands import sweeps
 from raycap.learner.trial import run_trial
@@ -35,7 +36,7 @@ trial:
     num_evaluations: 3
     optimizer: {lr: 0.02, warmup_steps: 5}
 grid:
-  training.seed: [0, 1]
+  training.seed: [0, 1, 2]
 """
 
 FILL = """\
@@ -89,14 +90,18 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path) -> None:
+def test_a_sweep_trains_missing_trials_and_runs_from_spec_to_law(folder: Path) -> None:
+    trained_before = raycap.run_trial(pipeline.prepare("spec.yaml", ())[0].trials[0].spec, storage="runs")
+    (stored,) = folder.glob("runs/trials/*/result.json")
+    stamp = stored.stat().st_mtime_ns
     assert run() == 0
-    first = results_in(folder / "runs")
+    assert stored.stat().st_mtime_ns == stamp
+    found = results_in(folder / "runs")
     summary = read_summary(folder)
-    assert {trial["trial_id"] for trial in summary["trials"]} == set(first)
-    assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 2
+    assert {trial["trial_id"] for trial in summary["trials"]} == set(found) > {trained_before.trial_id}
+    assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 3
     for trial in summary["trials"]:
-        result = first[trial["trial_id"]]
+        result = found[trial["trial_id"]]
         assert trial["loss_bits"] == pytest.approx({"one_hop": result.final.losses.select(Kind.ONE_HOP).mean_bits})
         assert len(result.evaluations) == 3
         assert result.final.step == 60
@@ -107,7 +112,7 @@ def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path
     parent, children = mlflow_runs(folder)
     assert parent.info.status == "FINISHED"
     assert "Do all parts work together?" in parent.data.tags["mlflow.note.content"]
-    assert set(children) == set(first)
+    assert set(children) == set(found)
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     assert {"report.html", "capacity.png", "summary.json", "sweep.json"} <= {
         artifact.path for artifact in client.list_artifacts(parent.info.run_id)
@@ -117,24 +122,14 @@ def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path
         assert child.data.params["model.hidden_size"] == "8"
         history = client.get_metric_history(child.info.run_id, "loss/one_hop_bits")
         assert [(point.step, point.value) for point in history] == [
-            (e.step, pytest.approx(e.losses.select(Kind.ONE_HOP).mean_bits)) for e in first[trial_id].evaluations
+            (e.step, pytest.approx(e.losses.select(Kind.ONE_HOP).mean_bits)) for e in found[trial_id].evaluations
         ]
         assert "final/capacity/bits_per_param" in child.data.metrics
 
-    model_folder = folder / "runs" / "trials" / next(iter(first)) / "model"
+    model_folder = folder / "runs" / "trials" / next(iter(found)) / "model"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
-    assert model.num_parameters() == next(iter(first.values())).parameters.total
+    assert model.num_parameters() == next(iter(found.values())).parameters.total
     assert tokenizer("Question: What was James John Smith's parent? Answer:")["input_ids"]
-
-    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/trials/*/result.json")}
-    assert run() == 0  # nothing is missing
-    assert run("grid.training.seed=[0, 1, 2]") == 0  # one trial is missing
-    assert len(results_in(folder / "runs")) == 3
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    _, children = mlflow_runs(folder)
-    assert len(children) == 3
-    for child in children.values():
-        assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
     before = files_in(folder / "runs" / "small")
     sweeps.report(str(folder / "runs" / "small"))
@@ -143,6 +138,21 @@ def test_a_sweep_runs_from_spec_to_law_and_then_only_missing_trials(folder: Path
     assert [
         name for name in before if before[name] != after[name]
     ] == []  # the actor and the command write the same files
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_trains_nothing_and_a_larger_one_only_what_is_missing(folder: Path) -> None:
+    assert run() == 0
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/trials/*/result.json")}
+    assert run() == 0
+    assert run("grid.training.seed=[0, 1, 2, 3]") == 0
+    assert len(results_in(folder / "runs")) == 4
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    _, children = mlflow_runs(folder)
+    assert len(children) == 4
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    for child in children.values():
+        assert len(client.get_metric_history(child.info.run_id, "train/exposures")) == 3
 
 
 @pytest.mark.slow
