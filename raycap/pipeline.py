@@ -25,6 +25,7 @@ from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_fold
 from raycap.plan.lookup import lookup_trials
 from raycap.plan.stacks import stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import InspectedModels
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
 from raycap.spec.locations import DEFAULT_TRACKING_URI, LocationError, environment_tracking_uri
@@ -155,7 +156,34 @@ def run_planned(
             outcome = run_sweep(job, console)
         except CannotRunError as error:
             raise SpecError([f"{source}: {error}"]) from error
-        return _print_outcome(outcome, sweep, selected, storage, invocation, console)
+        is_inspected = _inspect(outcome, sweep, selected, storage, console)
+        code = _print_outcome(outcome, sweep, selected, storage, invocation, console)
+        return code or (0 if is_inspected else EXIT_FAILED)
+
+
+def _inspect(
+    outcome: Outcome, sweep: SweepRecord, selected: Sequence[PlannedTrial], storage: Storage, console: Console
+) -> bool:
+    """Run the analyses of the section `inspect` on the finished trials, unless the run has ended before all trials.
+
+    Returns whether there are results for all finished trials.
+    """
+    inspect = sweep.spec.inspect
+    if not inspect.analyses or outcome.ending is not Ending.OVER:
+        return True
+    from raycap.cluster.inspections import Inspections, inspect_trials
+    from raycap.learner.analyses import analyses_of
+
+    finished = [trial for trial in selected if storage.exists(result_path(trial.trial_id))]
+    inspections = Inspections(analyses_of(sweep.spec, inspect.analyses), inspect.models is InspectedModels.ALL)
+    console.print(f"\nAnalyses of stored models: {', '.join(inspect.analyses)}")
+    try:
+        done = inspect_trials(sweep, finished, storage, inspections, console)
+    except CannotRunError as error:
+        console.print(str(error), style="red", soft_wrap=True)
+        return False
+    log_inspected(sweep, done, storage, console)
+    return len(done) == len(finished)
 
 
 @contextmanager
@@ -194,7 +222,8 @@ def _print_outcome(
         console.print(f"  {invocation.again}", soft_wrap=True)
         return EXIT_CODES.get(outcome.ending, EXIT_FAILED)
     if outcome.ending is not Ending.INTERRUPTED:  # after Ctrl-C, end quickly: drawing figures takes seconds
-        law = outcome.law or answer(write_report(sweep, storage))
+        has_new_results = bool(sweep.spec.inspect.analyses)  # since the run has written the report
+        law = answer(write_report(sweep, storage)) if has_new_results or not outcome.law else outcome.law
         console.print(law, style="bold")
         console.print(f"Report: {storage.location(folder.path(SweepFolder.REPORT))}", soft_wrap=True)
         console.print(f"Compare the trials: raycap ui {shlex.quote(folder.location)}", soft_wrap=True)
@@ -305,38 +334,17 @@ def inspect_models(
     Raises:
         SpecError: Ray cannot be used.
     """
-    from raycap.cluster.inspections import run_inspections
+    from raycap.cluster.inspections import inspect_trials
 
     refuse_pool(sweep, "has no models")
     selected = sweep.trials if only is None else lookup_trials(sweep.trials, only)
     finished = [trial for trial in selected if storage.exists(result_path(trial.trial_id))]
-    problems: dict[str, str] = {}
-    waiting: list[PlannedTrial] = []
-    for trial in finished:
-        try:
-            if inspections.due(trial.trial_id, storage)[1]:
-                waiting.append(trial)
-        except (ValueError, OSError) as error:
-            problems[trial.label] = str(error)
-    num_done = 0
-
-    def report(trial: PlannedTrial, cause: str | None) -> None:
-        nonlocal num_done
-        num_done += 1
-        if cause:
-            problems[trial.label] = cause
-        console.print(f"{num_done} of {len(waiting)}: {trial.label} {'failed' if cause else 'done'}", soft_wrap=True)
-
-    if waiting:
-        try:
-            run_inspections(sweep, waiting, inspections, report)
-        except CannotRunError as error:
-            raise SpecError([str(error)]) from error
-    for label, problem in problems.items():
-        console.print(f"{label}: {problem}", style="red", soft_wrap=True)
+    try:
+        done = inspect_trials(sweep, finished, storage, inspections, console)
+    except CannotRunError as error:
+        raise SpecError([str(error)]) from error
     if left := len(selected) - len(finished):
         console.print(f"{left} of {len(selected)} trials are not finished; run the sweep to train them", soft_wrap=True)
-    done = [trial for trial in finished if trial.label not in problems]
     return done, EXIT_FAILED if len(done) < len(selected) else 0
 
 

@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raycap.analysis.localisation import Localisations, localisation_metrics, localisation_rows, read_localisations
-from raycap.analysis.probes import Readings, probe_metrics, read_probes
+from raycap.analysis.localisation import Localisations, localisation_metrics, localisation_rows
+from raycap.analysis.probes import Readings, probe_metrics
 from raycap.results import PlannedTrial, SweepRecord
+from raycap.results.localisation import Localisation
+from raycap.results.probes import ProbeReadings
+from raycap.spec import ModelAnalysis
 from raycap.storage import Storage
+from raycap.storage.inspections import read_of_trials
 
 ModelMetrics = Mapping[str, Sequence[tuple[int, Mapping[str, float]]]]
 """Metrics of the models of each trial with their steps, by trial_id."""
@@ -22,7 +26,11 @@ class Inspected:
     @classmethod
     def read(cls, trials: Sequence[PlannedTrial], storage: Storage) -> "Inspected":
         """Read the stored results of some trials."""
-        return cls(read_probes(trials, storage), read_localisations(trials, storage))
+        trial_ids = [trial.trial_id for trial in trials]
+        return cls(
+            read_of_trials(storage, trial_ids, ModelAnalysis.PROBE, ProbeReadings),
+            read_of_trials(storage, trial_ids, ModelAnalysis.LOCALISE, Localisation),
+        )
 
     def metrics(self, sweep: SweepRecord) -> ModelMetrics:
         """Return the results for the trials of a sweep as metrics."""

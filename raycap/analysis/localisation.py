@@ -1,6 +1,6 @@
 """Learned bits that models lose when one of their parts is ablated or quantised, as tidy frames and metrics."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,20 +9,12 @@ from raycap.analysis.capacity import TOTAL, capacities
 from raycap.analysis.measurements import Losses
 from raycap.analysis.readings import headline
 from raycap.results import InspectionRecord, ModelLosses, Part, PlannedTrial
-from raycap.results.localisation import LOCALISE, Localisation, ModelPart
+from raycap.results.localisation import Localisation, ModelPart
 from raycap.spec import AnalysisSpec, LocaliseSpec
-from raycap.storage import Storage
-from raycap.storage.inspections import read_inspections
 
 Localisations = tuple[InspectionRecord[Localisation], ...]
 MODEL_COLUMNS = ["trial", "step", "exposures", "seed"]
 COLUMNS = [*MODEL_COLUMNS, "ablation", "part", "layer", "learned_bits", "lost_bits", "lost_share"]
-
-
-def read_localisations(trials: Iterable[PlannedTrial], storage: Storage) -> dict[str, Localisations]:
-    """Return the stored results for the models of some trials, by trial_id; trials without any are left out."""
-    found = {trial.trial_id: read_inspections(storage, trial.trial_id, LOCALISE, Localisation) for trial in trials}
-    return {trial_id: records for trial_id, records in found.items() if records}
 
 
 def localisation_rows(

@@ -1,27 +1,19 @@
 """Tidy frames of what probes read from stored models, and of the effects of interchanged residuals."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from raycap.results import InspectionRecord, PlannedTrial
-from raycap.results.probes import PROBE, InterchangeRow, ProbeReadings, ProbeRow, Space
+from raycap.results import InspectionRecord
+from raycap.results.probes import InterchangeRow, ProbeReadings, ProbeRow, Space
 from raycap.spec import Split
 from raycap.spec.probes import ProbesSpec
-from raycap.storage import Storage
-from raycap.storage.inspections import read_inspections
 
 Readings = tuple[InspectionRecord[ProbeReadings], ...]
 MODEL_COLUMNS = ["trial", "step", "exposures", "family", "seed"]
 PROBE_COLUMNS = [name for name in ProbeRow.model_fields if name != "parts_bits"] + ["selectivity_bits"]
 INTERCHANGE_COLUMNS = list(InterchangeRow.model_fields)
-
-
-def read_probes(trials: Iterable[PlannedTrial], storage: Storage) -> dict[str, Readings]:
-    """Return the stored readings of the models of some trials, by trial_id; trials without any are left out."""
-    found = {trial.trial_id: read_inspections(storage, trial.trial_id, PROBE, ProbeReadings) for trial in trials}
-    return {trial_id: records for trial_id, records in found.items() if records}
 
 
 def probe_rows(readings: Mapping[int, Readings]) -> pd.DataFrame:

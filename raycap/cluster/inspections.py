@@ -6,6 +6,8 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from raycap.analysis.stored import read_result
 from raycap.cluster.connection import ray_session
 from raycap.cluster.errors import root_cause
@@ -60,6 +62,50 @@ class _Config:
     storage: str
     source_commit: str
     user_folders: tuple[str, ...]
+
+
+def inspect_trials(
+    sweep: SweepRecord, finished: Sequence[PlannedTrial], storage: Storage, inspections: Inspections, console: Console
+) -> list[PlannedTrial]:
+    """Compute the missing results for finished trials of a sweep, and print progress and problems.
+
+    Ray is not started if every result is stored already.
+
+    Args:
+        sweep: The sweep.
+        finished: Finished trials of the sweep.
+        storage: Its storage.
+        inspections: The analyses.
+        console: Console for the progress and the problems.
+
+    Returns:
+        The trials of which all results are stored now.
+
+    Raises:
+        CannotRunError: Ray cannot be used or has died, or no task can ever be scheduled.
+    """
+    problems: dict[str, str] = {}
+    waiting: list[PlannedTrial] = []
+    for trial in finished:
+        try:
+            if inspections.due(trial.trial_id, storage)[1]:
+                waiting.append(trial)
+        except (ValueError, OSError) as error:
+            problems[trial.label] = str(error)
+    num_done = 0
+
+    def report(trial: PlannedTrial, cause: str | None) -> None:
+        nonlocal num_done
+        num_done += 1
+        if cause:
+            problems[trial.label] = cause
+        console.print(f"{num_done} of {len(waiting)}: {trial.label} {'failed' if cause else 'done'}", soft_wrap=True)
+
+    if waiting:
+        run_inspections(sweep, waiting, inspections, report)
+    for label, problem in problems.items():
+        console.print(f"{label}: {problem}", style="red", soft_wrap=True)
+    return [trial for trial in finished if trial.label not in problems]
 
 
 def run_inspections(

@@ -1,7 +1,7 @@
-"""Commands that analyse the stored models of finished trials: `evaluate`, `losses`, `probe` and
-`localise`."""
+"""Commands that analyse the stored models of finished trials: `evaluate`, `losses`, `probe` and `localise`."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -10,9 +10,10 @@ from rich.console import Console
 from raycap import pipeline
 from raycap.commands.arguments import DEFAULT_STORAGE, AsJson, StorageOption, SweepArgument, Trials
 from raycap.commands.named import find_sweep
-from raycap.results import TextLosses
-from raycap.spec import WeightFormat
+from raycap.results import PlannedTrial, SweepRecord, TextLosses
+from raycap.spec import ModelAnalysis, WeightFormat
 from raycap.spec.document import SpecError
+from raycap.storage import Storage
 from raycap.storage.inspections import inspection_folder, read_inspections
 from raycap.terminal.format import wide_console
 from raycap.terminal.stored_models import composition_table, evaluation_rows, evaluation_table
@@ -20,6 +21,39 @@ from raycap.terminal.stored_models import composition_table, evaluation_rows, ev
 AllModels = Annotated[
     bool, typer.Option("--all-models", help="Also analyse the models that execution.keep_models has stored.")
 ]
+
+
+@dataclass(frozen=True)
+class _Analysed:
+    """The trials of a sweep of which all results of an analysis are stored."""
+
+    sweep: SweepRecord
+    root: Storage
+    trials: list[PlannedTrial]
+    console: Console
+    code: int
+
+
+def _analyse(
+    name: ModelAnalysis,
+    argument: str,
+    *,
+    trials: str | None,
+    all_models: bool,
+    as_json: bool,
+    storage: str,
+    options: dict[str, Any] | None = None,
+) -> _Analysed:
+    """Run an analysis as a command states it, with `options` in place of those of the section `inspect`."""
+    from raycap.cluster.inspections import Inspections
+    from raycap.learner.analyses import analyses_of
+
+    sweep, root = find_sweep(argument, storage=storage)
+    inspect = sweep.spec.inspect.model_copy(update=options or {})
+    analyses = analyses_of(sweep.spec.model_copy(update={"inspect": inspect}), [name])
+    console = Console(stderr=True) if as_json else wide_console()
+    done, code = pipeline.inspect_models(sweep, root, Inspections(analyses, all_models), console, only=trials)
+    return _Analysed(sweep, root, done, console, code)
 
 
 def evaluate(
@@ -49,25 +83,22 @@ def evaluate(
     """
     if wrong := [share for share in prune or () if not 0 < share < 1]:
         raise SpecError([f"--prune: must lie between 0 and 1, got {wrong[0]:g}"])
-    from raycap.cluster.inspections import Inspections
-    from raycap.learner.inspections import Inspection
-    from raycap.learner.inspections import evaluate as evaluate_model
-
-    sweep, root = find_sweep(argument, storage=storage)
-    variants: list[dict[str, Any]] = [
-        {},
-        *({"quantise": str(weights)} for weights in quantise or ()),
-        *({"prune": share} for share in prune or ()),
-    ]
-    inspections = Inspections(tuple(Inspection("evaluate", evaluate_model, each) for each in variants), all_models)
-    console = Console(stderr=True) if as_json else wide_console()
-    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
-    rows = evaluation_rows(sweep, done, root)
+    given = {"quantise": tuple(quantise or ()), "prune": tuple(prune or ())}
+    analysed = _analyse(
+        ModelAnalysis.EVALUATE,
+        argument,
+        trials=trials,
+        all_models=all_models,
+        as_json=as_json,
+        storage=storage,
+        options={name: values for name, values in given.items() if values},
+    )
+    rows = evaluation_rows(analysed.sweep, analysed.trials, analysed.root)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        console.print(evaluation_table(rows))
-    raise typer.Exit(code)
+        analysed.console.print(evaluation_table(rows))
+    raise typer.Exit(analysed.code)
 
 
 def losses(
@@ -92,18 +123,15 @@ def losses(
       raycap losses runs/two_hop --per-question
     """
     from raycap.analysis.composition import read_composition
-    from raycap.cluster.inspections import Inspections
-    from raycap.learner.inspections import Inspection
-    from raycap.learner.text_losses import TEXTS_FILE, write_text_losses
+    from raycap.learner.text_losses import TEXTS_FILE
 
-    sweep, root = find_sweep(argument, storage=storage)
-    inspections = Inspections((Inspection("losses", write_text_losses),), all_models)
-    console = Console(stderr=True) if as_json else wide_console()
-    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
-    rows = []
-    for trial in done:
-        for record in read_inspections(root, trial.trial_id, "losses", TextLosses):
-            file = f"{inspection_folder(trial.trial_id, 'losses', {}, record.moment.step)}/{TEXTS_FILE}"
+    analysed = _analyse(
+        ModelAnalysis.LOSSES, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
+    )
+    root, rows = analysed.root, []
+    for trial in analysed.trials:
+        for record in read_inspections(root, trial.trial_id, ModelAnalysis.LOSSES, TextLosses):
+            file = f"{inspection_folder(trial.trial_id, ModelAnalysis.LOSSES, {}, record.moment.step)}/{TEXTS_FILE}"
             row = {"trial_id": trial.trial_id, "label": trial.label} | record.moment.model_dump()
             row |= {"num_rows": sum(record.body.num_rows.values()), "file": root.location(file)}
             if per_question:
@@ -115,10 +143,10 @@ def losses(
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            console.print(f"{row['label']}: {row['num_rows']:,} rows: {row['file']}", soft_wrap=True)
+            analysed.console.print(f"{row['label']}: {row['num_rows']:,} rows: {row['file']}", soft_wrap=True)
         if per_question:
-            console.print(composition_table(rows))
-    raise typer.Exit(code)
+            analysed.console.print(composition_table(rows))
+    raise typer.Exit(analysed.code)
 
 
 def probe(
@@ -140,24 +168,19 @@ def probe(
 
       raycap probe runs/grid --trials d10-L2-N1000-s0 --all-models --json
     """
-    from raycap.cluster.inspections import Inspections
-    from raycap.learner.inspections import Inspection
-    from raycap.learner.probing import probe as probe_model
-    from raycap.results.probes import PROBE
     from raycap.terminal.probe_table import probe_table
 
-    sweep, root = find_sweep(argument, storage=storage)
-    inspections = Inspections((Inspection(PROBE, probe_model, sweep.spec.probes.model_dump(mode="json")),), all_models)
-    console = Console(stderr=True) if as_json else wide_console()
-    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
-    readings = pipeline.log_inspected(sweep, done, root, console).probes
+    analysed = _analyse(
+        ModelAnalysis.PROBE, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
+    )
+    readings = pipeline.log_inspected(analysed.sweep, analysed.trials, analysed.root, analysed.console).probes
     if as_json:
         records = [record.model_dump(mode="json") for of_trial in readings.values() for record in of_trial]
         print(json.dumps(records, indent=1))
     else:
-        labels = {trial.trial_id: trial.label for trial in done}
-        console.print(probe_table([(labels[trial_id], records) for trial_id, records in readings.items()]))
-    raise typer.Exit(code)
+        labels = {trial.trial_id: trial.label for trial in analysed.trials}
+        analysed.console.print(probe_table([(labels[trial_id], records) for trial_id, records in readings.items()]))
+    raise typer.Exit(analysed.code)
 
 
 def localise(
@@ -180,22 +203,17 @@ def localise(
       raycap localise runs/grid --trials d10-L2-N1000-s0 --all-models --json
     """
     from raycap.analysis.localisation import localisation_rows
-    from raycap.cluster.inspections import Inspections
-    from raycap.learner.inspections import Inspection
-    from raycap.learner.localisation import localise as localise_model
-    from raycap.results.localisation import LOCALISE
     from raycap.terminal.localisation_table import localisation_table
 
-    sweep, root = find_sweep(argument, storage=storage)
-    options = sweep.spec.localise.model_dump(mode="json")
-    inspections = Inspections((Inspection(LOCALISE, localise_model, options),), all_models)
-    console = Console(stderr=True) if as_json else wide_console()
-    done, code = pipeline.inspect_models(sweep, root, inspections, console, only=trials)
-    found = pipeline.log_inspected(sweep, done, root, console).localisations
-    rows = localisation_rows(done, found, sweep.spec.analysis)
+    analysed = _analyse(
+        ModelAnalysis.LOCALISE, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
+    )
+    done = analysed.trials
+    found = pipeline.log_inspected(analysed.sweep, done, analysed.root, analysed.console).localisations
+    rows = localisation_rows(done, found, analysed.sweep.spec.analysis)
     if as_json:
         names = {name: [getattr(done[index], name) for index in rows["trial"]] for name in ("trial_id", "label")}
         print(rows.drop(columns="trial").assign(**names).to_json(orient="records", indent=1))
     else:
-        console.print(localisation_table([trial.label for trial in done], rows))
-    raise typer.Exit(code)
+        analysed.console.print(localisation_table([trial.label for trial in done], rows))
+    raise typer.Exit(analysed.code)

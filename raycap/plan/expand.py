@@ -92,7 +92,9 @@ def expand(sweep: LoadedSweep) -> list[PlannedTrial]:
             trials.setdefault(planned.trial_id, planned)
         except (ValueError, OSError) as error:  # OSError: a file or hub that cannot be reached
             problems.append(f"{point.position}: trial: {error}")
-        problems += [f"{point.position}: trial.{rule}" for rule in find_conflicts(stated, sweep.spec)]
+        for rule in find_conflicts(stated, sweep.spec):
+            section = "trial." if rule.partition(":")[0].partition(".")[0] in TrialSpec.model_fields else ""
+            problems.append(f"{point.position}: {section}{rule}")
     if problems:
         raise SpecError(list(dict.fromkeys(problems)))
     return with_unique_labels(list(trials.values()))

@@ -5,9 +5,6 @@ from enum import StrEnum
 from raycap.results.losses import Count, LossTable, Record
 from raycap.spec import Ablation, WeightFormat
 
-LOCALISE = "localise"
-"""Name of the analysis."""
-
 
 class ModelPart(StrEnum):
     """Part of a model that is ablated."""

@@ -6,9 +6,6 @@ from raycap.results.losses import Amount, PositiveCount, Record
 from raycap.spec import Kind, Split
 from raycap.spec.probes import ProbeSite, ProbeTarget
 
-PROBE = "probe"
-"""Name of the analysis."""
-
 
 class ProbeRow(Record):
     """Bits that probes read about one target at one token of the questions of one kind, in bits per question.

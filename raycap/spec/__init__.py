@@ -21,7 +21,7 @@ from raycap.spec.facts import (
     RandomStrings,
 )
 from raycap.spec.frequencies import FrequenciesSpec, FrequencyClasses, FrequencyColumn, ZipfFrequencies
-from raycap.spec.inspections import Ablation, LocaliseSpec, WeightFormat
+from raycap.spec.inspections import Ablation, InspectedModels, InspectSpec, LocaliseSpec, ModelAnalysis, WeightFormat
 from raycap.spec.learner import (
     Activation,
     BpeTokenizer,
@@ -129,6 +129,8 @@ __all__ = [
     "GivenDistribution",
     "HeadSize",
     "HeldOut",
+    "InspectSpec",
+    "InspectedModels",
     "KeepModels",
     "KeptModels",
     "Kind",
@@ -139,6 +141,7 @@ __all__ = [
     "LoopSharing",
     "LossBelow",
     "Mlp",
+    "ModelAnalysis",
     "ModelByParams",
     "ModelByWidth",
     "ModelOfTransformers",

@@ -18,7 +18,7 @@ from raycap.spec.base import (
     broken_rule,
 )
 from raycap.spec.facts import RandomPairs, RandomStrings
-from raycap.spec.inspections import LocaliseSpec
+from raycap.spec.inspections import InspectedModels, InspectSpec, LocaliseSpec, unsupported_by_transformers
 from raycap.spec.locations import check_tracking_uri, local_path, raise_broken_rule
 from raycap.spec.probes import ProbesSpec
 from raycap.spec.tables import ProfilesFromTable
@@ -252,6 +252,8 @@ class SweepSpec(Spec):
     """Resources and execution of trials. Changing it does not retrain any trial."""
     tracking: TrackingSpec = TrackingSpec()
     """Tracking of trials with MLflow."""
+    inspect: InspectSpec = InspectSpec()
+    """Analyses of the stored models that the sweep runs after its trials. Changing it does not retrain any trial."""
     probes: ProbesSpec = ProbesSpec()
     """Targets, tokens and layers that `raycap probe` reads from trained models. Changing it does not retrain any trial."""
     localise: LocaliseSpec = LocaliseSpec()
@@ -274,6 +276,15 @@ class SweepSpec(Spec):
         is_set = sorted(name for name in own if getattr(self, name) != type(self).model_fields[name].default)
         if self.pool and is_set:
             raise broken_rule("a pool has only trials of other sweeps; remove {field} or pool", field=is_set[0])
+        return self
+
+    @model_validator(mode="after")
+    def _earlier_models_are_stored(self) -> "SweepSpec":
+        if self.inspect.models is InspectedModels.ALL and self.execution.keep_models is KeptModels.FINAL:
+            raise broken_rule(
+                "inspect.models: all requires the models of earlier steps; set execution.keep_models to evaluations or a "
+                "list of exposures, or set inspect.models: final"
+            )
         return self
 
     @field_validator("storage")
@@ -312,6 +323,7 @@ def find_conflicts(trial: TrialSpec, sweep: SweepSpec) -> Iterator[str]:
         yield "training.precision: fp16 requires CUDA; set execution.gpus_per_worker or use bf16"
     if isinstance(trial.model, ModelOfTransformers):
         yield from _unsupported_by_transformers(trial.model, training, execution)
+        yield from unsupported_by_transformers(trial.model.kind, sweep.inspect)
 
 
 def _unsupported_by_transformers(

@@ -8,7 +8,7 @@ written last, so an analysis is finished if and only if its record exists.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -77,6 +77,14 @@ def read_inspections(
     ]
     records = [_read(storage, folder, body) for folder in sorted(folders)]
     return tuple(record for record in records if record is not None and record.name == name)
+
+
+def read_of_trials(
+    storage: Storage, trial_ids: Iterable[str], name: str, body: type[BodyT]
+) -> dict[str, tuple[InspectionRecord[BodyT], ...]]:
+    """Return the valid records of an analysis by trial_id, as `read_inspections`; trials without any are left out."""
+    found = {trial_id: read_inspections(storage, trial_id, name, body) for trial_id in trial_ids}
+    return {trial_id: records for trial_id, records in found.items() if records}
 
 
 def _read(storage: Storage, folder: str, body: type[BodyT]) -> InspectionRecord[BodyT] | None:

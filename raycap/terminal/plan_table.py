@@ -25,7 +25,7 @@ from raycap.spec.points import products
 from raycap.spec.uris import join_uri
 from raycap.terminal.code_lengths import format_prices, prices_field
 from raycap.terminal.format import NAMES_SHOWN, duration, fitted_table, shortened_label, size, wide_console
-from raycap.terminal.stored_models import describe_stored_models
+from raycap.terminal.stored_models import describe_analyses, describe_stored_models
 
 if TYPE_CHECKING:
     from raycap.analysis.power import Power
@@ -59,6 +59,7 @@ def print_plan(
         *describe_embeddings(trials),
         *format_prices(trials),
         *describe_stored_models(sweep, trials),
+        *describe_analyses(sweep),
         *format_locations(sweep),
     )
     for line in lines:
@@ -301,6 +302,7 @@ def plan_json(
         "tracking_uri": sweep.tracking_uri,
         "experiment": sweep.spec.tracking.experiment,
         "model_bytes": model_bytes(trials, sweep.spec.execution),
+        "analyses": list(sweep.spec.inspect.analyses),
         "axes": [{"path": axis.path, "values": axis.values, "role": axis.role} for axis in axes_of(sweep)],
         "stale": stale,
     }

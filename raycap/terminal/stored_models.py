@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raycap.plan.estimate import max_stored_models, model_bytes
 from raycap.results import ModelLosses, PlannedTrial, SweepRecord
-from raycap.spec import KeptModels
+from raycap.spec import InspectedModels, KeptModels, ModelAnalysis
 from raycap.storage import Storage
 from raycap.storage.inspections import read_inspections
 from raycap.terminal.format import size
@@ -22,6 +22,15 @@ def describe_stored_models(sweep: SweepRecord, trials: Sequence[PlannedTrial]) -
     return [f"Models: up to {sum(numbers):,}, {size(model_bytes(trials, sweep.spec.execution))} in all"]
 
 
+def describe_analyses(sweep: SweepRecord) -> list[str]:
+    """Return a line of text with the analyses that follow the trials, if there are any."""
+    inspect = sweep.spec.inspect
+    if not inspect.analyses:
+        return []
+    models = "all stored models" if inspect.models is InspectedModels.ALL else "the final models"
+    return [f"Analyses after the trials: {', '.join(inspect.analyses)} of {models}"]
+
+
 def evaluation_rows(sweep: SweepRecord, trials: Iterable[PlannedTrial], storage: Storage) -> list[dict[str, Any]]:
     """Return a row for each stored evaluation of the stored models of some trials, under the headline's reading.
 
@@ -32,7 +41,7 @@ def evaluation_rows(sweep: SweepRecord, trials: Iterable[PlannedTrial], storage:
 
     rows = []
     for trial in trials:
-        records = read_inspections(storage, trial.trial_id, "evaluate", ModelLosses)
+        records = read_inspections(storage, trial.trial_id, ModelAnalysis.EVALUATE, ModelLosses)
         whole_bits: dict[int, float] = {}  # of the models as they are stored, by step
         for record in sorted(records, key=lambda each: (each.moment.step, sorted(each.options.items()))):
             losses = Losses.of(trial.spec, trial.populations, [record.body])

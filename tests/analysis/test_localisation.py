@@ -9,13 +9,13 @@ from raycap.analysis.capacity import uniform_bits
 from raycap.analysis.figures.localisation import localisation
 from raycap.analysis.frames import Results
 from raycap.analysis.inspected import Inspected
-from raycap.analysis.localisation import localisation_rows, part_sums, read_localisations
+from raycap.analysis.localisation import localisation_rows, part_sums
 from raycap.analysis.localisation_section import localisation_section
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import headline
 from raycap.results import InspectionRecord, LossTable, Moment, PlannedTrial, Provenance, TrialResult
-from raycap.results.localisation import LOCALISE, AblatedLosses, Localisation, ModelPart
-from raycap.spec import Ablation, Kind, LocaliseSpec
+from raycap.results.localisation import AblatedLosses, Localisation, ModelPart
+from raycap.spec import Ablation, Kind, LocaliseSpec, ModelAnalysis
 from raycap.storage import Storage
 from raycap.storage.inspections import write_inspection
 from raycap.terminal.localisation_table import localisation_table
@@ -55,7 +55,7 @@ def record_of(trial: PlannedTrial, result: TrialResult, step: int) -> Inspection
     return InspectionRecord[Localisation](
         trial_id=trial.trial_id,
         moment=Moment(step=step, exposures=step / 2),
-        name=LOCALISE,
+        name=ModelAnalysis.LOCALISE,
         options=LocaliseSpec(ablations=(Ablation.MEAN,), quantise=()).model_dump(mode="json"),
         model_sha256="0" * 64,
         seconds=1.0,
@@ -76,8 +76,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     ):
         for step in (10, 20):
             write_inspection(storage, record_of(trial, result, step))
-    inspected = Inspected(localisations=read_localisations(record.trials, storage))
-    return Results(replace(analysed(OVERRIDES, lambda _: truth), inspected=inspected))
+    return Results(replace(analysed(OVERRIDES, lambda _: truth), inspected=Inspected.read(record.trials, storage)))
 
 
 def test_planted_losses_are_lost_bits(results: Results) -> None:

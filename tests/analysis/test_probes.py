@@ -9,7 +9,7 @@ from raycap.analysis.figures.probes import probes
 from raycap.analysis.frames import Results
 from raycap.analysis.inspected import Inspected
 from raycap.analysis.planted import Truth
-from raycap.analysis.probes import probe_metrics, read_probes
+from raycap.analysis.probes import probe_metrics
 from raycap.analysis.readings import headline
 from raycap.results.probes import Space
 from raycap.spec.probes import ProbeSite
@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         for step in (10, 20):
             write_inspection(storage, probe_record(trial.trial_id, step, seed))
     analysis = analysed(OVERRIDES, lambda _: Truth(reading=headline(record.spec.analysis), bits_per_param=2.0))
-    return Results(replace(analysis, inspected=Inspected(probes=read_probes(record.trials, storage))))
+    return Results(replace(analysis, inspected=Inspected.read(record.trials, storage)))
 
 
 def test_frames_have_a_row_per_model_and_place(results: Results) -> None:

@@ -1,15 +1,17 @@
 """Analyses of stored models on Ray."""
 
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import raycap
 from raycap import pipeline
 from raycap.cluster.inspections import Inspections
 from raycap.learner.alone import run_alone
 from raycap.learner.inspections import Inspection, evaluate
-from raycap.results import ModelLosses
+from raycap.results import ModelLosses, TextLosses
 from raycap.storage import model_folder
 from raycap.storage.inspections import RECORD_FILE, inspection_folder, read_inspections
 from raycap.storage.saved_model import WEIGHTS
@@ -57,3 +59,23 @@ def test_models_are_analysed_once_and_a_damaged_model_stops_no_other(
         (stored,) = read_inspections(storage, result.trial_id, "evaluate", ModelLosses)
         assert stored.body.losses == result.final.losses
     assert not read_inspections(storage, unfinished.trial_id, "evaluate", ModelLosses)
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_gets_the_analyses_of_its_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SPEC.replace("  training.seed: [0, 1, 2]", "  training.seed: [0]")
+    (tmp_path / "spec.yaml").write_text(text + "inspect: {analyses: [evaluate, losses, localise], quantise: [int4]}\n")
+    monkeypatch.chdir(tmp_path)
+    sweep, storage = pipeline.prepare("spec.yaml", ())
+    (trial,) = sweep.trials
+    run_alone(trial.spec, storage, is_stored=True, device="cpu", num_threads=1, report=lambda _: None)
+    for _ in range(2):
+        assert pipeline.run_spec("spec.yaml", (), Console(quiet=True), time.monotonic()) == 0
+    assert len(read_inspections(storage, trial.trial_id, "evaluate", ModelLosses)) == 2
+    assert len(read_inspections(storage, trial.trial_id, "losses", TextLosses)) == 1
+    assert not raycap.load("runs/small").localisation.empty
+    weights = Path("runs") / model_folder(trial.trial_id) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    for record in Path("runs").glob("trials/*/inspections/losses/*/record.json"):
+        record.unlink()
+    assert pipeline.run_spec("spec.yaml", (), Console(quiet=True), time.monotonic()) == 1

@@ -23,8 +23,18 @@ from raycap.learner.localisation import (
     quantised,
     writes_of,
 )
-from raycap.results.localisation import LOCALISE, Localisation, ModelPart
-from raycap.spec import Ablation, Kind, LocaliseSpec, Loop, Precision, QuestionsByShare, Steps, WeightFormat
+from raycap.results.localisation import Localisation, ModelPart
+from raycap.spec import (
+    Ablation,
+    Kind,
+    LocaliseSpec,
+    Loop,
+    ModelAnalysis,
+    Precision,
+    QuestionsByShare,
+    Steps,
+    WeightFormat,
+)
 from raycap.storage import Storage, model_folder
 from raycap.storage.inspections import read_inspections
 from raycap.storage.kept_models import final_moment
@@ -122,9 +132,9 @@ def test_a_stored_model_is_ablated_with_the_settings_of_the_spec(tmp_path: Path)
     trial = trained(SPEC)
     trial.save_model(storage, model_folder(SPEC.trial_id))
     options = LocaliseSpec(ablations=(Ablation.MEAN,), quantise=()).model_dump(mode="json")
-    due = [(final_moment(trial.result), Inspection(LOCALISE, localise, options))]
+    due = [(final_moment(trial.result), Inspection(ModelAnalysis.LOCALISE, localise, options))]
     inspect_models(trial.result, storage, due, source_commit="test", device="cpu", num_threads=1)
-    (record,) = read_inspections(storage, SPEC.trial_id, LOCALISE, Localisation)
+    (record,) = read_inspections(storage, SPEC.trial_id, ModelAnalysis.LOCALISE, Localisation)
     final = trial.result.final.losses.without_histograms()
     assert [row.key for row in record.body.intact.rows] == [row.key for row in final.rows]
     assert [row.sum_bits for row in record.body.intact.rows] == pytest.approx([row.sum_bits for row in final.rows])

@@ -15,8 +15,8 @@ from raycap.learner.probed_questions import ProbedQuestions
 from raycap.learner.probes import clustered_error, code_length_bits, read_bits
 from raycap.learner.probing import TaskReader, probe, read_task
 from raycap.learner.residuals import text_losses
-from raycap.results.probes import PROBE, ProbeReadings, Space
-from raycap.spec import Kind, QuestionsByShare, Steps
+from raycap.results.probes import ProbeReadings, Space
+from raycap.spec import Kind, ModelAnalysis, QuestionsByShare, Steps
 from raycap.spec.probes import ProbeFamily, ProbeSite, ProbesSpec, ProbeTarget
 from raycap.storage import Storage, model_folder
 from raycap.storage.inspections import read_inspections
@@ -148,9 +148,9 @@ def test_a_stored_model_is_probed_with_the_settings_of_the_spec(tmp_path: Path) 
         targets=(ProbeTarget.RELATION,), sites=(ProbeSite.RELATION,), num_texts=100, num_folds=3, num_pairs=20
     )
     options = settings.model_dump(mode="json")
-    due = [(final_moment(trial.result), Inspection(PROBE, probe, options))]
+    due = [(final_moment(trial.result), Inspection(ModelAnalysis.PROBE, probe, options))]
     inspect_models(trial.result, storage, due, source_commit="test", device="cpu", num_threads=1)
-    (record,) = read_inspections(storage, spec.trial_id, PROBE, ProbeReadings)
+    (record,) = read_inspections(storage, spec.trial_id, ModelAnalysis.PROBE, ProbeReadings)
     assert [row.layer for row in record.body.probes] == [0.0, 1.0, 2.0]
     assert {row.kind for row in record.body.probes} == {Kind.TWO_HOP}
     assert len(record.body.interchanges) == 3 * 3  # one-hop questions have no relation to interchange at

@@ -1,8 +1,8 @@
 """Readings of probes whose values are a function of the layer, the token and a seed."""
 
 from raycap.results import InspectionRecord, Moment, Provenance
-from raycap.results.probes import PROBE, InterchangeRow, ProbeReadings, ProbeRow, Space
-from raycap.spec import Kind, Split
+from raycap.results.probes import InterchangeRow, ProbeReadings, ProbeRow, Space
+from raycap.spec import Kind, ModelAnalysis, Split
 from raycap.spec.probes import ProbeSite, ProbesSpec, ProbeTarget
 
 LAYERS, SITES = (0.0, 1.0, 2.0), (ProbeSite.PERSON, ProbeSite.RELATION, ProbeSite.ANSWER)
@@ -38,7 +38,7 @@ def probe_record(trial_id: str, step: int, seed: int) -> InspectionRecord[ProbeR
     return InspectionRecord[ProbeReadings](
         trial_id=trial_id,
         moment=Moment(step=step, exposures=step / 2),
-        name=PROBE,
+        name=ModelAnalysis.PROBE,
         options=ProbesSpec().model_dump(mode="json"),
         model_sha256="0" * 64,
         seconds=1.0,
