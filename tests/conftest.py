@@ -45,6 +45,11 @@ def _is_of_ray(file: str) -> bool:
     return any(line.startswith("pytestmark") and "mark.ray" in line for line in lines)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return one process more than cores, because tests of locks, servers and Ray wait for a fifth of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
     return FileScheduling(config, log)
 
