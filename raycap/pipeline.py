@@ -25,7 +25,7 @@ from raycap.plan.inventory import Inventory, TrialState, inventory, prepare_fold
 from raycap.plan.lookup import lookup_trials
 from raycap.plan.stacks import stacks_to_train
 from raycap.results import PlannedTrial, SweepRecord
-from raycap.spec import InspectedModels
+from raycap.spec import InspectedModels, ModelAnalysis
 from raycap.spec.document import SpecError
 from raycap.spec.file import LoadedSweep, load_sweep
 from raycap.spec.locations import DEFAULT_TRACKING_URI, LocationError, environment_tracking_uri
@@ -171,6 +171,7 @@ def _inspect(
     inspect = sweep.spec.inspect
     if not inspect.analyses or outcome.ending is not Ending.OVER:
         return True
+    from raycap.analysis.composition import store_compositions
     from raycap.cluster.inspections import Inspections, inspect_trials
     from raycap.learner.analyses import analyses_of
 
@@ -182,6 +183,9 @@ def _inspect(
     except CannotRunError as error:
         console.print(str(error), style="red", soft_wrap=True)
         return False
+    if ModelAnalysis.LOSSES in inspect.analyses:
+        for problem in store_compositions(storage, [trial.trial_id for trial in done]):
+            console.print(problem, style="red", soft_wrap=True)
     log_inspected(sweep, done, storage, console)
     return len(done) == len(finished)
 

@@ -6,11 +6,11 @@ the distribution of losses over questions. See docs/science.md#per-question.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raycap.analysis.capacity import hop_loss_bits
-from raycap.results import Part
-from raycap.spec import Kind, Split
+from raycap.results import InspectionRecord, Part, TextLosses
+from raycap.results.composition import COMPOSITION, Composition, Estimate, Mechanism, SplitComposition
+from raycap.spec import Kind, ModelAnalysis, Split
+from raycap.storage import Storage
+from raycap.storage.inspections import TEXTS_FILE, inspection_folder, read_inspections, write_inspection
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,35 +33,8 @@ MAX_MEMORISED, MIN_MEMORISED = 0.1, 0.9
 """Composed if the interval of the memorised share lies below the first, memorised if it lies above the second."""
 FACTORS = {"person": ("person",), "pair": ("person", "relation"), "bridge": ("bridge",), "subject": ("subject",)}
 """Groups of questions whose shares of the variance are reported, by the columns that define them."""
-Z_95 = 1.96
 MIN_BRIDGES = 2
 """Smallest number of bridges that gives a standard error."""
-
-
-class Mechanism(StrEnum):
-    """How answers to two-hop questions come about."""
-
-    COMPOSED = "composed"
-    """From the facts of the hops: training a question hardly helps beyond them."""
-    MEMORISED = "memorised"
-    """From training the question itself."""
-    MIXED = "mixed"
-    """From both."""
-    UNDECIDED = "undecided"
-    """The interval allows several of these, or the answers are not known."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error over bridges, in which the questions of one bridge count as one observation."""
-
-    value: float
-    standard_error: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval."""
-        return self.value - Z_95 * self.standard_error, self.value + Z_95 * self.standard_error
 
 
 @dataclass(frozen=True)
@@ -94,47 +70,6 @@ class Questions:
         return -np.log2(first * second + (1 - first) * chance)
 
 
-@dataclass(frozen=True)
-class SplitComposition:
-    """Composition of the questions of one split."""
-
-    num_questions: int
-    loss_bits: Estimate
-    composed_bits: Estimate
-    """Loss predicted by composing the single hops."""
-    gap_bits: Estimate
-    """Loss minus predicted loss: negative if more is known than composition explains."""
-    num_known: int
-    """Number of questions of which both hops are known."""
-    known_gap_bits: Estimate | None
-    """The same for these questions; None if they have fewer than MIN_BRIDGES bridges."""
-    hop_bits: float
-    """Mean loss of a hop by inversion of the loss of each question."""
-    hop_bits_of_mean: float
-    """Loss of a hop by inversion of the mean loss of each subject."""
-    measured_hop_bits: float
-    """Mean loss of the hops asked alone."""
-    variance_shares: dict[str, float]
-    """Share of the variance of losses between the groups of each factor in FACTORS, corrected for their number."""
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Evidence on the mechanism behind the two-hop answers of one model."""
-
-    trained: SplitComposition
-    held_out: SplitComposition | None
-    """Untrained combinations of facts that all occur in training; None if they have fewer than MIN_BRIDGES bridges."""
-    memorised_share: Estimate | None
-    """Share of the learned bits of trained questions that neither composition nor untrained combinations show. None if the
-    trained questions show no learned bits."""
-    mechanism: Mechanism
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
 def composition(trained: Questions, held_out: Questions | None) -> Composition:
     """Return the composition of trained questions and of untrained combinations of known components.
 
@@ -148,7 +83,12 @@ def composition(trained: Questions, held_out: Questions | None) -> Composition:
     if learned.interval[0] > 0:
         share = _memorised_share(trained, compared, learned)
         mechanism = _mechanism(*share.interval)
-    return Composition(_split(trained), None if compared is None else _split(compared), share, mechanism)
+    return Composition(
+        trained=_split(trained),
+        held_out=None if compared is None else _split(compared),
+        memorised_share=share,
+        mechanism=mechanism,
+    )
 
 
 def _memorised_share(trained: Questions, compared: Questions | None, learned: Estimate) -> Estimate:
@@ -157,10 +97,11 @@ def _memorised_share(trained: Questions, compared: Questions | None, learned: Es
         shown = _mean(compared, compared.uniform_bits - compared.loss_bits)
         ratio = shown.value / learned.value
         error = math.hypot(shown.standard_error, ratio * learned.standard_error) / learned.value
-        return Estimate(1 - ratio, error)
+        return Estimate(value=1 - ratio, standard_error=error)
     unexplained, bits = trained.composed_bits - trained.loss_bits, trained.uniform_bits - trained.loss_bits
     value = float(unexplained.sum() / bits.sum())
-    return Estimate(value, _mean(trained, unexplained - value * bits).standard_error / learned.value)
+    error = _mean(trained, unexplained - value * bits).standard_error / learned.value
+    return Estimate(value=value, standard_error=error)
 
 
 def _mechanism(low: float, high: float) -> Mechanism:
@@ -202,7 +143,8 @@ def _mean(questions: Questions, values: Floats) -> Estimate:
     _, cluster = np.unique(questions.bridge, return_inverse=True)
     deviations = np.bincount(cluster, values - values.mean())
     num = len(deviations)
-    return Estimate(float(values.mean()), float(np.sqrt((deviations**2).sum() * num / (num - 1)) / len(values)))
+    error = np.sqrt((deviations**2).sum() * num / (num - 1)) / len(values)
+    return Estimate(value=float(values.mean()), standard_error=float(error))
 
 
 def _variance_share(questions: Questions, names: Sequence[str]) -> float:
@@ -226,6 +168,32 @@ COLUMNS = ("person", "relation_1", "bridge_1", "subject", "loss_bits", "uniform_
 
 
 # --- texts.parquet ----------------------------------------------------------------------------------------------------
+
+
+def store_compositions(storage: Storage, trial_ids: Iterable[str]) -> list[str]:
+    """Compute and store the compositions of all models of some trials with a texts.parquet, unless they are stored.
+
+    Returns messages about files that cannot be read.
+    """
+    problems = []
+    for trial_id in trial_ids:
+        stored = read_inspections(storage, trial_id, COMPOSITION, Composition)
+        done = {(record.moment, record.model_sha256) for record in stored}
+        for record in read_inspections(storage, trial_id, ModelAnalysis.LOSSES, TextLosses):
+            if (record.moment, record.model_sha256) in done:
+                continue
+            began = time.perf_counter()
+            folder = inspection_folder(trial_id, ModelAnalysis.LOSSES, record.options, record.moment.step)
+            try:
+                with storage.filesystem.open_input_file(storage.path(f"{folder}/{TEXTS_FILE}")) as source:
+                    found = read_composition(source)
+            except (OSError, ValueError) as error:
+                problems.append(f"{storage.location(folder)}: {error}; delete this folder and run raycap losses again")
+                continue
+            if found is not None:
+                values = {"name": COMPOSITION, "body": found, "seconds": time.perf_counter() - began}
+                write_inspection(storage, InspectionRecord[Composition](**(dict(record) | values)))
+    return problems
 
 
 def read_composition(source: BinaryIO) -> Composition | None:

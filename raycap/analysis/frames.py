@@ -133,6 +133,27 @@ class Results:
         return tidy.contrast_frame(self.analysis)
 
     @cached_property
+    def model_evaluations(self) -> pd.DataFrame:
+        """Data frame with one row per stored model that `raycap evaluate` has evaluated and form of its weights.
+
+        Columns: trial_id, label, the axes of the grid, step, exposures, weights ("as stored", or how they were compressed,
+        such as "quantise int4"), learned_bits and bits_per_param under the headline's reading, kept_share (of the learned
+        bits of the model as stored), and the mean loss of each kind of text, such as one_hop_loss_bits.
+        """
+        return tidy.model_evaluation_frame(self.analysis)
+
+    @cached_property
+    def compositions(self) -> pd.DataFrame:
+        """Data frame with one row per model whose two-hop questions `raycap losses --per-question` has analysed.
+
+        Columns: trial_id, label, the axes of the grid, step, exposures, mechanism ("composed", "memorised", "mixed" or
+        "undecided"), memorised_share, and the gap of trained questions and of held-out tuples to the loss that composition
+        predicts (trained_gap_bits, held_out_gap_bits), each with its standard error over bridges (such as
+        memorised_share_error). See docs/science.md#per-question.
+        """
+        return tidy.composition_frame(self.analysis)
+
+    @cached_property
     def probes(self) -> pd.DataFrame:
         """Data frame with one row per model that `raycap probe` has read, kind, split, target, layer and site.
 

@@ -15,6 +15,7 @@ from raycap.analysis.html import note, table
 from raycap.analysis.intervals import Interval
 from raycap.analysis.laws import MIN_SIZE_RATIO
 from raycap.analysis.localisation_section import localisation_section
+from raycap.analysis.model_section import model_section
 from raycap.analysis.selection import MIN_CELLS, Verdict, in_order
 from raycap.analysis.summary import state
 from raycap.analysis.table_section import facts_section
@@ -34,6 +35,7 @@ def report_sections(analysis: Analysis, trials: list[dict[str, Any]]) -> str:
             _comparison(analysis),
             _training(analysis),
             _trials(analysis, trials),
+            model_section(analysis),
             localisation_section(analysis),
             _exclusions(analysis),
             _failures(analysis),

@@ -8,6 +8,7 @@ import pandas as pd
 
 from raycap.analysis.analyse import Analysis
 from raycap.analysis.localisation import localisation_rows
+from raycap.analysis.model_evaluations import composition_rows, evaluation_rows
 from raycap.analysis.probes import interchange_rows, probe_rows
 from raycap.analysis.readings import Reading
 from raycap.analysis.summary import contrast_entry, law_entry, state
@@ -106,6 +107,19 @@ def law_frame(analysis: Analysis) -> pd.DataFrame:
 def contrast_frame(analysis: Analysis) -> pd.DataFrame:
     """Return one row per axis, outcome and value; see `raycap.analysis.frames.Results.contrasts`."""
     return pd.DataFrame(map(contrast_entry, analysis.contrasts))
+
+
+def model_evaluation_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per evaluated model and form of its weights; see `Results.model_evaluations`."""
+    sweep = analysis.sweep
+    rows = evaluation_rows(sweep.trials, analysis.inspected.evaluations, sweep.spec.analysis)
+    return _ordered([_named(analysis, rows)], ["trial", "step"])
+
+
+def composition_frame(analysis: Analysis) -> pd.DataFrame:
+    """Return one row per model whose questions were analysed; see `raycap.analysis.frames.Results.compositions`."""
+    rows = composition_rows(analysis.sweep.trials, analysis.inspected.compositions)
+    return _ordered([_named(analysis, rows)], ["trial", "step"])
 
 
 def probe_frame(analysis: Analysis) -> pd.DataFrame:

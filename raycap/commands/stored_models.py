@@ -14,9 +14,9 @@ from raycap.results import PlannedTrial, SweepRecord, TextLosses
 from raycap.spec import ModelAnalysis, WeightFormat
 from raycap.spec.document import SpecError
 from raycap.storage import Storage
-from raycap.storage.inspections import inspection_folder, read_inspections
+from raycap.storage.inspections import TEXTS_FILE, inspection_folder, read_inspections
 from raycap.terminal.format import wide_console
-from raycap.terminal.stored_models import composition_table, evaluation_rows, evaluation_table
+from raycap.terminal.stored_models import composition_table, evaluation_table
 
 AllModels = Annotated[
     bool, typer.Option("--all-models", help="Also analyse the models that execution.keep_models has stored.")
@@ -93,7 +93,10 @@ def evaluate(
         storage=storage,
         options={name: values for name, values in given.items() if values},
     )
-    rows = evaluation_rows(analysed.sweep, analysed.trials, analysed.root)
+    from raycap.analysis.model_evaluations import evaluation_entries
+
+    inspected = pipeline.log_inspected(analysed.sweep, analysed.trials, analysed.root, analysed.console)
+    rows = evaluation_entries(analysed.trials, inspected.evaluations, analysed.sweep.spec.analysis)
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
@@ -122,22 +125,26 @@ def losses(
 
       raycap losses runs/two_hop --per-question
     """
-    from raycap.analysis.composition import read_composition
-    from raycap.learner.text_losses import TEXTS_FILE
+    from raycap.analysis.composition import store_compositions
 
     analysed = _analyse(
         ModelAnalysis.LOSSES, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
     )
     root, rows = analysed.root, []
+    compositions = {}
+    if per_question:
+        for problem in store_compositions(root, [trial.trial_id for trial in analysed.trials]):
+            analysed.console.print(problem, style="red", soft_wrap=True)
+        found = pipeline.log_inspected(analysed.sweep, analysed.trials, root, analysed.console).compositions
+        compositions = {(each.trial_id, each.moment): each.body for records in found.values() for each in records}
     for trial in analysed.trials:
         for record in read_inspections(root, trial.trial_id, ModelAnalysis.LOSSES, TextLosses):
             file = f"{inspection_folder(trial.trial_id, ModelAnalysis.LOSSES, {}, record.moment.step)}/{TEXTS_FILE}"
             row = {"trial_id": trial.trial_id, "label": trial.label} | record.moment.model_dump()
             row |= {"num_rows": sum(record.body.num_rows.values()), "file": root.location(file)}
             if per_question:
-                with root.filesystem.open_input_file(root.path(file)) as source:
-                    found = read_composition(source)
-                row["composition"] = found and found.as_dict()
+                body = compositions.get((trial.trial_id, record.moment))
+                row["composition"] = body and body.model_dump(mode="json")
             rows.append(row)
     if as_json:
         print(json.dumps(rows, indent=1))

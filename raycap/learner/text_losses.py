@@ -37,8 +37,8 @@ from raycap.learner.evaluation import Sample, samples_of, text_losses
 from raycap.learner.kept_models import LoadedModel
 from raycap.results import Part, TextLosses
 from raycap.spec import Kind, SelectionScheme
+from raycap.storage.inspections import TEXTS_FILE
 
-TEXTS_FILE = "texts.parquet"
 TEXTS_PER_GROUP = 2**17
 """Number of texts in a row group of the file, which bounds memory."""
 WORDS = pa.dictionary(pa.int16(), pa.string())

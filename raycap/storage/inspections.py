@@ -20,6 +20,8 @@ from raycap.storage.kept_models import folder_of_model
 from raycap.storage.saved_model import DIGEST_FILE
 
 RECORD_FILE = "record.json"
+TEXTS_FILE = "texts.parquet"
+"""Losses of all texts, which the analysis `losses` writes."""
 OPTIONS_DIGITS = 8
 
 

@@ -1,16 +1,14 @@
 """Stored models: the disk space that a plan needs for them, and tables of their losses and learned bits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from raycap.plan.estimate import max_stored_models, model_bytes
-from raycap.results import ModelLosses, PlannedTrial, SweepRecord
-from raycap.spec import InspectedModels, KeptModels, ModelAnalysis
-from raycap.storage import Storage
-from raycap.storage.inspections import read_inspections
+from raycap.results import PlannedTrial, SweepRecord
+from raycap.spec import InspectedModels, KeptModels
 from raycap.terminal.format import size
 
 
@@ -31,40 +29,10 @@ def describe_analyses(sweep: SweepRecord) -> list[str]:
     return [f"Analyses after the trials: {', '.join(inspect.analyses)} of {models}"]
 
 
-def evaluation_rows(sweep: SweepRecord, trials: Iterable[PlannedTrial], storage: Storage) -> list[dict[str, Any]]:
-    """Return a row for each stored evaluation of the stored models of some trials, under the headline's reading.
-
-    `kept` is the share of the learned bits of the stored model that the compressed one has.
-    """
-    from raycap.analysis.capacity import headline_bits
-    from raycap.analysis.measurements import Losses
-
-    rows = []
-    for trial in trials:
-        records = read_inspections(storage, trial.trial_id, ModelAnalysis.EVALUATE, ModelLosses)
-        whole_bits: dict[int, float] = {}  # of the models as they are stored, by step
-        for record in sorted(records, key=lambda each: (each.moment.step, sorted(each.options.items()))):
-            losses = Losses.of(trial.spec, trial.populations, [record.body])
-            (learned_bits,) = headline_bits(losses, sweep.spec.analysis).tolist()
-            whole_bits.setdefault(record.moment.step, learned_bits)  # the record without options is the first
-            rows.append(
-                {
-                    "trial_id": trial.trial_id,
-                    "label": trial.label,
-                    "step": record.moment.step,
-                    "exposures": record.moment.exposures,
-                    "options": record.options,
-                    "losses_bits": {str(kind): record.body.losses.select(kind).mean_bits for kind in losses.kinds},
-                    "learned_bits": learned_bits,
-                    "bits_per_param": learned_bits / trial.parameters.total,
-                    "kept": learned_bits / whole_bits[record.moment.step],
-                }
-            )
-    return rows
-
-
 def evaluation_table(rows: list[dict[str, Any]]) -> Table:
-    """Return a table of the rows of `evaluation_rows`."""
+    """Return a table of entries of `raycap.analysis.model_evaluations.evaluation_entries`."""
+    from raycap.analysis.model_evaluations import describe_weights
+
     table = Table(box=SIMPLE)
     table.add_column("trial")
     table.add_column("weights")
@@ -72,10 +40,9 @@ def evaluation_table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(header, justify="right")
     for row in rows:
         losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in row["losses_bits"].items())
-        weights = ", ".join(f"{name} {value}" for name, value in row["options"].items()) or "as stored"
         table.add_row(
             row["label"],
-            weights,
+            describe_weights(row["options"]),
             f"{row['exposures']:,.1f}",
             losses,
             f"{row['learned_bits']:,.0f}",

@@ -1,6 +1,7 @@
 """Composed, memorised and mixed answers are told apart question by question, and planted causes of variance are found."""
 
 import io
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycap.analysis.composition import Composition, Mechanism, Questions, composition, read_composition
+from raycap.analysis.composition import Questions, composition, read_composition, store_compositions
+from raycap.analysis.inspected import Inspected
+from raycap.analysis.model_evaluations import composition_rows
+from raycap.results import TextLosses
+from raycap.results.composition import Composition, Mechanism
+from raycap.storage import Storage
+from raycap.storage.inspections import RECORD_FILE, TEXTS_FILE, inspection_folder, write_inspection
+from tests.support.inspection_records import inspection_record
+from tests.support.synthetic import planned
 
 NUM_PEOPLE, NUM_RELATIONS, NUM_SUBJECTS, UNIFORM_BITS = 200, 4, 6, 8.0
 
@@ -123,3 +132,34 @@ def test_the_table_of_all_texts_is_read_by_row_group() -> None:
     assert found.memorised_share == expected.memorised_share
     assert found.trained.variance_shares == pytest.approx(expected.trained.variance_shares)
     assert read_composition(written(*answers, ("train", "chain", trained))) is None
+
+
+def test_compositions_are_stored_once_and_found_as_rows_and_metrics(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    record = planned(("grid.model.hidden_size=[20]", "grid.training.seed=[0,1]"))
+    trained, held_out = planted(1.0)
+    whole, chain, damaged = (
+        written(("train", "answer", trained), ("tuples", "answer", held_out)),
+        written(("train", "chain", trained)),
+        io.BytesIO(b"damaged"),
+    )
+    composed, other = (trial.trial_id for trial in record.trials)
+    for trial_id, step, file in ((composed, 10, whole), (composed, 20, damaged), (other, 10, chain)):
+        storage.write(f"{inspection_folder(trial_id, 'losses', {}, step)}/{TEXTS_FILE}", file.getvalue())
+        write_inspection(storage, inspection_record(trial_id, step, "losses", TextLosses(num_rows={})))
+    (problem,) = store_compositions(storage, [composed, other])
+    assert composed in problem
+    (stored,) = tmp_path.glob(f"**/composition/**/{RECORD_FILE}")
+    first = stored.stat().st_mtime_ns
+    store_compositions(storage, [composed, other])
+    assert stored.stat().st_mtime_ns == first
+
+    inspected = Inspected.read(record.trials, storage)
+    (row,) = composition_rows(record.trials, inspected.compositions).to_dict("records")
+    expected = composition(trained, held_out)
+    assert expected.memorised_share is not None
+    assert (row["trial"], row["step"], row["mechanism"]) == (0, 10, Mechanism.MEMORISED)
+    assert row["memorised_share"] == pytest.approx(expected.memorised_share.value)
+    assert row["trained_gap_bits_error"] == pytest.approx(expected.trained.gap_bits.standard_error)
+    ((step, metrics),) = inspected.metrics(record)[composed]
+    assert (step, metrics["losses/trained_gap_bits"]) == (10, pytest.approx(expected.trained.gap_bits.value))

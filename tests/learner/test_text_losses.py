@@ -11,9 +11,10 @@ from raycap.facts.build import populations_of
 from raycap.facts.corpus import SPLITS, TRAIN
 from raycap.facts.questions import Questions
 from raycap.learner.kept_models import LoadedModel
-from raycap.learner.text_losses import TEXTS_FILE, write_text_losses
+from raycap.learner.text_losses import write_text_losses
 from raycap.results import Moment
 from raycap.spec import HeldOut, Kind, ModelByWidth, NumHeads, QuestionsByShare, Split, Steps
+from raycap.storage.inspections import TEXTS_FILE
 from raycap.tokens.training_data import TrainingData
 from tests.support.tiny import TINY, trained
 

@@ -1,9 +1,10 @@
 """Readings of probes whose values are a function of the layer, the token and a seed."""
 
-from raycap.results import InspectionRecord, Moment, Provenance
+from raycap.results import InspectionRecord, Record
 from raycap.results.probes import InterchangeRow, ProbeReadings, ProbeRow, Space
 from raycap.spec import Kind, ModelAnalysis, Split
 from raycap.spec.probes import ProbeSite, ProbesSpec, ProbeTarget
+from tests.support.inspection_records import inspection_record
 
 LAYERS, SITES = (0.0, 1.0, 2.0), (ProbeSite.PERSON, ProbeSite.RELATION, ProbeSite.ANSWER)
 
@@ -33,15 +34,7 @@ def readings(seed: int) -> ProbeReadings:
     return ProbeReadings(probes=tuple(read), interchanges=tuple(moved))
 
 
-def probe_record(trial_id: str, step: int, seed: int) -> InspectionRecord[ProbeReadings]:
+def probe_record(trial_id: str, step: int, seed: int) -> InspectionRecord[Record]:
     """The stored record of the readings of a trial's model after some steps."""
-    return InspectionRecord[ProbeReadings](
-        trial_id=trial_id,
-        moment=Moment(step=step, exposures=step / 2),
-        name=ModelAnalysis.PROBE,
-        options=ProbesSpec().model_dump(mode="json"),
-        model_sha256="0" * 64,
-        seconds=1.0,
-        provenance=Provenance(git_commit="test", versions={}, host="", device="cpu"),
-        body=readings(seed),
-    )
+    options = ProbesSpec().model_dump(mode="json")
+    return inspection_record(trial_id, step, ModelAnalysis.PROBE, readings(seed), options)

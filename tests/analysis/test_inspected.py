@@ -1,4 +1,4 @@
-"""Planted losses of ablated models come back as lost bits in frames, a figure, a section and metrics."""
+"""Planted losses of ablated and compressed models come back in frames, a figure, sections and metrics."""
 
 from dataclasses import replace
 
@@ -11,14 +11,16 @@ from raycap.analysis.frames import Results
 from raycap.analysis.inspected import Inspected
 from raycap.analysis.localisation import localisation_rows, part_sums
 from raycap.analysis.localisation_section import localisation_section
+from raycap.analysis.model_section import model_section
 from raycap.analysis.planted import Truth, plant
 from raycap.analysis.readings import headline
-from raycap.results import InspectionRecord, LossTable, Moment, PlannedTrial, Provenance, TrialResult
+from raycap.results import InspectionRecord, LossTable, ModelLosses, PlannedTrial, Record, TrialResult
 from raycap.results.localisation import AblatedLosses, Localisation, ModelPart
 from raycap.spec import Ablation, Kind, LocaliseSpec, ModelAnalysis
 from raycap.storage import Storage
 from raycap.storage.inspections import write_inspection
 from raycap.terminal.localisation_table import localisation_table
+from tests.support.inspection_records import inspection_record
 from tests.support.synthetic import analysed, planned
 
 OVERRIDES = ("trial.questions.hops=[1,2]", "grid.model.hidden_size=[20]", "grid.training.seed=[0,1]")
@@ -40,7 +42,7 @@ def uniform(table: LossTable, trial: PlannedTrial) -> LossTable:
     return LossTable(rows=tuple(rows))
 
 
-def record_of(trial: PlannedTrial, result: TrialResult, step: int) -> InspectionRecord[Localisation]:
+def record_of(trial: PlannedTrial, result: TrialResult, step: int) -> InspectionRecord[Record]:
     intact = result.final.losses
     nothing_left = uniform(intact, trial)
     ablated = [
@@ -52,16 +54,9 @@ def record_of(trial: PlannedTrial, result: TrialResult, step: int) -> Inspection
         )
         for part, layer in PARTS
     ]
-    return InspectionRecord[Localisation](
-        trial_id=trial.trial_id,
-        moment=Moment(step=step, exposures=step / 2),
-        name=ModelAnalysis.LOCALISE,
-        options=LocaliseSpec(ablations=(Ablation.MEAN,), quantise=()).model_dump(mode="json"),
-        model_sha256="0" * 64,
-        seconds=1.0,
-        provenance=Provenance(git_commit="test", versions={}, host="", device="cpu"),
-        body=Localisation(intact=intact, ablated=tuple(ablated)),
-    )
+    options = LocaliseSpec(ablations=(Ablation.MEAN,), quantise=()).model_dump(mode="json")
+    body = Localisation(intact=intact, ablated=tuple(ablated))
+    return inspection_record(trial.trial_id, step, ModelAnalysis.LOCALISE, body, options)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +69,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     for trial, result in zip(
         record.trials, plant(record.trials, truth, spec, np.zeros(len(record.trials), int), rng=rng), strict=True
     ):
+        intact = result.final.losses
+        bodies = (
+            ({}, intact),
+            ({"quantise": "int8"}, intact),
+            ({"prune": 0.5}, uniform(intact, trial)),
+        )
         for step in (10, 20):
             write_inspection(storage, record_of(trial, result, step))
+            for options, losses in bodies:
+                body = ModelLosses(losses=losses)
+                write_inspection(
+                    storage, inspection_record(trial.trial_id, step, ModelAnalysis.EVALUATE, body, options)
+                )
     return Results(replace(analysed(OVERRIDES, lambda _: truth), inspected=Inspected.read(record.trials, storage)))
 
 
@@ -125,9 +131,23 @@ def test_the_figure_shows_means_over_seeds_and_metrics_name_part_and_layer(resul
     assert np.allclose(shares, expected, equal_nan=True)
     assert localisation(replace(results.analysis, inspected=Inspected())) is None
     metrics = results.analysis.inspected.metrics(results.analysis.sweep)
-    assert {trial_id: [step for step, _ in models] for trial_id, models in metrics.items()} == {
-        trial.trial_id: [10, 20] for trial in results.analysis.sweep.trials
-    }
-    ((_, first), *_) = next(iter(metrics.values()))
-    assert len(first) == len(PARTS)
-    assert first["localise/mean/mlp/L2_lost_bits"] == first["localise/mean/model/all_lost_bits"] > 0
+    assert metrics.keys() == {trial.trial_id for trial in results.analysis.sweep.trials}
+    of_trial = next(iter(metrics.values()))
+    names = [(step, name) for step, of_model in of_trial for name in of_model]
+    assert len(names) == len(set(names)) == 2 * (len(PARTS) + 3 * 3 + 2)
+    last = {name: value for step, of_model in of_trial if step == 20 for name, value in of_model.items()}
+    assert last["localise/mean/mlp/L2_lost_bits"] == last["localise/mean/model/all_lost_bits"] > 0
+    assert last["evaluate/quantise_int8/kept_share"] == 1
+    assert last["evaluate/prune_0.5/learned_bits"] < last["evaluate/learned_bits"]
+
+
+def test_compressed_models_keep_a_share_of_the_learned_bits(results: Results) -> None:
+    frame = results.model_evaluations
+    assert len(frame) == 2 * 2 * 3
+    bits = frame.set_index(["training.seed", "step", "weights"])["learned_bits"]
+    for _, model in bits.groupby(level=[0, 1]):
+        whole, rounded, pruned = model.droplevel([0, 1])[["as stored", "quantise int8", "prune 0.5"]]
+        assert whole == rounded > pruned > 0
+    assert (frame["kept_share"] < 1).sum() == 4
+    assert model_section(results.analysis).count("<tr>") == 1 + 2 * 3
+    assert model_section(replace(results.analysis, inspected=Inspected())) == ""
