@@ -18,10 +18,12 @@ SIZES = (
     "model.config.hidden_size",
     "model.config.n_embd",
     "model.config.d_model",
+    "adapter.r",
 )
 LAYERS = ("model.num_layers", "model.config.num_hidden_layers", "model.config.n_layer")
 """The number of layers counts as a size where the grid varies no other size."""
 NUISANCES = (
+    "adapter.alpha",
     "training.optimizer",
     "training.length",
     "training.batch_size",

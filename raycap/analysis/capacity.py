@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raycap.analysis.inversion import hop_loss_bits
 from raycap.analysis.measurements import Floats, Losses
 from raycap.analysis.observed import observed_parts
 from raycap.analysis.readings import Reading, headline, readings
@@ -109,9 +110,24 @@ def _total_and_parts(
             )
             for part, one_hop in zip(parts, one_hop_parts, strict=True)
         ]
+    if losses.base:
+        _, *known = _total_and_parts(losses.base, kind, reading, analysis, incremental=incremental)
+        parts = [
+            part._replace(learned_bits=part.learned_bits - _known_bits(before, kind))
+            for part, before in zip(parts, known, strict=True)
+        ]
     learned = sum((part.learned_bits for part in parts), start=np.zeros(losses.num_evaluations))
     total = _PartBits(0, TOTAL, sum(p.dataset_bits for p in parts), sum(p.baseline_bits for p in parts), learned)
     return [total, *parts]
+
+
+def _known_bits(part: _PartBits, kind: Kind) -> Floats | float:
+    """Return the bits that a model knew about a part before its adapter was trained (docs/science.md#adapters).
+
+    A loss above that of uniform guesses is no negative knowledge. Names whose loss is not measured are not known before.
+    """
+    is_measured = part.subject != NAMES or kind.names_are_measured
+    return np.maximum(part.learned_bits, 0.0) if is_measured else 0.0
 
 
 def _standard_errors(
@@ -336,36 +352,6 @@ def _names(losses: Losses, index: int, kind: Kind, selection: SelectionScheme) -
     floor = name_loss_floor(population, selection)
     learned = names - population.num_profiles * (losses.mean_bits(measured) - floor)
     return _PartBits(index, NAMES, names, names, learned)
-
-
-def hop_loss_bits(loss_bits: Floats, uniform_bits: float, hops: int) -> Floats:
-    """Return the loss of one hop, given the mean loss of k-hop questions about a subject (docs/science.md#inversion).
-
-    If a hop is right with probability p, and the answer is uniform over n values once a hop before the last was wrong,
-    the answer is right with probability p_k = p^k + (1 - p^(k-1)) / n, for two hops p^2 + (1 - p) / n. This is solved
-    for p, and the result is -log2 p. Losses at or above uniform are returned unchanged, so that a model worse than
-    chance is charged for it. Just below uniform the curve is steep: at n = 1,000, knowing a thousandth of the entropy of
-    two hops reads as a sixth of one hop.
-
-    Args:
-        loss_bits: mean losses of the final answer, of any shape.
-        uniform_bits: log2 n.
-        hops: k, at least 2.
-    """
-    loss_bits = np.asarray(loss_bits, dtype=float)
-    answer, chance = 2**-loss_bits, 2**-uniform_bits
-    # p_k increases with p for p above 1/n, so bisection converges; three Newton steps then refine its result.
-    low, high = np.full_like(answer, chance), np.ones_like(answer)
-    for _ in range(30):
-        midpoint = (low + high) / 2
-        above = midpoint**hops + (1 - midpoint ** (hops - 1)) * chance > answer
-        low, high = np.where(above, low, midpoint), np.where(above, midpoint, high)
-    p = (low + high) / 2
-
-    for _ in range(3):
-        steepness = hops * p ** (hops - 1) - (hops - 1) * p ** (hops - 2) * chance
-        p = np.clip(p - (p**hops + (1 - p ** (hops - 1)) * chance - answer) / steepness, chance, 1.0)
-    return np.where(loss_bits >= uniform_bits, loss_bits, -np.log2(p))
 
 
 def lost_share(losses: Losses) -> Floats:

@@ -12,9 +12,9 @@ from raycap.facts.corpus import NAME_SUBJECT
 from raycap.facts.splits import share_without
 from raycap.results import (
     HISTOGRAM_EDGES_BITS,
-    Evaluation,
     LossKey,
     LossRow,
+    LossTable,
     Part,
     PlannedTrial,
     PopulationFacts,
@@ -82,7 +82,14 @@ def check_own(result: TrialResult) -> None:
     _check_complete(result, rows)
     _check_counts(result, rows)
     for evaluation in reversed(result.evaluations):  # the last one is what the others are compared with
-        _check_losses(evaluation, rows)
+        _check_losses(f"step {evaluation.step}", evaluation.losses, rows)
+        if (evaluation.base_losses is None) != (result.spec.adapter is None):
+            raise UnreadableResult(
+                f"step {evaluation.step}: base_losses: must be those of the frozen model of a trial with an adapter, and "
+                "null without one"
+            )
+        if evaluation.base_losses:
+            _check_losses(f"step {evaluation.step}, base", evaluation.base_losses, rows)
 
 
 def _check_spec(result: TrialResult) -> None:
@@ -214,10 +221,9 @@ def _check_counts(result: TrialResult, rows: dict[LossKey, LossRow]) -> None:
             )
 
 
-def _check_losses(evaluation: Evaluation, final: dict[LossKey, LossRow]) -> None:
-    """Check that the losses of an evaluation are of the same texts as the final ones, and possible."""
-    at = f"step {evaluation.step}"
-    rows = evaluation.losses.rows
+def _check_losses(at: str, losses: LossTable, final: dict[LossKey, LossRow]) -> None:
+    """Check that losses are possible, and of the same texts as the final ones. `at` begins the messages of errors."""
+    rows = losses.rows
     if [row.key for row in rows] != list(final):
         raise UnreadableResult(f"{at}: the rows of losses differ from those of the last evaluation")
     for row in rows:

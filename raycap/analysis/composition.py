@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raycap.analysis.capacity import hop_loss_bits
+from raycap.analysis.inversion import hop_loss_bits
 from raycap.results import InspectionRecord, Part, TextLosses
 from raycap.results.composition import COMPOSITION, Composition, Estimate, Mechanism, SplitComposition
 from raycap.spec import Kind, ModelAnalysis, Split

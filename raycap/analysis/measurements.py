@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from raycap.results import (
     HISTOGRAM_EDGES_BITS,
     Evaluation,
     LossKey,
+    LossTable,
     ModelLosses,
     ParameterCounts,
     Part,
@@ -40,6 +41,8 @@ class QuestionSet(NamedTuple):
     relations_held_out: float
     keys: tuple[LossKey, ...]
     num_texts: tuple[int, ...]
+    has_base: bool
+    """Whether the trials train adapters, so that they have losses of a base."""
 
 
 def question_set(
@@ -48,7 +51,12 @@ def question_set(
     """Return the question set of a trial from its populations and the keys and sizes of its rows of losses."""
     populations_json = json.dumps([population.model_dump(mode="json") for population in populations])
     return QuestionSet(
-        populations_json, spec.questions.chain_of_thought, spec.questions.held_out.relations, keys, num_texts
+        populations_json,
+        spec.questions.chain_of_thought,
+        spec.questions.held_out.relations,
+        keys,
+        num_texts,
+        spec.adapter is not None,
     )
 
 
@@ -65,6 +73,8 @@ class Losses:
     """Sums over evaluated texts. This and the next two arrays have shape (E, K)."""
     sum_squares_bits2: Floats
     num_evaluated: Ints
+    base: "Losses | None" = None
+    """Losses of the frozen model under the adapter of each trial; None for trials without adapters."""
 
     @classmethod
     def of(
@@ -74,7 +84,16 @@ class Losses:
         evaluations: Iterable[Evaluation | ModelLosses],
     ) -> "Losses":
         """Return the losses of some evaluations of one trial, in training or afterwards."""
-        tables = [evaluation.losses.rows for evaluation in evaluations]
+        evaluated = list(evaluations)
+        losses = cls._of_tables(spec, populations, [each.losses for each in evaluated])
+        of_base = [each.base_losses for each in evaluated if each.base_losses]
+        return replace(losses, base=cls._of_tables(spec, populations, of_base)) if spec.adapter else losses
+
+    @classmethod
+    def _of_tables(
+        cls, spec: TrialSpec, populations: tuple[PopulationFacts, ...], losses: Sequence[LossTable]
+    ) -> "Losses":
+        tables = [table.rows for table in losses]
         num_texts = tuple(row.num_texts for row in tables[0])
         questions = question_set(spec, populations, tuple(row.key for row in tables[0]), num_texts)
         return cls(
@@ -91,7 +110,9 @@ class Losses:
         sums = np.concatenate([part.sum_bits for part in parts])
         squares = np.concatenate([part.sum_squares_bits2 for part in parts])
         counts = np.concatenate([part.num_evaluated for part in parts])
-        return cls(parts[0].questions, parts[0].populations, sums, squares, counts)
+        bases = [part.base for part in parts if part.base]
+        base = cls.joined(bases) if bases else None
+        return cls(parts[0].questions, parts[0].populations, sums, squares, counts, base)
 
     def __getitem__(self, evaluations: Any) -> "Losses":
         """Return the losses of some evaluations, selected as in NumPy by a mask, a slice or indices."""
@@ -101,18 +122,18 @@ class Losses:
             self.sum_bits[evaluations],
             self.sum_squares_bits2[evaluations],
             self.num_evaluated[evaluations],
+            self.base[evaluations] if self.base else None,
         )
 
     def scaled(self, factor: float) -> "Losses":
-        """Return the losses with every loss multiplied by a factor."""
-        squares = self.sum_squares_bits2 * factor**2
-        return Losses(self.questions, self.populations, self.sum_bits * factor, squares, self.num_evaluated)
+        """Return the losses with every loss, except those of a base, multiplied by a factor."""
+        return replace(self, sum_bits=self.sum_bits * factor, sum_squares_bits2=self.sum_squares_bits2 * factor**2)
 
     def shifted(self, column: int, by_bits: Floats) -> "Losses":
         """Return the losses with the mean of one row increased by `by_bits` (E,)."""
         sums = self.sum_bits.copy()
         sums[:, column] += by_bits * self.num_evaluated[:, column]
-        return Losses(self.questions, self.populations, sums, self.sum_squares_bits2, self.num_evaluated)
+        return replace(self, sum_bits=sums)
 
     @property
     def num_evaluations(self) -> int:

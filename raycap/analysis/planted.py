@@ -267,7 +267,7 @@ def _result(trial: PlannedTrial, curve: ShareCurves, truth: Truth, end: float, n
         spec=trial.spec,
         populations=trial.populations,
         parameters=trial.parameters,
-        vocab_size=trial.parameters.embedding // trial.spec.model.hidden_size,
+        vocab_size=trial.parameters.model.embedding // trial.spec.model.hidden_size,
         num_steps=trial.steps,
         stop_reason=StopReason.LENGTH,
         num_workers=1,

@@ -209,10 +209,11 @@ def _losses(result: TrialResult) -> str:
 def _parameters(result: TrialResult) -> str:
     counts = result.parameters
     groups = {
-        **counts.model_dump(exclude_defaults=True),
+        **counts.model_dump(exclude_defaults=True, exclude={"base"}),
         "all": counts.total,
         "non-embedding": counts.non_embedding,
         **({"active for a token": counts.active} if counts.inactive else {}),
+        **({"frozen, under the adapter": counts.base.total} if counts.base else {}),
     }
     table = _table(["group", "parameters"], [[group, f"{number:,}"] for group, number in groups.items()])
     notes, model = [table], result.spec.model

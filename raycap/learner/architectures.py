@@ -7,16 +7,22 @@ import torch
 from raycap.learner import model as llama
 from raycap.learner import pretrained
 from raycap.learner.language_model import CPU, LanguageModel
-from raycap.spec import ModelByWidth, PretrainedModel, ResolvedModel
+from raycap.spec import LoraAdapter, ModelByWidth, PretrainedModel, ResolvedModel
 from raycap.storage.saved_model import differing_settings, read_settings
 
 
 def build_model(
-    spec: ResolvedModel, vocab_size: int, *, seeds: tuple[int, ...], device: torch.device = CPU
+    spec: ResolvedModel,
+    vocab_size: int,
+    adapter: LoraAdapter | None = None,
+    *,
+    seeds: tuple[int, ...],
+    device: torch.device = CPU,
 ) -> LanguageModel:
     """Return a stack with one freshly initialised replica per seed.
 
-    Models of transformers have one replica. A pretrained model has the weights of its path.
+    Models of transformers have one replica. A pretrained model has the weights of its path, and may have an adapter, which
+    is initialised instead.
     """
     if isinstance(spec, ModelByWidth):
         generators = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
@@ -25,7 +31,7 @@ def build_model(
 
     (seed,) = seeds
     if isinstance(spec, PretrainedModel):
-        return transformers_pretrained.load_model(spec, vocab_size, device=device)
+        return transformers_pretrained.load_model(spec, vocab_size, adapter=adapter, seed=seed, device=device)
     return transformers_model.build_model(spec, vocab_size, seed=seed, device=device)
 
 

@@ -92,4 +92,4 @@ def evaluate(loaded: LoadedModel, options: dict[str, Any], folder: Path) -> Mode
     table = LossTable(rows=())
     for sample in samples_of(loaded.data):
         table += losses(model, sample, precision=loaded.spec.training.precision)
-    return ModelLosses(losses=table)
+    return ModelLosses(losses=table, base_losses=loaded.result.final.base_losses)

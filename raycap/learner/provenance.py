@@ -9,7 +9,7 @@ import torch
 
 from raycap.results import Provenance
 
-STORED_VERSIONS = ("torch", "transformers", "numpy", "tokenizers", "ray", "mlflow")
+STORED_VERSIONS = ("torch", "transformers", "peft", "numpy", "tokenizers", "ray", "mlflow")
 """Packages whose versions are stored with a result."""
 
 

@@ -77,6 +77,8 @@ class Replica:
         self.state = ReplicaState()
         self.curriculum = Curriculum(data, self.state.course)
         self.samples = samples_of(data)
+        self.base_losses: LossTable | None = None
+        """Losses of the frozen model under an adapter."""
 
     @property
     def error(self) -> DivergedError | None:
@@ -107,10 +109,8 @@ class Replica:
         self, model: LanguageModel, snapshot: Snapshot, source: RowSource, context: WorkerContext
     ) -> Evaluation | None:
         """Evaluate the model and append the evaluation; return None and record an error if losses are not finite."""
-        table, precision = LossTable(rows=()), self.spec.training.precision
         try:
-            for sample in self.samples:
-                table += losses(model, sample, precision=precision, rank=context.rank, world_size=context.world_size)
+            table = self._losses(model, context)
         except DivergedError as error:
             self.state.error = f"{error} after step {snapshot.step}; lower optimizer.lr"
             return None
@@ -123,12 +123,23 @@ class Replica:
             train_seconds=self.state.train_seconds,
             phase=self.curriculum.phase(snapshot.step),
             parameter_norm=math.sqrt(sum(float(w.double().square().sum()) for w in model.storage.values())),
-            losses=_sum_over_workers(table, context.world_size),
+            losses=table,
+            base_losses=self.base_losses,
         )
         previous = [earlier.without_histograms() for earlier in self.state.evaluations[-1:]]
         self.state.evaluations[-1:] = [*previous, evaluation]  # only the last evaluation keeps histograms
         self.state.evaluated.append((self.state.loss_sum_units, self.state.num_texts))
         return evaluation
+
+    def evaluate_base(self, model: LanguageModel, context: WorkerContext) -> None:
+        """Evaluate a model whose adapter has not been trained. Raises DivergedError if losses are not finite."""
+        self.base_losses = self._losses(model, context).without_histograms()
+
+    def _losses(self, model: LanguageModel, context: WorkerContext) -> LossTable:
+        table, precision = LossTable(rows=()), self.spec.training.precision
+        for sample in self.samples:
+            table += losses(model, sample, precision=precision, rank=context.rank, world_size=context.world_size)
+        return _sum_over_workers(table, context.world_size)
 
     def exposures(self, source: RowSource, step: int) -> float:
         """Return the mean exposures of a fact before a step of a stream of rows."""

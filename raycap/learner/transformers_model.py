@@ -23,6 +23,7 @@ from raycap.results import ParameterCounts
 from raycap.spec import PretrainedModel, TransformersByConfig
 from raycap.storage.saved_model import CONFIG, read_settings
 
+GROUPS = ParameterCounts.model_fields.keys() - {"base"}
 NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Options with which transformers neither downloads anything nor runs code that comes with a model."""
 MAX_ACAUSAL = 1e-5
@@ -199,24 +200,30 @@ def load_network(config: PreTrainedConfig, folder: Path) -> PreTrainedModel:
 
 
 def save_model(model: TransformersModel, folder: Path) -> None:
-    """Write config.json and model.safetensors for AutoModelForCausalLM.from_pretrained."""
+    """Write config.json and model.safetensors for AutoModelForCausalLM.from_pretrained, with the adapter merged."""
     network = copy.deepcopy(model.network)  # weights in memory of their own
+    if count_parameters(network).base:
+        from raycap.learner import adapters  # imports peft, which takes seconds
+
+        adapters.merge(network)
     network.save_pretrained(folder, max_shard_size="1TB")
     (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / CONFIG).write_text(json.dumps(as_json(build_config(model.spec.config, model.vocab_size)), indent=2))
 
 
 def count_parameters(network: PreTrainedModel) -> ParameterCounts:
-    """Return the numbers of parameters of a model by group."""
-    counts = dict.fromkeys(ParameterCounts.model_fields, 0)
+    """Return the numbers of trained parameters of a model by group, and those of its frozen ones if it has any."""
+    counts = {is_trained: dict.fromkeys(GROUPS, 0) for is_trained in (True, False)}
     active = getattr(network.config, "num_experts_per_tok", None)
     for part, parameter in _parts(network):
-        counts[part] += parameter.numel()
+        counts[parameter.requires_grad][part] += parameter.numel()
     for module in network.modules():
         if "Experts" in type(module).__name__ and isinstance(active, int):
             for parameter in module.parameters(recurse=False):  # one entry per expert
-                counts["inactive"] += parameter.numel() // len(parameter) * max(0, len(parameter) - active)
-    return ParameterCounts(**counts)
+                inactive = parameter.numel() // len(parameter) * max(0, len(parameter) - active)
+                counts[parameter.requires_grad]["inactive"] += inactive
+    base = ParameterCounts(**counts[False]) if any(counts[False].values()) else None
+    return ParameterCounts(**counts[True], base=base)
 
 
 def _parts(network: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:

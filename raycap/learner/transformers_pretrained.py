@@ -14,7 +14,7 @@ from raycap.learner.language_model import CPU
 from raycap.learner.transformers_config import architecture_fields, build_config
 from raycap.learner.transformers_model import TransformersModel, load_network
 from raycap.learner.transformers_sizes import MAX_CHECKED, parameter_counts
-from raycap.spec import PretrainedModel
+from raycap.spec import LoraAdapter, PretrainedModel
 from raycap.storage.saved_model import CONFIG, copy_identified, identity, read_settings
 from raycap.tokens.tokenizers import load_tokenizer
 
@@ -34,23 +34,32 @@ def resolve(spec: PretrainedModel, tokenizer: Tokenizer) -> PretrainedModel:
         resolved = spec.model_copy(update={"sha256": identity(folder), "config": config})
         vocab_size = tokenizer.get_vocab_size()
         if parameter_counts(resolved, vocab_size).total <= MAX_CHECKED:
-            _load(resolved, folder, vocab_size, CPU)
+            TransformersModel(resolved, load_network(build_config(config, vocab_size), folder)).check_causal()
     return resolved
 
 
-def load_model(spec: PretrainedModel, vocab_size: int, *, device: torch.device = CPU) -> TransformersModel:
-    """Return the model of a resolved spec with its saved weights.
+def load_model(
+    spec: PretrainedModel, vocab_size: int, *, adapter: LoraAdapter | None, seed: int, device: torch.device = CPU
+) -> TransformersModel:
+    """Return the model of a resolved spec with its saved weights, which are frozen if there is an adapter.
 
-    Raises ValueError if the files have changed since the spec was resolved.
+    Args:
+        spec: The resolved spec.
+        vocab_size: Size of the vocabulary.
+        adapter: Adapter to train.
+        seed: Seed of the adapter's weights.
+        device: Device of the model.
+
+    Raises:
+        ValueError: The files have changed since the spec was resolved, or the adapter does not fit the model.
     """
     with _local_copy(spec) as folder:
-        return _load(spec, folder, vocab_size, device)
+        network = load_network(build_config(spec.config, vocab_size), folder)
+    if adapter:
+        from raycap.learner import adapters  # imports peft, which takes seconds
 
-
-def _load(spec: PretrainedModel, folder: Path, vocab_size: int, device: torch.device) -> TransformersModel:
-    model = TransformersModel(spec, load_network(build_config(spec.config, vocab_size), folder), device)
-    model.check_causal()
-    return model
+        adapters.attach(network, adapter, seed=seed)
+    return TransformersModel(spec, network, device)
 
 
 @contextmanager

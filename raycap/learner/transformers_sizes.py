@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from raycap.learner import transformers_model
 from raycap.learner.transformers_config import build_config, common_names
 from raycap.results import ParameterCounts
-from raycap.spec import ModelOfTransformers, TransformersByConfig, TransformersByParams
+from raycap.spec import LoraAdapter, ModelOfTransformers, TransformersByConfig, TransformersByParams
 
 CHECKED_VOCAB_SIZE = 8
 """Size of the vocabulary of the models that are built to check an architecture."""
@@ -32,9 +32,9 @@ def resolve(spec: TransformersByConfig, vocab_size: int) -> TransformersByConfig
     return resolved
 
 
-def parameter_counts(spec: ModelOfTransformers, vocab_size: int) -> ParameterCounts:
-    """Return the parameter counts of a model."""
-    return _counts(json.dumps(spec.config, sort_keys=True), vocab_size)
+def parameter_counts(spec: ModelOfTransformers, vocab_size: int, adapter: LoraAdapter | None = None) -> ParameterCounts:
+    """Return the parameter counts of a model. Raises ValueError if an adapter does not fit it."""
+    return _counts(json.dumps(spec.config, sort_keys=True), vocab_size, adapter)
 
 
 def max_length(spec: ModelOfTransformers, vocab_size: int) -> int | None:
@@ -44,13 +44,18 @@ def max_length(spec: ModelOfTransformers, vocab_size: int) -> int | None:
 
 
 @cache
-def _counts(config: str, vocab_size: int) -> ParameterCounts:
-    return _counts_of(build_config(json.loads(config), vocab_size))
+def _counts(config: str, vocab_size: int, adapter: LoraAdapter | None) -> ParameterCounts:
+    return _counts_of(build_config(json.loads(config), vocab_size), adapter)
 
 
-def _counts_of(config: PreTrainedConfig) -> ParameterCounts:
+def _counts_of(config: PreTrainedConfig, adapter: LoraAdapter | None = None) -> ParameterCounts:
     with torch.device("meta"):
-        return transformers_model.count_parameters(transformers_model.build_network(config))
+        network = transformers_model.build_network(config)
+        if adapter:
+            from raycap.learner import adapters  # imports peft, which takes seconds
+
+            adapters.attach(network, adapter, seed=0)
+        return transformers_model.count_parameters(network)
 
 
 def with_num_params(spec: TransformersByParams, vocab_size: int, max_relative_error: float) -> TransformersByConfig:

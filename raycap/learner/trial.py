@@ -127,8 +127,10 @@ def run_trials(
         if parent:
             model = architectures.load_model(spec.model, parent, min_vocab_size=vocab_size).copy(context.device)
         else:
-            seeds = tuple(each.training.seed for each in specs)
-            model = architectures.build_model(spec.model, vocab_size, seeds=seeds, device=context.device)
+            seeds, device = tuple(each.training.seed for each in specs), context.device
+            model = architectures.build_model(spec.model, vocab_size, spec.adapter, seeds=seeds, device=device)
+    if spec.adapter:  # it has no effect yet
+        replicas[0].evaluate_base(model, context)
     run = _Run(replicas, model, context, report, ends_early, finished, checkpoints, keeper, graphed=graphed)
     run.resume()
     on_step(run.step)

@@ -188,12 +188,13 @@ def worker_bytes(group: StackGroup, execution: ExecutionSpec) -> float:
     assert isinstance(model, ResolvedModel), "trials are resolved"
     # AdamW stores four numbers per parameter: weight, gradient and two moments. Muon needs one moment for matrices.
     with_one_moment = parameters.attention + parameters.mlp if isinstance(training.optimizer, Muon) else 0
-    state = FLOAT_BYTES * (4 * parameters.total - with_one_moment)
+    frozen = parameters.base.total if parameters.base else 0
+    state = FLOAT_BYTES * (4 * parameters.total - with_one_moment + frozen)
     tokens = trial.tokens / trial.steps / execution.num_workers
     texts = training.batch_size / execution.num_workers
     # Attention scores and their softmax: heads times (tokens of a text) numbers per token and block each.
     in_blocks = block_activations(model) + model.depth * 2 * model.num_attention_heads * tokens / texts
-    vocab_size = parameters.embedding / model.hidden_size
+    vocab_size = parameters.model.embedding / model.hidden_size
     size = FLOAT_BYTES if training.precision is Precision.FP32 else FLOAT_BYTES / 2
     loss_share = 1.0 if isinstance(spec.questions, NamesOnly | Biographies | UserTexts) else ANSWER_SHARE
     activations = size * tokens * (in_blocks + LOGIT_COPIES * loss_share * vocab_size)

@@ -128,7 +128,7 @@ def _plan(spec: TrialSpec, point: GridPoint, shared: "_Shared") -> PlannedTrial:
     data = replace(dataset.data, spec=spec)
     _check_training(spec, data)
     steps = data.num_steps
-    parameters = parameter_counts(spec.model, data.vocab_size)
+    parameters = parameter_counts(spec.model, data.vocab_size, spec.adapter)
     demanded = dataset.dataset_bits[shared.analysis.headline[1]] / parameters.total
     return PlannedTrial(
         trial_id=spec.trial_id,
@@ -309,7 +309,7 @@ class _Shared:
     def _num_params(self, trial: TrialSpec) -> int:
         """Return the number of parameters of a trial whose width is solved."""
         assert isinstance(trial.model, ResolvedModel)
-        return parameter_counts(trial.model, self._vocab_size(trial)).total
+        return parameter_counts(trial.model, self._vocab_size(trial), trial.adapter).total
 
     def _vocab_size(self, trial: TrialSpec) -> int:
         """Return the number of rows of the embedding, which does not depend on the number of people."""

@@ -14,6 +14,7 @@ from raycap.spec import (
     NUM_CENSUS_LAST_NAMES,
     HeadSize,
     LoopSharing,
+    LoraAdapter,
     ModelByParams,
     ModelByWidth,
     ModelOfTransformers,
@@ -66,8 +67,8 @@ def max_length(model: ResolvedModel, vocab_size: int) -> int | None:
     return transformers_sizes.max_length(model, vocab_size)
 
 
-def parameter_counts(model: ResolvedModel, vocab_size: int) -> ParameterCounts:
-    """Return the parameter counts of a model.
+def parameter_counts(model: ResolvedModel, vocab_size: int, adapter: LoraAdapter | None = None) -> ParameterCounts:
+    """Return the parameter counts of a model. Raises ValueError if an adapter does not fit it.
 
     Weights that the passes of a loop share count once. With the default MLP the total of a Llama is 2Vh (Vh if embeddings
     are tied) + 16 L h^2 + (2L + 1) h; see docs/science.md#model.
@@ -75,7 +76,7 @@ def parameter_counts(model: ResolvedModel, vocab_size: int) -> ParameterCounts:
     if isinstance(model, ModelOfTransformers):
         from raycap.learner import transformers_sizes
 
-        return transformers_sizes.parameter_counts(model, vocab_size)
+        return transformers_sizes.parameter_counts(model, vocab_size, adapter)
     h = model.hidden_size
     return ParameterCounts(
         embedding=vocab_size * h,
@@ -131,21 +132,23 @@ def computed_parameters(trial: PlannedTrial) -> int:
     model, counts = trial.spec.model, trial.parameters
     assert isinstance(model, ResolvedModel), "trials are resolved"
     if isinstance(model, ModelOfTransformers):
-        return counts.active
+        return counts.active + (counts.base.active if counts.base else 0)
     return counts.total - counts.attention - counts.mlp + block_weights(model)
 
 
 def training_flops(trial: PlannedTrial) -> float:
     """Return the FLOPs of a training: 6 per token and weight of the blocks, 2 of them forward and 4 backward.
 
-    Embeddings, output layer, attention scores and evaluations are not included.
+    Frozen weights need 4, because they have no gradients of their own. Embeddings, output layer, attention scores and
+    evaluations are not included.
     """
     model, counts = trial.spec.model, trial.parameters
     assert isinstance(model, ResolvedModel), "trials are resolved"
     in_blocks = (
         counts.non_embedding - counts.inactive if isinstance(model, ModelOfTransformers) else block_weights(model)
     )
-    return 6.0 * in_blocks * trial.tokens
+    frozen = counts.base.non_embedding - counts.base.inactive if counts.base else 0
+    return (6.0 * in_blocks + 4.0 * frozen) * trial.tokens
 
 
 def width_for_params(model: ModelByParams, vocab_size: int) -> ModelByWidth:

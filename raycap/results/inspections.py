@@ -41,6 +41,8 @@ class ModelLosses(Record):
     """Losses of a stored model, by the analysis `evaluate`."""
 
     losses: LossTable
+    base_losses: LossTable | None = None
+    """Losses of the frozen model under an adapter; None without an adapter."""
 
 
 class TextLosses(Record):

@@ -53,6 +53,8 @@ class ParameterCounts(Record):
     """Parameters of a model of transformers that belong to no other group, such as state-space mixers."""
     inactive: Count = 0
     """Parameters, also counted in the groups, of the experts that a token is not routed to."""
+    base: "ParameterCounts | None" = None
+    """Parameters of the frozen model under an adapter, which are not counted in the groups; None without an adapter."""
 
     @property
     def total(self) -> int:
@@ -68,6 +70,11 @@ class ParameterCounts(Record):
     def active(self) -> int:
         """Number of parameters that take part in the computation for one token: all, except in a mixture of experts."""
         return self.total - self.inactive
+
+    @property
+    def model(self) -> "ParameterCounts":
+        """Parameters of the model without an adapter: these, or those of the frozen base."""
+        return self.base or self
 
 
 class ObservedFacts(Record):
@@ -161,6 +168,8 @@ class Evaluation(Record):
     parameter_norm: Amount
     """Euclidean norm of all parameters, as used in evaluation."""
     losses: LossTable
+    base_losses: LossTable | None = None
+    """Losses of the frozen model under an adapter, without histograms; None without an adapter."""
 
     def without_histograms(self) -> "Evaluation":
         """Return the evaluation without the histograms of its losses."""

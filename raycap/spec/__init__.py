@@ -5,6 +5,7 @@ change the result (where a trial runs, where it is stored, its name) are fields 
 SweepSpec and do not enter the identity.
 """
 
+from raycap.spec.adapter import LoraAdapter
 from raycap.spec.base import Accounting, EncodingScheme, Kind, RelationStructure, SelectionScheme, Spec, Split
 from raycap.spec.facts import (
     NUM_CENSUS_FIRST_NAMES,
@@ -139,6 +140,7 @@ __all__ = [
     "LocaliseSpec",
     "Loop",
     "LoopSharing",
+    "LoraAdapter",
     "LossBelow",
     "Mlp",
     "ModelAnalysis",

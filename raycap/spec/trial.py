@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from raycap.spec.adapter import LoraAdapter
 from raycap.spec.base import Kind, Spec, Weight, broken_rule
 from raycap.spec.facts import (
     NUM_ATTRIBUTES,
@@ -159,6 +160,8 @@ class TrialSpec(Spec):
     model: ModelSpec = ModelByWidth()
     """The architecture: the Llama of raycap or a model of transformers, by width or by number of parameters, or a saved
     model to start from."""
+    adapter: LoraAdapter | None = None
+    """Train an adapter of a pretrained model, whose own weights are frozen; null to train the model itself."""
     training: TrainingSpec = TrainingSpec()
     """Training of the model and its evaluation."""
     fill: Fill | None = None
@@ -169,6 +172,12 @@ class TrialSpec(Spec):
         kinds = self.questions.kinds
         for profiles in (self.profiles, *([self.fill.profiles] if self.fill else [])):
             check_population(profiles, self.questions, self.tokenizer)
+        if self.adapter and not isinstance(self.model, PretrainedModel):
+            raise broken_rule(
+                "an adapter needs a trained model, whose weights are frozen, but model.kind is {kind}; set model: {{kind: "
+                "pretrained, path: ...}}, or remove adapter",
+                kind=self.model.kind,
+            )
         if isinstance(self.model, PretrainedModel):
             if self.fill:
                 raise broken_rule(
@@ -226,6 +235,8 @@ class TrialSpec(Spec):
             for name in ("kind", "loop", "mlp", "parallel"):
                 if getattr(self.model, name) == ModelByWidth.model_fields[name].default:
                     del tree["model"][name]
+        if self.adapter is None:
+            del tree["adapter"]
         if self.training.evaluate_at is EvaluationPlaces.DOUBLINGS:
             del tree["training"]["evaluate_at"]
         if not self.questions.held_out.people and "held_out" in tree["questions"]:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycap.analysis.analyse import analyse
-from raycap.analysis.capacity import NAMES, TOTAL, Capacity, capacities, hop_loss_bits
+from raycap.analysis.capacity import NAMES, TOTAL, Capacity, capacities
+from raycap.analysis.inversion import hop_loss_bits
 from raycap.analysis.measurements import Losses
 from raycap.facts.entropy import code_length_bits, name_set_bits
 from raycap.results import Evaluation, LossTable, Part, PopulationFacts
