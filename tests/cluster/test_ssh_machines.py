@@ -117,6 +117,7 @@ def test_a_sweep_on_machines_reached_by_ssh_survives_the_loss_of_one(tmp_path: P
                 worker.set_link("down")
                 time.sleep(20)
                 worker.set_link("up")
+                wait_until(lambda: len(list(results.glob("*/result.json"))) == 8, 600)
                 wait_until(lambda: "succeeded" in ray("job status --address http://127.0.0.1:8265 sweep"), 400)
                 ray("job logs --address http://127.0.0.1:8265 sweep")
                 assert ray_processes(worker)
