@@ -260,9 +260,13 @@ def plan_loaded(loaded: LoadedSweep, source: str) -> tuple[SweepRecord, Storage]
     The trials of a pool are those of its sweeps.
     """
     from raycap.plan.expand import expand
-    from raycap.plan.pool import check_roles, pooled_trials
 
-    trials = pooled_trials(loaded.spec) if loaded.spec.pool else expand(loaded)
+    if loaded.spec.pool:
+        from raycap.plan.pool import pooled_trials  # imports pandas and scipy, which take two seconds
+
+        trials = pooled_trials(loaded.spec)
+    else:
+        trials = expand(loaded)
     try:
         storage = Storage.at(loaded.spec.storage)
     except ValueError as error:
@@ -280,6 +284,8 @@ def plan_loaded(loaded: LoadedSweep, source: str) -> tuple[SweepRecord, Storage]
         working_directory=os.getcwd(),
     )
     if record.spec.pool:
+        from raycap.plan.pool import check_roles
+
         check_roles(record)
     return record, storage
 

@@ -30,10 +30,11 @@ def raycap(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
 
-def test_help_lists_commands_and_exit_codes_without_heavy_imports() -> None:
+def test_help_lists_commands_and_exit_codes_and_plans_need_no_heavy_imports() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from raycap.cli import app\n"
         "print(CliRunner().invoke(app, ['--help']).output)\n"
+        "assert not CliRunner().invoke(app, ['plan', 'specs/grid.yaml', 'grid={}']).exception\n"
         "print('heavy:', sorted({'torch', 'ray', 'mlflow', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
