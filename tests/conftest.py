@@ -86,6 +86,14 @@ def tracking_uri(_new_database: Path, tmp_path: Path) -> str:
     return f"sqlite:///{shutil.copy(_new_database, tmp_path / 'mlflow.db')}"
 
 
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports that this process writes have one figure, because drawing all of them takes seconds."""
+    from raycap.analysis import report
+
+    monkeypatch.setattr(report, "FIGURES", {"capacity": report.FIGURES["capacity"]})
+
+
 @pytest.fixture(scope="session")
 def _object_store() -> Iterator[ObjectStore]:
     with object_store() as store:

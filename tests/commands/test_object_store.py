@@ -21,11 +21,11 @@ from tests.support.object_store import ObjectStore
 
 
 @pytest.fixture
-def sweep(s3: ObjectStore, tmp_path: Path) -> tuple[SweepRecord, Storage]:
+def sweep(s3: ObjectStore, tmp_path: Path, tracking_uri: str) -> tuple[SweepRecord, Storage]:
     """A sweep in a bucket."""
     storage = Storage.at(s3.uri(f"{tmp_path.name}/runs"))
     record = planted.sweep([12, 14, 16], name="grid")
-    tracking = record.spec.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    tracking = record.spec.tracking.model_copy(update={"uri": tracking_uri})
     spec = record.spec.model_copy(update={"storage": storage.location(), "tracking": tracking})
     record = record.model_copy(update={"spec": spec})
     storage.write("grid/sweep.json", record.model_dump_json())
@@ -43,7 +43,8 @@ def command(*arguments: str) -> str:
     return result.output
 
 
-def test_commands_take_the_uri_of_a_sweep(sweep: tuple[SweepRecord, Storage], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_figure")
+def test_commands_take_the_uri_of_a_sweep(sweep: tuple[SweepRecord, Storage], tracking_uri: str) -> None:
     record, storage = sweep
     folder = storage.location("grid")
     assert folder.startswith("s3://bucket/")
@@ -53,7 +54,7 @@ def test_commands_take_the_uri_of_a_sweep(sweep: tuple[SweepRecord, Storage], tm
     assert printed == storage.location("grid/report.html")
     assert Storage.at(printed).read("").startswith(b"<")
     command("sync", folder)
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = mlflow.MlflowClient(tracking_uri)
     assert len(client.search_runs([client.get_experiment_by_name("raycap").experiment_id])) == 4
     assert json.loads(command("compare", folder, folder, "--json"))["shared_trials"] == 3
     assert raycap.load(folder).trials["trial_id"].nunique() == 3

@@ -25,6 +25,7 @@ from tests.support import planted
 from tests.support.mlflow_runs import assert_complete, make_results, planned_sweep, runs_of, store
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_runs_have_labels_colours_by_width_and_datasets(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri, widths=(12, 14), seeds=(0, 1))
     store(record, make_results(record))

@@ -30,6 +30,7 @@ from tests.support.mlflow_runs import (
 )
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_new_database_receives_all_stored_results_once(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri)
     *results, _ = make_results(record)
@@ -143,6 +144,7 @@ def test_deleted_runs_are_created_again(tmp_path: Path, tracking_uri: str) -> No
     assert runs_of(record)[1].info.run_id != parent.info.run_id
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_rejected_operations_do_not_block_later_ones(tmp_path: Path, tracking_uri: str) -> None:
     record = planned_sweep(tmp_path, tracking_uri)
     results = make_results(record)
