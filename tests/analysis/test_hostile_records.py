@@ -27,9 +27,9 @@ from tests.support import planted
 from tests.support.mutations import mutations
 
 
-def stored_sweep(folder: Path) -> tuple[SweepRecord, Storage]:
-    """Store a sweep of five finished trials and one failed trial under runs/ of a folder."""
-    record = planted.sweep([10, 14, 18], seeds=(0, 1), name="grid")
+def stored_sweep(folder: Path, seeds: tuple[int, ...] = (0, 1)) -> tuple[SweepRecord, Storage]:
+    """Store a sweep of finished trials and one failed trial, six in all with two seeds, under runs/ of a folder."""
+    record = planted.sweep([10, 14, 18], seeds=seeds, name="grid")
     storage = Storage.at(f"{folder}/runs")
     storage.write("grid/sweep.json", record.model_dump_json())
     storage.write("grid/run.json", planted.RUN.model_dump_json())
@@ -149,7 +149,7 @@ def test_the_report_works_without_an_absurd_result_and_names_it(tmp_path: Path) 
 
 def test_no_mutated_record_of_a_sweep_ends_in_a_traceback(tmp_path: Path) -> None:
     """Commands on the sweep still work, or end in one line that names the file."""
-    record, storage = stored_sweep(tmp_path)
+    record, storage = stored_sweep(tmp_path, seeds=(0,))
     folder = f"{tmp_path}/runs/grid"
     storage.write("grid/summary.json", json.dumps(summary(analyse_stored(record, storage))))
     failure = failure_path(record.trials[-1].trial_id)
@@ -177,7 +177,7 @@ def test_no_mutated_record_of_a_sweep_ends_in_a_traceback(tmp_path: Path) -> Non
 
 
 def test_no_mutated_progress_ends_in_a_traceback(tmp_path: Path) -> None:
-    record, storage = stored_sweep(tmp_path)
+    record, storage = stored_sweep(tmp_path, seeds=(0,))
     trial_id = record.trials[-1].trial_id
     with locked(storage, "grid"):
         progress = ProgressFile(storage, "grid")

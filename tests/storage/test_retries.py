@@ -12,7 +12,7 @@ from raycap.storage.lock import locked
 from raycap.storage.retries import COMMAND_RETRIES, TRIAL_RETRIES, RetryLimit, advice, with_retries
 from tests.support.object_store import ObjectStore
 
-SHORT = RetryLimit(3.0)
+SHORT = RetryLimit(1.0)
 
 
 def use_everything(storage: Storage, folder: str) -> None:
@@ -75,13 +75,13 @@ def test_trials_wait_until_an_outage_ends(s3: ObjectStore, faults: dict[str, obj
     """Refused access and missing buckets are retried too, because the sweep could use the storage when it started."""
     storage = Storage.at(s3.uri(f"outage{'-'.join(map(str, faults.values()))}"), TRIAL_RETRIES)
     storage.write("old/a", "1")
-    timer = outage(s3, 2.0, **faults)
+    timer = outage(s3, 1.0, **faults)
     try:
         storage.write("x/a", "1")
         assert not timer.is_alive()
     finally:
         timer.join()
-    timer = outage(s3, 2.0, **faults)
+    timer = outage(s3, 1.0, **faults)
     try:
         assert storage.names("old") == ["a"]
         assert storage.exists("old/a")
@@ -113,7 +113,7 @@ def test_a_missing_bucket_is_no_empty_storage(s3: ObjectStore) -> None:
 def test_waiting_ends_at_its_limit_with_the_last_error(s3: ObjectStore) -> None:
     storage = Storage.at(s3.uri("limit"), SHORT)
     s3.faults.error_rate = 1.0
-    with pytest.raises(StorageUnavailableError, match=r"HeadObject.*tried for 3 s"):
+    with pytest.raises(StorageUnavailableError, match=r"HeadObject.*tried for 1 s"):
         storage.read("x")
 
 
@@ -162,7 +162,7 @@ def test_a_guarded_storage_does_not_write_once_an_outage_is_over(s3: ObjectStore
 
     storage = replace(Storage.at(s3.uri("guarded"), TRIAL_RETRIES), guard=guard)
     s3.faults.readonly = True
-    timer = threading.Timer(2.0, lambda: (lost.set(), setattr(s3.faults, "readonly", False)))
+    timer = threading.Timer(1.0, lambda: (lost.set(), setattr(s3.faults, "readonly", False)))
     timer.start()
     with pytest.raises(LeaseLostError):
         storage.write("x", "1")
