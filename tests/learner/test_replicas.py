@@ -42,7 +42,7 @@ def spec(seed: int, optimizer: OptimizerSpec, people: int = 0) -> TrialSpec:
         questions=QuestionsByShare(hops=(1, 2), one_hop_share=0.5, held_out=HeldOut(tuples=0.2)),
         model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2), tie_embeddings=True),
         training=TrainingSpec(
-            length=Exposures(exposures=20), batch_size=32, num_evaluations=4, optimizer=optimizer, seed=seed
+            length=Exposures(exposures=10), batch_size=32, num_evaluations=4, optimizer=optimizer, seed=seed
         ),
     )
 
@@ -59,6 +59,11 @@ def run_stack(specs: tuple[TrialSpec, ...], **options: object) -> list[TrialResu
     return [outcome.result if isinstance(outcome, TrainedTrial) else outcome for outcome in outcomes]
 
 
+@cache
+def undisturbed(specs: tuple[TrialSpec, ...]) -> list[TrialResult | DivergedError]:
+    return run_stack(specs)
+
+
 def losses(evaluation: Evaluation) -> list[float]:
     kinds = [evaluation.losses.select(kind).mean_bits for kind in (Kind.ONE_HOP, Kind.TWO_HOP)]
     return [evaluation.train_loss_bits, *kinds, evaluation.parameter_norm]
@@ -71,7 +76,7 @@ def losses(evaluation: Evaluation) -> list[float]:
 )
 def test_every_replica_has_the_losses_of_a_single_trial(optimizer: OptimizerSpec) -> None:
     specs = different(optimizer)
-    results = run_stack(specs)
+    results = undisturbed(specs)
     for spec_of_one, result in zip(specs, results, strict=True):
         single = run_trial(spec_of_one, source_commit="test").result
         assert result.trial_id == single.trial_id == spec_of_one.trial_id
@@ -127,11 +132,6 @@ def killed_after(specs: tuple[TrialSpec, ...], checkpoints: Checkpoints, num_rep
         run_trials(specs, source_commit="test", report=fail, checkpoints=checkpoints, **options)
 
 
-@cache
-def undisturbed(specs: tuple[TrialSpec, ...]) -> list[TrialResult | DivergedError]:
-    return run_stack(specs)
-
-
 def equal(result: TrialResult | DivergedError, expected: TrialResult | DivergedError) -> bool:
     """Whether two results are bit-equal, except for times."""
     if isinstance(result, DivergedError) or isinstance(expected, DivergedError):
@@ -165,7 +165,7 @@ def test_replicas_resume_from_their_checkpoints_in_other_stacks(optimizer: Optim
     specs = different(optimizer)
     checkpoints = Checkpoints(Storage.at(str(tmp_path)))
     killed_after(specs, checkpoints, 3 * len(specs))
-    whole = run_stack(specs)
+    whole = undisturbed(specs)
     pair, others = run_stack(specs[3:1:-1], checkpoints=checkpoints), run_stack(specs[:2], checkpoints=checkpoints)
     for result, expected in zip([*others, *pair[::-1]], whole[:4], strict=True):
         assert result.trial_id == expected.trial_id
