@@ -200,6 +200,7 @@ def _lay_out(figure: CaptionedFigure, title_inches: float, caption_inches: float
         legend.set_bbox_to_anchor((0.5, caption_inches / total), transform=figure.transFigure)
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.008, below / total, 0.984, 1.0 - below / total))
+    engine.execute(figure)
     _settle(figure)
 
 
@@ -236,7 +237,6 @@ def _add_legend(figure: Figure, renderer: Any) -> Legend | None:
 
 def _settle(figure: Figure) -> None:
     """Fix the layout and round the positions of the axes: the last digits of the layout solver are not reproducible."""
-    figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
         box = axes.get_position(original=True)
