@@ -33,17 +33,21 @@ with interruptible(at_kill=lambda: print("killed", flush=True)):
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_ends_the_process_after_the_notification(number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW_TO_STOP], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
+def test_a_second_signal_ends_the_process_after_the_notification() -> None:
+    processes = {
+        number: subprocess.Popen(
+            [sys.executable, "-c", SLOW_TO_STOP], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for number in SIGNALS
+    }
     for expected in ("ready", "interrupted", "killed"):
-        assert process.stdout.readline().strip() == expected
-        process.send_signal(number)
-    assert process.wait(50) == 130
-    assert process.stdout.read() == ""
+        for number, process in processes.items():
+            assert process.stdout
+            assert process.stdout.readline().strip() == expected, number
+            process.send_signal(number)
+    for number, process in processes.items():
+        assert process.wait(50) == 130, number
+        assert process.stdout.read() == ""
 
 
 @pytest.mark.parametrize(

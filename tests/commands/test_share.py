@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from raycap.export.hub import atomic_export
 from raycap.facts.build import corpora_of, profiles_of
 from raycap.facts.corpus import render_texts
 from raycap.facts.hosted import fingerprint, load_profiles
+from raycap.learner.trial import TrainedTrial
 from raycap.spec import NamePools, ProfilesByCount, ProfilesFromDisk, Steps
 from raycap.spec.file import SpecError
 from raycap.storage import Storage, model_folder, result_path
@@ -44,17 +46,34 @@ def raycap(
     )
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """A storage with a finished trial, a sweep that contains it, another sweep, and a damaged sweep.json."""
-    root = Storage.at(str(tmp_path_factory.mktemp("share") / "runs"))
-    result = memorized().result
-    memorized().save_model(root, model_folder(result.trial_id))
+def stored(trial: TrainedTrial, folder: Path) -> Storage:
+    """Return a storage with a finished trial, a sweep that contains it, another sweep, and a damaged sweep.json."""
+    root = Storage.at(str(folder / "runs"))
+    result = trial.result
+    trial.save_model(root, model_folder(result.trial_id))
     root.write(result_path(result.trial_id), with_checksum(result.model_dump_json(indent=1)))
     root.write("one/sweep.json", f'{{"question": "Is it so?", "trials": [{{"trial_id": "{result.trial_id}"}}]}}')
     root.write("other/sweep.json", '{"question": "What else?", "trials": [{"trial_id": "0123456789ab"}]}')
     root.write("damaged/sweep.json", f'{{"question": "{result.trial_id}')
     return root
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A storage with the trial that has memorised its people."""
+    return stored(memorized(), tmp_path_factory.mktemp("share"))
+
+
+@cache
+def short() -> TrainedTrial:
+    """Train a few steps, which is enough for an export that is refused."""
+    training = MEMORIZED.training.model_copy(update={"length": Steps(steps=5)})
+    return trained(MEMORIZED.model_copy(update={"training": training}))
+
+
+@pytest.fixture(scope="module")
+def short_storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    return stored(short(), tmp_path_factory.mktemp("short"))
 
 
 def answers(folder: Path) -> list[tuple[str, str]]:
@@ -227,17 +246,22 @@ def test_errors_of_a_push_are_one_line(change: dict[str, str], message: str, tmp
     ],
 )
 def test_exports_that_are_impossible_are_refused_with_the_reason(
-    what: str, options: dict[str, Any], message: str, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str,
+    options: dict[str, Any],
+    message: str,
+    short_storage: Storage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    storage.write("trials/0123456789ab/checkpoint-1.pt", "")
-    storage.write(result_path("cdef00000000"), "{}")
+    short_storage.write("trials/0123456789ab/checkpoint-1.pt", "")
+    short_storage.write(result_path("cdef00000000"), "{}")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     if "to" in options:
         options = options | {"to": tmp_path / options["to"]}
     with pytest.raises(SpecError, match=message):
-        export(what.replace("<id>", memorized().result.trial_id), storage=storage.root, **options)
+        export(what.replace("<id>", short().result.trial_id), storage=short_storage.root, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
 
