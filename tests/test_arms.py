@@ -45,7 +45,7 @@ def document(raw: dict) -> dict:
     trial = {
         "questions": raw.get("questions", {}),
         "model": {"num_layers": 1, "hidden_size": 16, "heads": {"num_heads": 1}} | raw.get("model", {}),
-        "training": {"length": {"steps": 60}, "batch_size": 64, "num_evaluations": 1} | raw.get("training", {}),
+        "training": {"length": {"steps": 30}, "batch_size": 64, "num_evaluations": 1} | raw.get("training", {}),
         "profiles": raw.get("profiles", PEOPLE),
     }
     if "source" not in trial["profiles"]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,20 @@ def analysed(record: SweepRecord, bits_per_param: float) -> Analysis:
     return analyse(record, RUN, measured(results(record, bits_per_param)), {})
 
 
+@cache
+def four_widths() -> Analysis:
+    return analysed(sweep([12, 14, 16, 20], name="one"), 1.8)
+
+
 def other_analysis(record: SweepRecord, **changes: object) -> SweepRecord:
     spec = record.spec.model_copy(update={"name": "other", "analysis": AnalysisSpec(**changes)})
     return record.model_copy(update={"spec": spec})
 
 
 def test_specs_laws_and_trials_of_two_sweeps_are_compared() -> None:
-    one = sweep([12, 14, 16, 20], name="one")
+    one = four_widths().sweep
     other = other_analysis(sweep([12, 16, 20, 24]), per_subject=False)
-    both = SideBySide(analysed(one, 1.8), analysed(other, 1.5))
+    both = SideBySide(four_widths(), analysed(other, 1.5))
     assert both.shared == 3
     assert both.differences() == [
         ["analysis.per_subject", "true", "false"],
@@ -94,7 +100,7 @@ def test_the_interval_of_a_ratio_combines_those_of_both_laws() -> None:
     noisy = {}
     for trial in record.trials:
         noisy |= {trial.trial_id: results(record, 1.8 * float(np.exp(0.05 * rng.standard_normal())))[trial.trial_id]}
-    one, exact = analyse(record, RUN, measured(noisy), {}).law, analysed(record, 1.8).law
+    one, exact = analyse(record, RUN, measured(noisy), {}).law, four_widths().law
     quotient = ratio(one, exact)
     assert quotient.estimate == pytest.approx(1.8 / one.alpha.estimate)
     assert np.log(quotient.high / quotient.low) == pytest.approx(np.log(one.alpha.high / one.alpha.low), rel=1e-3)
@@ -102,7 +108,7 @@ def test_the_interval_of_a_ratio_combines_those_of_both_laws() -> None:
 
 
 def test_sweeps_without_common_readings_and_trials_can_be_compared() -> None:
-    one = analysed(sweep([12, 14, 16, 20], name="one"), 1.8)
+    one = four_widths()
     record = other_analysis(sweep([24]), schemes=(EncodingScheme.TWO_HOP_DOUBLE,), selections=(SelectionScheme.SET,))
     both = SideBySide(one, analyse(record, RUN, {}, {}))
     assert both.readings == []
@@ -111,9 +117,7 @@ def test_sweeps_without_common_readings_and_trials_can_be_compared() -> None:
 
 
 def test_the_page_holds_every_table_and_is_self_contained() -> None:
-    both = SideBySide(
-        analysed(sweep([12, 14, 16, 20], name="<one>"[1:-1]), 1.8), analysed(sweep([12, 16, 20, 24]), 1.5)
-    )
+    both = SideBySide(four_widths(), analysed(sweep([12, 16, 20, 24]), 1.5))
     html = compare_html(both)
     assert html.count("data:image/svg+xml;base64,") == 1
     assert "http://" not in html

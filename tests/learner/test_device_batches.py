@@ -114,7 +114,7 @@ def spec(seed: int, optimizer: OptimizerSpec) -> TrialSpec:
         questions=QuestionsByShare(hops=(1, 2), one_hop_share=0.5),
         model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=2), tie_embeddings=True),
         training=TrainingSpec(
-            length=Exposures(exposures=20), batch_size=32, num_evaluations=4, optimizer=optimizer, seed=seed
+            length=Exposures(exposures=10), batch_size=32, num_evaluations=4, optimizer=optimizer, seed=seed
         ),
     )
 

@@ -33,7 +33,7 @@ from raycap.tokens.composer import Composer, Rows
 from raycap.tokens.rows import RowSource
 from raycap.tokens.tokenizers import build_tokenizer
 
-NUM_STEPS, BATCH_SIZE = 30, 64
+NUM_STEPS, BATCH_SIZE = 20, 64
 OPTIMIZER = AdamW(lr=0.01, warmup_steps=5, weight_decay=0.1, grad_clip=0.5)
 
 

@@ -16,7 +16,7 @@ ARMS = {
     "curriculum": {
         "questions": {"hops": [1, 2]},
         "training": {
-            "curriculum": [{"weights": [1, 0], "until": {"steps": 5}}, {"weights": [0, 1], "until": {"steps": 50}}]
+            "curriculum": [{"weights": [1, 0], "until": {"steps": 5}}, {"weights": [0, 1], "until": {"steps": 20}}]
         },
     },
 }

@@ -11,7 +11,7 @@ TINY = TrialSpec(
     profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
     model=ModelByWidth(hidden_size=16, num_layers=2, heads=NumHeads(num_heads=1), tie_embeddings=True),
     training=TrainingSpec(
-        length=Exposures(exposures=40),
+        length=Exposures(exposures=12),
         batch_size=32,
         num_evaluations=4,
         optimizer=AdamW(lr=0.01, warmup_steps=20, weight_decay=0.0),

@@ -71,7 +71,7 @@ def assert_rows_equal_tokenized_texts(corpus: Corpus, spec: TokenizerSpec, strid
 
 
 @pytest.mark.parametrize("spec", [WORD, BPE])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(profiles=populations())
 def test_rows_equal_tokenized_texts(spec: TokenizerSpec, profiles: Profiles) -> None:
     for corpus in all_corpora(profiles):
@@ -80,7 +80,9 @@ def test_rows_equal_tokenized_texts(spec: TokenizerSpec, profiles: Profiles) -> 
 
 @pytest.mark.parametrize("spec", [WORD, BpeTokenizer(kind="bpe")])
 def test_rows_equal_tokenized_texts_with_census_names(spec: TokenizerSpec) -> None:
-    for corpus in all_corpora(generate(census_schema(NamePools(), 17), 100, seed=0)):
+    corpora = all_corpora(generate(census_schema(NamePools(), 17), 100, seed=0))
+    # A word vocabulary has all names of the census, so it takes a second to build: one-hop questions, biographies, chains.
+    for corpus in corpora if spec != WORD else corpora[::2]:
         assert_rows_equal_tokenized_texts(corpus, spec, stride=1 + corpus.num_ids // 300)
 
 

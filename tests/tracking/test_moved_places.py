@@ -24,12 +24,10 @@ from tests.support import planted
 from tests.support.mlflow_runs import make_results, store
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of MLflow, whose creation takes seconds."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    connect(f"sqlite:///{file}").search_experiments()
-    return file
+@pytest.fixture
+def database(_new_database: Path) -> Path:
+    """An empty database of MLflow, to be copied."""
+    return _new_database
 
 
 def relative_sweep(folder: Path, **changes: str) -> SweepRecord:
