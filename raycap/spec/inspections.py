@@ -37,7 +37,7 @@ class Ablation(StrEnum):
     MEAN = "mean"
     """Its mean over texts of the same kind, at each position."""
     RESAMPLE = "resample"
-    """What it adds in another text of the same kind, at the same position."""
+    """The vector that it adds in another text of the same kind, at the same position."""
 
 
 class ModelAnalysis(StrEnum):
