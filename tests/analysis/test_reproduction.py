@@ -14,7 +14,7 @@ from tests.support import synthetic
 READING = Reading(EncodingScheme.OPTIMAL, SelectionScheme.ENUMERATE)
 SWEEP = [
     "grid.training.optimizer.lr=[0.01, 0.02]",
-    "grid.training.seed=[0, 1, 2]",
+    "grid.training.seed=[0, 1]",
     "analysis.compare=[training.optimizer.lr]",
 ]
 

@@ -124,7 +124,7 @@ def test_the_true_encoding_scheme_of_two_hops_has_the_best_score(truth: Encoding
     analysis = AnalysisSpec(schemes=tuple(EncodingScheme), selections=(SelectionScheme.ENUMERATE,))
     # Larger models for the big hash, whose code length is several times that of the other schemes.
     widths = (20, 28, 36) if truth is EncodingScheme.TWO_HOP_BIG_HASH else (14, 18, 24)
-    record = planned(analysis, relations=(2, 4, 8), people=(500, 1000), widths=widths, hops=(1, 2))
+    record = planned(analysis, relations=(2, 4, 8), people=(500,), widths=widths, hops=(1, 2))
     comparison = analysed(record, Truth(Reading(truth, SelectionScheme.ENUMERATE), 1.5, noise=0.03)).comparison
     assert len(comparison.readings) == 3
     assert comparison.ahead == Reading(truth, SelectionScheme.ENUMERATE)
@@ -173,7 +173,7 @@ def test_diverged_trials_enter_neither_laws_nor_comparison() -> None:
 
 
 def test_exhausted_and_ignorant_trials_do_not_enter_the_comparison() -> None:
-    record = planned(relations=(0, 4, 17), widths=(10, 40))
+    record = planned(relations=(0, 4, 17), people=(1000,), widths=(10, 40))
     comparison = analysed(record, Truth(ENUMERATE, 2.0, noise=0.02)).comparison
     assert 0 < comparison.num_trials < len(record.trials)
 
