@@ -190,17 +190,18 @@ def _watch_until_dead(
 
     Raises LockedError, with `problem` and a description of the writer, as soon as one of the writers is found alive.
     """
-    watch, was_announced = Watch(), False
+    watch, was_announced, holders = Watch(), False, dict[str, Holder]()
     while True:
         found = read_claims(storage, sweep_name)
+        holders |= {name: holder for name, content in found.items() if (holder := Holder.read(content))}
         verdicts = watch.observe(found)
         if living := [name for name, verdict in verdicts.items() if verdict is Liveness.ALIVE]:
-            writer = Holder.read(found[max(living, key=generation)]) or "by a process whose claim cannot be read"
+            writer = holders.get(max(living, key=generation), "by a process whose claim cannot be read")
             raise LockedError(f"{problem}: {writer}")
         unknown = [name for name, verdict in verdicts.items() if verdict is Liveness.UNKNOWN]
         if not unknown:
             return found
-        holder = Holder.read(found[max(unknown, key=generation)])
+        holder = holders.get(max(unknown, key=generation))
         if holder and not was_announced:
             was_announced = True
             limit = f"{claims.STALE_SECONDS:.0f} s"

@@ -50,7 +50,7 @@ BROKEN = {
     ),
     "no parameter counts": (lambda raw: raw.pop("parameters"), "parameters: field required"),
     "no parameters": (
-        lambda raw: raw.update(parameters=dict.fromkeys(raw["parameters"], 0)),
+        lambda raw: raw.update(parameters=dict.fromkeys(raw["parameters"], 0) | {"base": None}),
         "parameters: must be positive",
     ),
     "NaN": (

@@ -56,7 +56,7 @@ def test_the_starter_sweep_loads_and_is_planned_without_warnings(tmp_path: Path,
 
 def test_the_starter_has_every_section_and_the_description_of_every_field() -> None:
     text = " ".join(line.strip("# ") for line in starter("first").splitlines())
-    assert set(TRIAL) == set(TrialSpec.model_fields) - {"fill"}
+    assert set(TRIAL) == set(TrialSpec.model_fields) - {"fill", "adapter"}  # these need a trained model
     trial = TrialSpec.model_validate_json(json.dumps(TRIAL))
     sweep = SweepSpec.model_validate_json(json.dumps({"name": "first", **SETTINGS}))
     for field, value in [*written_fields(trial, TRIAL), *written_fields(sweep, SETTINGS)]:

@@ -1,5 +1,6 @@
 """Adapters of frozen models: counted, trained, resumed, merged into the stored model, and credited with what they add."""
 
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,12 +20,15 @@ from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import TrainedTrial
 from raycap.plan.sizes import computed_parameters, training_flops
 from raycap.results import PlannedTrial
-from raycap.spec import AnalysisSpec
+from raycap.spec import AnalysisSpec, Exposures, Steps
 from raycap.spec.document import SpecError
 from raycap.storage import Storage
-from tests.support.tiny import TINY, trained, trained_tiny, weights
+from tests.support.tiny import TINY, trained, weights
 
+ROOT = Path(__file__).parents[2]
 RANK = 3
+BASE = TINY.model_copy(update={"training": TINY.training.model_copy(update={"length": Exposures(exposures=40)})})
+"""A trial that is long enough to know something about each subject."""
 TRAINING = {
     "length": {"steps": 30},
     "batch_size": 32,
@@ -34,10 +38,15 @@ TRAINING = {
 
 
 @cache
+def trained_base() -> TrainedTrial:
+    return trained(BASE)
+
+
+@cache
 def base() -> Path:
-    """Save the model of TINY as a trial does, once for all tests, and return its folder."""
+    """Save the model of BASE as a trial does, once for all tests, and return its folder."""
     folder = Path(mkdtemp(prefix="raycap-test-"))
-    trained_tiny().save_model(Storage.at(str(folder)), "model")
+    trained_base().save_model(Storage.at(str(folder)), "model")
     return folder / "model"
 
 
@@ -68,7 +77,7 @@ def test_only_the_matrices_of_the_adapter_are_parameters() -> None:
     assert trial.parameters.attention == 2 * 4 * RANK * 2 * h  # two layers of four square matrices
     assert trial.parameters.mlp == 2 * 3 * RANK * (h + 4 * h)
     assert trial.parameters.total == trial.parameters.attention + trial.parameters.mlp
-    assert trial.parameters.base == trained_tiny().result.parameters
+    assert trial.parameters.base == trained_base().result.parameters
     assert trial.demanded_bits_per_param("set") == trial.dataset_bits["set"] / trial.parameters.total
     assert computed_parameters(trial) == trial.parameters.total + trial.parameters.base.total
     frozen = trial.parameters.base.non_embedding
@@ -100,7 +109,7 @@ def test_an_adapter_trains_resumes_bit_equal_and_is_merged_into_the_stored_model
     assert not torch.allclose(before(tokens).logits, logits, atol=1e-2)
     assert torch.equal(merged.get_input_embeddings().weight, before.get_input_embeddings().weight)
     loaded = architectures.load_model(planned().spec.model, tmp_path / "model")
-    assert loaded.count_parameters() == trained_tiny().result.parameters
+    assert loaded.count_parameters() == trained_base().result.parameters
 
 
 def bits(losses: Losses) -> dict[str, float]:
@@ -115,12 +124,12 @@ def bits(losses: Losses) -> dict[str, float]:
 def test_the_adapter_is_credited_with_the_bits_that_the_base_did_not_know(seed: int) -> None:
     result = adapted(seed).result
     check_own(result)
-    known = result.model_copy(update={"spec": TINY}).evaluations[-1].base_losses
+    known = result.model_copy(update={"spec": BASE}).evaluations[-1].base_losses
     if seed == 0:  # the losses of the base are those that it ended its own training with
-        expected = trained_tiny().result.final.losses.select("one_hop").mean_bits
+        expected = trained_base().result.final.losses.select("one_hop").mean_bits
         assert known.select("one_hop").mean_bits == pytest.approx(expected, rel=1e-4)
     after, before = (
-        bits(Losses.of(TINY, result.populations, [raycap.results.ModelLosses(losses=losses)]))
+        bits(Losses.of(BASE, result.populations, [raycap.results.ModelLosses(losses=losses)]))
         for losses in (result.final.losses, known)
     )
     credited = bits(Losses.of(result.spec, result.populations, result.evaluations))
@@ -146,3 +155,17 @@ def test_adapters_that_do_not_fit_are_refused() -> None:
     plain = {"trial": {"adapter": {"kind": "lora", "r": 2}}, "name": "plain"}
     with pytest.raises(SpecError, match=r"pretrained"):
         raycap.Sweep.from_dict(plain)
+
+
+def test_the_shipped_sweep_starts_from_a_model_of_the_demo(tmp_path: Path) -> None:
+    specs = ROOT / "sweeps" / "specs"
+    spec = specs / "laptop" / "lora.yaml"
+    (trial_id,) = re.findall(r"path: runs/trials/(\w+)/model", spec.read_text())
+    (parent,) = [trial for trial in raycap.Sweep.from_yaml(specs / "grid.yaml").trials if trial.trial_id == trial_id]
+    length = {"length": Steps(steps=10), "num_evaluations": 1}
+    training = parent.spec.training.model_copy(update=length)
+    stored = raycap.run_trial(parent.spec.model_copy(update={"training": training}), storage=str(tmp_path))
+    path = f"trial.model.path={tmp_path}/trials/{stored.trial_id}/model"
+    trials = raycap.Sweep.from_yaml(spec, path).trials
+    assert len(trials) == 30
+    assert [trial.demanded_bits_per_param("enumerate") for trial in trials] == pytest.approx([4] * 30, rel=0.05)
