@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from raycap.storage.inspections import TEXTS_FILE, inspection_folder, read_inspe
 from raycap.terminal.format import wide_console
 from raycap.terminal.stored_models import composition_table, evaluation_table
 
+if TYPE_CHECKING:
+    from raycap.analysis.inspected import Inspected
+
 AllModels = Annotated[
     bool, typer.Option("--all-models", help="Also analyse the models that execution.keep_models has stored.")
 ]
@@ -32,6 +35,10 @@ class _Analysed:
     trials: list[PlannedTrial]
     console: Console
     code: int
+
+    def log(self) -> "Inspected":
+        """Log the stored results of all analyses of the trials to MLflow, and return them."""
+        return pipeline.log_inspected(self.sweep, self.trials, self.root, self.console)
 
 
 def _analyse(
@@ -95,7 +102,7 @@ def evaluate(
     )
     from raycap.analysis.model_evaluations import evaluation_entries
 
-    inspected = pipeline.log_inspected(analysed.sweep, analysed.trials, analysed.root, analysed.console)
+    inspected = analysed.log()
     rows = evaluation_entries(analysed.trials, inspected.evaluations, analysed.sweep.spec.analysis)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -135,7 +142,7 @@ def losses(
     if per_question:
         for problem in store_compositions(root, [trial.trial_id for trial in analysed.trials]):
             analysed.console.print(problem, style="red", soft_wrap=True)
-        found = pipeline.log_inspected(analysed.sweep, analysed.trials, root, analysed.console).compositions
+        found = analysed.log().compositions
         compositions = {(each.trial_id, each.moment): each.body for records in found.values() for each in records}
     for trial in analysed.trials:
         for record in read_inspections(root, trial.trial_id, ModelAnalysis.LOSSES, TextLosses):
@@ -180,7 +187,7 @@ def probe(
     analysed = _analyse(
         ModelAnalysis.PROBE, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
     )
-    readings = pipeline.log_inspected(analysed.sweep, analysed.trials, analysed.root, analysed.console).probes
+    readings = analysed.log().probes
     if as_json:
         records = [record.model_dump(mode="json") for of_trial in readings.values() for record in of_trial]
         print(json.dumps(records, indent=1))
@@ -216,7 +223,7 @@ def localise(
         ModelAnalysis.LOCALISE, argument, trials=trials, all_models=all_models, as_json=as_json, storage=storage
     )
     done = analysed.trials
-    found = pipeline.log_inspected(analysed.sweep, done, analysed.root, analysed.console).localisations
+    found = analysed.log().localisations
     rows = localisation_rows(done, found, analysed.sweep.spec.analysis)
     if as_json:
         names = {name: [getattr(done[index], name) for index in rows["trial"]] for name in ("trial_id", "label")}

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from raycap.facts.build import populations_of
 from raycap.learner import architectures
 from raycap.learner.language_model import CPU, LanguageModel
+from raycap.learner.model import Llama
 from raycap.learner.replica import Replica
 from raycap.results import Moment, TrialResult
 from raycap.spec import KeepModels, KeptModels, ResolvedModel, TrialSpec
@@ -84,6 +85,12 @@ class LoadedModel:
     def spec(self) -> TrialSpec:
         """Spec of the trial."""
         return self.result.spec
+
+    def llama(self) -> Llama:
+        """Return the model. Raises ValueError if it is a model of transformers, whose residuals are not read."""
+        if not isinstance(self.model, Llama):
+            raise ValueError(f"model.kind: this analysis needs a model of kind llama, got {self.spec.model.kind}")
+        return self.model
 
 
 def load_model(

@@ -47,9 +47,7 @@ def localise(loaded: LoadedModel, options: dict[str, Any], folder: Path) -> Loca
 
     Raises ValueError for a model of transformers, whose residuals are not read.
     """
-    if not isinstance(loaded.model, Llama):
-        raise ValueError(f"model.kind: only models of kind llama can be ablated, got {loaded.spec.model.kind}")
-    return localise_model(loaded.model, loaded.data, LocaliseSpec.model_validate(options, strict=False))
+    return localise_model(loaded.llama(), loaded.data, LocaliseSpec.model_validate(options, strict=False))
 
 
 def localise_model(model: Llama, data: TrainingData, spec: LocaliseSpec) -> Localisation:

@@ -31,9 +31,7 @@ def probe(loaded: LoadedModel, options: dict[str, Any], folder: Path) -> ProbeRe
 
     Raises ValueError for a model of transformers, whose residuals are not read.
     """
-    if not isinstance(loaded.model, Llama):
-        raise ValueError(f"model.kind: only models of kind llama can be probed, got {loaded.spec.model.kind}")
-    return probe_model(loaded.model, loaded.data, ProbesSpec.model_validate(options, strict=False))
+    return probe_model(loaded.llama(), loaded.data, ProbesSpec.model_validate(options, strict=False))
 
 
 def probe_model(model: Llama, data: TrainingData, spec: ProbesSpec) -> ProbeReadings:

@@ -15,15 +15,13 @@ from raycap.analysis.capacity import NAMES, TOTAL, capacities
 from raycap.analysis.checks import UnreadableResult, check_own
 from raycap.analysis.measurements import Losses
 from raycap.learner import architectures
-from raycap.learner.checkpoints import Checkpoints
-from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import TrainedTrial
 from raycap.plan.sizes import computed_parameters, training_flops
 from raycap.results import PlannedTrial
 from raycap.spec import AnalysisSpec, Exposures, Steps
 from raycap.spec.document import SpecError
 from raycap.storage import Storage
-from tests.support.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, trained_with_a_pause, weights
 
 ROOT = Path(__file__).parents[2]
 RANK = 3
@@ -93,10 +91,7 @@ def test_an_adapter_trains_resumes_bit_equal_and_is_merged_into_the_stored_model
     first, last = whole.result.evaluations[0].losses, whole.result.final.losses
     assert last.select("one_hop").mean_bits < first.select("one_hop").mean_bits
 
-    checkpoints, signals = Checkpoints(Storage.at(str(tmp_path / "runs"))), iter([Signal.CONTINUE] * 3)
-    with pytest.raises(PausedError):
-        trained(planned().spec, checkpoints=checkpoints, poll_signal=lambda: next(signals, Signal.PAUSE))
-    resumed = trained(planned().spec, checkpoints=checkpoints)
+    resumed = trained_with_a_pause(planned().spec, Storage.at(str(tmp_path / "runs")))
     assert all(map(torch.equal, weights(resumed), weights(whole)))
     assert [each.losses for each in resumed.result.evaluations] == [each.losses for each in whole.result.evaluations]
     assert [each.base_losses for each in resumed.result.evaluations] == [whole.result.final.base_losses] * 2

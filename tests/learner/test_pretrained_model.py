@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raycap.learner import architectures
-from raycap.learner.checkpoints import Checkpoints
-from raycap.learner.signals import PausedError, Signal
 from raycap.plan.expand import expand, resolve
 from raycap.spec import (
     AdamW,
@@ -25,7 +23,7 @@ from raycap.spec import (
 )
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage
-from tests.support.tiny import TINY, trained, trained_tiny, weights
+from tests.support.tiny import TINY, trained, trained_tiny, trained_with_a_pause, weights
 
 SHORT = TrainingSpec(length=Steps(steps=20), batch_size=32, num_evaluations=2, optimizer=AdamW(lr=0.01, warmup_steps=5))
 STILL = SHORT.model_copy(update={"length": Steps(steps=1), "optimizer": AdamW(lr=1e-9)})
@@ -55,10 +53,7 @@ def test_training_starts_from_the_losses_of_the_saved_model_and_resumes_bit_equa
 
     spec = starting_from(llama)
     whole = trained(spec)
-    checkpoints, signals = Checkpoints(Storage.at(str(tmp_path / "runs"))), iter([Signal.CONTINUE] * 3)
-    with pytest.raises(PausedError):
-        trained(spec, checkpoints=checkpoints, poll_signal=lambda: next(signals, Signal.PAUSE))
-    resumed = trained(spec, checkpoints=checkpoints)
+    resumed = trained_with_a_pause(spec, Storage.at(str(tmp_path / "runs")))
     assert all(map(torch.equal, weights(resumed), weights(whole)))
     assert resumed.result.final.losses == whole.result.final.losses
 

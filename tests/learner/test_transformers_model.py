@@ -11,8 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from raycap.learner import architectures
-from raycap.learner.checkpoints import Checkpoints
-from raycap.learner.signals import PausedError, Signal
 from raycap.plan.expand import expand, resolve
 from raycap.plan.sizes import parameter_counts
 from raycap.spec import (
@@ -27,7 +25,7 @@ from raycap.spec import (
 )
 from raycap.spec.file import SpecError, load_sweep
 from raycap.storage import Storage, model_folder
-from tests.support.tiny import TINY, trained, weights
+from tests.support.tiny import TINY, trained, trained_with_a_pause, weights
 
 VOCAB_SIZE = 50
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "initializer_range": 0.1}
@@ -67,10 +65,7 @@ def test_a_trial_learns_resumes_bit_equal_and_is_saved_as_itself(config: dict[st
     assert whole.result.parameters == parameter_counts(spec.model, whole.result.vocab_size)
     assert whole.result.parameters.total == sum(p.numel() for p in whole.model.parameters())
 
-    checkpoints, signals = Checkpoints(Storage.at(str(tmp_path / "runs"))), iter([Signal.CONTINUE] * 3)
-    with pytest.raises(PausedError):
-        trained(spec, checkpoints=checkpoints, poll_signal=lambda: next(signals, Signal.PAUSE))
-    resumed = trained(spec, checkpoints=checkpoints)
+    resumed = trained_with_a_pause(spec, Storage.at(str(tmp_path / "runs")))
     assert all(map(torch.equal, weights(resumed), weights(whole)))
     assert resumed.result.final.losses == whole.result.final.losses
 

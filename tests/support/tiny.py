@@ -2,10 +2,14 @@
 
 from functools import cache
 
+import pytest
 import torch
 
+from raycap.learner.checkpoints import Checkpoints
+from raycap.learner.signals import PausedError, Signal
 from raycap.learner.trial import TrainedTrial, run_trial
 from raycap.spec import AdamW, Exposures, ModelByWidth, NamePools, NumHeads, ProfilesByCount, TrainingSpec, TrialSpec
+from raycap.storage import Storage
 
 TINY = TrialSpec(
     profiles=ProfilesByCount(num_profiles=40, num_relations=2, names=NamePools(first=8, middle=8, last=8)),
@@ -22,6 +26,14 @@ TINY = TrialSpec(
 def trained(spec: TrialSpec, **options: object) -> TrainedTrial:
     """Train a trial in this process; options go to `run_trial`."""
     return run_trial(spec, source_commit="test", **options)
+
+
+def trained_with_a_pause(spec: TrialSpec, storage: Storage) -> TrainedTrial:
+    """Train a trial that pauses after three polls of its signal, and resume it from its checkpoint in the storage."""
+    checkpoints, signals = Checkpoints(storage), iter([Signal.CONTINUE] * 3)
+    with pytest.raises(PausedError):
+        trained(spec, checkpoints=checkpoints, poll_signal=lambda: next(signals, Signal.PAUSE))
+    return trained(spec, checkpoints=checkpoints)
 
 
 @cache
