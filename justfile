@@ -10,7 +10,7 @@ default:
 
 # Create .venv and install raycap with the dependencies of development and documentation.
 setup:
-    python3 -m venv .venv
+    python3 -m venv --upgrade-deps .venv
     {{ bin }}/pip install -q -e '.[dev,docs]'
 
 # Run the tests that CI runs; arguments go to pytest.
