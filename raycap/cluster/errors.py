@@ -52,7 +52,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         failures = getattr(error, "worker_failures", None)
         # When one worker dies, the others fail with a RuntimeError about a broken connection; prefer other errors.
         inner = min(failures.values(), key=_is_runtime_error) if failures else None
-        inner = inner or getattr(error, "controller_failure", None) or getattr(error, "cause", None) or error.__cause__
+        attributes = ("controller_failure", "health_check_failure", "cause", "__cause__")  # the first three are pickled
+        inner = inner or next(filter(None, (getattr(error, name, None) for name in attributes)), None)
 
 
 def _is_runtime_error(error: BaseException) -> bool:

@@ -13,10 +13,10 @@ import ray.tune
 from ray.actor import ActorHandle
 
 from raycap.cluster.errors import TrialError, completed_steps, root_cause
+from raycap.cluster.ray_version import reuses_workers
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.trial_queue import StopWhenDone, TrialQueue
 from raycap.cluster.worker import WorkerConfig, train_group
-from raycap.cluster.worker_reuse import free_placement_groups
 from raycap.errors import LeaseLostError
 from raycap.learner.signals import Signal
 from raycap.results import Failure, PlannedTrial
@@ -68,7 +68,10 @@ def run_queue(queue: TrialQueue, config: WorkerConfig, folder: Path, *, slots: i
         try:
             grid = tuner.fit()
         finally:
-            free_placement_groups(dead_drivers_only=False)
+            if reuses_workers(config.execution):
+                from raycap.cluster.worker_reuse import free_placement_groups
+
+                free_placement_groups(dead_drivers_only=False)
     causes: dict[str, str] = {}
     for outcome in (grid[index] for index in range(len(grid))):
         if outcome.error is not None:
@@ -84,8 +87,8 @@ def _drive_trials(parameters: dict[str, Any], config: WorkerConfig) -> dict[str,
 
     A result.json is the last file that is written for a trial. Checkpoints are deleted once all results of the group are
     written. If the driver is killed between the results, the group resumes from its last common checkpoint and writes the
-    others without training. Failures are recorded and not raised: Ray Train has already retried them (see `RetryPolicy`),
-    so Tune must not retry them again.
+    others without training. Failures are recorded and not raised: they have been retried already (see `RetryRule`), so Tune
+    must not retry them again.
 
     Returns:
         `causes`, the failures by trial_id, and `all_finished`, whether every trial of the group has a result.

@@ -5,22 +5,22 @@ The drivers of all trials import this module too, so modules that only a worker 
 
 import platform
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray.train
-import ray.tune
 from ray.actor import ActorHandle
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.config import RunConfig, ScalingConfig
 
+from raycap.cluster import new_workers
 from raycap.cluster.errors import TrainingError, TrialError
+from raycap.cluster.ray_version import reuses_workers
+from raycap.cluster.retries import RetryRule
 from raycap.cluster.signals import poll_signal
 from raycap.cluster.stall import StallGuard
-from raycap.cluster.trial_queue import PLACED
-from raycap.cluster.worker_reuse import ReusingTrainer, WorkersConfig
+from raycap.cluster.torch_backend import WorkersConfig
 from raycap.errors import LeaseLostError
 from raycap.host.user_code import add_folders
 from raycap.learner.signals import PausedError
@@ -30,8 +30,6 @@ from raycap.storage import Storage, checkpoint_steps, model_folder, trial_folder
 from raycap.storage.lock import LeaseId, guarded
 from raycap.storage.retries import TRIAL_RETRIES
 
-CONTROLLER_FAILURE_LIMIT = 10
-"""Number of errors in starting the workers of a trial before it fails (see `ray.train.FailureConfig`)."""
 READER_CPUS = 0.25
 """CPUs reserved for the Ray Data read task of a worker. They are part of the worker's `cpus_per_worker`."""
 
@@ -64,18 +62,6 @@ class WorkerConfig:
         return self.execution.gpus_per_worker > 0 and not self.cpu_only
 
 
-class _ReportPlacement(WorkerGroupCallback):
-    """Reports to Tune and to the analyst that the workers of a trial have started, also after every restart."""
-
-    def __init__(self, report_start: Callable[[], None]) -> None:
-        self._report_start = report_start
-
-    def after_worker_group_start(self, worker_group: Any) -> None:
-        """Called by Ray Train once the workers run."""
-        ray.tune.report({PLACED: True})
-        self._report_start()
-
-
 def train_group(
     trials: tuple[PlannedTrial, ...], finished: frozenset[str], config: WorkerConfig
 ) -> dict[str, TrialResult | TrialError]:
@@ -91,7 +77,7 @@ def train_group(
         were paused before their end, and finished ones, are missing.
 
     Raises:
-        ray.train.v2.api.exceptions.TrainingFailedError: `RetryPolicy` gave up after other failures.
+        ray.train.v2.api.exceptions.TrainingFailedError: `RetryRule` gave up after other failures.
     """
     execution, storage = config.execution, config.open_storage()
     reserves_gpus = execution.gpus_per_worker > 0
@@ -103,37 +89,36 @@ def train_group(
         names = [storage.names(trial_folder(trial.trial_id)) for trial in trials]
         return sum(max(checkpoint_steps(names_of_trial), default=0) for names_of_trial in names)
 
-    def report_start() -> None:
-        steps = [set(checkpoint_steps(storage.names(trial_folder(trial.trial_id)))) for trial in trials]
-        afresh = not set.intersection(*steps)
-        for trial in trials:
-            if trial.trial_id not in finished:
-                config.analyst.start_trial.remote(trial.trial_id, afresh)
-
-    callbacks: list[Any] = [_ReportPlacement(report_start)]  # declared for callbacks of users, which see less
-    trainer = ReusingTrainer(
-        _train_worker,
-        train_loop_config={
-            "trials": [trial.model_dump_json() for trial in trials],
-            "finished": finished,
-            "config": config,
-        },
-        torch_config=WorkersConfig(backend="nccl" if config.on_gpu else "gloo"),
-        scaling_config=ScalingConfig(
+    rule = RetryRule(execution.max_failures, steps_done)
+    parameters = {
+        "trials": [trial.model_dump_json() for trial in trials],
+        "finished": finished,
+        "config": config,
+        "reports_start": not reuses_workers(execution),
+    }
+    run_config = RunConfig(
+        name=trials[0].trial_id, storage_path=storage.path("trials"), storage_filesystem=storage.filesystem
+    )
+    options: dict[str, Any] = {
+        "train_loop_config": parameters,
+        "torch_config": WorkersConfig(backend="nccl" if config.on_gpu else "gloo"),
+        "scaling_config": ScalingConfig(
             num_workers=execution.num_workers, use_gpu=reserves_gpus, resources_per_worker=resources
         ),
-        run_config=RunConfig(
-            name=trials[0].trial_id,
-            storage_path=storage.path("trials"),
-            storage_filesystem=storage.filesystem,
-            callbacks=callbacks,
-            failure_config=FailureConfig(
-                max_failures=execution.max_failures, controller_failure_limit=CONTROLLER_FAILURE_LIMIT
-            ),
-        ),
-        steps_done=steps_done,
-    )
-    result: Any = trainer.fit()  # declared as the class of Train v1, which has no return_value
+    }
+    result: Any  # declared as the class of Train v1, which has no return_value
+    if reuses_workers(execution):
+        from raycap.cluster.worker_reuse import ReusingTrainer
+
+        result = ReusingTrainer(
+            _train_worker,
+            run_config=run_config,
+            rule=rule,
+            report_start=lambda: _report_start(trials, finished, config),
+            **options,
+        ).fit()
+    else:
+        result = new_workers.fit(_train_worker, run_config, rule, **options)
     records: dict[str, dict[str, Any]] = result.return_value
     return {
         trial_id: TrialError.of(**record) if "error" in record else TrialResult.model_validate_json(record["result"])
@@ -141,8 +126,23 @@ def train_group(
     }
 
 
+def _report_start(trials: Sequence[PlannedTrial], finished: frozenset[str], config: WorkerConfig) -> None:
+    """Report to the analyst that the workers of a group have started."""
+    storage = config.open_storage()
+    steps = [set(checkpoint_steps(storage.names(trial_folder(trial.trial_id)))) for trial in trials]
+    afresh = not set.intersection(*steps)
+    for trial in trials:
+        if trial.trial_id not in finished:
+            config.analyst.start_trial.remote(trial.trial_id, afresh)
+
+
 def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Train the trials of a group. Every worker runs this function. A worker that hangs is killed and restarted."""
+    if parameters["reports_start"]:
+        new_workers.report_start()
+        if ray.train.get_context().get_world_rank() == 0:
+            trials = [*map(PlannedTrial.model_validate_json, parameters["trials"])]
+            _report_start(trials, parameters["finished"], parameters["config"])
     with StallGuard() as guard:
         return _train(parameters, guard)
 

@@ -10,34 +10,37 @@ import torch as well. With `ReusingTrainer`:
 - the workers, the synchronization actor and the placement group of a successful trial are kept for `IDLE_TIMEOUT_S`, and the
   driver's next trial uses them. After a failure new processes are started.
 
-This overrides private methods and callbacks of `ray.train.v2._internal`, which have no stability guarantee. pyproject.toml
-therefore pins the minor version of Ray. The assumptions are stated at each override; check them when Ray is upgraded. All
-trials of a sweep reserve the same resources (they share one `ExecutionSpec`), so kept workers fit every later trial.
+This overrides private methods and callbacks of `ray.train.v2._internal`, which have no stability guarantee. It is used only
+with the versions of Ray in `ray_version.REUSE_TESTED_WITH`, and unless `execution.reuse_workers` is false; otherwise,
+`new_workers` is used. The assumptions are stated at each override; check them before a version is added. All trials of a
+sweep reserve the same resources (they share one `ExecutionSpec`), so kept workers fit every later trial.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import ray
+import ray.tune
 from ray._private.state import state as cluster_state
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2._internal.execution.worker_group.execution_group import ReplicaGroup
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 from ray.train.v2.api.config import FailureConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.result import Result
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from raycap.cluster.retries import RetryPolicy
+from raycap.cluster.retries import RetryRule
+from raycap.cluster.trial_queue import PLACED
 
 IDLE_TIMEOUT_S = 5.0
 """Time after which idle workers are released. The driver's next trial, if there is one, starts sooner."""
@@ -45,46 +48,58 @@ PLACEMENT_GROUP_PREFIX = "raycap-"
 """Prefix of the names of placement groups; the actor id of the driver that owns the group follows."""
 
 
-class WorkersConfig(TorchConfig):
-    """A `TorchConfig` that starts no process group for a single worker.
+class _ReportStart(WorkerGroupCallback):
+    """Reports to Tune, and by a function, that the workers of a trial have started, also after every restart."""
 
-    The group needs a server that listens on all interfaces without a token, and a single worker does not use it.
-    """
+    def __init__(self, report_start: Callable[[], None]) -> None:
+        self._report_start = report_start
 
-    @property
-    def backend_cls(self) -> type[_TorchBackend]:
-        """The class that sets the workers up."""
-        return _GroupOfSeveral
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called by Ray Train once the workers run."""
+        ray.tune.report({PLACED: True})
+        self._report_start()
 
 
-class _GroupOfSeveral(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        if len(worker_group) > 1:
-            assert isinstance(backend_config, TorchConfig)
-            super().on_start(worker_group, backend_config)
+class _RetryPolicy(FailurePolicy):
+    """Lets a `RetryRule` decide whether Ray Train starts the workers again."""
+
+    def __init__(self, rule: RetryRule) -> None:
+        super().__init__(FailureConfig())  # not used
+        self._rule = rule
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Return RETRY or RAISE for one error."""
+        return FailureDecision.RETRY if self._rule.should_retry(training_failed_error) else FailureDecision.RAISE
 
 
 class ReusingTrainer(TorchTrainer):
     """A `TorchTrainer` that reuses workers, and whose controller runs in the process that calls `fit`."""
 
-    def __init__(self, *args: Any, steps_done: Callable[[], int], **kwargs: Any) -> None:
-        """`steps_done` returns the step of the last checkpoint, for `RetryPolicy`. Other arguments: `TorchTrainer`."""
+    def __init__(self, *args: Any, rule: RetryRule, report_start: Callable[[], None], **kwargs: Any) -> None:
+        """Initialize the trainer of one trial.
+
+        Args:
+            rule: Decides whether the workers are started again after an error.
+            report_start: Called whenever the workers have started.
+            *args: Arguments of `TorchTrainer`.
+            **kwargs: Keyword arguments of `TorchTrainer`.
+        """
         super().__init__(*args, **kwargs)
-        self._steps_done = steps_done
+        self._rule, self._report_start = rule, report_start
 
     def _create_default_callbacks(self) -> list[Any]:
         # DatasetsCallback starts the dataset manager even if there are no datasets. PlacementGroupCleanerCallback starts a
         # detached actor that removes the placement group when the controller's actor dies.
         unneeded = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unneeded)]
+        callbacks = [each for each in super()._create_default_callbacks() if not isinstance(each, unneeded)]
+        return [*callbacks, _ReportStart(self._report_start)]
 
     def _initialize_and_run_controller(self, **controller_kwargs: Any) -> Result:
         # The original method creates an actor from TrainController and calls run() and get_result() on it. The class is an
         # ordinary one whose run() is a coroutine, so it can also run in this process. Two steps of the original are not
         # needed then: passing environment variables to the controller, and the SIGINT handler, which Ray does not install
         # in a Tune trial anyway, because it does not run in the main thread. Only the failure policy is replaced.
-        failures = cast(FailureConfig, self.run_config.failure_config)  # declared as the class of Train v1
-        controller_kwargs["failure_policy"] = RetryPolicy(failures, self._steps_done)
+        controller_kwargs["failure_policy"] = _RetryPolicy(self._rule)
 
         async def run_controller() -> Result:
             controller = _ReusingController(**controller_kwargs)

@@ -24,8 +24,6 @@ from raycap.spec.uris import NO_CREDENTIALS, has_password, without_password
 from raycap.terminal.format import size
 
 MIN_PYTHON = (3, 11)
-RAY_SERIES = "2.60."
-"""Ray releases that cluster/worker_reuse.py supports, because it uses internals of Ray."""
 GB = 1e9
 DISK_FAIL_BYTES, DISK_WARN_BYTES = 0.5 * GB, 5 * GB
 TRIAL_BYTES = 1.4 * GB
@@ -136,12 +134,18 @@ def _memory() -> Iterator[Check]:
 
 
 def _ray() -> Iterator[Check]:
-    version = importlib.metadata.version("ray")
-    good = version.startswith(RAY_SERIES)
-    advice = "" if good else f"pip install 'ray[default,train,tune]=={RAY_SERIES}*'"
-    yield Check("ray", CheckVerdict.OK if good else CheckVerdict.FAIL, version, advice)
     from raycap.cluster.address import LOCAL, cluster_address, requires_token
     from raycap.cluster.private_folder import parent_folder
+    from raycap.cluster.ray_version import REUSE_TESTED_WITH, SUPPORTED, ray_version
+
+    version, (first, after) = importlib.metadata.version("ray"), SUPPORTED
+    if first <= ray_version() < after:
+        tested = ray_version() in REUSE_TESTED_WITH
+        found = version if tested else f"{version}, with which every trial starts new processes"
+        yield Check("ray", CheckVerdict.OK, found)
+    else:
+        advice = f"pip install 'ray[default,train,tune]>={first[0]}.{first[1]},<{after[0]}'"
+        yield Check("ray", CheckVerdict.FAIL, version, advice)
 
     try:
         address = cluster_address(os.environ)

@@ -13,10 +13,12 @@ from rich.console import Console
 
 from raycap import pipeline
 from raycap.cluster.analyst import AnalystActor
+from raycap.cluster.signals import send_signal
 from raycap.cluster.tuner import _drive_trials
 from raycap.cluster.worker import WorkerConfig
 from raycap.export.dataset import to_dataset
 from raycap.facts.profiles import census_schema, generate
+from raycap.learner.signals import Signal
 from raycap.learner.trial import run_trial
 from raycap.spec import NamePools
 from raycap.storage import result_path
@@ -58,8 +60,9 @@ def run(*overrides: str, **options: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path) -> None:
-    """The driver is also the controller of Ray Train (see cluster/worker_reuse.py)."""
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path, reuse: str) -> None:
+    """If workers are reused, the driver is also the controller of Ray Train (see cluster/worker_reuse.py)."""
     storage, killed = folder / "runs", []
 
     def inject_faults() -> None:
@@ -73,7 +76,7 @@ def test_a_trial_whose_worker_and_driver_are_killed_ends_bit_equal(folder: Path)
 
     faults = threading.Thread(target=inject_faults)
     faults.start()
-    code = run()
+    code = run(f"execution.reuse_workers={reuse}")
     faults.join()
     assert code == 0
     assert [(kind, number) for kind, _, number in killed] == [(WORKER, 1), (DRIVER, 1)]
@@ -110,11 +113,31 @@ def test_a_driver_that_is_killed_more_often_than_allowed_fails_its_trial_with_th
 
 
 @pytest.mark.slow
-def test_a_repeated_error_is_not_retried_forever(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_begins_with_reused_workers_and_ends_with_new_ones_is_bit_equal(folder: Path) -> None:
+    storage = folder / "runs"
+
+    def pause() -> None:
+        wait_until(lambda: last_step(storage) > 100)
+        send_signal(Signal.PAUSE)
+
+    pausing = threading.Thread(target=pause)
+    pausing.start()
+    assert run("execution.reuse_workers=true") == 130
+    pausing.join()
+    assert 100 < last_step(storage) < 3000
+    assert run("execution.reuse_workers=false") == 0
+    (result,) = results_in(storage).values()
+    assert without_timing(result) == without_timing(run_trial(result.spec, source_commit="test").result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reuse", ["true", "false"])
+def test_a_repeated_error_is_not_retried_forever(folder: Path, capsys: pytest.CaptureFixture[str], reuse: str) -> None:
     """A relative path does not exist in the workers' directory, so opening it fails each time."""
     to_dataset(generate(census_schema(NamePools(), 1), 30, seed=0)).to_parquet("people.parquet")
     missing = "grid.profiles=[{num_profiles: 60, num_relations: 2}, {source: disk, path: people.parquet}]"
-    assert run(missing, "trial.profiles={}", "trial.training.length={steps: 60}", "execution.max_failures=1000") == 1
+    assert run(missing, "trial.profiles={}", "trial.training.length={steps: 60}", "execution.max_failures=1000",
+               f"execution.reuse_workers={reuse}") == 1  # fmt: skip
     output = capsys.readouterr().out
     assert output.count(": started") <= 3  # one trial once, the other twice
     assert "1 of 2 trials failed" in output

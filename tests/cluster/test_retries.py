@@ -1,27 +1,32 @@
-"""The retry policy: retries after preemptions as long as a trial advances, but not after a repeated error."""
+"""The rule of retries: retries after lost processes as long as a trial advances, but not after a repeated error."""
 
-from ray.exceptions import ActorDiedError
-from ray.train import FailureConfig
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+import pickle
+
+from ray.exceptions import ActorDiedError, RayActorError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 from raycap.cluster.errors import TrainingError
-from raycap.cluster.retries import RetryPolicy
+from raycap.cluster.retries import MAX_START_FAILURES, RetryRule
 from raycap.errors import StorageUnavailableError
 
-RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+RETRY, RAISE = True, False
 
 
 def failed(error: Exception) -> WorkerGroupError:
     return WorkerGroupError(error_message="a worker failed", worker_failures={0: error})
 
 
-def decisions(history: list[tuple[int, Exception]], max_failures: int = 3) -> list[FailureDecision]:
+def decisions(history: list[tuple[int, Exception]], max_failures: int = 3) -> list[bool]:
     """Return the decisions about a history of (step of the last checkpoint, error)."""
     steps = iter([step for step, _ in history])
-    policy = RetryPolicy(FailureConfig(max_failures=max_failures), lambda: next(steps))
-    return [policy.make_decision(failed(error)) for _, error in history]
+    rule = RetryRule(max_failures, lambda: next(steps))
+    return [rule.should_retry(failed(error)) for _, error in history]
 
 
 def out_of_memory(num_bytes: int) -> MemoryError:
@@ -44,11 +49,13 @@ def test_dead_workers_are_replaced_while_the_trial_advances() -> None:
 
 
 def test_a_trial_waits_for_resources_without_limit() -> None:
-    policy = RetryPolicy(FailureConfig(max_failures=0, controller_failure_limit=3), lambda: 0)
+    rule = RetryRule(0, lambda: 0)
     no_resources = ControllerError(WorkerGroupStartupTimeoutError(num_workers=1))
-    assert [policy.make_decision(no_resources) for _ in range(100)] == [RETRY] * 100
+    assert [rule.should_retry(no_resources) for _ in range(100)] == [RETRY] * 100
     broken = ControllerError(WorkerGroupStartupFailedError("it does not start"))
-    assert [policy.make_decision(broken) for _ in range(4)] == [RETRY, RETRY, RETRY, RAISE]
+    decided = [rule.should_retry(broken) for _ in range(MAX_START_FAILURES + 1)]
+    assert decided == [RETRY] * MAX_START_FAILURES + [RAISE]
+    assert RetryRule(3, lambda: 0).should_retry(ControllerError(ValueError("a fault of Ray"))) is RAISE
 
 
 def test_a_trial_that_waited_for_its_storage_until_the_limit_is_not_retried() -> None:
@@ -58,3 +65,16 @@ def test_a_trial_that_waited_for_its_storage_until_the_limit_is_not_retried() ->
 
 def test_max_failures_of_zero_means_no_retry() -> None:
     assert decisions([(0, ActorDiedError())], max_failures=0) == [RAISE]
+
+
+def test_preempted_machines_are_replaced_without_limit() -> None:
+    rule = RetryRule(0, lambda: 0)
+    announced = PreemptionError(PreemptionInfo(None, {}))
+    lost = failed(WorkerHealthCheckFailedError("dead", RayActorError(preempted=True)))
+    assert [rule.should_retry(error) for error in (announced, lost) * 10] == [RETRY] * 20
+
+
+def test_a_dead_worker_is_recognised_in_a_pickled_error() -> None:
+    died = failed(WorkerHealthCheckFailedError("worker 0", ActorDiedError()))
+    rule = RetryRule(2, lambda: 100)
+    assert [rule.should_retry(pickle.loads(pickle.dumps(died))) for _ in range(3)] == [RETRY, RETRY, RAISE]
