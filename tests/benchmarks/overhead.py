@@ -1,10 +1,12 @@
 """Overhead per trial and efficiency of a sweep of short trials on two slots.
 
-    python tests/benchmarks/overhead.py [--train-seconds 30] [--trials 8] [--steps N] [--processes] [--json]
+    python tests/benchmarks/overhead.py [--train-seconds 30] [--trials 8] [--steps N] [--new-workers] [--processes]
+        [--json]
 
 The overhead per trial is (wall x slots - sum of train_seconds) / trials, the efficiency is sum of train_seconds /
 (wall x slots). The wall time is that of the whole command: the start of Ray, all trials, the analysis and the end of Ray.
-Without --steps, a sweep of one trial per slot first determines how many steps take --train-seconds. A load average well
+Without --steps, a sweep of one trial per slot first determines how many steps take --train-seconds. With --new-workers, the
+sweep runs a second time with new processes for every trial (`execution.reuse_workers: false`). A load average well
 above the number of slots means that other programs used the machine; compare CPU seconds then, not wall time.
 """
 
@@ -19,6 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -36,7 +39,7 @@ trial:
   training: {{length: {{steps: {steps}}}, batch_size: 256, num_evaluations: 3, optimizer: {{lr: 0.02, warmup_steps: 50}}}}
 grid:
   training.seed: {seeds}
-execution: {{max_concurrent_trials: {slots}}}
+execution: {{max_concurrent_trials: {slots}, reuse_workers: {reuse}}}
 """
 
 
@@ -91,10 +94,13 @@ def _title(process: psutil.Process) -> str:
     return scripts[0] if scripts else module or Path(command[0]).name
 
 
-def sweep(folder: Path, steps: int, trials: int) -> tuple[float, list[float], dict[str, tuple[int, float]]]:
+def sweep(
+    folder: Path, steps: int, trials: int, *, reuse: bool = True
+) -> tuple[float, list[float], dict[str, tuple[int, float]]]:
     """Run a sweep in a folder; returns wall seconds of the command, training seconds by trial, CPU seconds by process."""
     folder.mkdir()
-    (folder / "spec.yaml").write_text(SPEC.format(steps=steps, seeds=list(range(trials)), slots=SLOTS))
+    spec = SPEC.format(steps=steps, seeds=list(range(trials)), slots=SLOTS, reuse=str(reuse).lower())
+    (folder / "spec.yaml").write_text(spec)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     began = time.perf_counter()
     with (folder / "log").open("w") as log:
@@ -109,13 +115,13 @@ def sweep(folder: Path, steps: int, trials: int) -> tuple[float, list[float], di
     return wall, [result["evaluations"][-1]["train_seconds"] for result in results], cpu
 
 
-def measure(train_seconds: float, trials: int, steps: int | None) -> dict[str, object]:
+def measure(train_seconds: float, trials: int, steps: int | None, *, reuse: bool = True) -> dict[str, Any]:
     """Run the sweep. If `steps` is None, a short sweep first determines how many steps take `train_seconds`."""
     with tempfile.TemporaryDirectory(prefix="raycap-overhead-") as folder:
         if steps is None:
             _, seconds, _ = sweep(Path(folder) / "calibration", CALIBRATION_STEPS, SLOTS)
             steps = math.ceil(CALIBRATION_STEPS * train_seconds * SLOTS / sum(seconds))
-        wall, seconds, cpu = sweep(Path(folder) / "sweep", steps, trials)
+        wall, seconds, cpu = sweep(Path(folder) / "sweep", steps, trials, reuse=reuse)
         run = json.loads((Path(folder) / "sweep/runs/overhead/run.json").read_text())
     trained = sum(seconds)
     return {
@@ -139,14 +145,27 @@ def main() -> None:
     parser.add_argument("--train-seconds", type=float, default=30.0, help="about how long each trial trains")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--steps", type=int, help="steps of every trial, instead of --train-seconds")
+    parser.add_argument(
+        "--new-workers", action="store_true", help="also run the sweep with new processes for every trial"
+    )
     parser.add_argument("--processes", action="store_true", help="also print CPU seconds by process")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = measure(options.train_seconds, options.trials, options.steps)
+    sweeps = {"workers are reused": found}
+    if options.new_workers:
+        sweeps["new workers for every trial"] = measure(0.0, options.trials, found["steps"], reuse=False)
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(sweeps, indent=2))
         return
-    processes = found.pop("processes")
+    for title, measured in sweeps.items():
+        print(title)
+        show(measured, processes=options.processes)
+
+
+def show(found: dict[str, Any], *, processes: bool) -> None:
+    """Print the measurements of one sweep with their targets."""
+    by_process = found.pop("processes")
     targets = {
         "overhead_seconds_per_trial": f"<= {TARGET_OVERHEAD_SECONDS:g}",
         # The target holds for trials of 30 s; shorter trials spend a larger share on starting and ending the sweep.
@@ -154,9 +173,8 @@ def main() -> None:
     }
     for name, value in found.items():
         print(f"{name:42} {value:>10,.2f}  {targets.get(name, '')}".rstrip())
-    if options.processes:
-        assert isinstance(processes, dict)
-        for title, numbers in sorted(processes.items(), key=lambda item: -item[1]["cpu_seconds"]):
+    if processes:
+        for title, numbers in sorted(by_process.items(), key=lambda item: -item[1]["cpu_seconds"]):
             print(f"  {numbers['cpu_seconds']:8.1f} s CPU in {numbers['number']:3} x {title}")
 
 

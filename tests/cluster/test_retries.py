@@ -2,14 +2,15 @@
 
 import pickle
 
+import pytest
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupFailedError,
     WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
 )
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
-from ray.train.v2.api.preemption import PreemptionInfo
+from ray.train.v2.api import exceptions
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raycap.cluster.errors import TrainingError
 from raycap.cluster.retries import MAX_START_FAILURES, RetryRule
@@ -69,7 +70,8 @@ def test_max_failures_of_zero_means_no_retry() -> None:
 
 def test_preempted_machines_are_replaced_without_limit() -> None:
     rule = RetryRule(0, lambda: 0)
-    announced = PreemptionError(PreemptionInfo(None, {}))
+    preemption = pytest.importorskip("ray.train.v2.api.preemption", reason="Ray announces preemptions since 2.57")
+    announced = exceptions.PreemptionError(preemption.PreemptionInfo(None, {}))
     lost = failed(WorkerHealthCheckFailedError("dead", RayActorError(preempted=True)))
     assert [rule.should_retry(error) for error in (announced, lost) * 10] == [RETRY] * 20
 
