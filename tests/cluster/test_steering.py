@@ -98,11 +98,12 @@ def test_gpu_hours_of_trials_without_gpus_are_refused(folder: Path) -> None:
 def test_exhausted_trials_end_early_and_are_finished(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All placement groups are removed afterwards."""
     early = ("execution.early_stop=[exhausted]", "trial.training.num_evaluations=8", "trial.model.hidden_size=32",
-             "trial.profiles.num_profiles=20")  # fmt: skip
+             "trial.profiles.num_profiles=20", "trial.training.length={steps: 4000}", "trial.training.batch_size=128",
+             "trial.training.optimizer.lr=0.003")  # fmt: skip
     assert run(*early) == 0
     (result,) = results_in(folder / "runs").values()
     assert result.stop_reason is StopReason.EARLY
-    assert result.num_steps == result.final.step < 40000
+    assert result.num_steps == result.final.step < 4000
     assert not list((folder / "runs").rglob("checkpoint-*"))
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
     capsys.readouterr()
