@@ -138,11 +138,13 @@ def _report_start(trials: Sequence[PlannedTrial], finished: frozenset[str], conf
 
 def _train_worker(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Train the trials of a group. Every worker runs this function. A worker that hangs is killed and restarted."""
+    config: WorkerConfig = parameters["config"]
+    add_folders(config.user_folders)
     if parameters["reports_start"]:
         new_workers.report_start()
         if ray.train.get_context().get_world_rank() == 0:
             trials = [*map(PlannedTrial.model_validate_json, parameters["trials"])]
-            _report_start(trials, parameters["finished"], parameters["config"])
+            _report_start(trials, parameters["finished"], config)
     with StallGuard() as guard:
         return _train(parameters, guard)
 
@@ -166,7 +168,6 @@ def _train(parameters: dict[str, Any], guard: StallGuard) -> dict[str, dict[str,
     from raycap.learner.trial import run_trials
 
     config: WorkerConfig = parameters["config"]
-    add_folders(config.user_folders)
     planned = {trial.trial_id: trial for trial in map(PlannedTrial.model_validate_json, parameters["trials"])}
     finished: frozenset[str] = parameters["finished"]
     unfinished = [trial_id for trial_id in planned if trial_id not in finished]
