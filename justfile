@@ -25,6 +25,12 @@ test-slow *args:
 test-gpu *args:
     {{ bin }}/python -m pytest -q -m gpu {{ args }}
 
+# Run the tests that use Ray with another of its versions, such as 2.56.1, in an environment of its own; arguments go to pytest.
+test-ray version *args:
+    python3 -m venv --upgrade-deps .venv/ray-{{ version }}
+    .venv/ray-{{ version }}/bin/pip install -q -e '.[dev]' 'ray[default,train,tune]=={{ version }}'
+    .venv/ray-{{ version }}/bin/python -m pytest -q -n 0 -m 'ray and not slow' {{ args }}
+
 # Check lint rules and formatting.
 lint:
     {{ bin }}/ruff check .
