@@ -113,9 +113,10 @@ def test_sixteen_machines_of_four_gpus_run_sixty_four_trials_at_once(
         for _ in range(16):
             cluster.add_node(num_cpus=4, num_gpus=4, object_store_memory=80 * 2**20)
         raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
+        # Long enough that the last stack starts before the first ends, although all share the cores of this machine.
         four_gpus = (
             "execution={gpus_per_worker: 4, cpus_per_worker: 4, replicas: 4}",
-            "trial.training.length={steps: 200}",
+            "trial.training.length={steps: 3000}",
         )
         environment = os.environ | {"RAY_ADDRESS": cluster.address}
         process = start(tmp_path, *four_gpus, f"grid.training.seed={list(range(64))}", environment=environment)
