@@ -49,8 +49,9 @@ class RetryRule:
         message = re.sub(r"0x[0-9a-f]+|\d+", "#", root_cause(error))
         self._last_failure = (steps, message)
         failures = getattr(error, "worker_failures", {}).values()
-        # Ray announces most preemptions in an error without failures of workers, and marks the others.
-        if not failures or any(getattr(root_error(failure), "preempted", False) for failure in failures):
+        # Ray announces most preemptions by an error of their own, which Ray 2.56 lacks, and marks the others.
+        is_announced = type(error).__name__ == "PreemptionError"
+        if is_announced or any(getattr(root_error(failure), "preempted", False) for failure in failures):
             return True
         if previous is not None and steps > previous[0]:
             self._num_failures = 0

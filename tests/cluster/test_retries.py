@@ -66,11 +66,12 @@ def test_a_trial_that_waited_for_its_storage_until_the_limit_is_not_retried() ->
 
 def test_max_failures_of_zero_means_no_retry() -> None:
     assert decisions([(0, ActorDiedError())], max_failures=0) == [RAISE]
+    assert RetryRule(0, lambda: 0).should_retry(WorkerGroupError("of no worker", {})) is RAISE
 
 
 def test_preempted_machines_are_replaced_without_limit() -> None:
     rule = RetryRule(0, lambda: 0)
-    preemption = pytest.importorskip("ray.train.v2.api.preemption", reason="Ray announces preemptions since 2.57")
+    preemption = pytest.importorskip("ray.train.v2.api.preemption", reason="Ray 2.56 announces none")
     announced = exceptions.PreemptionError(preemption.PreemptionInfo(None, {}))
     lost = failed(WorkerHealthCheckFailedError("dead", RayActorError(preempted=True)))
     assert [rule.should_retry(error) for error in (announced, lost) * 10] == [RETRY] * 20
